@@ -1,0 +1,144 @@
+// Package config is the host-wide settings file: what an administrator may
+// change about every container on this machine. Nothing in it is needed:
+// husk works without the file.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+// DefaultPath is read when --config is not given; it need not exist.
+const DefaultPath = "/etc/husk/config.toml"
+
+// Config is the settings file. The zero value of a field means its default.
+type Config struct {
+	// Accel is "auto", "kvm" or "tcg". Default "auto": KVM where it can really
+	// run a guest, else software emulation.
+	Accel string `toml:"accel"`
+	// QEMU is the vmm's executable, absolute. Default: qemu-system-x86_64 in
+	// /usr/local/bin, /usr/bin, /usr/libexec.
+	QEMU string `toml:"qemu"`
+	// Kernel is a bzImage or ELF vmlinux, absolute. Default: husk's own kernel
+	// if installed (/usr/lib/husk/vmlinuz), else the newest /boot/vmlinuz-*
+	// that has modules in /lib/modules.
+	Kernel string `toml:"kernel"`
+	// Modules is the directory with the modules of Kernel, absolute, i.e. one
+	// that holds modules.dep. Default: /lib/modules/RELEASE of the kernel.
+	Modules string `toml:"modules"`
+	// KernelParams are added to the end of the guest's kernel command line.
+	KernelParams string `toml:"kernel_params"`
+	// MemoryMiB is the guest's RAM for a container without a memory limit, 128
+	// to 1048576. Default 1024. It is an upper bound: the host gives what the
+	// guest touches.
+	MemoryMiB int `toml:"memory_mib"`
+	// VCPUs is the guest's CPU count for a container without a CPU limit, 1 to
+	// 255. Default: the host's CPUs, at most 4.
+	VCPUs int `toml:"vcpus"`
+	// NICs is how many network cards a container's VM has ready for the
+	// interfaces that are found in its network namespace at start, 1 to 8.
+	// Default 1. Interfaces that exist at create are always counted in.
+	NICs int `toml:"nics"`
+	// BootTimeout is how long the guest may take from power-on to the agent's
+	// answer. Default 20 s under KVM, 120 s under emulation.
+	BootTimeout Duration `toml:"boot_timeout"`
+	// Vsock is "auto", "on" or "off": whether the agent channel uses
+	// vhost-vsock. Default "auto": where /dev/vhost-vsock exists.
+	Vsock string `toml:"vsock"`
+	// Cache holds unpacked kernels and initramfs images. Default /var/cache/husk.
+	Cache string `toml:"cache"`
+}
+
+// Duration is a time.Duration written as "20s" or "2m".
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return err
+	}
+	if v <= 0 {
+		return fmt.Errorf("duration %q is not positive", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Load reads the file at path. With path empty it reads DefaultPath if that
+// exists. An unknown key is an error: a misspelt setting must not pass for set.
+func Load(path string) (*Config, error) {
+	optional := path == ""
+	if optional {
+		path = DefaultPath
+	}
+	c := &Config{}
+	meta, err := toml.DecodeFile(path, c)
+	switch {
+	case optional && errors.Is(err, fs.ErrNotExist):
+		return c.withDefaults(), nil
+	case err != nil:
+		return nil, fmt.Errorf("read settings %s: %w", path, err)
+	}
+	if keys := meta.Undecoded(); len(keys) > 0 {
+		return nil, fmt.Errorf("read settings %s: unknown key %q", path, keys[0].String())
+	}
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("read settings %s: %w", path, err)
+	}
+	return c.withDefaults(), nil
+}
+
+func (c *Config) withDefaults() *Config {
+	if c.Accel == "" {
+		c.Accel = "auto"
+	}
+	if c.Vsock == "" {
+		c.Vsock = "auto"
+	}
+	if c.Cache == "" {
+		c.Cache = "/var/cache/husk"
+	}
+	return c
+}
+
+func (c *Config) validate() error {
+	if !oneOf(c.Accel, "", "auto", "kvm", "tcg") {
+		return fmt.Errorf("accel: %q is none of auto, kvm, tcg", c.Accel)
+	}
+	if !oneOf(c.Vsock, "", "auto", "on", "off") {
+		return fmt.Errorf("vsock: %q is none of auto, on, off", c.Vsock)
+	}
+	for _, p := range []struct{ key, value string }{
+		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache},
+	} {
+		if p.value != "" && !filepath.IsAbs(p.value) {
+			return fmt.Errorf("%s: %q is not an absolute path", p.key, p.value)
+		}
+	}
+	for _, n := range []struct {
+		key             string
+		value, min, max int
+	}{
+		{"memory_mib", c.MemoryMiB, 128, 1 << 20}, {"vcpus", c.VCPUs, 1, 255}, {"nics", c.NICs, 1, 8},
+	} {
+		if n.value != 0 && (n.value < n.min || n.value > n.max) {
+			return fmt.Errorf("%s: %d is not between %d and %d", n.key, n.value, n.min, n.max)
+		}
+	}
+	return nil
+}
+
+func oneOf(s string, set ...string) bool {
+	for _, v := range set {
+		if s == v {
+			return true
+		}
+	}
+	return false
+}

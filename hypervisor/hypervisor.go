@@ -1,0 +1,105 @@
+// Package hypervisor says what a virtual machine is to husk: its configuration
+// as plain data and a small interface to a running one. It knows nothing of
+// containers. qemu/ implements it with QEMU, fake/ with pipes for tests.
+package hypervisor
+
+import (
+	"context"
+	"net"
+	"os"
+)
+
+// Accel is how guest instructions are executed.
+type Accel string
+
+// Auto is resolved by a probe before a VM starts (qemu.ProbeAccel); a Config
+// that reaches Start holds KVM or TCG.
+const (
+	Auto Accel = "auto"
+	KVM  Accel = "kvm"
+	TCG  Accel = "tcg"
+)
+
+// Config is everything that makes a VM. Paths are host paths; the VM opens them
+// before Start returns. Files are borrowed: Start duplicates what it needs and
+// the caller closes its own.
+type Config struct {
+	// Binary is the vmm's executable, absolute, e.g. /usr/bin/qemu-system-x86_64.
+	Binary string
+	// Machine is the vmm's machine type; empty means microvm.
+	Machine string
+	Accel   Accel
+
+	MemoryMiB int // guest RAM, at least 64
+	VCPUs     int // 1 to 255
+
+	Kernel  string // ELF vmlinux with a PVH entry
+	Initrd  string // newc cpio archive, uncompressed
+	Cmdline string // kernel parameters beyond those the hypervisor itself needs
+
+	// NICs are virtio-net devices, each on an already open tap.
+	NICs []NIC
+	// ShareDir is exported to the guest under ShareTag.
+	ShareDir string
+	ShareTag string
+
+	// Vsock asks for a vhost-vsock device as the agent channel; without it the
+	// channel is a virtio-serial port named ChannelPort.
+	Vsock       bool
+	ChannelPort string
+
+	// Dir is a directory of the caller's, root only, for what the vmm must keep
+	// in files while it runs. The caller removes it.
+	Dir string
+}
+
+// NIC is one guest network card.
+type NIC struct {
+	MAC string   // "02:..", locally administered
+	Tap *os.File // /dev/net/tun after TUNSETIFF with IFF_TAP|IFF_NO_PI|IFF_VNET_HDR
+}
+
+// Channel is the byte path to the agent: exactly one of the two is set.
+type Channel struct {
+	// Serial is the host's end of the virtio-serial port. What is written before
+	// the guest opens the port waits.
+	Serial net.Conn
+	// VsockCID is the guest's context id.
+	VsockCID uint32
+}
+
+// Info is what a running VM says of itself.
+type Info struct {
+	HostPID   int    // of the vmm, in the caller's pid namespace
+	Accel     Accel  // as the vmm reports it, not as it was asked
+	VMM       string // "QEMU 7.2.22"
+	Machine   string // "microvm"
+	GuestArch string // "x86_64"
+}
+
+// VM is a virtual machine whose vmm process runs. Methods are safe for
+// concurrent use.
+type VM interface {
+	// Channel returns the path to the agent. Always the same value.
+	Channel() Channel
+	// Info asks the vmm; an error means it does not answer.
+	Info(ctx context.Context) (Info, error)
+	// Console returns the tail of the guest's console and of the vmm's stderr,
+	// at most 64 KiB, control characters removed: the guest wrote it.
+	Console() string
+	// Done is closed when the vmm process has ended and been reaped.
+	Done() <-chan struct{}
+	// Err says why the vmm ended: nil before Done, and after a stop that Stop asked for.
+	Err() error
+	// Stop ends the vmm at once, without asking the guest, and returns after
+	// Done. It is idempotent.
+	Stop() error
+}
+
+// Starter starts VMs. The VM dies with the calling process (parent-death
+// signal), whatever kills that.
+type Starter interface {
+	// Start returns once the vmm process runs and has accepted its
+	// configuration; the guest boots on by itself. On error nothing is left.
+	Start(ctx context.Context, cfg Config) (VM, error)
+}

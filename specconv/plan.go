@@ -1,0 +1,76 @@
+// Package specconv turns an OCI runtime-spec Spec into a Plan: what the host
+// does (VM size, exported files, namespaces, cgroup) and what the agent is told
+// (a spec of its own, built up field by field). It is pure: it reads no file but
+// those of the Env it is given, starts nothing and keeps no state.
+package specconv
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Annotations by which one container overrides the settings file.
+const (
+	AnnotationNetwork   = "org.huskvm.network"    // "none": run without a network namespace entry, with lo only
+	AnnotationMemoryMiB = "org.huskvm.memory_mib" // guest RAM
+	AnnotationVCPUs     = "org.huskvm.vcpus"
+	AnnotationAccel     = "org.huskvm.accel" // "kvm" or "tcg"; in `state` also the one in use
+	AnnotationNICs      = "org.huskvm.nics"
+)
+
+// Guest paths both halves of a plan are made with.
+const (
+	// GuestShareDir is where the agent mounts the exported tree.
+	GuestShareDir = "/run/husk/share"
+	// ShareTag is the virtio mount tag of the exported tree.
+	ShareTag = "husk"
+)
+
+// Plan is one container, ready to be made.
+type Plan struct {
+	VM     VM
+	Shares []Share // the rootfs first
+	// Guest is the spec the agent receives: root.path and bind sources are guest paths.
+	Guest *specs.Spec
+	// ShareOptions is the guest's mount data for the exported tree.
+	ShareOptions string
+	Shadow       Shadow
+	// Warnings name each field that was dropped, one sentence each.
+	Warnings []string
+}
+
+// VM is the size of the machine; zero means the settings file's default.
+type VM struct {
+	MemoryMiB int
+	VCPUs     int
+	NICs      int
+	Accel     string
+}
+
+// Share is one file or directory of the host exported to the guest.
+type Share struct {
+	HostPath string // absolute
+	// Name is its place in the exported tree, relative and clean, e.g. "rootfs"
+	// or "mounts/0/data". Its last element is that of HostPath, because a bind's
+	// mountinfo root should end in its source's name.
+	Name      string
+	ReadOnly  bool // enforced on the host as well as in the guest
+	Recursive bool // rbind: mounts below HostPath are exported too
+	IsDir     bool
+	// Destination is where the container sees it, absolute; "/" for the rootfs.
+	Destination string
+}
+
+// Shadow is the shape of the supervisor's own process on the host.
+type Shadow struct {
+	// Namespaces are those of config.json, each with the host path to join or
+	// empty for a new one.
+	Namespaces []specs.LinuxNamespace
+	Hostname   string
+	Domainname string
+	// ProcDestinations are the destinations of proc mounts, so that the pid's
+	// mount namespace has its own /proc.
+	ProcDestinations []string
+	CgroupsPath      string
+	OOMScoreAdj      *int
+	Args             []string
+}
