@@ -1,0 +1,128 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Pair is an interface and the tap whose guest card shall become it.
+type Pair struct {
+	Interface Interface
+	Tap       *Tap
+}
+
+// Links is what Join did, for Undo.
+type Links struct {
+	joined []joined
+}
+
+type joined struct {
+	ifaceIndex int
+	tapIndex   int
+	// broughtUp: the interface was down before.
+	broughtUp bool
+}
+
+// Join connects each interface with its tap, in both directions, and brings
+// both up. All or nothing: on error what was done is undone. An interface whose
+// frames go to another container's guest is ErrJoined.
+func Join(pairs ...Pair) (*Links, error) {
+	links := &Links{}
+	for _, p := range pairs {
+		if err := links.join(p); err != nil {
+			return nil, errors.Join(fmt.Errorf("join %s to tap %s: %w", p.Interface.Name, p.Tap.Name, err), links.Undo())
+		}
+	}
+	return links, nil
+}
+
+func (l *Links) join(p Pair) error {
+	iface, err := netlink.LinkByIndex(p.Interface.Index)
+	if err != nil {
+		return fmt.Errorf("look up interface: %w", err)
+	}
+	tap, err := netlink.LinkByIndex(p.Tap.Index)
+	if err != nil {
+		return fmt.Errorf("look up tap: %w", err)
+	}
+	if iface.Attrs().Index == tap.Attrs().Index || !isOurTap(tap) {
+		return fmt.Errorf("interface %s is not a tap of husk", tap.Attrs().Name)
+	}
+	// The first redirect is what refuses an interface another container has, so
+	// nothing is to be undone before it.
+	if err := redirect(iface, tap.Attrs().Index); err != nil {
+		return err
+	}
+	l.joined = append(l.joined, joined{ifaceIndex: iface.Attrs().Index, tapIndex: tap.Attrs().Index})
+	if err := silence(tap); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetMTU(tap, iface.Attrs().MTU); err != nil {
+		return fmt.Errorf("set MTU of tap to %d: %w", iface.Attrs().MTU, err)
+	}
+	if err := redirect(tap, iface.Attrs().Index); err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(tap); err != nil {
+		return fmt.Errorf("bring up tap: %w", err)
+	}
+	if iface.Attrs().Flags&net.FlagUp == 0 {
+		// Up and down are the guest's to say from here on; a host end that stayed
+		// down could never be used.
+		if err := netlink.LinkSetUp(iface); err != nil {
+			return fmt.Errorf("bring up interface: %w", err)
+		}
+		l.joined[len(l.joined)-1].broughtUp = true
+	}
+	return nil
+}
+
+// silence keeps the host's IPv6 stack from giving the tap a link-local address,
+// with which it would send duplicate address detection, router solicitations
+// and multicast reports into the guest, in the name of a host on its link.
+func silence(tap netlink.Link) error {
+	err := netlink.LinkSetIP6AddrGenMode(tap, nl.IN6_ADDR_GEN_MODE_NONE)
+	if err == nil || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil // the latter two: no IPv6 on this kernel or interface
+	}
+	return fmt.Errorf("keep IPv6 off the tap: %w", err)
+}
+
+// Undo takes apart what Join made; the taps stay open. Interfaces and taps that
+// are gone are no error, and a second Undo does nothing.
+func (l *Links) Undo() error {
+	var errs []error
+	for i := len(l.joined) - 1; i >= 0; i-- {
+		errs = append(errs, l.joined[i].undo())
+	}
+	l.joined = nil
+	return errors.Join(errs...)
+}
+
+func (j joined) undo() error {
+	var errs []error
+	tap, err := netlink.LinkByIndex(j.tapIndex)
+	switch {
+	case err == nil:
+		errs = append(errs, netlink.LinkSetDown(tap), removeRedirects(tap, map[int]bool{j.ifaceIndex: true}))
+	case !isGone(err):
+		errs = append(errs, fmt.Errorf("look up tap: %w", err))
+	}
+	iface, err := netlink.LinkByIndex(j.ifaceIndex)
+	switch {
+	case err == nil:
+		// Down first: not a frame may reach the host's stack that did not before.
+		if j.broughtUp {
+			errs = append(errs, netlink.LinkSetDown(iface))
+		}
+		errs = append(errs, removeRedirects(iface, map[int]bool{j.tapIndex: true}))
+	case !isGone(err):
+		errs = append(errs, fmt.Errorf("look up interface: %w", err))
+	}
+	return errors.Join(errs...)
+}

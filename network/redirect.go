@@ -1,0 +1,254 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// The priority of a filter is husk's mark on it, and says who made the ingress
+// qdisc it sits in: Leave, which has no memory, must remove no one else's.
+const (
+	prioQdiscOurs  = 0x6855
+	prioQdiscFound = 0x6856
+)
+
+// ErrJoined is Join's refusal of an interface whose frames already go to the
+// guest of another container in the same network namespace.
+var ErrJoined = errors.New("already joined to another container's virtual machine")
+
+// ingressHandle is ffff:, the one handle an ingress or clsact qdisc has.
+var ingressHandle = netlink.MakeHandle(0xffff, 0)
+
+// redirect makes every frame that arrives on link from leave through the
+// interface with index to, unseen by the host's own stack.
+func redirect(from netlink.Link, to int) (err error) {
+	name := from.Attrs().Name
+	if err := removeRedirects(from, nil); err != nil {
+		return err
+	}
+	if live, err := redirects(from); err != nil {
+		return err
+	} else if len(live) > 0 {
+		return fmt.Errorf("redirect %s: %w", name, ErrJoined)
+	}
+	made, err := ensureIngress(from)
+	if err != nil {
+		return err
+	}
+	prio := uint16(prioQdiscFound)
+	if made {
+		prio = prioQdiscOurs
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, delIngress(from))
+			}
+		}()
+	}
+	return addFilter(from, to, prio)
+}
+
+// addFilter tries the classifiers that can match every frame in turn: kernels
+// differ in which they have, and a missing one is reported as ENOENT.
+func addFilter(from netlink.Link, to int, prio uint16) error {
+	attrs := netlink.FilterAttrs{
+		LinkIndex: from.Attrs().Index,
+		Parent:    netlink.HANDLE_MIN_INGRESS,
+		Priority:  prio,
+		Protocol:  unix.ETH_P_ALL,
+	}
+	mirred := []netlink.Action{netlink.NewMirredAction(to)}
+	// No keys at all: a key, even one with an empty mask, needs four bytes of
+	// payload to look at and would let shorter frames pass to the host's stack.
+	err := netlink.FilterAdd(&netlink.U32{
+		FilterAttrs: attrs,
+		Sel:         &nl.TcU32Sel{Flags: nl.TC_U32_TERMINAL},
+		Actions:     mirred,
+	})
+	if err == nil {
+		return nil
+	}
+	u32Err := err
+	if err = netlink.FilterAdd(&netlink.MatchAll{FilterAttrs: attrs, Actions: mirred}); err == nil {
+		return nil
+	}
+	name := from.Attrs().Name
+	if errors.Is(u32Err, unix.ENOENT) && errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("redirect %s: the kernel has no suitable tc filter: needs CONFIG_NET_ACT_MIRRED and either "+
+			"CONFIG_NET_CLS_U32 or CONFIG_NET_CLS_MATCHALL (modules act_mirred, cls_u32, cls_matchall): %w", name, u32Err)
+	}
+	return fmt.Errorf("redirect %s: add filter u32: %w; matchall: %w", name, u32Err, err)
+}
+
+// ensureIngress adds the qdisc that filters on arriving frames hang from, and
+// says whether it was this call that made it. An ingress or clsact qdisc that is
+// there already serves as well, and the filters in it run before ours.
+func ensureIngress(link netlink.Link) (made bool, err error) {
+	kind, err := ingressKind(link)
+	if err != nil || kind != "" {
+		return false, err
+	}
+	err = netlink.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: link.Attrs().Index,
+		Handle:    ingressHandle,
+		Parent:    netlink.HANDLE_INGRESS,
+	}})
+	if errors.Is(err, unix.ENOENT) {
+		return false, fmt.Errorf("add ingress qdisc to %s: the kernel needs CONFIG_NET_SCH_INGRESS (module sch_ingress): %w",
+			link.Attrs().Name, err)
+	}
+	if err != nil {
+		return false, fmt.Errorf("add ingress qdisc to %s: %w", link.Attrs().Name, err)
+	}
+	return true, nil
+}
+
+// ingressKind is "ingress", "clsact" or, where the link has neither, empty.
+func ingressKind(link netlink.Link) (string, error) {
+	qdiscs, err := dump(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(link) })
+	if err != nil {
+		return "", fmt.Errorf("list qdiscs of %s: %w", link.Attrs().Name, err)
+	}
+	for _, q := range qdiscs {
+		if q.Attrs().Parent == netlink.HANDLE_INGRESS {
+			return q.Type(), nil
+		}
+	}
+	return "", nil
+}
+
+func delIngress(link netlink.Link) error {
+	err := netlink.QdiscDel(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: link.Attrs().Index,
+		Handle:    ingressHandle,
+		Parent:    netlink.HANDLE_INGRESS,
+	}})
+	if err != nil && !isGone(err) {
+		return fmt.Errorf("remove ingress qdisc of %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// redirection is one filter of husk's.
+type redirection struct {
+	kind string // of filter
+	prio uint16
+	to   int // interface index; 0 once that interface is gone
+}
+
+// redirects lists the filters of husk's on what arrives on link.
+func redirects(link netlink.Link) ([]redirection, error) {
+	kind, err := ingressKind(link)
+	if err != nil || kind == "" {
+		return nil, err
+	}
+	filters, err := listIngressFilters(link)
+	if err != nil {
+		return nil, err
+	}
+	var out []redirection
+	for _, f := range filters {
+		prio := f.Attrs().Priority
+		if prio != prioQdiscOurs && prio != prioQdiscFound {
+			continue
+		}
+		var actions []netlink.Action
+		switch f := f.(type) {
+		case *netlink.U32:
+			actions = f.Actions
+		case *netlink.MatchAll:
+			actions = f.Actions
+		}
+		for _, a := range actions {
+			if m, ok := a.(*netlink.MirredAction); ok {
+				out = append(out, redirection{f.Type(), prio, m.Ifindex})
+			}
+		}
+	}
+	return out, nil
+}
+
+func listIngressFilters(link netlink.Link) ([]netlink.Filter, error) {
+	filters, err := dump(func() ([]netlink.Filter, error) {
+		return netlink.FilterList(link, netlink.HANDLE_MIN_INGRESS)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list filters of %s: %w", link.Attrs().Name, err)
+	}
+	return filters, nil
+}
+
+// removeRedirects removes husk's filters on link whose target no longer exists
+// or is one of the interface indexes given, and the qdisc if husk made it and
+// nothing else uses it. What is gone already is no error.
+func removeRedirects(link netlink.Link, targets map[int]bool) error {
+	list, err := redirects(link)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		if !targets[r.to] {
+			dead, err := isDead(r.to)
+			if err != nil {
+				return err
+			}
+			if !dead {
+				continue
+			}
+		}
+		if err := removeRedirect(link, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isDead(index int) (bool, error) {
+	if index == 0 {
+		return true, nil
+	}
+	_, err := netlink.LinkByIndex(index)
+	if isGone(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up interface %d: %w", index, err)
+	}
+	return false, nil
+}
+
+func removeRedirect(link netlink.Link, r redirection) error {
+	err := netlink.FilterDel(&netlink.GenericFilter{
+		FilterType: r.kind,
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: link.Attrs().Index,
+			Parent:    netlink.HANDLE_MIN_INGRESS,
+			Priority:  r.prio,
+			Protocol:  unix.ETH_P_ALL,
+		},
+	})
+	if err != nil && !isGone(err) {
+		return fmt.Errorf("remove redirection of %s: %w", link.Attrs().Name, err)
+	}
+	if r.prio != prioQdiscOurs {
+		return nil
+	}
+	rest, err := listIngressFilters(link)
+	if isGone(err) || (err == nil && len(rest) > 0) {
+		return nil // no qdisc any more, or somebody else's filters in it
+	}
+	if err != nil {
+		return err
+	}
+	return delIngress(link)
+}
+
+// isGone recognises the answers of the kernel about an interface, a qdisc or a
+// filter that does not exist (any more).
+func isGone(err error) bool {
+	var notFound netlink.LinkNotFoundError
+	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT)
+}
