@@ -1,0 +1,196 @@
+// husk is an OCI runtime, a drop-in for runc, in which every container is a
+// small virtual machine.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/config"
+	"github.com/huskvm/husk/hypervisor/qemu"
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor"
+	"github.com/huskvm/husk/supervisor/execprocess"
+	"github.com/huskvm/husk/supervisor/launch"
+)
+
+// Set by the Makefile. build is the same in husk and in the agent it carries.
+var (
+	version = "0.1.0-dev"
+	commit  = "unknown"
+	build   = "unknown"
+)
+
+// Exit codes of the cli itself, as runc's.
+const (
+	exitFailure = 1
+	exitExec    = 255 // exec could not start its process
+)
+
+func init() {
+	if launch.CurrentRole() != "" {
+		// A re-executed husk changes the namespaces of its main thread, which is the
+		// one /proc/PID shows: main must stay on it.
+		runtime.LockOSThread()
+	}
+}
+
+func main() {
+	switch launch.CurrentRole() {
+	case launch.Supervisor:
+		os.Exit(supervisor.Main(qemu.New()))
+	case launch.Exec:
+		os.Exit(execprocess.Main())
+	}
+	// Engines leak descriptors into a runtime; none may get into its children.
+	if err := launch.CloseOnExec(); err != nil {
+		fail(err)
+	}
+	if err := newApp().Run(os.Args); err != nil {
+		fail(err)
+	}
+}
+
+func newApp() *cli.App {
+	// runc's -v is the version, and no command is called help or h by accident.
+	cli.VersionFlag = &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}
+	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprint(c.App.Writer, versionText()) }
+	return &cli.App{
+		Name:    "husk",
+		Usage:   "run each container in a virtual machine of its own; a drop-in for runc",
+		Version: version,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "debug", Usage: "enable debug logging"},
+			&cli.StringFlag{Name: "log", Usage: "`FILE` to append the log to (default: stderr)"},
+			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "log format: text or json"},
+			&cli.StringFlag{Name: "root", Value: state.DefaultRoot, Usage: "`DIR` for the state of containers"},
+			&cli.BoolFlag{Name: "systemd-cgroup", Usage: "make cgroups through systemd; cgroupsPath is then slice:prefix:name"},
+			&cli.StringFlag{Name: "rootless", Value: "auto", Usage: "accepted for runc's sake; husk needs root"},
+			&cli.StringFlag{Name: "criu", Hidden: true, Usage: "accepted for runc's sake"},
+			&cli.StringFlag{Name: "config", Usage: "settings `FILE` (default: " + config.DefaultPath + " if it exists)"},
+		},
+		Before: setUpLog,
+		Commands: []*cli.Command{
+			createCommand, startCommand, stateCommand, killCommand, deleteCommand,
+			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
+			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand,
+			checkpointCommand, restoreCommand,
+		},
+		HideHelpCommand: true,
+		OnUsageError:    usageError,
+		CommandNotFound: commandNotFound,
+		// Errors come back to main, which alone logs them and exits.
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+}
+
+func versionText() string {
+	return fmt.Sprintf("husk version %s\ncommit: %s\nspec: %s\ngo: %s\n", version, commit, specs.Version, runtime.Version())
+}
+
+// exitError is an error with an exit code of its own; with a nil err it is only
+// the code, e.g. a container's.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// fail says why husk failed, once in the log and once on stderr, and ends it.
+func fail(err error) {
+	code := exitFailure
+	var exit *exitError
+	if errors.As(err, &exit) {
+		code = exit.code
+		err = exit.err
+	}
+	if err != nil {
+		logrus.Error(err)
+		if logrus.StandardLogger().Out != io.Writer(os.Stderr) {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}
+	os.Exit(code)
+}
+
+// setUpLog directs the log as --log, --log-format and --debug say. By default
+// nothing but one line for an error is ever written: engines parse the file.
+func setUpLog(c *cli.Context) error {
+	if c.Bool("debug") {
+		logrus.SetLevel(logrus.DebugLevel)
+	}
+	switch f := c.String("log-format"); f {
+	case "", "text":
+	case "json":
+		logrus.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return fmt.Errorf("invalid log-format: %s", f)
+	}
+	path := c.String("log")
+	if path == "" {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|os.O_SYNC, 0o644)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	logrus.SetOutput(f)
+	return nil
+}
+
+// exactArgs and minArgs check the number of arguments, with runc's words.
+func exactArgs(c *cli.Context, n int) error {
+	if c.NArg() == n {
+		return nil
+	}
+	return argsError(c, fmt.Sprintf("requires exactly %d argument(s)", n))
+}
+
+func minArgs(c *cli.Context, n int) error {
+	if c.NArg() >= n {
+		return nil
+	}
+	return argsError(c, fmt.Sprintf("requires a minimum of %d argument(s)", n))
+}
+
+func argsError(c *cli.Context, what string) error {
+	fmt.Fprint(c.App.Writer, "Incorrect Usage.\n\n")
+	if err := cli.ShowSubcommandHelp(c); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %q %s", c.App.Name, c.Command.Name, what)
+}
+
+func usageError(c *cli.Context, err error, isSubcommand bool) error {
+	fmt.Fprintf(c.App.Writer, "Incorrect Usage: %s\n\n", err)
+	if isSubcommand {
+		if herr := cli.ShowSubcommandHelp(c); herr != nil {
+			return herr
+		}
+		return err
+	}
+	if herr := cli.ShowAppHelp(c); herr != nil {
+		return herr
+	}
+	return err
+}
+
+func commandNotFound(_ *cli.Context, name string) {
+	const exitNoCommand = 3 // runc's
+	fail(&exitError{code: exitNoCommand, err: fmt.Errorf("No help topic for '%s'", name)})
+}

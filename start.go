@@ -1,0 +1,34 @@
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor/control"
+)
+
+var startCommand = &cli.Command{
+	Name:         "start",
+	Usage:        "run the process of a created container",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
+	Action: func(c *cli.Context) error {
+		if err := exactArgs(c, 1); err != nil {
+			return err
+		}
+		return start(c, c.Args().First())
+	},
+}
+
+// start releases a created container's process and runs its poststart hooks.
+func start(c *cli.Context, id string) error {
+	container, supervisor, err := connect(c, id, state.Start)
+	if err != nil {
+		return err
+	}
+	defer supervisor.Close()
+	if _, err := supervisor.Start(c.Context, &control.StartRequest{}); err != nil {
+		return control.Error(err)
+	}
+	return runHooks(c.Context, hooksOf(container.Hooks).Poststart, "poststart", container.OCI(state.Running))
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/state"
+)
+
+var stateCommand = &cli.Command{
+	Name:         "state",
+	Usage:        "print the state of a container as JSON",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
+	Action: func(c *cli.Context) error {
+		if err := exactArgs(c, 1); err != nil {
+			return err
+		}
+		container, err := state.Find(c.String("root"), c.Args().First())
+		if err != nil {
+			return err
+		}
+		enc := json.NewEncoder(os.Stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(describe(container))
+	},
+}
+
+// description is what state and list print, in runc's form. CRI-O decodes it
+// into a struct of its own: never add created, started, finished, exitCode,
+// oomKilled, error or initPid in another type than it has there.
+type description struct {
+	Version     string            `json:"ociVersion"`
+	ID          string            `json:"id"`
+	PID         int               `json:"pid"` // 0 when stopped
+	Status      state.Status      `json:"status"`
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Created     time.Time         `json:"created"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Owner       string            `json:"owner"`
+}
+
+func describe(c *state.Container) description {
+	status := c.Status()
+	d := description{
+		Version: c.OCIVersion, ID: c.ID, Status: status, Bundle: c.Bundle, Rootfs: c.Rootfs,
+		Created: c.Created, Annotations: c.Annotations, Owner: c.Owner,
+	}
+	if status != state.Stopped {
+		d.PID = c.Supervisor.PID
+	}
+	return d
+}

@@ -1,0 +1,66 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/state"
+)
+
+// Client is a connection to the supervisor of one container.
+type Client struct {
+	SupervisorService
+	dir  *state.Dir
+	conn *ttrpc.Client
+}
+
+// Connect connects to the supervisor whose container has this directory. The
+// directory stays open for as long as the client: Stream needs it.
+func Connect(dir *state.Dir) (*Client, error) {
+	conn, err := dial(dir, state.ControlSocket)
+	if err != nil {
+		return nil, err
+	}
+	c := ttrpc.NewClient(conn)
+	return &Client{SupervisorService: NewSupervisorClient(c), dir: dir, conn: c}, nil
+}
+
+// Stream opens a stream of an exec'd process.
+func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
+	conn, err := dial(c.dir, state.StreamSocket)
+	if err != nil {
+		return nil, err
+	}
+	if err := header.Write(conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Close closes the connection; streams live on.
+func (c *Client) Close() error { return c.conn.Close() }
+
+func dial(dir *state.Dir, name string) (*net.UnixConn, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})
+	if err != nil {
+		return nil, fmt.Errorf("connect to the supervisor: %w", err)
+	}
+	return conn, nil
+}
+
+// Error is the supervisor's error as it was before it went through ttrpc.
+func Error(err error) error {
+	if err == nil {
+		return nil
+	}
+	if st, ok := status.FromError(err); ok {
+		return errors.New(st.Message())
+	}
+	return err
+}

@@ -1,0 +1,181 @@
+// Package execprocess is the host process of one exec'd process: the pid an
+// engine knows for it, the owner of its stdio, and its exit code. It lives in
+// the supervisor's namespaces and asks the supervisor for everything else.
+package execprocess
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/supervisor/stdio"
+)
+
+// Bootstrap is what an exec process is told.
+type Bootstrap struct {
+	StateDir      string
+	ContainerID   string
+	SupervisorPID int    // in the cli's pid namespace
+	Process       []byte // JSON of a runtime-spec Process
+	Self          state.Process
+	Terminal      bool
+	ConsoleSize   *specs.Box
+	IgnorePaused  bool
+}
+
+// exitSetup is the exit code of an exec process whose process never ran, as runc's.
+const exitSetup = 255
+
+// exitLost is its exit code when the supervisor has gone: to whoever waits, the
+// process was killed.
+const exitLost = 128 + int(unix.SIGKILL)
+
+type execProcess struct {
+	boot       Bootstrap
+	supervisor *control.Client
+	processID  string
+	pty        *stdio.PTY
+	relay      *stdio.Relay
+}
+
+// Main is a re-executed husk in the role of exec process, called on the main
+// thread. It returns the exit code.
+func Main() int {
+	e := &execProcess{}
+	parent, err := launch.Receive(&e.boot)
+	if err != nil {
+		// There is nobody to tell: whoever started this closed the connection.
+		return exitSetup
+	}
+	if err := e.start(parent.Console()); err != nil {
+		_ = parent.Report(launch.Report{Error: err.Error()})
+		return exitSetup
+	}
+	exit := e.wait()
+	if err := parent.Report(launch.Report{}); err != nil {
+		return exitLost
+	}
+	gone := parent.Gone()
+	for {
+		select {
+		case <-gone:
+			if parent.Abandoned() {
+				// The connection to the supervisor ends with this process, and that
+				// kills the one in the guest.
+				return exitLost
+			}
+			gone = nil
+		case code := <-exit:
+			return code
+		}
+	}
+}
+
+func (e *execProcess) start(console *os.File) error {
+	dir, err := state.OpenDir(e.boot.StateDir)
+	if err != nil {
+		return err
+	}
+	if e.supervisor, err = control.Connect(dir); err != nil {
+		return err
+	}
+	if e.boot.Terminal {
+		if console == nil {
+			return fmt.Errorf("open terminal: no console socket was passed")
+		}
+		if e.pty, err = stdio.OpenPTY(console, e.boot.ConsoleSize); err != nil {
+			return err
+		}
+	}
+	ctx := context.Background()
+	resp, err := e.supervisor.Exec(ctx, &control.ExecRequest{
+		Process: e.boot.Process, HostPid: int32(e.boot.Self.PID), StartTime: e.boot.Self.StartTime,
+		IgnorePaused: e.boot.IgnorePaused,
+	})
+	if err != nil {
+		return control.Error(err)
+	}
+	e.processID = resp.ProcessId
+	if e.pty != nil {
+		e.relay, err = stdio.Terminal(ctx, e.dial, e.pty)
+	} else {
+		e.relay, err = stdio.Pipes(ctx, e.dial)
+	}
+	if err != nil {
+		return err
+	}
+	stdio.Forward(e.forward, e.followSize())
+	return enterMounts(e.boot.SupervisorPID)
+}
+
+func (e *execProcess) dial(_ context.Context, kind protocol.StreamKind) (stdio.Stream, error) {
+	return e.supervisor.Stream(protocol.StreamHeader{
+		Kind: kind, ContainerID: e.boot.ContainerID, ProcessID: e.processID,
+	})
+}
+
+// wait delivers the exit code once the process has ended and its output is written.
+func (e *execProcess) wait() <-chan int {
+	ch := make(chan int, 1)
+	go func() {
+		resp, err := e.supervisor.Wait(context.Background(), &control.WaitRequest{ProcessId: e.processID})
+		if err != nil {
+			ch <- exitLost
+			return
+		}
+		<-e.relay.Done()
+		ch <- int(resp.ExitCode)
+	}()
+	return ch
+}
+
+func (e *execProcess) forward(sig unix.Signal) {
+	// A process that has ended meanwhile is no news: the exit code is on its way.
+	_, _ = e.supervisor.Kill(context.Background(), &control.KillRequest{Signal: uint32(sig), ProcessId: e.processID})
+}
+
+func (e *execProcess) followSize() func() {
+	if e.pty == nil {
+		return nil
+	}
+	follow := func() {
+		rows, columns, err := e.pty.Size()
+		if err != nil || rows == 0 || columns == 0 {
+			return
+		}
+		// The next change of size brings the next try.
+		_, _ = e.supervisor.Resize(context.Background(), &control.ResizeRequest{
+			ProcessId: e.processID, Rows: rows, Columns: columns,
+		})
+	}
+	follow()
+	return follow
+}
+
+// enterMounts moves the main thread, which is what /proc/PID shows, into the
+// supervisor's mount namespace. The Go runtime's other threads stay behind and,
+// like this one, open nothing by path any more.
+func enterMounts(supervisorPID int) error {
+	fd, err := unix.Open("/proc/"+strconv.Itoa(supervisorPID)+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("enter the container's mounts: %w", err)
+	}
+	defer unix.Close(fd)
+	// A thread that shares its root and working directory may not change its
+	// mount namespace.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("enter the container's mounts: %w", err)
+	}
+	if err := unix.Setns(fd, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("enter the container's mounts: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package supervisor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"google.golang.org/grpc/status"
+
+	"github.com/huskvm/husk/agent/client"
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/supervisor/stdio"
+)
+
+const shareTag = specconv.ShareTag
+
+// entropyBytes go into the guest's random number generator before any process
+// of the container runs.
+const entropyBytes = 64
+
+// meetAgent waits for the guest to come up and exchanges greetings with it.
+func (s *supervisor) meetAgent() error {
+	ctx, cancel := s.whileWanted(s.boot.Machine.BootTimeout)
+	defer cancel()
+	a, err := client.Connect(ctx, s.transport(), s.boot.Build)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return fmt.Errorf("connect to the agent: %w", err)
+	}
+	s.agent = a
+	entropy := make([]byte, entropyBytes)
+	if _, err := rand.Read(entropy); err != nil {
+		return fmt.Errorf("read entropy: %w", err)
+	}
+	hello, err := a.Control().Hello(ctx, &protocol.HelloRequest{UnixNanos: time.Now().UnixNano(), Entropy: entropy})
+	if err != nil {
+		return fmt.Errorf("greet the agent: %w", guestError(err))
+	}
+	s.log.WithField("kernel", printable(hello.KernelRelease)).WithField("hypervisor", printable(hello.Hypervisor)).Debug("agent is up")
+	return nil
+}
+
+func (s *supervisor) transport() client.Transport {
+	ch := s.vm.Channel()
+	if ch.Serial != nil {
+		return client.Serial(ch.Serial)
+	}
+	return client.Vsock(ch.VsockCID)
+}
+
+// whileWanted is a context for the time before created: it ends with the VM,
+// with the cli, or after limit, and its cause says which.
+func (s *supervisor) whileWanted(limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	timer := time.AfterFunc(limit, func() {
+		cancel(fmt.Errorf("the guest did not answer within %s (setting boot_timeout)", limit))
+	})
+	go func() {
+		select {
+		case <-s.vm.Done():
+			cancel(fmt.Errorf("virtual machine ended early: %w", orUnknown(s.vm.Err())))
+		case <-s.parent.Gone():
+			cancel(errors.New("the cli ended before the container was created"))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		timer.Stop()
+		cancel(nil)
+	}
+}
+
+// createInGuest makes the container in the guest, its process waiting, and
+// connects its stdio.
+func (s *supervisor) createInGuest() error {
+	ctx, cancel := s.whileWanted(s.boot.Machine.BootTimeout)
+	defer cancel()
+	spec, err := json.Marshal(s.boot.Plan.Guest)
+	if err != nil {
+		return fmt.Errorf("encode guest spec: %w", err)
+	}
+	_, err = s.agent.Control().Create(ctx, &protocol.CreateRequest{
+		ContainerId: s.container.ID,
+		Spec:        spec,
+		Share: &protocol.Share{
+			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
+		},
+	})
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return s.withConsole(cause)
+		}
+		return guestError(err)
+	}
+	if s.pty != nil {
+		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty)
+	} else {
+		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess))
+	}
+	if err != nil {
+		return err
+	}
+	stdio.Forward(s.forward, s.followSize())
+	return nil
+}
+
+func (s *supervisor) dial(processID string) stdio.Dial {
+	return func(ctx context.Context, kind protocol.StreamKind) (stdio.Stream, error) {
+		return s.agent.Stream(ctx, protocol.StreamHeader{
+			Kind: kind, ContainerID: s.container.ID, ProcessID: processID,
+		})
+	}
+}
+
+// waitInit delivers the exit code of the container's process once.
+func (s *supervisor) waitInit() <-chan int {
+	ch := make(chan int, 1)
+	go func() {
+		resp, err := s.agent.Control().Wait(context.Background(), &protocol.WaitRequest{
+			ContainerId: s.container.ID, ProcessId: protocol.InitProcess,
+		})
+		if err != nil {
+			// Only a broken channel ends this call. A guest that is still there but
+			// does not talk any more is of no use to anybody.
+			s.log.WithError(guestError(err)).Error("wait for the container's process")
+			ch <- exitLost
+			return
+		}
+		ch <- int(resp.ExitCode & 0xff)
+	}()
+	return ch
+}
+
+// maxGuestText bounds what is passed on of a text the guest wrote, in bytes.
+const maxGuestText = 4096
+
+// guestError makes an error of the agent's presentable: the text without
+// ttrpc's decoration, of bounded length and without control characters.
+func guestError(err error) error {
+	if st, ok := status.FromError(err); ok {
+		return errors.New(printable(st.Message()))
+	}
+	return err
+}
+
+func printable(s string) string {
+	if len(s) > maxGuestText {
+		s = s[:maxGuestText] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return strings.TrimSpace(strings.Join(lines, "\n"))
+}

@@ -1,0 +1,388 @@
+// Package launch is how the cli re-executes husk as a process that outlives it,
+// a supervisor or an exec process, and how the two talk until it stands by
+// itself: one bootstrap down, one report up, one commit down. A child whose
+// parent vanishes before the commit must end, so that a cli killed in the middle
+// of create leaves nothing running.
+package launch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Role says what a re-executed husk is.
+type Role string
+
+// The roles.
+const (
+	Supervisor Role = "supervisor"
+	Exec       Role = "exec"
+)
+
+// The environment of a re-executed husk: its role and the names of its
+// descriptors, "bootstrap=3,console=4".
+const (
+	roleEnv = "_HUSK_ROLE"
+	fdsEnv  = "_HUSK_FDS"
+)
+
+// Names of the descriptors that are passed.
+const (
+	FDBootstrap = "bootstrap" // both ways, JSON documents
+	FDConsole   = "console"   // the engine's console socket, connected
+)
+
+// commitByte cannot be mistaken for the newline that ends a JSON document.
+const commitByte = 'C'
+
+// CurrentRole returns what this process was re-executed as, or "" for a cli.
+func CurrentRole() Role { return Role(os.Getenv(roleEnv)) }
+
+// Options say how a child is made.
+type Options struct {
+	Role Role
+	// Args become the child's argv: the container's own, so that ps on the host
+	// shows what runs inside.
+	Args []string
+	// Namespaces the child is to live in: new ones, or joined by path. Mount
+	// namespaces cannot be joined here.
+	Namespaces []specs.LinuxNamespace
+	// Stdin, Stdout, Stderr are inherited; nil is /dev/null.
+	Stdin, Stdout, Stderr *os.File
+	// Console is passed under the name FDConsole when not nil.
+	Console *os.File
+}
+
+// Child is a re-executed husk as its parent sees it.
+type Child struct {
+	Process *os.Process
+	conn    net.Conn
+}
+
+// cloneFlags maps the spec's namespace types to clone(2) flags.
+var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
+	specs.PIDNamespace:     unix.CLONE_NEWPID,
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.MountNamespace:   unix.CLONE_NEWNS,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+}
+
+// Start re-executes husk. The child waits for its bootstrap.
+func Start(o Options) (*Child, error) {
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	ours.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", o.Role, err)
+	}
+	cmd := &exec.Cmd{
+		Path:   "/proc/self/exe",
+		Args:   o.Args,
+		Env:    []string{roleEnv + "=" + string(o.Role)},
+		Stdin:  fileOrNil(o.Stdin),
+		Stdout: fileOrNilWriter(o.Stdout),
+		Stderr: fileOrNilWriter(o.Stderr),
+		// A session of its own: ^C at the terminal of a foreground run reaches the
+		// cli alone, which forwards it once.
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	names := addFD(cmd, nil, FDBootstrap, theirs)
+	if o.Console != nil {
+		names = addFD(cmd, names, FDConsole, o.Console)
+	}
+	cmd.Env = append(cmd.Env, fdsEnv+"="+strings.Join(names, ","))
+	if err := startIn(cmd, o.Namespaces); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start %s: %w", o.Role, err)
+	}
+	return &Child{Process: cmd.Process, conn: conn}, nil
+}
+
+// fileOrNil keeps a nil *os.File from becoming a non-nil interface, which
+// os/exec would take for a stream to copy.
+func fileOrNil(f *os.File) io.Reader {
+	if f == nil {
+		return nil
+	}
+	return f
+}
+
+func fileOrNilWriter(f *os.File) io.Writer {
+	if f == nil {
+		return nil
+	}
+	return f
+}
+
+func addFD(cmd *exec.Cmd, names []string, name string, f *os.File) []string {
+	const first = 3
+	cmd.ExtraFiles = append(cmd.ExtraFiles, f)
+	return append(names, name+"="+strconv.Itoa(first+len(cmd.ExtraFiles)-1))
+}
+
+func socketpair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("create bootstrap socket: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), FDBootstrap), os.NewFile(uintptr(fds[1]), FDBootstrap), nil
+}
+
+// startIn forks from a thread that has joined the namespaces given by path. The
+// thread ends with its goroutine, since nothing else may ever run on it.
+func startIn(cmd *exec.Cmd, namespaces []specs.LinuxNamespace) error {
+	join, err := splitNamespaces(cmd, namespaces)
+	if err != nil {
+		return err
+	}
+	if len(join) == 0 {
+		return cmd.Start()
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		for _, ns := range join {
+			if err := joinNamespace(ns); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- cmd.Start()
+	}()
+	return <-done
+}
+
+func splitNamespaces(cmd *exec.Cmd, namespaces []specs.LinuxNamespace) (join []specs.LinuxNamespace, err error) {
+	for _, ns := range namespaces {
+		flag, known := cloneFlags[ns.Type]
+		switch {
+		case !known:
+			return nil, fmt.Errorf("namespace type %q is not supported on the host", ns.Type)
+		case ns.Path == "":
+			cmd.SysProcAttr.Cloneflags |= flag
+		case ns.Type == specs.MountNamespace:
+			return nil, fmt.Errorf("joining the mount namespace %s is not supported", ns.Path)
+		default:
+			join = append(join, ns)
+		}
+	}
+	return join, nil
+}
+
+// joinNamespace moves the calling thread; for a pid namespace, its children.
+// setns checks that the file is a namespace of the type asked for.
+func joinNamespace(ns specs.LinuxNamespace) error {
+	fd, err := unix.Open(ns.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("join %s namespace: open %s: %w", ns.Type, ns.Path, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, int(cloneFlags[ns.Type])); err != nil {
+		return fmt.Errorf("join %s namespace: setns %s: %w", ns.Type, ns.Path, err)
+	}
+	return nil
+}
+
+// Report is what a child says when it stands, or why it does not.
+type Report struct {
+	Error string `json:"error,omitempty"`
+	// Warnings are for the user, one sentence each.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// maxReport bounds the report: it can hold text from the guest.
+const maxReport = 1 << 20
+
+// Bootstrap gives the child what it is to do.
+func (c *Child) Bootstrap(v any) error {
+	if err := json.NewEncoder(c.conn).Encode(v); err != nil {
+		return fmt.Errorf("send bootstrap: %w", err)
+	}
+	return nil
+}
+
+// Wait waits for the report. A child that ends without one is an error that
+// says how it ended.
+func (c *Child) Wait() (Report, error) {
+	var r Report
+	err := json.NewDecoder(io.LimitReader(c.conn, maxReport)).Decode(&r)
+	switch {
+	case errors.Is(err, io.EOF):
+		st, werr := c.Process.Wait()
+		if werr != nil {
+			return r, fmt.Errorf("read report: child is gone: %w", werr)
+		}
+		return r, fmt.Errorf("read report: child ended early: %s", st)
+	case err != nil:
+		return r, fmt.Errorf("read report: %w", err)
+	case r.Error != "":
+		return r, errors.New(r.Error)
+	}
+	return r, nil
+}
+
+// Commit tells the child to go on alone.
+func (c *Child) Commit() error {
+	if _, err := c.conn.Write([]byte{commitByte}); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return c.conn.Close()
+}
+
+// Abort ends the child and waits until it is gone.
+func (c *Child) Abort() {
+	c.conn.Close()
+	// The error of a child that has ended already says nothing new.
+	_ = c.Process.Kill()
+	_, _ = c.Process.Wait()
+}
+
+// Parent is the cli as its child sees it.
+type Parent struct {
+	conn      net.Conn
+	console   *os.File
+	committed chan struct{}
+	gone      chan struct{}
+}
+
+// Receive takes over the passed descriptors and reads the bootstrap into v.
+// Every other descriptor from 3 up is marked close-on-exec.
+func Receive(v any) (*Parent, error) {
+	if err := CloseOnExec(); err != nil {
+		return nil, err
+	}
+	fds, err := parseFDs(os.Getenv(fdsEnv))
+	if err != nil {
+		return nil, err
+	}
+	os.Clearenv()
+	setTitle()
+	boot, ok := fds[FDBootstrap]
+	if !ok {
+		return nil, errors.New("receive bootstrap: no descriptor of that name")
+	}
+	f := os.NewFile(uintptr(boot), FDBootstrap)
+	conn, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		return nil, fmt.Errorf("receive bootstrap: %w", err)
+	}
+	p := &Parent{conn: conn, committed: make(chan struct{}), gone: make(chan struct{})}
+	if fd, ok := fds[FDConsole]; ok {
+		p.console = os.NewFile(uintptr(fd), FDConsole)
+	}
+	dec := json.NewDecoder(conn)
+	if err := dec.Decode(v); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("receive bootstrap: %w", err)
+	}
+	go p.watch()
+	return p, nil
+}
+
+// setTitle sets the name ps shows beside the command line: argv[0], which is the
+// container's, instead of "exe".
+func setTitle() {
+	if len(os.Args) > 0 {
+		// The kernel keeps 15 bytes. A wrong name is ugly and no more.
+		_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
+	}
+}
+
+func parseFDs(s string) (map[string]int, error) {
+	fds := map[string]int{}
+	for _, entry := range strings.Split(s, ",") {
+		name, number, ok := strings.Cut(entry, "=")
+		fd, err := strconv.Atoi(number)
+		if !ok || err != nil || fd < 3 {
+			return nil, fmt.Errorf("receive bootstrap: descriptor %q is not NAME=NUMBER", entry)
+		}
+		fds[name] = fd
+	}
+	return fds, nil
+}
+
+// CloseOnExec marks every descriptor from 3 up close-on-exec: engines leak
+// theirs into a runtime (containerd's shim its listening socket), and none may
+// reach the vmm or outlive the cli.
+func CloseOnExec() error {
+	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
+	}
+	return nil
+}
+
+// Console is the connected console socket, nil when none was passed.
+func (p *Parent) Console() *os.File { return p.console }
+
+// Report answers the parent; with an error the child is expected to end.
+func (p *Parent) Report(r Report) error {
+	if err := json.NewEncoder(p.conn).Encode(r); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return nil
+}
+
+// watch tells a commit from a parent that ended. It reads to the end of the
+// connection, so an abandoned child learns of it at any time.
+func (p *Parent) watch() {
+	defer close(p.gone)
+	var b [1]byte
+	for {
+		if _, err := io.ReadFull(p.conn, b[:]); err != nil {
+			return
+		}
+		// Anything else is the newline that ends the bootstrap document.
+		if b[0] == commitByte {
+			close(p.committed)
+			return
+		}
+	}
+}
+
+// Committed is closed when the parent has committed.
+func (p *Parent) Committed() <-chan struct{} { return p.committed }
+
+// Gone is closed when the parent will say nothing more: after its commit, or
+// because it ended. Without a commit the child must end.
+func (p *Parent) Gone() <-chan struct{} { return p.gone }
+
+// Abandoned says whether the parent ended without a commit.
+func (p *Parent) Abandoned() bool {
+	select {
+	case <-p.committed:
+		return false
+	default:
+	}
+	select {
+	case <-p.gone:
+		// Both may have become ready between the two looks.
+		select {
+		case <-p.committed:
+			return false
+		default:
+			return true
+		}
+	default:
+		return false
+	}
+}

@@ -1,0 +1,50 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/network"
+	"github.com/huskvm/husk/specconv"
+)
+
+// joinNetwork joins each interface in the container's network namespace with
+// one of the guest's cards. It runs at start, because some engines wire the
+// namespace between create and start. Where the guest refuses, the host's side
+// is undone.
+func (s *supervisor) joinNetwork(ctx context.Context) error {
+	if len(s.taps) == 0 {
+		return nil
+	}
+	found, skipped, err := network.Scan()
+	if err != nil {
+		return err
+	}
+	for _, skip := range skipped {
+		if !skip.Expected {
+			s.log.WithField("interface", skip.Name).WithField("reason", skip.Reason).Warn("interface left out of the guest")
+		}
+	}
+	if len(found) > len(s.taps) {
+		return fmt.Errorf("join network: %d interfaces in the network namespace but the guest has %d network cards: set the annotation %s or the setting nics to %d",
+			len(found), len(s.taps), specconv.AnnotationNICs, len(found))
+	}
+	var pairs []network.Pair
+	req := &protocol.NetworkRequest{ContainerId: s.container.ID}
+	for i := range found {
+		pairs = append(pairs, network.Pair{Interface: found[i], Tap: s.taps[i]})
+		req.Interfaces = append(req.Interfaces, found[i].ToProto(s.taps[i].MAC))
+	}
+	links, err := network.Join(pairs...)
+	if err != nil {
+		return err
+	}
+	if _, err := s.agent.Control().Network(ctx, req); err != nil {
+		if uerr := links.Undo(); uerr != nil {
+			s.log.WithError(uerr).Warn("undo network")
+		}
+		return fmt.Errorf("join network: %w", guestError(err))
+	}
+	return nil
+}

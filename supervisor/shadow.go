@@ -1,0 +1,164 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+
+	"github.com/cyphar/filepath-securejoin/pathrs-lite"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/specconv"
+)
+
+// buildShadow mounts, at hostDir, what a tool that enters this process's mount
+// namespace expects of a container: the rootfs, the binds at their
+// destinations, a /proc of its own, and an empty read-only tmpfs wherever the
+// guest mounts a filesystem of its own. Missing mount points are made in the
+// rootfs, as runc does; the guest finds them there.
+//
+// The rootfs is not trusted: every destination is resolved inside it.
+func buildShadow(hostDir string, plan *specconv.Plan) error {
+	rootfs := plan.Shares[0]
+	if err := unix.Mount(rootfs.HostPath, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind rootfs: %w", err)
+	}
+	root, err := os.OpenFile(hostDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open rootfs: %w", err)
+	}
+	defer root.Close()
+	binds := map[string]specconv.Share{}
+	for _, s := range plan.Shares[1:] {
+		binds[path.Join(specconv.GuestShareDir, s.Name)] = s
+	}
+	for _, m := range plan.Guest.Mounts {
+		bind, isBind := binds[m.Source]
+		if err := shadowMount(root, m, bind, isBind); err != nil {
+			return fmt.Errorf("error during container init: error mounting %q to rootfs at %q: %w", source(m, bind, isBind), m.Destination, err)
+		}
+	}
+	if rootfs.ReadOnly {
+		return setReadOnly(hostDir, false)
+	}
+	return nil
+}
+
+// source is the name the user knows a mount's source by.
+func source(m specs.Mount, bind specconv.Share, isBind bool) string {
+	if isBind {
+		return bind.HostPath
+	}
+	return m.Source
+}
+
+func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool) error {
+	target, err := mountPoint(root, m.Destination, !isBind || bind.IsDir)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	at := "/proc/self/fd/" + strconv.Itoa(int(target.Fd()))
+	switch {
+	case isBind:
+		flags := uintptr(unix.MS_BIND)
+		if bind.Recursive {
+			flags |= unix.MS_REC
+		}
+		if err := unix.Mount(bind.HostPath, at, "", flags, ""); err != nil {
+			return err
+		}
+		if !bind.ReadOnly {
+			return nil
+		}
+		return remountReadOnly(root, m.Destination, bind.Recursive)
+	case m.Type == "proc":
+		return unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	default:
+		// Mount points below it are still to be made, so it stays writable; only
+		// root on the host ever sees it.
+		return unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755")
+	}
+}
+
+// remountReadOnly opens the destination anew: the handle from before the mount
+// is the directory below it.
+func remountReadOnly(root *os.File, destination string, recursive bool) error {
+	target, err := pathrs.OpenatInRoot(root, destination)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.MountSetattr(int(target.Fd()), "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+}
+
+// mountPoint opens a destination inside root and makes it when it is missing:
+// a directory, or an empty file to bind a file on.
+func mountPoint(root *os.File, destination string, dir bool) (*os.File, error) {
+	f, err := pathrs.OpenatInRoot(root, destination)
+	switch {
+	case err == nil:
+		return f, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	case dir:
+		return pathrs.MkdirAllHandle(root, destination, 0o755)
+	}
+	parent, err := pathrs.MkdirAllHandle(root, path.Dir(path.Clean("/"+destination)), 0o755)
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	name := path.Base(destination)
+	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("create mount point: %w", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// enterShadow makes the shadow this process's root. From here on nothing may be
+// opened or executed by path: the rootfs is the container's to forge.
+func enterShadow(hostDir string) error {
+	if err := unix.Chdir(hostDir); err != nil {
+		return fmt.Errorf("enter rootfs: %w", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("enter rootfs: pivot_root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("enter rootfs: detach the host's mounts: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("enter rootfs: %w", err)
+	}
+	return nil
+}
+
+// dress gives this process the rest of the container's appearance on the host:
+// host name, domain name and OOM score. Where the host forbids one of them
+// nothing is lost, for the guest has its own.
+func dress(s specconv.Shadow) {
+	for _, ns := range s.Namespaces {
+		if ns.Type != specs.UTSNamespace || ns.Path != "" {
+			continue
+		}
+		if s.Hostname != "" {
+			_ = unix.Sethostname([]byte(s.Hostname))
+		}
+		if s.Domainname != "" {
+			_ = unix.Setdomainname([]byte(s.Domainname))
+		}
+	}
+	if s.OOMScoreAdj != nil {
+		_ = os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*s.OOMScoreAdj)), 0)
+	}
+}

@@ -1,0 +1,110 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/supervisor/stdio"
+)
+
+// socket is one of the supervisor's listening sockets. It is bound before the
+// supervisor leaves the host's mount namespace and lives on without its path.
+type socket struct{ *net.UnixListener }
+
+func listen(dir *state.Dir, name string) (*socket, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", name, err)
+	}
+	// By the time it is closed its path leads into the container's rootfs.
+	l.SetUnlinkOnClose(false)
+	return &socket{l}, nil
+}
+
+// serve answers verbs and exec processes until the process ends.
+func (s *supervisor) serve() {
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		// Only a malformed option makes it fail, and none is given.
+		s.log.WithError(err).Error("create control service")
+		return
+	}
+	control.RegisterSupervisorService(server, s)
+	go func() {
+		if err := server.Serve(context.Background(), s.control); err != nil {
+			s.log.WithError(err).Error("serve control socket")
+		}
+	}()
+	go func() {
+		for {
+			conn, err := s.streams.AcceptUnix()
+			if err != nil {
+				s.log.WithError(err).Error("serve stream socket")
+				return
+			}
+			go func() {
+				if err := s.proxy(conn); err != nil {
+					s.log.WithError(err).Debug("stream of an exec process")
+				}
+			}()
+		}
+	}()
+}
+
+// headerTimeout is how long a connection to the stream socket may take to say
+// what it wants.
+const headerTimeout = 10 * time.Second
+
+// proxy joins one connection of an exec process with a stream of the guest.
+func (s *supervisor) proxy(host *net.UnixConn) error {
+	defer host.Close()
+	if err := host.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
+		return err
+	}
+	header, err := protocol.ReadStreamHeader(host)
+	if err != nil {
+		return err
+	}
+	if err := host.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if header.Kind == protocol.StreamControl || header.ContainerID != s.container.ID {
+		return errors.New("stream socket: only stdio of this container")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	guest, err := s.dial(header.ProcessID)(ctx, header.Kind)
+	if err != nil {
+		return err
+	}
+	defer guest.Close()
+	join(host, guest, header.Kind)
+	return nil
+}
+
+// join copies until the stream has ended in its direction or either side gave
+// up. An exec process that closes its end of an output wants no more of it, and
+// the guest's process must learn that.
+func join(host *net.UnixConn, guest stdio.Stream, kind protocol.StreamKind) {
+	if kind == protocol.StreamStdin {
+		_, _ = io.Copy(guest, host)
+		_ = guest.CloseWrite()
+		return
+	}
+	go func() {
+		// Nothing is sent this way: it returns when the exec process closes.
+		_, _ = io.Copy(io.Discard, host)
+		guest.Close()
+	}()
+	_, _ = io.Copy(host, guest)
+	_ = host.CloseWrite()
+}

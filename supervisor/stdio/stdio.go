@@ -1,0 +1,135 @@
+// Package stdio carries bytes between the descriptors a supervisor or exec
+// process was started with and the streams of its process in the guest, and
+// hands on the signals that reach it. A stream that stalls stalls nobody else.
+package stdio
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+)
+
+// Stream is one direction of a guest process's stdio.
+type Stream interface {
+	io.ReadWriteCloser
+	// CloseWrite tells the guest that no more bytes come.
+	CloseWrite() error
+}
+
+// Dial opens the stream of one kind.
+type Dial func(ctx context.Context, kind protocol.StreamKind) (Stream, error)
+
+// chunk is the size of a copy, in bytes: two thirds of a default pipe's
+// capacity would already do; larger saves emulated wake-ups.
+const chunk = 128 << 10
+
+// Relay is stdio under way.
+type Relay struct {
+	outputs sync.WaitGroup
+	done    chan struct{}
+
+	streams []Stream
+	closers []io.Closer
+}
+
+// Pipes relays descriptors 0, 1 and 2 themselves: they are the container's
+// stdio, whatever they are.
+func Pipes(ctx context.Context, dial Dial) (*Relay, error) {
+	// Descriptor 1 or 2 must never become free for another file to take, so an
+	// output that has ended is replaced by /dev/null, opened now: later there may
+	// be no path to trust.
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("relay stdio: %w", err)
+	}
+	r := &Relay{done: make(chan struct{})}
+	stdin, stdout, stderr, err := r.dialAll(ctx, dial)
+	if err != nil {
+		null.Close()
+		return nil, err
+	}
+	go r.input(stdin, os.Stdin)
+	r.outputs.Add(2)
+	go r.output(os.Stdout, stdout, null)
+	go r.output(os.Stderr, stderr, null)
+	go r.finish()
+	return r, nil
+}
+
+func (r *Relay) dialAll(ctx context.Context, dial Dial) (stdin, stdout, stderr Stream, err error) {
+	var opened [3]Stream
+	for i, kind := range []protocol.StreamKind{protocol.StreamStdin, protocol.StreamStdout, protocol.StreamStderr} {
+		if opened[i], err = dial(ctx, kind); err != nil {
+			r.Abort()
+			return nil, nil, nil, fmt.Errorf("relay stdio: %w", err)
+		}
+		r.streams = append(r.streams, opened[i])
+	}
+	return opened[0], opened[1], opened[2], nil
+}
+
+// Terminal relays one pty: input and output only.
+func Terminal(ctx context.Context, dial Dial, pty *PTY) (*Relay, error) {
+	r := &Relay{done: make(chan struct{}), closers: []io.Closer{pty}}
+	for _, kind := range []protocol.StreamKind{protocol.StreamStdin, protocol.StreamStdout} {
+		s, err := dial(ctx, kind)
+		if err != nil {
+			r.Abort()
+			return nil, fmt.Errorf("relay terminal: %w", err)
+		}
+		r.streams = append(r.streams, s)
+	}
+	go r.input(r.streams[0], pty)
+	r.outputs.Add(1)
+	go func() {
+		defer r.outputs.Done()
+		r.copyOut(pty, r.streams[1])
+	}()
+	go r.finish()
+	return r, nil
+}
+
+func (r *Relay) input(to Stream, from io.Reader) {
+	// A guest that no longer reads its stdin is no error: the rest is not wanted.
+	_, _ = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, chunk))
+	_ = to.CloseWrite()
+}
+
+func (r *Relay) output(to *os.File, from Stream, null *os.File) {
+	defer r.outputs.Done()
+	r.copyOut(to, from)
+	// Whoever reads the other end learns now that this output has ended. When it
+	// fails the reader learns it at exit.
+	_ = unix.Dup3(int(null.Fd()), int(to.Fd()), 0)
+}
+
+func (r *Relay) copyOut(to io.Writer, from Stream) {
+	// When writing fails nobody reads here any more: closing the stream makes the
+	// agent close its pipe, and the process gets SIGPIPE as from a pipe of its own.
+	_, _ = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, chunk))
+	from.Close()
+}
+
+func (r *Relay) finish() {
+	r.outputs.Wait()
+	close(r.done)
+}
+
+// Done is closed when every output has ended and its last byte is written.
+func (r *Relay) Done() <-chan struct{} { return r.done }
+
+// Abort gives up what has not been carried yet.
+func (r *Relay) Abort() {
+	for _, s := range r.streams {
+		s.Close()
+	}
+	for _, c := range r.closers {
+		c.Close()
+	}
+}

@@ -1,0 +1,302 @@
+// Package supervisor is the host process of one container: its pid is the
+// container's pid for every engine, its namespaces, root and cgroup are the
+// container's shadow on the host, and its exit code is the container's. It owns
+// the VM, the connection to the agent, the container's stdio and, once it has
+// its bootstrap, the saved state.
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/client"
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/network"
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/supervisor/stdio"
+)
+
+// Exit codes of the supervisor itself; any other is the container's.
+const (
+	exitSetup = 1 // the container was never created
+	// exitLost is for a VM that ended under the container: to whoever waits it
+	// is a container that was killed.
+	exitLost = 128 + int(unix.SIGKILL)
+)
+
+// callTimeout bounds a call to the agent that has nothing to wait for. Under
+// emulation on a busy host the guest may be slow, but not this slow.
+const callTimeout = 30 * time.Second
+
+type supervisor struct {
+	boot   Bootstrap
+	dir    *state.Dir
+	log    *logrus.Logger
+	parent *launch.Parent
+
+	control, streams *socket
+
+	vm    hypervisor.VM
+	agent *client.Client
+	taps  []*network.Tap
+	pty   *stdio.PTY
+	relay *stdio.Relay
+
+	// verbs serialises what changes the container's status; mu guards the fields
+	// below it for the moment they are read or written.
+	verbs     sync.Mutex
+	mu        sync.Mutex
+	container *state.Container
+	execs     map[string]*execution
+	execCount int
+	// beforePause is what Resume goes back to.
+	beforePause state.Status
+	ended       bool // the container's process has ended; only its output is still on its way
+}
+
+// Main is a re-executed husk in the role of supervisor. It returns the exit code.
+func Main(starter hypervisor.Starter) int {
+	s := &supervisor{execs: map[string]*execution{}}
+	parent, err := launch.Receive(&s.boot)
+	if err != nil {
+		// There is nobody to tell: whoever started this closed the connection.
+		return exitSetup
+	}
+	s.parent = parent
+	s.container = s.boot.Container
+	defer s.shutDown()
+	if err := s.create(starter); err != nil {
+		// A parent that is gone has no use for the reason.
+		_ = parent.Report(launch.Report{Error: err.Error()})
+		return exitSetup
+	}
+	return s.run()
+}
+
+// create does everything up to the status created and reports it.
+func (s *supervisor) create(starter hypervisor.Starter) error {
+	if err := s.openState(); err != nil {
+		return err
+	}
+	if err := s.mountAll(); err != nil {
+		return err
+	}
+	if err := s.startVM(starter); err != nil {
+		return err
+	}
+	if err := s.openTerminal(); err != nil {
+		return err
+	}
+	if err := enterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
+		return err
+	}
+	if err := s.meetAgent(); err != nil {
+		return s.withConsole(err)
+	}
+	if err := s.createInGuest(); err != nil {
+		return err
+	}
+	s.serve()
+	if err := s.setStatus(state.Created); err != nil {
+		return err
+	}
+	return s.parent.Report(launch.Report{})
+}
+
+func (s *supervisor) openState() (err error) {
+	if s.dir, err = state.OpenDir(s.boot.StateDir); err != nil {
+		return err
+	}
+	f, err := s.dir.OpenLog()
+	if err != nil {
+		return fmt.Errorf("open supervisor log: %w", err)
+	}
+	s.log = logrus.New()
+	s.log.SetOutput(f)
+	if s.boot.Debug {
+		s.log.SetLevel(logrus.DebugLevel)
+	}
+	if s.control, err = listen(s.dir, state.ControlSocket); err != nil {
+		return err
+	}
+	s.streams, err = listen(s.dir, state.StreamSocket)
+	return err
+}
+
+func (s *supervisor) mountAll() error {
+	if err := leaveHostMounts(); err != nil {
+		return err
+	}
+	// The shadow first: it makes the missing mount points while the rootfs may
+	// still be written.
+	if err := buildShadow(filepath.Join(s.boot.StateDir, state.ShadowDir), s.boot.Plan); err != nil {
+		return err
+	}
+	dress(s.boot.Plan.Shadow)
+	return populateShare(filepath.Join(s.boot.StateDir, state.ShareDir), s.boot.Plan.Shares)
+}
+
+func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
+	m := s.boot.Machine
+	if s.taps, err = network.OpenTaps(m.NICs); err != nil {
+		return err
+	}
+	cfg := hypervisor.Config{
+		Binary: m.QEMU, Accel: m.Accel,
+		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs,
+		Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: m.KernelParams,
+		ShareDir: filepath.Join(s.boot.StateDir, state.ShareDir), ShareTag: shareTag,
+		Vsock: m.Vsock, ChannelPort: protocol.ChannelPort,
+		Dir: filepath.Join(s.boot.StateDir, state.VMDir),
+	}
+	s.noteTaps()
+	for _, t := range s.taps {
+		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.BootTimeout)
+	defer cancel()
+	if s.vm, err = starter.Start(ctx, cfg); err != nil {
+		return fmt.Errorf("start virtual machine: %w", err)
+	}
+	// The vmm has its own descriptors now; with ours closed a tap ends with it.
+	for _, t := range s.taps {
+		t.File.Close()
+	}
+	return nil
+}
+
+// noteTaps saves what delete needs to undo joinNetwork when this process cannot.
+func (s *supervisor) noteTaps() {
+	for _, ns := range s.boot.Plan.Shadow.Namespaces {
+		if ns.Type != specs.NetworkNamespace || ns.Path == "" {
+			continue
+		}
+		n := &state.Network{HostPath: ns.Path}
+		for _, t := range s.taps {
+			n.TapIndexes = append(n.TapIndexes, t.Index)
+		}
+		s.container.Network = n
+	}
+}
+
+func (s *supervisor) openTerminal() (err error) {
+	if !s.boot.Terminal {
+		return nil
+	}
+	socket := s.parent.Console()
+	if socket == nil {
+		return errors.New("open terminal: no console socket was passed")
+	}
+	defer socket.Close()
+	s.pty, err = stdio.OpenPTY(socket, s.boot.ConsoleSize)
+	return err
+}
+
+// run is the container's life after create: it waits for the commit, then for
+// the end, and returns the exit code.
+func (s *supervisor) run() int {
+	init := s.waitInit()
+	committed := s.parent.Committed()
+	gone := s.parent.Gone()
+	for {
+		select {
+		case <-committed:
+			committed, gone = nil, nil
+		case <-gone:
+			if s.parent.Abandoned() {
+				s.log.Warn("the cli ended before it committed: container given up")
+				return exitSetup
+			}
+			gone = nil
+		case code := <-init:
+			s.flush()
+			return code
+		case <-s.vm.Done():
+			s.log.Error(s.withConsole(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))))
+			return exitLost
+		}
+	}
+}
+
+// flush waits until the container's output has been taken by its reader, as a
+// pipe of its own would have kept it. A kill meanwhile gives it up.
+func (s *supervisor) flush() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	select {
+	case <-s.relay.Done():
+	case <-s.vm.Done():
+		// What the VM had sent is in our hands; the relays end by themselves.
+	}
+}
+
+// shutDown ends what this process started. What it cannot reach any more ends
+// with it: the vmm by the pid namespace or its parent-death signal, mounts and
+// taps with their namespaces.
+func (s *supervisor) shutDown() {
+	if s.agent != nil {
+		s.agent.Close()
+	}
+	if s.vm != nil {
+		if err := s.vm.Stop(); err != nil {
+			s.log.WithError(err).Warn("stop virtual machine")
+		}
+	}
+}
+
+func (s *supervisor) setStatus(status state.Status) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := *s.container
+	c.Saved = status
+	if err := s.dir.Save(&c); err != nil {
+		return err
+	}
+	s.container = &c
+	return nil
+}
+
+func (s *supervisor) status() state.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return state.Stopped
+	}
+	return s.container.Saved
+}
+
+// consoleLines is how much of the guest's console an error carries.
+const consoleLines = 12
+
+// withConsole adds the last lines of the guest's console to an error that the
+// guest caused.
+func (s *supervisor) withConsole(err error) error {
+	if s.vm == nil {
+		return err
+	}
+	tail := lastLines(s.vm.Console(), consoleLines)
+	if tail == "" {
+		return err
+	}
+	return fmt.Errorf("%w; the guest's console ended with:\n%s", err, tail)
+}
+
+func orUnknown(err error) error {
+	if err == nil {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,235 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor/control"
+)
+
+// Start gives the guest the interfaces that are in the network namespace by
+// now, then releases the container's process.
+func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*control.StartResponse, error) {
+	s.verbs.Lock()
+	defer s.verbs.Unlock()
+	if err := s.allowed(state.Start); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := s.joinNetwork(ctx); err != nil {
+		return nil, err
+	}
+	if _, err := s.agent.Control().Start(ctx, &protocol.StartRequest{ContainerId: s.container.ID}); err != nil {
+		return nil, guestError(err)
+	}
+	return &control.StartResponse{}, s.setStatus(state.Running)
+}
+
+// Kill sends a signal to the container's process, to all of its processes, or
+// to one that was exec'd. SIGKILL always works: a guest that does not carry it
+// out is ended itself.
+func (s *supervisor) Kill(ctx context.Context, req *control.KillRequest) (*control.KillResponse, error) {
+	if err := s.allowed(state.Kill); err != nil {
+		if unix.Signal(req.Signal) == unix.SIGKILL {
+			// Ended, but its output finds no reader: who kills it wants it gone.
+			s.relay.Abort()
+		}
+		return nil, err
+	}
+	id := req.ProcessId
+	if id == "" {
+		id = protocol.InitProcess
+	}
+	err := s.signal(ctx, id, unix.Signal(req.Signal), req.All)
+	if err != nil && id == protocol.InitProcess && unix.Signal(req.Signal) == unix.SIGKILL {
+		s.log.WithError(err).Error("the guest did not carry out a kill: ending the virtual machine")
+		err = s.vm.Stop()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &control.KillResponse{}, nil
+}
+
+func (s *supervisor) signal(ctx context.Context, processID string, sig unix.Signal, all bool) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := s.agent.Control().Kill(ctx, &protocol.KillRequest{
+		ContainerId: s.container.ID, ProcessId: processID, Signal: uint32(sig), All: all,
+	})
+	if err != nil {
+		return guestError(err)
+	}
+	return nil
+}
+
+// forward hands a signal that reached this process to the container's.
+func (s *supervisor) forward(sig unix.Signal) {
+	if err := s.signal(context.Background(), protocol.InitProcess, sig, false); err != nil {
+		s.log.WithError(err).WithField("signal", sig).Warn("forward signal")
+	}
+}
+
+// followSize returns what to do when the terminal has a new size, and does it
+// once; nil without a terminal.
+func (s *supervisor) followSize() func() {
+	if s.pty == nil {
+		return nil
+	}
+	follow := func() {
+		rows, columns, err := s.pty.Size()
+		if err == nil && rows > 0 && columns > 0 {
+			err = s.resize(context.Background(), protocol.InitProcess, rows, columns)
+		}
+		if err != nil {
+			s.log.WithError(err).Warn("follow window size")
+		}
+	}
+	follow()
+	return follow
+}
+
+func (s *supervisor) resize(ctx context.Context, processID string, rows, columns uint32) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := s.agent.Control().Resize(ctx, &protocol.ResizeRequest{
+		ContainerId: s.container.ID, ProcessId: processID, Rows: rows, Columns: columns,
+	})
+	if err != nil {
+		return guestError(err)
+	}
+	return nil
+}
+
+// Resize sets the window size of an exec'd process's terminal.
+func (s *supervisor) Resize(ctx context.Context, req *control.ResizeRequest) (*control.ResizeResponse, error) {
+	if err := s.resize(ctx, req.ProcessId, req.Rows, req.Columns); err != nil {
+		return nil, err
+	}
+	return &control.ResizeResponse{}, nil
+}
+
+// Pause freezes every process of the container.
+func (s *supervisor) Pause(ctx context.Context, _ *control.PauseRequest) (*control.PauseResponse, error) {
+	s.verbs.Lock()
+	defer s.verbs.Unlock()
+	if err := s.allowed(state.Pause); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := s.agent.Control().Pause(ctx, &protocol.PauseRequest{ContainerId: s.container.ID}); err != nil {
+		return nil, guestError(err)
+	}
+	s.beforePause = s.status()
+	return &control.PauseResponse{}, s.setStatus(state.Paused)
+}
+
+// Resume undoes Pause: the container is created or running again, as it was.
+func (s *supervisor) Resume(ctx context.Context, _ *control.ResumeRequest) (*control.ResumeResponse, error) {
+	s.verbs.Lock()
+	defer s.verbs.Unlock()
+	if err := s.allowed(state.Resume); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := s.agent.Control().Resume(ctx, &protocol.ResumeRequest{ContainerId: s.container.ID}); err != nil {
+		return nil, guestError(err)
+	}
+	return &control.ResumeResponse{}, s.setStatus(s.beforePause)
+}
+
+// Update changes the container's limits in the guest.
+func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*control.UpdateResponse, error) {
+	s.verbs.Lock()
+	defer s.verbs.Unlock()
+	if err := s.allowed(state.Update); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := s.agent.Control().Update(ctx, &protocol.UpdateRequest{ContainerId: s.container.ID, Resources: req.Resources})
+	if err != nil {
+		return nil, guestError(err)
+	}
+	return &control.UpdateResponse{}, nil
+}
+
+// Ps lists the host's processes of this container: this one and its exec
+// processes.
+func (s *supervisor) Ps(context.Context, *control.PsRequest) (*control.PsResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	resp := &control.PsResponse{HostPids: []int32{int32(s.container.Supervisor.PID)}}
+	for _, e := range s.execs {
+		resp.HostPids = append(resp.HostPids, e.hostPID)
+	}
+	return resp, nil
+}
+
+func (s *supervisor) allowed(verb state.Verb) error {
+	return state.Allowed(verb, s.container.ID, s.status())
+}
+
+var errNoProcess = errors.New("no such process")
+
+// execution is one exec'd process.
+type execution struct {
+	hostPID int32 // of its exec process
+}
+
+// Exec starts one more process in the container.
+func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*control.ExecResponse, error) {
+	if err := s.allowed(state.Exec); err != nil && !(req.IgnorePaused && s.status() == state.Paused) {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.execCount++
+	id := fmt.Sprintf("exec-%d", s.execCount)
+	s.execs[id] = &execution{hostPID: req.HostPid}
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err := s.agent.Control().Exec(ctx, &protocol.ExecRequest{ContainerId: s.container.ID, ProcessId: id, Process: req.Process})
+	if err != nil {
+		s.forget(id)
+		return nil, guestError(err)
+	}
+	return &control.ExecResponse{ProcessId: id}, nil
+}
+
+func (s *supervisor) forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.execs, id)
+}
+
+// Wait returns an exec'd process's exit code. Its caller's end is the
+// process's: an engine that kills the exec process on the host means the one in
+// the guest.
+func (s *supervisor) Wait(ctx context.Context, req *control.WaitRequest) (*control.WaitResponse, error) {
+	s.mu.Lock()
+	_, known := s.execs[req.ProcessId]
+	s.mu.Unlock()
+	if !known {
+		return nil, errNoProcess
+	}
+	defer s.forget(req.ProcessId)
+	resp, err := s.agent.Control().Wait(ctx, &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: req.ProcessId})
+	if err == nil {
+		return &control.WaitResponse{ExitCode: resp.ExitCode & 0xff}, nil
+	}
+	if ctx.Err() != nil {
+		if err := s.signal(context.Background(), req.ProcessId, unix.SIGKILL, false); err != nil {
+			s.log.WithError(err).Warn("kill an exec'd process whose exec process has ended")
+		}
+	}
+	return nil, guestError(err)
+}
