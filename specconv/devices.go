@@ -1,0 +1,77 @@
+package specconv
+
+import (
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// deviceNumber identifies a character device.
+type deviceNumber struct{ major, minor int64 }
+
+// guestDevices are the character devices that every guest kernel has built in,
+// each with the path that the guest's devtmpfs gives it. One of these means the
+// same in the guest as on the host.
+var guestDevices = map[deviceNumber]string{
+	{1, 3}: "/dev/null",
+	{1, 5}: "/dev/zero",
+	{1, 7}: "/dev/full",
+	{1, 8}: "/dev/random",
+	{1, 9}: "/dev/urandom",
+	{5, 0}: "/dev/tty",
+	{5, 2}: "/dev/ptmx",
+}
+
+const (
+	// Device numbers of Linux: 12 bits of major, 20 of minor.
+	maxMajor = 1<<12 - 1
+	maxMinor = 1<<20 - 1
+)
+
+func validateDevices(spec *specs.Spec) error {
+	for i, d := range spec.Linux.Devices {
+		field := index("linux.devices", i)
+		switch {
+		case !filepath.IsAbs(d.Path) || filepath.Clean(d.Path) == "/":
+			return fieldErrorf(field+".path", "%s is not an absolute path of a file", quote(d.Path))
+		case d.Type != "b" && d.Type != "c" && d.Type != "u" && d.Type != "p":
+			return fieldErrorf(field+".type", "invalid device type %s", quote(d.Type))
+		case d.UID != nil && *d.UID == noID:
+			return fieldErrorf(field+".uid", "%d is not a user id", *d.UID)
+		case d.GID != nil && *d.GID == noID:
+			return fieldErrorf(field+".gid", "%d is not a group id", *d.GID)
+		case d.Type == "p":
+			// A fifo has no numbers; engines send some all the same.
+		case d.Major < 0 || d.Major > maxMajor:
+			return fieldErrorf(field+".major", "%d is not between 0 and %d", d.Major, maxMajor)
+		case d.Minor < 0 || d.Minor > maxMinor:
+			return fieldErrorf(field+".minor", "%d is not between 0 and %d", d.Minor, maxMinor)
+		}
+	}
+	return nil
+}
+
+// convertDevices returns the nodes the guest makes. A device is refused if the
+// host has it and the guest can't: the node would be there and open something
+// else, or nothing. One that the host hasn't got either (the spec allows any
+// number) is made as asked, as it is a node without a driver on both sides.
+func convertDevices(spec *specs.Spec, host Host) ([]specs.LinuxDevice, error) {
+	var guest []specs.LinuxDevice
+	for i, d := range spec.Linux.Devices {
+		node := specs.LinuxDevice{Path: filepath.Clean(d.Path), Type: d.Type, FileMode: d.FileMode, UID: d.UID, GID: d.GID}
+		if d.Type != "p" {
+			node.Major, node.Minor = d.Major, d.Minor
+			kind := d.Type
+			if kind == "u" { // an unbuffered character device: the same to Linux
+				kind = "c"
+			}
+			_, known := guestDevices[deviceNumber{d.Major, d.Minor}]
+			if !(known && kind == "c") && host.HasDevice(kind, d.Major, d.Minor) {
+				return nil, fieldErrorf(index("linux.devices", i), "%s is a device of the host (%s %d:%d): not supported yet",
+					quote(d.Path), kind, d.Major, d.Minor)
+			}
+		}
+		guest = append(guest, node)
+	}
+	return guest, nil
+}

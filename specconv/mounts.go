@@ -1,0 +1,222 @@
+package specconv
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// initPrefix opens runc's text for what fails while the container is set up.
+// Engines match on these words, and a missing bind source is found here, before
+// there is a container.
+const initPrefix = "unable to start container process: error during container init: "
+
+// guestMountTypes are the filesystems the guest makes by itself.
+var guestMountTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
+
+// procFiles are the only places below /proc that a mount may cover, as runc has
+// it: lxcfs and the like put their own view there.
+var procFiles = map[string]bool{
+	"/proc/cpuinfo": true, "/proc/diskstats": true, "/proc/meminfo": true, "/proc/stat": true,
+	"/proc/swaps": true, "/proc/uptime": true, "/proc/loadavg": true, "/proc/slabinfo": true,
+	"/proc/net/dev": true, "/proc/sys/kernel/ns_last_pid": true, "/proc/sys/crypto/fips_enabled": true,
+}
+
+// isBind says whether a mount is a bind. The option is what makes it one; type
+// "bind" without the option is taken as meant.
+func isBind(m specs.Mount) bool {
+	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+}
+
+// destination is where the container sees a mount. Relative ones are
+// deprecated and start at "/", says the spec.
+func destination(m specs.Mount) string { return path.Clean("/" + m.Destination) }
+
+// lastOf returns which of the options comes last, as later ones override.
+func lastOf(options []string, set ...string) string {
+	for _, o := range slices.Backward(options) {
+		if slices.Contains(set, o) {
+			return o
+		}
+	}
+	return ""
+}
+
+func readOnly(options []string) bool {
+	return lastOf(options, "ro", "rw") == "ro" || lastOf(options, "rro", "rrw") == "rro"
+}
+
+func validateMounts(spec *specs.Spec) error {
+	for i, m := range spec.Mounts {
+		field := index("mounts", i)
+		if m.Destination == "" {
+			return fieldErrorf(field+".destination", "must not be empty")
+		}
+		dest := destination(m)
+		if dest == "/" {
+			return fieldErrorf(field+".destination", "%s is the rootfs itself", quote(m.Destination))
+		}
+		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || lastOf(m.Options, "idmap", "ridmap") != "" {
+			return fieldErrorf(field, "id-mapped mounts are not supported yet")
+		}
+		if m.Type != "proc" && m.Type != "sysfs" {
+			if dest == "/proc" {
+				return fieldErrorf(field+".destination", "%s cannot be mounted because it is not of type proc", quote(dest))
+			}
+			if strings.HasPrefix(dest, "/proc/") && !procFiles[dest] {
+				return fieldErrorf(field+".destination", "%s cannot be mounted because it is inside /proc", quote(dest))
+			}
+		}
+		switch {
+		case isBind(m) && m.Source == "":
+			return fieldErrorf(field+".source", "must not be empty")
+		case !isBind(m) && !slices.Contains(guestMountTypes, m.Type):
+			return fieldErrorf(field+".type", "%s is not supported: supported are bind, %s", quote(m.Type), strings.Join(guestMountTypes, ", "))
+		}
+	}
+	return nil
+}
+
+// mounts converts spec.Mounts. One function makes both halves of a bind, the
+// host's share and the guest's mount, so that they can't drift apart.
+func (c *converter) mounts(spec *specs.Spec) error {
+	for i, m := range spec.Mounts {
+		field := index("mounts", i)
+		if !strings.HasPrefix(m.Destination, "/") {
+			c.warn.addf(field+".destination", "%s is relative, which is deprecated: taken as %s", quote(m.Destination), quote(destination(m)))
+		}
+		if !isBind(m) {
+			c.guestMount(specs.Mount{Destination: destination(m), Type: m.Type, Source: m.Source, Options: m.Options})
+			if m.Type == "proc" {
+				c.plan.Shadow.ProcDestinations = append(c.plan.Shadow.ProcDestinations, destination(m))
+			}
+			continue
+		}
+		if err := c.bind(field, i, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *converter) guestMount(m specs.Mount) {
+	c.plan.Guest.Mounts = append(c.plan.Guest.Mounts, m)
+}
+
+func (c *converter) bind(field string, i int, m specs.Mount) error {
+	source, dest := c.hostPath(m.Source), destination(m)
+	file, err := c.host.Stat(source)
+	if err != nil {
+		return fmt.Errorf("%serror mounting %q to rootfs at %q: %w", initPrefix, m.Source, dest, err)
+	}
+	own, err := c.guestsOwn(field, source, m)
+	if err != nil {
+		return err
+	}
+	if own != nil {
+		c.guestMount(*own)
+		return nil
+	}
+	guest := specs.Mount{Destination: dest, Type: "bind", Options: bindOptions(m.Options)}
+	switch {
+	case file.Type&fs.ModeDevice != 0:
+		if guest.Source, err = deviceSource(field, source, file); err != nil {
+			return err
+		}
+		c.guestMount(guest)
+		return nil
+	case file.Type&fs.ModeSocket != 0:
+		c.warn.addf(field, "%s is a socket: connecting to it from the guest does not reach the host", quote(source))
+	case file.Type&fs.ModeNamedPipe != 0:
+		c.warn.addf(field, "%s is a fifo: opening it from the guest does not reach the host", quote(source))
+	case file.Type&fs.ModeIrregular != 0:
+		return fieldErrorf(field+".source", "%s is neither a file nor a directory", quote(source))
+	}
+	share := Share{
+		HostPath:    source,
+		Name:        shareName(i, source),
+		ReadOnly:    readOnly(m.Options),
+		Recursive:   lastOf(m.Options, "bind", "rbind") == "rbind",
+		IsDir:       file.Type.IsDir(),
+		Destination: dest,
+	}
+	c.plan.Shares = append(c.plan.Shares, share)
+	guest.Source = path.Join(GuestShareDir, share.Name)
+	c.guestMount(guest)
+	return nil
+}
+
+// bindOptions are the mount's own; a bind by type alone gets the option that the
+// guest goes by.
+func bindOptions(options []string) []string {
+	if lastOf(options, "bind", "rbind") != "" {
+		return options
+	}
+	return append([]string{"bind"}, options...)
+}
+
+// shareName is unique by the mount's number and ends in the source's name: the
+// root of a bind in mountinfo should be the name it has on the host.
+func shareName(i int, hostPath string) string {
+	base := filepath.Base(hostPath)
+	if base == "/" {
+		base = "root"
+	}
+	return fmt.Sprintf("mounts/%d/%s", i, base)
+}
+
+// deviceSource is the guest's node for a device node of the host. It is bound
+// from the guest's own /dev and not exported: a bind over an existing file, such
+// as /dev/null over a configuration file, must leave that file as it is.
+func deviceSource(field, source string, f File) (string, error) {
+	kind := "b"
+	if f.Type&fs.ModeCharDevice != 0 {
+		kind = "c"
+		if guestPath, ok := guestDevices[deviceNumber{int64(f.Major), int64(f.Minor)}]; ok {
+			return guestPath, nil
+		}
+	}
+	return "", fieldErrorf(field+".source", "%s is a device of the host (%s %d:%d): not supported yet", quote(source), kind, f.Major, f.Minor)
+}
+
+// guestsOwn returns the guest's own mount where a bind would bring in a piece of
+// the host's kernel that means nothing, or works badly, behind a shared
+// filesystem; nil where the bind is to be exported.
+func (c *converter) guestsOwn(field, source string, m specs.Mount) (*specs.Mount, error) {
+	dest := destination(m)
+	own := &specs.Mount{Destination: dest, Options: []string{"nosuid", "noexec", "nodev"}}
+	if readOnly(m.Options) {
+		own.Options = append(own.Options, "ro")
+	}
+	switch {
+	case dest == "/dev/shm":
+		// podman, CRI and Docker's shareable ipc mode bind a tmpfs of the host.
+		// Shared memory is mmap(MAP_SHARED) of its files, which 9p keeps neither
+		// coherent nor quick: PostgreSQL and Chrome live on it.
+		shm, err := c.host.Filesystem(source)
+		if err != nil {
+			return nil, fmt.Errorf("%serror mounting %q to rootfs at %q: %w", initPrefix, m.Source, dest, err)
+		}
+		if !shm.Tmpfs {
+			return nil, nil
+		}
+		own.Type, own.Source = "tmpfs", "shm"
+		own.Options = append(own.Options, "mode=1777")
+		if shm.SizeBytes > 0 {
+			own.Options = append(own.Options, fmt.Sprintf("size=%dk", max(shm.SizeBytes>>10, 4)))
+		}
+	case dest == "/dev/mqueue" && source == "/dev/mqueue":
+		own.Type, own.Source = "mqueue", "mqueue"
+	case dest == "/sys/fs/cgroup" && source == "/sys/fs/cgroup":
+		own.Type, own.Source = "cgroup", "cgroup"
+	default:
+		return nil, nil
+	}
+	c.warn.addf(field, "%s at %s is a %s of the guest's own: it is not shared with the host or other containers", quote(source), dest, own.Type)
+	return own, nil
+}

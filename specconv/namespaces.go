@@ -1,0 +1,176 @@
+package specconv
+
+import (
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// hasNamespace says whether the spec asks for a namespace of that type, new or
+// joined by path.
+func hasNamespace(l *specs.Linux, t specs.LinuxNamespaceType) bool {
+	return l != nil && slices.ContainsFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
+}
+
+var namespaceTypes = map[specs.LinuxNamespaceType]bool{
+	specs.PIDNamespace: true, specs.NetworkNamespace: true, specs.MountNamespace: true, specs.IPCNamespace: true,
+	specs.UTSNamespace: true, specs.UserNamespace: true, specs.CgroupNamespace: true, specs.TimeNamespace: true,
+}
+
+func validateNamespaces(spec *specs.Spec) error {
+	if spec.Linux == nil {
+		return fieldErrorf("linux", "must be specified: a mount and a network namespace are required")
+	}
+	seen := map[specs.LinuxNamespaceType]bool{}
+	for i, ns := range spec.Linux.Namespaces {
+		field := index("linux.namespaces", i)
+		switch {
+		case !namespaceTypes[ns.Type]:
+			return fieldErrorf(field+".type", "namespace %s does not exist", quote(ns.Type))
+		case seen[ns.Type]:
+			return fieldErrorf(field+".type", "malformed spec file: duplicated ns %s", quote(ns.Type))
+		case ns.Path != "" && !filepath.IsAbs(ns.Path):
+			return fieldErrorf(field+".path", "%s is not an absolute path", quote(ns.Path))
+		case ns.Type == specs.UserNamespace:
+			return fieldErrorf(field+".type", "user namespaces are not supported yet")
+		}
+		seen[ns.Type] = true
+	}
+	switch {
+	case len(spec.Linux.UIDMappings) > 0:
+		return fieldErrorf("linux.uidMappings", "user namespaces are not supported yet")
+	case len(spec.Linux.GIDMappings) > 0:
+		return fieldErrorf("linux.gidMappings", "user namespaces are not supported yet")
+	case !seen[specs.MountNamespace]:
+		return fieldErrorf("linux.namespaces", "a mount namespace is required")
+	case !seen[specs.NetworkNamespace] && spec.Annotations[AnnotationNetwork] != "none":
+		return fieldErrorf("linux.namespaces", "a network namespace is required: the host's network is not supported yet "+
+			"(the annotation %s=none runs the container without network)", AnnotationNetwork)
+	}
+	return nil
+}
+
+// guestNamespaces are those the container gets inside the guest, all new: a path
+// names something of the host. The cgroup namespace alone follows the spec, as
+// without it a container sees its own path in the cgroup tree, which is harmless;
+// without the others it would share the agent's.
+func guestNamespaces(l *specs.Linux) []specs.LinuxNamespace {
+	guest := []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace},
+		{Type: specs.NetworkNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.MountNamespace},
+	}
+	if hasNamespace(l, specs.CgroupNamespace) {
+		guest = append(guest, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return guest
+}
+
+// shadowNamespaces are those the supervisor is put into. Without a network
+// namespace entry it gets a new one: it must find lo and nothing else when it
+// looks for interfaces to join to the guest.
+func shadowNamespaces(l *specs.Linux) []specs.LinuxNamespace {
+	var shadow []specs.LinuxNamespace
+	for _, ns := range l.Namespaces {
+		if ns.Type != specs.TimeNamespace {
+			shadow = append(shadow, specs.LinuxNamespace{Type: ns.Type, Path: ns.Path})
+		}
+	}
+	if !hasNamespace(l, specs.NetworkNamespace) {
+		shadow = append(shadow, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
+	return shadow
+}
+
+func namespaceWarnings(spec *specs.Spec, w *warnings) {
+	for i, ns := range spec.Linux.Namespaces {
+		field := index("linux.namespaces", i)
+		switch ns.Type {
+		case specs.TimeNamespace:
+			w.addf(field, "dropped: the time namespace; the clocks are the guest's own")
+		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace:
+			if ns.Path != "" {
+				w.addf(field, "the %s namespace at %s is joined on the host only: in the guest the container has its own",
+					ns.Type, quote(ns.Path))
+			}
+		}
+	}
+	for _, t := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+		if !hasNamespace(spec.Linux, t) {
+			w.addf("linux.namespaces", "no %s namespace: the container has its own in the guest and does not see the host's", t)
+		}
+	}
+	_, set := spec.Annotations[AnnotationNetwork]
+	w.dropIf(set && hasNamespace(spec.Linux, specs.NetworkNamespace), key("annotations", AnnotationNetwork),
+		"the spec has a network namespace")
+}
+
+// ipcSysctls are the settings of kernel.* that belong to the ipc namespace.
+var ipcSysctls = map[string]bool{
+	"kernel.msgmax": true, "kernel.msgmnb": true, "kernel.msgmni": true, "kernel.sem": true,
+	"kernel.shmall": true, "kernel.shmmax": true, "kernel.shmmni": true, "kernel.shm_rmid_forced": true,
+}
+
+// sysctlName returns a sysctl's name with dots between its elements, as
+// sysctl(8) has it: "net/ipv4/conf/eth0.1/x" becomes "net.ipv4.conf.eth0/1.x".
+func sysctlName(raw string) string {
+	i := strings.IndexAny(raw, "./")
+	if i < 0 || raw[i] == '.' {
+		return raw
+	}
+	return strings.Map(func(r rune) rune {
+		switch r {
+		case '.':
+			return '/'
+		case '/':
+			return '.'
+		}
+		return r
+	}, raw)
+}
+
+// validateSysctls holds to runc's rule, that a sysctl must belong to a namespace
+// of the container. In the guest's own kernel more could be allowed; the same
+// config.json should not mean more here than elsewhere.
+func validateSysctls(spec *specs.Spec) error {
+	seen := map[string]bool{}
+	for _, raw := range slices.Sorted(maps.Keys(spec.Linux.Sysctl)) {
+		name := sysctlName(raw)
+		if seen[name] {
+			return fieldErrorf("linux.sysctl", "sysctl %s is given twice", quote(name))
+		}
+		seen[name] = true
+		if err := validateSysctl(spec, raw, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateSysctl(spec *specs.Spec, raw, name string) error {
+	q := quote(raw)
+	for element := range strings.SplitSeq(name, ".") {
+		if element == "" || strings.HasPrefix(element, "/") || strings.HasSuffix(element, "/") || strings.Contains(element, "//") {
+			return fieldErrorf("linux.sysctl", "sysctl %s is not a name", q)
+		}
+	}
+	switch {
+	case ipcSysctls[name] || strings.HasPrefix(name, "fs.mqueue."):
+		if !hasNamespace(spec.Linux, specs.IPCNamespace) {
+			return fieldErrorf("linux.sysctl", "sysctl %s is not allowed in the hosts ipc namespace", q)
+		}
+	case strings.HasPrefix(name, "net."):
+		// Without a network namespace entry the guest still has its own.
+	case name == "kernel.domainname" && hasNamespace(spec.Linux, specs.UTSNamespace):
+	case name == "kernel.hostname" && hasNamespace(spec.Linux, specs.UTSNamespace):
+		return fieldErrorf("linux.sysctl", `sysctl %s is not allowed as it conflicts with the OCI "hostname" field`, q)
+	default:
+		return fieldErrorf("linux.sysctl", "sysctl %s is not in a separate kernel namespace", q)
+	}
+	return nil
+}

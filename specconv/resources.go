@@ -1,0 +1,282 @@
+package specconv
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+const (
+	// Bounds of cpu.max in the kernel, microseconds.
+	minCPUPeriod = 1000
+	maxCPUPeriod = 1000000
+	minCPUQuota  = 1000
+	// maxShares is the largest cpu.shares of cgroup v1, which engines count in.
+	maxShares = 262144
+	// noSwappiness is -1 in an unsigned field: old Dockers say "not set" so.
+	noSwappiness = math.MaxUint64
+	// unlimited is how a limit says that there is none.
+	unlimited = -1
+)
+
+// guestControllers are the prefixes of linux.resources.unified whose files mean
+// in the guest's cgroup what they mean on the host's.
+var guestControllers = []string{"memory.", "cpu.", "pids."}
+
+func validateResources(r *specs.LinuxResources) error {
+	if r == nil {
+		return nil
+	}
+	for _, check := range []func(*specs.LinuxResources) error{
+		validateMemory, validateCPU, validatePids, validateUnified, validateDeviceRules,
+	} {
+		if err := check(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateMemory(r *specs.LinuxResources) error {
+	m := r.Memory
+	if m == nil {
+		return nil
+	}
+	const field = "linux.resources.memory."
+	for _, n := range []struct {
+		name  string
+		value *int64
+	}{
+		{"limit", m.Limit},
+		{"swap", m.Swap},
+		{"reservation", m.Reservation},
+		{"kernel", m.Kernel}, //nolint:staticcheck // deprecated, and still sent
+		{"kernelTCP", m.KernelTCP},
+	} {
+		if n.value != nil && *n.value < unlimited {
+			return fieldErrorf(field+n.name, "%d is neither a number of bytes nor -1 (unlimited)", *n.value)
+		}
+	}
+	limit, swap := set(m.Limit), set(m.Swap)
+	if swap > 0 && limit <= 0 {
+		return fieldErrorf(field+"swap", "unable to set swap limit without memory limit")
+	}
+	if swap > 0 && swap < limit {
+		return fieldErrorf(field+"swap", "%d is below the memory limit %d: it counts memory and swap together", swap, limit)
+	}
+	if m.Swappiness != nil && *m.Swappiness > 100 && *m.Swappiness != noSwappiness {
+		return fieldErrorf(field+"swappiness", "%d is not between 0 and 100", *m.Swappiness)
+	}
+	return nil
+}
+
+func validateCPU(r *specs.LinuxResources) error {
+	c := r.CPU
+	if c == nil {
+		return nil
+	}
+	const field = "linux.resources.cpu."
+	quota, period := set(c.Quota), set(c.Period)
+	switch {
+	case set(c.Shares) > maxShares:
+		return fieldErrorf(field+"shares", "%d is above %d", *c.Shares, maxShares)
+	case quota < unlimited || quota > 0 && quota < minCPUQuota:
+		return fieldErrorf(field+"quota", "%d is neither at least %d microseconds nor -1 (unlimited)", quota, minCPUQuota)
+	case period != 0 && (period < minCPUPeriod || period > maxCPUPeriod):
+		return fieldErrorf(field+"period", "%d is not between %d and %d microseconds", period, minCPUPeriod, maxCPUPeriod)
+	case set(c.Burst) > math.MaxInt64:
+		return fieldErrorf(field+"burst", "%d is not a number of microseconds", *c.Burst)
+	case c.Idle != nil && *c.Idle != 0 && *c.Idle != 1:
+		return fieldErrorf(field+"idle", "%d is neither 0 nor 1", *c.Idle)
+	}
+	if _, err := cpuCount(c.Cpus); err != nil {
+		return fieldErrorf(field+"cpus", "%s", err)
+	}
+	if _, err := cpuCount(c.Mems); err != nil {
+		return fieldErrorf(field+"mems", "%s", err)
+	}
+	return nil
+}
+
+func validatePids(r *specs.LinuxResources) error {
+	if r.Pids != nil && set(r.Pids.Limit) < unlimited {
+		return fieldErrorf("linux.resources.pids.limit", "%d is neither a number of processes nor -1 (unlimited)", *r.Pids.Limit)
+	}
+	return nil
+}
+
+func validateUnified(r *specs.LinuxResources) error {
+	for _, name := range slices.Sorted(maps.Keys(r.Unified)) {
+		if strings.Contains(name, "/") {
+			return fieldErrorf("linux.resources.unified", "unified resource %s must be a file name (no slashes)", quote(name))
+		}
+		if controller, file, found := strings.Cut(name, "."); !found || controller == "" || file == "" {
+			return fieldErrorf("linux.resources.unified", "unified resource %s must be in the form CONTROLLER.PARAMETER", quote(name))
+		}
+	}
+	_, err := unifiedMemoryMax(r)
+	return err
+}
+
+func validateDeviceRules(r *specs.LinuxResources) error {
+	for i, d := range r.Devices {
+		field := index("linux.resources.devices", i)
+		if d.Type != "" && d.Type != "a" && d.Type != "b" && d.Type != "c" {
+			return fieldErrorf(field+".type", "invalid cgroup device type %s", quote(d.Type))
+		}
+		if strings.Trim(d.Access, "rwm") != "" {
+			return fieldErrorf(field+".access", "%s is not made of r, w and m", quote(d.Access))
+		}
+		if set(d.Major) < unlimited || set(d.Minor) < unlimited {
+			return fieldErrorf(field, "a device number is negative")
+		}
+	}
+	return nil
+}
+
+// set is an optional number; 0 is "not set", as every engine that fills in all
+// fields means it.
+func set[T int64 | uint64](p *T) T {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+// nonZero drops an optional number that is 0.
+func nonZero[T int64 | uint64](p *T) *T {
+	if set(p) == 0 {
+		return nil
+	}
+	return p
+}
+
+// guestResources are the limits that the guest's cgroup enforces on the
+// container; nil if there are none. Device rules aren't among them: the guest
+// has no device of the host to keep from the container.
+func guestResources(r *specs.LinuxResources, w *warnings) *specs.LinuxResources {
+	if r == nil {
+		return nil
+	}
+	guest := &specs.LinuxResources{
+		Memory:  guestMemory(r.Memory, w),
+		CPU:     guestCPU(r.CPU, w),
+		Unified: guestUnified(r.Unified, w),
+	}
+	if r.Pids != nil && r.Pids.Limit != nil {
+		guest.Pids = &specs.LinuxPids{Limit: r.Pids.Limit}
+	}
+	w.dropIf(hasBlockIO(r.BlockIO), "linux.resources.blockIO", "the guest's files are not block devices of its own")
+	w.dropIf(len(r.HugepageLimits) > 0, "linux.resources.hugepageLimits", "the guest has no huge pages reserved")
+	w.dropIf(hasNetwork(r.Network), "linux.resources.network", "classes and priorities of packets are not supported yet")
+	w.dropIf(len(r.Rdma) > 0, "linux.resources.rdma", "the guest has no RDMA device")
+	if guest.Memory == nil && guest.CPU == nil && guest.Pids == nil && guest.Unified == nil {
+		return nil
+	}
+	return guest
+}
+
+func guestMemory(m *specs.LinuxMemory, w *warnings) *specs.LinuxMemory {
+	if m == nil {
+		return nil
+	}
+	const field = "linux.resources.memory."
+	const gone = "cgroup v2, which the guest uses, does not have it"
+	//nolint:staticcheck // deprecated, and still sent
+	w.dropIf(set(m.Kernel) > 0, field+"kernel", gone)
+	w.dropIf(set(m.KernelTCP) > 0, field+"kernelTCP", gone)
+	w.dropIf(m.Swappiness != nil && *m.Swappiness != noSwappiness, field+"swappiness", gone)
+	w.dropIf(m.DisableOOMKiller != nil && *m.DisableOOMKiller, field+"disableOOMKiller", gone)
+	w.dropIf(m.UseHierarchy != nil && !*m.UseHierarchy, field+"useHierarchy", "the guest's cgroups are always hierarchical")
+	guest := specs.LinuxMemory{
+		Limit:       nonZero(m.Limit),
+		Swap:        nonZero(m.Swap),
+		Reservation: nonZero(m.Reservation),
+	}
+	if guest == (specs.LinuxMemory{}) {
+		return nil
+	}
+	guest.CheckBeforeUpdate = m.CheckBeforeUpdate
+	return &guest
+}
+
+// guestCPU leaves out the numbers of host CPUs: how many they are became the
+// number of vCPUs, and which ones is the host's cgroup's to say.
+func guestCPU(c *specs.LinuxCPU, w *warnings) *specs.LinuxCPU {
+	if c == nil {
+		return nil
+	}
+	const field = "linux.resources.cpu."
+	w.dropIf(set(c.RealtimeRuntime) != 0, field+"realtimeRuntime", "cgroup v2, which the guest uses, does not have it")
+	w.dropIf(set(c.RealtimePeriod) != 0, field+"realtimePeriod", "cgroup v2, which the guest uses, does not have it")
+	w.dropIf(c.Mems != "", field+"mems", "the guest has one memory node")
+	guest := specs.LinuxCPU{
+		Shares: nonZero(c.Shares),
+		Quota:  nonZero(c.Quota),
+		Period: nonZero(c.Period),
+		Burst:  nonZero(c.Burst),
+		Idle:   c.Idle,
+	}
+	if guest == (specs.LinuxCPU{}) {
+		return nil
+	}
+	return &guest
+}
+
+func guestUnified(unified map[string]string, w *warnings) map[string]string {
+	var guest map[string]string
+	for _, name := range slices.Sorted(maps.Keys(unified)) {
+		if !slices.ContainsFunc(guestControllers, func(p string) bool { return strings.HasPrefix(name, p) }) {
+			w.addf(key("linux.resources.unified", name), "dropped: the guest has no such limit")
+			continue
+		}
+		if guest == nil {
+			guest = map[string]string{}
+		}
+		guest[name] = unified[name]
+	}
+	return guest
+}
+
+func hasBlockIO(b *specs.LinuxBlockIO) bool {
+	return b != nil && (b.Weight != nil && *b.Weight != 0 || b.LeafWeight != nil && *b.LeafWeight != 0 ||
+		len(b.WeightDevice)+len(b.ThrottleReadBpsDevice)+len(b.ThrottleWriteBpsDevice)+
+			len(b.ThrottleReadIOPSDevice)+len(b.ThrottleWriteIOPSDevice) > 0)
+}
+
+func hasNetwork(n *specs.LinuxNetwork) bool {
+	return n != nil && (n.ClassID != nil && *n.ClassID != 0 || len(n.Priorities) > 0)
+}
+
+// Resources checks the resources of update and returns what the agent is told.
+// Whoever asks for a change must hear that it doesn't happen, so what create
+// drops is refused here, but for what engines send along without being asked:
+// device rules, which no runtime changes in an update, and limits on huge pages.
+func Resources(r *specs.LinuxResources) (guest *specs.LinuxResources, dropped []string, err error) {
+	if r == nil {
+		return &specs.LinuxResources{}, nil, nil
+	}
+	if err := validateResources(r); err != nil {
+		return nil, nil, err
+	}
+	var w warnings
+	w.dropIf(len(r.HugepageLimits) > 0, "linux.resources.hugepageLimits", "the guest has no huge pages reserved")
+	honoured := *r
+	honoured.HugepageLimits = nil
+	var refused warnings
+	guest = guestResources(&honoured, &refused)
+	if r.CPU != nil {
+		refused.dropIf(r.CPU.Cpus != "", "linux.resources.cpu.cpus", "the number of vCPUs is fixed while the guest runs")
+	}
+	if len(refused) > 0 {
+		return nil, nil, fmt.Errorf("update is not supported: %s", strings.Replace(refused[0], ": dropped: ", ": ", 1))
+	}
+	if guest == nil {
+		guest = &specs.LinuxResources{}
+	}
+	return guest, w, nil
+}

@@ -1,0 +1,221 @@
+package specconv
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"math/bits"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+const (
+	// guestOverheadMiB is what the guest kernel and the agent need beside the
+	// container's memory limit: about 110 MiB are touched by a stock
+	// distribution kernel's boot with its initramfs.
+	guestOverheadMiB = 128
+	// pageStructShare is the part of RAM that its page structures take: 64 bytes
+	// for each page of 4096.
+	pageStructShare = 64
+	// smallestMemoryMiB is the smallest size a limit is rounded up to.
+	smallestMemoryMiB = 256
+
+	// Bounds of the annotations, those of the settings file.
+	minMemoryMiB, maxMemoryMiB = 128, 1 << 20
+	maxVCPUs                   = 255
+	maxNICs                    = 8
+
+	// maxCPUNumber is the highest CPU number a list may name: Linux on x86 has
+	// at most 8192 CPUs.
+	maxCPUNumber = 8191
+)
+
+// vm sizes the machine. The limits themselves are enforced by the guest's
+// cgroup; the machine only has to be large enough for them.
+func (c *converter) vm(spec *specs.Spec) error {
+	vm, err := annotatedVM(spec.Annotations)
+	if err != nil {
+		return err
+	}
+	if vm.MemoryMiB == 0 {
+		limit, err := memoryLimit(spec.Linux.Resources)
+		if err != nil {
+			return err
+		}
+		vm.MemoryMiB = memoryClassMiB(limit, c.env.MemoryMiB)
+	}
+	if vm.VCPUs == 0 {
+		if vm.VCPUs, err = vcpus(spec.Linux.Resources, c.env.CPUs); err != nil {
+			return err
+		}
+	}
+	c.plan.VM = vm
+	return nil
+}
+
+// memoryLimit is the container's limit in bytes, 0 if it has none.
+func memoryLimit(r *specs.LinuxResources) (int64, error) {
+	if r == nil {
+		return 0, nil
+	}
+	limit, err := unifiedMemoryMax(r)
+	if err == nil && limit == 0 && r.Memory != nil {
+		limit = max(set(r.Memory.Limit), 0)
+	}
+	return limit, err
+}
+
+// unifiedMemoryMax is memory.max of cgroup v2 in bytes, 0 if not given or "max".
+func unifiedMemoryMax(r *specs.LinuxResources) (int64, error) {
+	s, found := r.Unified["memory.max"]
+	if s = strings.TrimSpace(s); !found || s == "max" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fieldErrorf("linux.resources.unified", `memory.max: %s is neither a number of bytes nor "max"`, quote(s))
+	}
+	return n, nil
+}
+
+// memoryClassMiB is the guest's RAM for a limit in bytes: what the limit and the
+// guest itself need, rounded up to a power of two. Few sizes, so that containers
+// with different limits can start from the same memory template. It is 0 (the
+// settings' default) without a limit. A limit above the host's RAM counts as the
+// host's RAM: it limits nothing, and a larger guest would cost page structures.
+func memoryClassMiB(limit int64, hostMiB int) int {
+	if limit <= 0 {
+		return 0
+	}
+	limitMiB := min((limit-1)>>20+1, maxMemoryMiB)
+	if hostMiB > 0 {
+		limitMiB = min(limitMiB, int64(hostMiB))
+	}
+	need := limitMiB + limitMiB/pageStructShare + guestOverheadMiB
+	class := int64(1) << bits.Len64(uint64(need-1))
+	return int(min(max(class, smallestMemoryMiB), maxMemoryMiB))
+}
+
+// vcpus is how many CPUs the container can keep busy: its quota rounded up, or
+// its set of CPUs if that is smaller; 0 (the settings' default) with neither.
+func vcpus(r *specs.LinuxResources, hostCPUs int) (int, error) {
+	if r == nil || r.CPU == nil {
+		return 0, nil
+	}
+	n := 0
+	if quota := set(r.CPU.Quota); quota > 0 {
+		period := int64(min(set(r.CPU.Period), math.MaxInt32))
+		if period == 0 {
+			period = 100000 // the kernel's default
+		}
+		n = int(min((quota-1)/period+1, maxVCPUs))
+	}
+	count, err := cpuCount(r.CPU.Cpus)
+	if err != nil {
+		return 0, fieldErrorf("linux.resources.cpu.cpus", "%s", err)
+	}
+	if count > 0 && (n == 0 || count < n) {
+		n = min(count, maxVCPUs)
+	}
+	if hostCPUs > 0 {
+		n = min(n, hostCPUs)
+	}
+	return n, nil
+}
+
+// cpuCount counts the numbers of a list such as "0-2,7", as cpuset(7) has it.
+func cpuCount(list string) (int, error) {
+	list = strings.TrimSpace(list)
+	if list == "" {
+		return 0, nil
+	}
+	seen := map[int]bool{}
+	// A list that names every CPU alone is no longer than this.
+	if len(list) > maxCPUNumber*5 {
+		return 0, errors.New("the list is too long")
+	}
+	for part := range strings.SplitSeq(list, ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		first, err := cpuNumber(from)
+		if err != nil {
+			return 0, fmt.Errorf("%s is not a list such as 0-2,7", quote(list))
+		}
+		last := first
+		if isRange {
+			if last, err = cpuNumber(to); err != nil || last < first {
+				return 0, fmt.Errorf("%s is not a list such as 0-2,7", quote(list))
+			}
+		}
+		for n := first; n <= last; n++ {
+			seen[n] = true
+		}
+	}
+	return len(seen), nil
+}
+
+func cpuNumber(s string) (int, error) {
+	n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 16)
+	if err != nil {
+		return 0, err
+	}
+	if n > maxCPUNumber {
+		return 0, strconv.ErrRange
+	}
+	return int(n), nil
+}
+
+// annotationPrefix marks the annotations that are husk's own.
+const annotationPrefix = "org.huskvm."
+
+func validateAnnotations(spec *specs.Spec) error {
+	if v, found := spec.Annotations[AnnotationNetwork]; found && v != "none" {
+		return fieldErrorf(key("annotations", AnnotationNetwork), `%s is not "none"`, quote(v))
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Annotations)) {
+		switch name {
+		case AnnotationNetwork, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs:
+		default:
+			if strings.HasPrefix(name, annotationPrefix) {
+				// A misspelt setting must not pass for set.
+				return fieldErrorf(key("annotations", name), "husk knows no such annotation")
+			}
+		}
+	}
+	_, err := annotatedVM(spec.Annotations)
+	return err
+}
+
+// annotatedVM is the part of a VM's size that annotations say.
+func annotatedVM(annotations map[string]string) (VM, error) {
+	var vm VM
+	for _, n := range []struct {
+		key      string
+		to       *int
+		min, max int
+	}{
+		{AnnotationMemoryMiB, &vm.MemoryMiB, minMemoryMiB, maxMemoryMiB},
+		{AnnotationVCPUs, &vm.VCPUs, 1, maxVCPUs},
+		{AnnotationNICs, &vm.NICs, 1, maxNICs},
+	} {
+		s, found := annotations[n.key]
+		if !found {
+			continue
+		}
+		v, err := strconv.Atoi(s)
+		if err != nil || v < n.min || v > n.max {
+			return VM{}, fieldErrorf(key("annotations", n.key), "%s is not a whole number between %d and %d", quote(s), n.min, n.max)
+		}
+		*n.to = v
+	}
+	if s, found := annotations[AnnotationAccel]; found {
+		if s != "kvm" && s != "tcg" {
+			return VM{}, fieldErrorf(key("annotations", AnnotationAccel), `%s is neither "kvm" nor "tcg"`, quote(s))
+		}
+		vm.Accel = s
+	}
+	return vm, nil
+}

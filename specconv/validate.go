@@ -1,0 +1,157 @@
+package specconv
+
+import (
+	"errors"
+	"path/filepath"
+	"reflect"
+	"regexp"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// version1 is SemVer with major version 1: every 1.x may add to the spec and
+// takes nothing away.
+var version1 = regexp.MustCompile(`^1\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+
+// maxHostname is the kernel's __NEW_UTS_LEN.
+const maxHostname = 64
+
+var propagations = map[string]bool{
+	"": true, "private": true, "rprivate": true, "slave": true, "rslave": true,
+	"shared": true, "rshared": true, "unbindable": true, "runbindable": true,
+}
+
+// Validate checks all of a spec that can be checked without looking at the
+// host's files: required fields, ranges, names, and what husk does not support.
+// Each error is one line that names the field.
+func Validate(spec *specs.Spec) error {
+	if spec == nil {
+		return errors.New("config.json: the spec must not be empty")
+	}
+	for _, check := range []func(*specs.Spec) error{
+		validateVersion,
+		func(s *specs.Spec) error { return validateProcess(s.Process) },
+		validateRoot,
+		func(s *specs.Spec) error { return checkNUL(reflect.ValueOf(s), "") },
+		validateNamespaces,
+		validateNames,
+		validateSysctls,
+		validateMounts,
+		validateHooks,
+		validateLinux,
+		validateDevices,
+		func(s *specs.Spec) error { return validateResources(s.Linux.Resources) },
+		validateAnnotations,
+	} {
+		if err := check(spec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateVersion(spec *specs.Spec) error {
+	switch {
+	case spec.Version == "":
+		return fieldErrorf("ociVersion", "must not be empty")
+	case !version1.MatchString(spec.Version):
+		return fieldErrorf("ociVersion", "%s is not a version 1.x.y of the OCI runtime specification", quote(spec.Version))
+	}
+	return nil
+}
+
+func validateRoot(spec *specs.Spec) error {
+	switch {
+	case spec.Root == nil:
+		return errors.New("root must be specified")
+	case spec.Root.Path == "":
+		return fieldErrorf("root.path", "must not be empty")
+	}
+	return nil
+}
+
+func validateNames(spec *specs.Spec) error {
+	uts := hasNamespace(spec.Linux, specs.UTSNamespace)
+	if spec.Hostname != "" && !uts {
+		return fieldErrorf("hostname", "unable to set hostname without a private UTS namespace")
+	}
+	if spec.Domainname != "" && !uts {
+		return fieldErrorf("domainname", "unable to set domainname without a private UTS namespace")
+	}
+	if len(spec.Hostname) > maxHostname {
+		return fieldErrorf("hostname", "%s is longer than %d bytes", quote(spec.Hostname), maxHostname)
+	}
+	if len(spec.Domainname) > maxHostname {
+		return fieldErrorf("domainname", "%s is longer than %d bytes", quote(spec.Domainname), maxHostname)
+	}
+	return nil
+}
+
+// validateLinux checks what has no file of its own.
+func validateLinux(spec *specs.Spec) error {
+	l := spec.Linux
+	if !propagations[l.RootfsPropagation] {
+		return fieldErrorf("linux.rootfsPropagation", "rootfsPropagation=%s is not supported", quote(l.RootfsPropagation))
+	}
+	for _, list := range []struct {
+		field string
+		paths []string
+	}{{"linux.maskedPaths", l.MaskedPaths}, {"linux.readonlyPaths", l.ReadonlyPaths}} {
+		for i, p := range list.paths {
+			if !filepath.IsAbs(p) {
+				return fieldErrorf(index(list.field, i), "%s is not an absolute path", quote(p))
+			}
+		}
+	}
+	if p := l.Personality; p != nil && (p.Domain != specs.PerLinux || len(p.Flags) > 0) {
+		return fieldErrorf("linux.personality", "domain %s is not supported yet", quote(p.Domain))
+	}
+	switch {
+	case l.IntelRdt != nil:
+		return notSupported("linux.intelRdt")
+	case l.MemoryPolicy != nil:
+		return notSupported("linux.memoryPolicy")
+	case len(l.NetDevices) > 0:
+		return notSupported("linux.netDevices")
+	case len(l.TimeOffsets) > 0:
+		return notSupported("linux.timeOffsets")
+	case spec.VM != nil:
+		return fieldErrorf("vm", "not supported: the virtual machine is described by husk's settings file and annotations")
+	}
+	return nil
+}
+
+// validateHooks checks the hooks the cli will run on the host, and refuses those
+// that would run inside the container: their paths are the host's.
+func validateHooks(spec *specs.Spec) error {
+	h := spec.Hooks
+	if h == nil {
+		return nil
+	}
+	for _, kind := range []struct {
+		field   string
+		hooks   []specs.Hook
+		inGuest bool
+	}{
+		{"hooks.prestart", h.Prestart, false}, //nolint:staticcheck // deprecated, and what Docker up to 27 sends
+		{"hooks.createRuntime", h.CreateRuntime, false},
+		{"hooks.createContainer", h.CreateContainer, true},
+		{"hooks.startContainer", h.StartContainer, true},
+		{"hooks.poststart", h.Poststart, false},
+		{"hooks.poststop", h.Poststop, false},
+	} {
+		if kind.inGuest && len(kind.hooks) > 0 {
+			return fieldErrorf(kind.field, "not supported yet: hooks that run in the container's namespaces")
+		}
+		for i, hook := range kind.hooks {
+			field := index(kind.field, i)
+			if !filepath.IsAbs(hook.Path) {
+				return fieldErrorf(field+".path", "%s is not an absolute path", quote(hook.Path))
+			}
+			if hook.Timeout != nil && *hook.Timeout <= 0 {
+				return fieldErrorf(field+".timeout", "%d is not a positive number of seconds", *hook.Timeout)
+			}
+		}
+	}
+	return nil
+}
