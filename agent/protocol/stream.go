@@ -25,7 +25,8 @@ const maxIDLen = 255
 
 // StreamHeader opens a stream: one kind byte, then container id and process id,
 // each as one length byte and that many bytes. Both ids are empty for
-// StreamControl.
+// StreamControl. The agent answers it with a stream ack. A process's streams are
+// opened after Create or Exec has returned, each kind once.
 type StreamHeader struct {
 	Kind        StreamKind
 	ContainerID string
@@ -69,14 +70,57 @@ func ReadStreamHeader(r io.Reader) (StreamHeader, error) {
 	return h, nil
 }
 
+// WriteStreamAck answers a header: nil accepts the stream, an error refuses it
+// and its text, cut to 255 bytes, goes to the host. Until the answer the host
+// sends nothing more, so that it knows a stream is attached before it waits for
+// the process to end.
+func WriteStreamAck(w io.Writer, refusal error) error {
+	b := []byte{0}
+	if refusal != nil {
+		text := refusal.Error()
+		text = text[:min(len(text), maxIDLen)]
+		if text == "" {
+			text = "refused"
+		}
+		b[0] = byte(len(text))
+		b = append(b, text...)
+	}
+	if _, err := w.Write(b); err != nil {
+		return fmt.Errorf("write stream answer: %w", err)
+	}
+	return nil
+}
+
+// ReadStreamAck reads the answer to a header and not one byte more. The text of
+// a refusal is the guest's and is quoted in the error. The caller sets the deadline.
+func ReadStreamAck(r io.Reader) error {
+	text, err := readLengthPrefixed(r)
+	if err != nil {
+		return fmt.Errorf("read stream answer: %w", noEOF(err))
+	}
+	if text != "" {
+		return fmt.Errorf("open stream: agent refused it: %q", text)
+	}
+	return nil
+}
+
 func readID(r io.Reader) (string, error) {
+	id, err := readLengthPrefixed(r)
+	if err != nil {
+		return "", fmt.Errorf("read stream header: %w", noEOF(err))
+	}
+	return id, nil
+}
+
+// readLengthPrefixed reads one length byte and that many bytes.
+func readLengthPrefixed(r io.Reader) (string, error) {
 	var n [1]byte
 	if _, err := io.ReadFull(r, n[:]); err != nil {
-		return "", fmt.Errorf("read stream header: %w", noEOF(err))
+		return "", err
 	}
 	b := make([]byte, n[0])
 	if _, err := io.ReadFull(r, b); err != nil {
-		return "", fmt.Errorf("read stream header: %w", noEOF(err))
+		return "", err
 	}
 	return string(b), nil
 }

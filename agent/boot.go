@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// modulesFile lists the modules to load, one absolute path of an
+	// uncompressed .ko per line, in dependency order. The guest room writes it.
+	modulesFile = "/lib/modules/load"
+
+	cgroupRoot = "/sys/fs/cgroup"
+	// cgroupParent holds one cgroup for each container, relative to cgroupRoot.
+	cgroupParent = "/husk"
+)
+
+var kernelFilesystems = []struct {
+	fstype, dir string
+	flags       uintptr
+	data        string
+}{
+	{"devtmpfs", "/dev", unix.MS_NOSUID, "mode=755"},
+	{"proc", "/proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+	{"sysfs", "/sys", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+	{"tmpfs", "/run", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
+	{"tmpfs", "/tmp", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+	{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=620,ptmxmode=666"},
+	{"cgroup2", cgroupRoot, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+}
+
+func mountKernelFilesystems() error {
+	for _, fs := range kernelFilesystems {
+		if err := os.MkdirAll(fs.dir, 0o755); err != nil {
+			return fmt.Errorf("mount %s: %w", fs.fstype, err)
+		}
+		err := unix.Mount(fs.fstype, fs.dir, fs.fstype, fs.flags, fs.data)
+		// EBUSY: the kernel mounted it itself (CONFIG_DEVTMPFS_MOUNT).
+		if err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("mount %s on %s: %w", fs.fstype, fs.dir, err)
+		}
+	}
+	return enableControllers(cgroupRoot)
+}
+
+// enableControllers lets child cgroups use every controller there is. One at a
+// time: a controller that refuses must not take the others with it, and a limit
+// that needs it fails with its own error later.
+func enableControllers(dir string) error {
+	controllers, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("read cgroup controllers: %w", err)
+	}
+	for _, c := range strings.Fields(string(controllers)) {
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0)
+	}
+	return nil
+}
+
+// openConsole makes the console stdout and stderr: a kernel without a console at
+// the time it started PID 1 gave it none, and Go's runtime then put /dev/null there.
+func openConsole() {
+	fd, err := unix.Open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return // no console: nobody to tell
+	}
+	for _, std := range []int{1, 2} {
+		_ = unix.Dup3(fd, std, 0)
+	}
+	_ = unix.Close(fd)
+}
+
+// loadModules loads the modules a file lists. It tries each and joins the
+// errors: whether a missing one matters shows when the channel opens, or the
+// share is mounted.
+func loadModules(list string) error {
+	b, err := os.ReadFile(list)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // a kernel with all built in
+	}
+	if err != nil {
+		return fmt.Errorf("read list of modules: %w", err)
+	}
+	var errs []error
+	for path := range strings.FieldsSeq(string(b)) {
+		if err := loadModule(path); err != nil {
+			errs = append(errs, fmt.Errorf("load module %s: %w", path, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func loadModule(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	err = unix.FinitModule(int(f.Fd()), "", 0)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/huskvm/husk/libcontainer"
+)
+
+// maxProcesses bounds how many processes of one container are known at once:
+// those that run and those nobody has waited for yet.
+const maxProcesses = 1024
+
+// container is one container and the processes the host knows in it.
+type container struct {
+	id string
+	c  *libcontainer.Container
+
+	mu        sync.Mutex
+	processes map[string]*process
+}
+
+// process is one process the host started, from its start until somebody has
+// waited for it.
+type process struct {
+	p     *libcontainer.Process
+	stdio *stdio
+
+	// ended is closed when status and err are set.
+	ended  chan struct{}
+	status libcontainer.ExitStatus
+	err    error
+}
+
+// watch waits for the process in the background. children protects its pid from
+// the reaper until then.
+func watch(p *libcontainer.Process, children *reaper) (*process, error) {
+	std, err := newStdio(p.Stdin, p.Stdout, p.Stderr, p.Console)
+	if err != nil {
+		return nil, err
+	}
+	w := &process{p: p, stdio: std, ended: make(chan struct{})}
+	pid := p.PID()
+	go func() {
+		w.status, w.err = p.Wait()
+		children.release(pid)
+		std.end()
+		close(w.ended)
+	}()
+	return w, nil
+}
+
+// reserve makes sure that an id is new, and keeps it.
+func (c *container) reserve(processID string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.processes[processID]; ok {
+		return status.Errorf(codes.AlreadyExists, "process %q exists already", processID)
+	}
+	if len(c.processes) >= maxProcesses {
+		return status.Errorf(codes.ResourceExhausted, "container has %d processes that were not waited for", maxProcesses)
+	}
+	c.processes[processID] = nil
+	return nil
+}
+
+func (c *container) set(processID string, p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p == nil {
+		delete(c.processes, processID)
+		return
+	}
+	c.processes[processID] = p
+}
+
+func (c *container) process(processID string) (*process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.processes[processID]
+	if p == nil {
+		return nil, status.Errorf(codes.NotFound, "process %q does not exist", processID)
+	}
+	return p, nil
+}
+
+// byPID returns the processes the host knows, by guest pid.
+func (c *container) byPID() map[int]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := make(map[int]string, len(c.processes))
+	for id, p := range c.processes {
+		if p != nil {
+			ids[p.p.PID()] = id
+		}
+	}
+	return ids
+}
+
+func (a *agent) container(id string) (*container, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := a.containers[id]
+	if c == nil {
+		return nil, status.Errorf(codes.NotFound, "container %q does not exist", id)
+	}
+	return c, nil
+}
+
+func (a *agent) process(containerID, processID string) (*process, error) {
+	c, err := a.container(containerID)
+	if err != nil {
+		return nil, err
+	}
+	return c.process(processID)
+}
+
+// signal sends a signal to one process. One that has ended already is not an
+// error worth more than a code: the host asks without knowing.
+func (p *process) signal(sig unix.Signal) error {
+	err := p.p.Signal(sig)
+	if errors.Is(err, unix.ESRCH) {
+		return status.Error(codes.NotFound, "process has ended")
+	}
+	if err != nil {
+		return fmt.Errorf("signal process: %w", err)
+	}
+	return nil
+}

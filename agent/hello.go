@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/huskvm/husk/agent/protocol"
+)
+
+// Entropy the host may give at once, in bytes.
+const (
+	minEntropy = 32
+	maxEntropy = 4096
+)
+
+// Hello takes the host's clock and entropy and says what this guest is.
+func (a *agent) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.HelloResponse, error) {
+	if n := len(r.Entropy); n < minEntropy || n > maxEntropy {
+		return nil, status.Errorf(codes.InvalidArgument, "entropy has %d bytes, want %d to %d", n, minEntropy, maxEntropy)
+	}
+	if err := a.machine.addEntropy(r.Entropy); err != nil {
+		return nil, err
+	}
+	if err := a.machine.setClock(r.UnixNanos); err != nil {
+		return nil, err
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return nil, fmt.Errorf("uname: %w", err)
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return nil, fmt.Errorf("sysinfo: %w", err)
+	}
+	return &protocol.HelloResponse{
+		KernelRelease: unix.ByteSliceToString(uts.Release[:]),
+		Hypervisor:    hypervisorVendor(),
+		MemoryBytes:   info.Totalram * uint64(info.Unit),
+		Cpus:          uint32(runtime.NumCPU()),
+	}, nil
+}
+
+func setClock(unixNanos int64) error {
+	ts := unix.NsecToTimespec(unixNanos)
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return fmt.Errorf("set clock: %w", err)
+	}
+	return nil
+}
+
+// addEntropy credits the bytes and makes the kernel's generator use them at
+// once: the clones of a template wake with the same generator.
+func addEntropy(entropy []byte) error {
+	f, err := os.OpenFile("/dev/random", os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("add entropy: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	// struct rand_pool_info
+	var pool struct {
+		bits, size int32
+		buf        [maxEntropy]byte
+	}
+	pool.size = int32(copy(pool.buf[:], entropy))
+	pool.bits = pool.size * 8
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool))); errno != 0 {
+		return fmt.Errorf("add entropy: %w", errno)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDRESEEDCRNG, 0); errno != 0 {
+		return fmt.Errorf("reseed random number generator: %w", errno)
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/agent/protocol/mux"
+)
+
+const virtioPortsDir = "/sys/class/virtio-ports"
+
+// findSerialPort returns the device node of the port named protocol.ChannelPort,
+// empty while there is none. A port exists before its name does.
+func findSerialPort(dir string) (string, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*", "name"))
+	if err != nil {
+		return "", fmt.Errorf("find serial port: %w", err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err == nil && strings.TrimSpace(string(b)) == protocol.ChannelPort {
+			return "/dev/" + filepath.Base(filepath.Dir(name)), nil
+		}
+	}
+	return "", nil
+}
+
+// listenSerial opens the port, waits for the host's greeting and answers it. The
+// result gives the streams of this one session; when it breaks, the host is gone
+// for good, and the guest with it.
+func listenSerial(path string) (net.Listener, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open agent channel: %w", err)
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("open agent channel %s: %w", path, err)
+	}
+	port := &serialPort{File: f, raw: raw}
+	if err := protocol.Answer(port, build); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	session, err := mux.Guest(port)
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return session, nil
+}
+
+// serialPort is a virtio-serial port whose Read waits while no host is
+// connected. The kernel answers such a read with end-of-file at once, and a
+// template is made while nobody is there.
+type serialPort struct {
+	*os.File
+	raw syscall.RawConn
+}
+
+func (p *serialPort) Read(b []byte) (int, error) {
+	var n int
+	var readErr error
+	err := p.raw.Read(func(fd uintptr) bool {
+		for {
+			n, readErr = unix.Read(int(fd), b)
+			if !errors.Is(readErr, unix.EINTR) {
+				break
+			}
+		}
+		// Not done: the poller waits for the next edge, which the port raises when
+		// the host connects or sends.
+		return !errors.Is(readErr, unix.EAGAIN) && (n != 0 || readErr != nil)
+	})
+	if err == nil {
+		err = readErr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read agent channel: %w", err)
+	}
+	return n, nil
+}

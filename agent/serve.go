@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/huskvm/husk/agent/protocol"
+)
+
+// headerTimeout bounds how long an opened stream may go without its header.
+const headerTimeout = 30 * time.Second
+
+// machine is the guest as the agent changes it. On a host, in tests, each is
+// harmless or absent.
+type machine struct {
+	// cgroupParent is the cgroup below which each container has one; empty where
+	// there is no cgroup2.
+	cgroupParent string
+	// children is nil where the agent is not PID 1.
+	children   *reaper
+	setClock   func(unixNanos int64) error
+	addEntropy func(entropy []byte) error
+	powerOff   func()
+}
+
+// agent is the service and the state of one guest.
+type agent struct {
+	machine machine
+
+	mu         sync.Mutex
+	containers map[string]*container
+	share      *share
+}
+
+func newAgent(m machine) *agent {
+	return &agent{machine: m, containers: make(map[string]*container)}
+}
+
+// stream is what both channels give: a connection with a real half-close.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// serve takes the host's streams from l until l fails.
+func (a *agent) serve(l net.Listener) error {
+	rpc, err := ttrpc.NewServer()
+	if err != nil {
+		return fmt.Errorf("make ttrpc server: %w", err)
+	}
+	protocol.RegisterAgentService(rpc, a)
+	control := &controlListener{conns: make(chan net.Conn), addr: l.Addr(), done: make(chan struct{})}
+	served := make(chan error, 1)
+	go func() { served <- rpc.Serve(context.Background(), control) }()
+	defer func() { <-served }()
+	defer func() { _ = rpc.Close() }()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		s, ok := conn.(stream)
+		if !ok {
+			_ = conn.Close()
+			return fmt.Errorf("accept stream: %T has no half-close", conn)
+		}
+		go func() {
+			if err := a.dispatch(s, control); err != nil {
+				_ = s.Close()
+				log.Print(err)
+			}
+		}()
+	}
+}
+
+// dispatch reads a stream's header and gives the stream to whom it is for.
+func (a *agent) dispatch(s stream, control *controlListener) error {
+	if err := s.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
+		return fmt.Errorf("read stream header: %w", err)
+	}
+	h, err := protocol.ReadStreamHeader(s)
+	if err != nil {
+		return err
+	}
+	if err := s.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("read stream header: %w", err)
+	}
+	if h.Kind == protocol.StreamControl {
+		if err := protocol.WriteStreamAck(s, nil); err != nil {
+			return err
+		}
+		return control.give(s)
+	}
+	p, err := a.process(h.ContainerID, h.ProcessID)
+	if err == nil {
+		err = p.stdio.attach(h.Kind, s)
+	}
+	if err != nil {
+		return errors.Join(err, protocol.WriteStreamAck(s, err))
+	}
+	return nil
+}
+
+// controlListener gives ttrpc the control streams among all streams.
+type controlListener struct {
+	conns chan net.Conn
+	addr  net.Addr
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (l *controlListener) give(conn net.Conn) error {
+	select {
+	case l.conns <- conn:
+		return nil
+	case <-l.done:
+		return net.ErrClosed
+	}
+}
+
+func (l *controlListener) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conns:
+		return conn, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *controlListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (l *controlListener) Addr() net.Addr { return l.addr }

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"path"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/huskvm/husk/agent/netconf"
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/libcontainer"
+)
+
+// drainStall is how long, after a process has ended, its output may make no
+// progress towards the host before Wait answers all the same.
+const drainStall = 10 * time.Second
+
+// Create makes a container whose process waits just before execve.
+func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.CreateResponse, error) {
+	if err := checkID(r.ContainerId); err != nil {
+		return nil, err
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(r.Spec, spec); err != nil {
+		return nil, fmt.Errorf("read container's spec: %w", err)
+	}
+	if err := a.mountShare(r.Share); err != nil {
+		return nil, err
+	}
+	c := &container{id: r.ContainerId, processes: map[string]*process{protocol.InitProcess: nil}}
+	a.mu.Lock()
+	_, exists := a.containers[c.id]
+	if !exists {
+		a.containers[c.id] = c
+	}
+	a.mu.Unlock()
+	if exists {
+		return nil, status.Errorf(codes.AlreadyExists, "container %q exists already", c.id)
+	}
+	if err := a.create(c, spec); err != nil {
+		a.mu.Lock()
+		delete(a.containers, c.id)
+		a.mu.Unlock()
+		return nil, err
+	}
+	return &protocol.CreateResponse{GuestPid: int32(c.c.Init().PID())}, nil
+}
+
+func (a *agent) create(c *container, spec *specs.Spec) error {
+	cfg := &libcontainer.Config{ID: c.id, Spec: spec}
+	if a.machine.cgroupParent != "" {
+		cfg.CgroupPath = path.Join(a.machine.cgroupParent, c.id)
+	}
+	err := a.machine.children.start(func() (pid int, err error) {
+		if c.c, err = libcontainer.Create(cfg); err != nil {
+			return 0, err
+		}
+		return c.c.Init().PID(), nil
+	})
+	if err != nil {
+		return err
+	}
+	p, err := watch(c.c.Init(), a.machine.children)
+	if err != nil {
+		return errors.Join(err, c.c.Destroy())
+	}
+	c.set(protocol.InitProcess, p)
+	return nil
+}
+
+// checkID refuses what could not be one element of a path.
+func checkID(id string) error {
+	if id == "" || id == "." || id == ".." || len(id) > 255 || path.Base(id) != id {
+		return status.Errorf(codes.InvalidArgument, "container id %q is not valid", id)
+	}
+	return nil
+}
+
+// Network configures the container's interfaces, or where it has no network
+// namespace of its own, the guest's.
+func (a *agent) Network(_ context.Context, r *protocol.NetworkRequest) (*protocol.NetworkResponse, error) {
+	c, err := a.container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if err := netconf.Apply(c.c.NetNS(), r.Interfaces); err != nil {
+		return nil, fmt.Errorf("configure network: %w", err)
+	}
+	return &protocol.NetworkResponse{}, nil
+}
+
+// Start releases the container's process into execve.
+func (a *agent) Start(_ context.Context, r *protocol.StartRequest) (*protocol.StartResponse, error) {
+	c, err := a.container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.c.Start(); err != nil {
+		return nil, err
+	}
+	return &protocol.StartResponse{}, nil
+}
+
+// Exec starts one more process. The host opens its streams after that.
+func (a *agent) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.ExecResponse, error) {
+	c, err := a.container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if r.ProcessId == "" || len(r.ProcessId) > 255 {
+		return nil, status.Errorf(codes.InvalidArgument, "process id %q is not valid", r.ProcessId)
+	}
+	spec := &specs.Process{}
+	if err := json.Unmarshal(r.Process, spec); err != nil {
+		return nil, fmt.Errorf("read process's spec: %w", err)
+	}
+	if err := c.reserve(r.ProcessId); err != nil {
+		return nil, err
+	}
+	p, err := a.exec(c, spec)
+	c.set(r.ProcessId, p)
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.ExecResponse{GuestPid: int32(p.p.PID())}, nil
+}
+
+func (a *agent) exec(c *container, spec *specs.Process) (*process, error) {
+	var p *libcontainer.Process
+	err := a.machine.children.start(func() (pid int, err error) {
+		if p, err = c.c.Exec(spec); err != nil {
+			return 0, err
+		}
+		return p.PID(), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	w, err := watch(p, a.machine.children)
+	if err != nil {
+		return nil, errors.Join(err, p.Signal(unix.SIGKILL))
+	}
+	return w, nil
+}
+
+// Wait answers when the process has ended and everything it wrote is on the
+// host, or its reader there has stalled. An exec'd process is forgotten then.
+func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
+	c, err := a.container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	p, err := c.process(r.ProcessId)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	p.stdio.drain(drainStall, ctx.Done())
+	if err := a.syncShare(); err != nil {
+		log.Print(err)
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // nobody hears the answer: keep the status for the next Wait
+	}
+	if r.ProcessId != protocol.InitProcess {
+		p.stdio.release()
+		c.set(r.ProcessId, nil)
+	}
+	if p.err != nil {
+		return nil, fmt.Errorf("wait for process: %w", p.err)
+	}
+	return &protocol.WaitResponse{ExitCode: uint32(p.status.Code), OomKilled: p.status.OOMKilled}, nil
+}
+
+// Kill signals one process or all of the container's.
+func (a *agent) Kill(_ context.Context, r *protocol.KillRequest) (*protocol.KillResponse, error) {
+	c, err := a.container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if r.Signal > 64 {
+		return nil, status.Errorf(codes.InvalidArgument, "signal %d is not valid", r.Signal)
+	}
+	sig := unix.Signal(r.Signal)
+	if r.All {
+		err = c.c.Kill(sig, true)
+	} else {
+		var p *process
+		if p, err = c.process(r.ProcessId); err == nil {
+			err = p.signal(sig)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &protocol.KillResponse{}, nil
+}
+
+// Resize sets the window size of a process's terminal.
+func (a *agent) Resize(_ context.Context, r *protocol.ResizeRequest) (*protocol.ResizeResponse, error) {
+	p, err := a.process(r.ContainerId, r.ProcessId)
+	if err != nil {
+		return nil, err
+	}
+	const most = 1<<16 - 1
+	if err := p.p.Resize(uint16(min(r.Rows, most)), uint16(min(r.Columns, most))); err != nil {
+		return nil, fmt.Errorf("resize terminal: %w", err)
+	}
+	return &protocol.ResizeResponse{}, nil
+}
+
+// Pause freezes every process of the container.
+func (a *agent) Pause(_ context.Context, r *protocol.PauseRequest) (*protocol.PauseResponse, error) {
+	c, err := a.container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.c.Pause(); err != nil {
+		return nil, fmt.Errorf("pause container: %w", err)
+	}
+	return &protocol.PauseResponse{}, nil
+}
+
+// Resume thaws them.
+func (a *agent) Resume(_ context.Context, r *protocol.ResumeRequest) (*protocol.ResumeResponse, error) {
+	c, err := a.container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.c.Resume(); err != nil {
+		return nil, fmt.Errorf("resume container: %w", err)
+	}
+	return &protocol.ResumeResponse{}, nil
+}
+
+// Update changes the resource limits the request names.
+func (a *agent) Update(_ context.Context, r *protocol.UpdateRequest) (*protocol.UpdateResponse, error) {
+	c, err := a.container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	resources := &specs.LinuxResources{}
+	if err := json.Unmarshal(r.Resources, resources); err != nil {
+		return nil, fmt.Errorf("read resources: %w", err)
+	}
+	if err := c.c.Update(resources); err != nil {
+		return nil, fmt.Errorf("update container: %w", err)
+	}
+	return &protocol.UpdateResponse{}, nil
+}
+
+// Shutdown ends the containers, flushes the share and powers off. The answer
+// usually does not arrive.
+func (a *agent) Shutdown(context.Context, *protocol.ShutdownRequest) (*protocol.ShutdownResponse, error) {
+	a.mu.Lock()
+	containers := make([]*container, 0, len(a.containers))
+	for _, c := range a.containers {
+		containers = append(containers, c)
+	}
+	a.mu.Unlock()
+	for _, c := range containers {
+		if c.c != nil {
+			_ = c.c.Kill(unix.SIGKILL, true) // it may be dead already
+		}
+	}
+	if err := a.unmountShare(); err != nil {
+		log.Print(err)
+	}
+	a.machine.powerOff()
+	return &protocol.ShutdownResponse{}, nil
+}

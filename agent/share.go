@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+)
+
+// share is the mounted filesystem the VM exports.
+type share struct {
+	tag      string
+	guestDir string
+	// dir is its root, held open: it is what syncfs needs.
+	dir *os.File
+}
+
+// mountShare mounts the share once; later requests must name the same one. A nil
+// share means that the container's files are the guest's own.
+func (a *agent) mountShare(s *protocol.Share) error {
+	if s == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.share != nil {
+		if a.share.tag != s.Tag || a.share.guestDir != s.GuestDir {
+			return fmt.Errorf("mount share %q on %s: %q is mounted on %s already", s.Tag, s.GuestDir, a.share.tag, a.share.guestDir)
+		}
+		return nil
+	}
+	if !path.IsAbs(s.GuestDir) {
+		return fmt.Errorf("mount share %q: %q is not an absolute path", s.Tag, s.GuestDir)
+	}
+	if err := os.MkdirAll(s.GuestDir, 0o755); err != nil {
+		return fmt.Errorf("mount share %q: %w", s.Tag, err)
+	}
+	if err := unix.Mount(s.Tag, s.GuestDir, s.Type, 0, s.Options); err != nil {
+		return fmt.Errorf("mount share %q, type %s, options %q, on %s: %w", s.Tag, s.Type, s.Options, s.GuestDir, err)
+	}
+	dir, err := os.Open(s.GuestDir)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open share %q: %w", s.Tag, err), unix.Unmount(s.GuestDir, unix.MNT_DETACH))
+	}
+	a.share = &share{tag: s.Tag, guestDir: s.GuestDir, dir: dir}
+	return nil
+}
+
+// syncShare writes what the guest still caches to the host, so that a reader
+// there sees every byte.
+func (a *agent) syncShare() error {
+	a.mu.Lock()
+	s := a.share
+	a.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	if err := unix.Syncfs(int(s.dir.Fd())); err != nil {
+		return fmt.Errorf("flush share %q: %w", s.tag, err)
+	}
+	return nil
+}
+
+func (a *agent) unmountShare() error {
+	err := a.syncShare()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.share == nil {
+		return err
+	}
+	// Detached: a container's mount namespace may still hold it.
+	if uerr := unix.Unmount(a.share.guestDir, unix.MNT_DETACH); uerr != nil {
+		err = errors.Join(err, fmt.Errorf("unmount share %q: %w", a.share.tag, uerr))
+	}
+	_ = a.share.dir.Close()
+	a.share = nil
+	return err
+}

@@ -1,0 +1,330 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+)
+
+// copySize is how much a stream carries at a time, in bytes: as much as a pipe
+// holds by default.
+const copySize = 64 << 10
+
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
+
+// stdio joins one process's ends of stdin, stdout and stderr, or its terminal,
+// to the host's streams. Each stream has goroutines of its own, so that none
+// waits for another's reader.
+type stdio struct {
+	tty   bool
+	files map[protocol.StreamKind]*os.File
+
+	// progress counts the bytes that went to the host.
+	progress atomic.Int64
+	// ended is closed when the process has.
+	ended chan struct{}
+
+	mu       sync.Mutex
+	attached map[protocol.StreamKind]stream
+	outputs  []*output
+	released bool
+}
+
+// newStdio takes the files over. With a console the other three are nil.
+func newStdio(stdin, stdout, stderr, console *os.File) (*stdio, error) {
+	s := &stdio{
+		files:    make(map[protocol.StreamKind]*os.File),
+		ended:    make(chan struct{}),
+		attached: make(map[protocol.StreamKind]stream),
+	}
+	if console != nil {
+		s.tty = true
+		stdin, stdout, stderr = console, console, nil
+	}
+	for kind, f := range map[protocol.StreamKind]*os.File{
+		protocol.StreamStdin: stdin, protocol.StreamStdout: stdout, protocol.StreamStderr: stderr,
+	} {
+		if f == nil {
+			continue
+		}
+		// The end of the process must be able to wake a read, and the rest of a
+		// pipe is read without waiting: both need a file the poller knows.
+		if err := f.SetReadDeadline(time.Time{}); err != nil && kind != protocol.StreamStdin {
+			return nil, fmt.Errorf("prepare stream %q: %w", kind, err)
+		}
+		s.files[kind] = f
+	}
+	return s, nil
+}
+
+// attach accepts a stream, that is, answers its header, and starts its copying.
+// It owns conn unless it returns an error.
+func (s *stdio) attach(kind protocol.StreamKind, conn stream) error {
+	f, err := s.claim(kind, conn)
+	if err != nil {
+		return err
+	}
+	// Attached already when the host learns of it: a Wait after that sees it.
+	if err := protocol.WriteStreamAck(conn, nil); err != nil {
+		_ = conn.Close()
+	}
+	if kind == protocol.StreamStdin {
+		go s.copyIn(conn, f)
+		return nil
+	}
+	o := s.outputOf(conn)
+	go o.watchReader()
+	go o.run()
+	return nil
+}
+
+// claim makes sure that a stream is attached once only.
+func (s *stdio) claim(kind protocol.StreamKind, conn stream) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.files[kind]
+	switch {
+	case s.released:
+		return nil, errors.New("attach stream: the process has ended and was waited for")
+	case f == nil:
+		return nil, fmt.Errorf("attach stream: the process has no stream %q", kind)
+	case s.attached[kind] != nil:
+		return nil, fmt.Errorf("attach stream: stream %q is attached already", kind)
+	}
+	s.attached[kind] = conn
+	if kind != protocol.StreamStdin {
+		s.outputs = append(s.outputs, &output{stdio: s, conn: conn, file: f, done: make(chan struct{})})
+		select {
+		case <-s.ended: // end has passed: its wake-up is due here
+			_ = f.SetReadDeadline(time.Unix(1, 0))
+		default:
+		}
+	}
+	return f, nil
+}
+
+func (s *stdio) outputOf(conn stream) *output {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.outputs {
+		if o.conn == conn {
+			return o
+		}
+	}
+	return nil
+}
+
+// end is called once, when the process has ended: it lets the outputs run to the
+// end of what the process has written and ends its input.
+func (s *stdio) end() {
+	close(s.ended)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.outputs {
+		_ = o.file.SetReadDeadline(time.Unix(1, 0)) // wakes a read that waits
+	}
+	if s.tty {
+		return // the terminal's one file is still to be drained
+	}
+	if f := s.files[protocol.StreamStdin]; f != nil {
+		_ = f.Close() // wakes a write that waits
+	}
+}
+
+// drain waits until the attached outputs have passed on all that was written
+// before end. A reader on the host that takes nothing for stall ends the wait,
+// not the stream: its data still arrives if it wakes up.
+func (s *stdio) drain(stall time.Duration, cancel <-chan struct{}) {
+	s.mu.Lock()
+	outputs := s.outputs
+	s.mu.Unlock()
+	timer := time.NewTimer(stall)
+	defer timer.Stop()
+	seen := s.progress.Load()
+	for _, o := range outputs {
+		for done := false; !done; {
+			select {
+			case <-o.done:
+				done = true
+			case <-cancel:
+				return
+			case <-timer.C:
+				now := s.progress.Load()
+				if now == seen {
+					return
+				}
+				seen = now
+				timer.Reset(stall)
+			}
+		}
+	}
+}
+
+// release closes what no stream was ever attached to.
+func (s *stdio) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.released = true
+	if s.tty && len(s.attached) > 0 {
+		// The output closes the terminal; with stdin alone nobody does.
+		if s.attached[protocol.StreamStdout] == nil {
+			_ = s.files[protocol.StreamStdout].Close()
+		}
+		return
+	}
+	for kind, f := range s.files {
+		if s.attached[kind] == nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// copyIn feeds the process from the host.
+func (s *stdio) copyIn(conn stream, f *os.File) {
+	defer func() { _ = conn.Close() }()
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-s.ended:
+			// The host learns that nobody reads any more, even while it sends nothing.
+			_ = conn.CloseWrite()
+		case <-ended:
+		}
+	}()
+	defer close(ended)
+
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	if _, err := io.CopyBuffer(writerOnly{f}, readerOnly{conn}, *buf); err != nil {
+		// The process closed its stdin. What the host still sends is thrown away:
+		// left unread it would block the host's writer.
+		_ = conn.CloseWrite()
+		_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{conn}, *buf)
+		return
+	}
+	// End of the host's input. A terminal has no such thing: there ^D is a byte.
+	if !s.tty {
+		_ = f.Close()
+	}
+}
+
+// readerOnly and writerOnly hide the methods that would make io.CopyBuffer
+// allocate buffers of its own.
+type (
+	readerOnly struct{ io.Reader }
+	writerOnly struct{ io.Writer }
+)
+
+// output is stdout or stderr of one process, or its terminal's output.
+type output struct {
+	stdio *stdio
+	conn  stream
+	file  *os.File
+	// sent is set when the host's end-of-file is on its way.
+	sent atomic.Bool
+	done chan struct{}
+}
+
+// watchReader closes the process's pipe when the host's reader goes away, so
+// that the process gets SIGPIPE, or with a terminal SIGHUP, as it would from a
+// pipe without a VM between.
+func (o *output) watchReader() {
+	_, _ = io.Copy(io.Discard, o.conn)
+	if !o.sent.Load() {
+		_ = o.file.Close()
+	}
+	_ = o.conn.Close()
+}
+
+func (o *output) run() {
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	err := o.copyOut(*buf)
+	o.sent.Store(true)
+	_ = o.conn.CloseWrite()
+	close(o.done)
+	if errors.Is(err, errHeldOpen) {
+		// A descendant still holds the pipe. Nobody reads it any more, but closing
+		// it would kill that descendant with SIGPIPE.
+		_ = o.file.SetReadDeadline(time.Time{})
+		_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{o.file}, *buf)
+	}
+	_ = o.file.Close()
+}
+
+// errHeldOpen says that a pipe is empty, and open in a process that lives on.
+var errHeldOpen = errors.New("output is still open")
+
+// copyOut passes everything on until end-of-file, or until the process has ended
+// and the pipe is empty.
+func (o *output) copyOut(buf []byte) error {
+	for {
+		n, err := o.file.Read(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return o.copyRest(buf)
+		}
+		if n > 0 {
+			if err := o.send(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err // io.EOF, or a terminal's EIO
+		}
+	}
+}
+
+// copyRest passes on what the pipe holds now.
+func (o *output) copyRest(buf []byte) error {
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		n, err := readNow(raw, buf)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return errHeldOpen
+		case err != nil:
+			return err
+		case n == 0:
+			return io.EOF
+		}
+		if err := o.send(buf[:n]); err != nil {
+			return err
+		}
+	}
+}
+
+func (o *output) send(b []byte) error {
+	n, err := o.conn.Write(b)
+	o.stdio.progress.Add(int64(n))
+	return err
+}
+
+// readNow reads without waiting.
+func readNow(raw syscall.RawConn, buf []byte) (int, error) {
+	var n int
+	var readErr error
+	err := raw.Control(func(fd uintptr) {
+		for {
+			n, readErr = unix.Read(int(fd), buf)
+			if !errors.Is(readErr, unix.EINTR) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, readErr
+}
