@@ -1,0 +1,261 @@
+package specconv
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/*.golden")
+
+// testHost is a host with every directory, unless a path is listed.
+type testHost struct {
+	files   map[string]File
+	missing string // prefix of what isn't there
+	tmpfs   map[string]uint64
+	devices map[string]bool // those the host has a driver for, "c 10:232"
+}
+
+func (h testHost) Stat(path string) (File, error) {
+	if h.missing != "" && strings.HasPrefix(path, h.missing) {
+		return File{}, &fs.PathError{Op: "stat", Path: path, Err: syscall.ENOENT}
+	}
+	if f, ok := h.files[path]; ok {
+		return f, nil
+	}
+	switch filepath.Base(path) {
+	case "hosts", "hostname", "resolv.conf", ".containerenv", "etc-hosts", "single", "0":
+		return File{}, nil
+	}
+	return File{Type: fs.ModeDir}, nil
+}
+
+func (h testHost) Filesystem(path string) (Filesystem, error) {
+	if path == "/srv/broken" {
+		return Filesystem{}, &fs.PathError{Op: "statfs", Path: path, Err: syscall.EIO}
+	}
+	size, ok := h.tmpfs[path]
+	return Filesystem{Tmpfs: ok, SizeBytes: size}, nil
+}
+
+func (h testHost) HasDevice(kind string, major, minor int64) bool {
+	return h.devices[deviceKey(kind, major, minor)]
+}
+
+func deviceKey(kind string, major, minor int64) string {
+	b, _ := json.Marshal([]any{kind, major, minor})
+	return string(b)
+}
+
+const charDevice = fs.ModeDevice | fs.ModeCharDevice
+
+func testEnv() Env {
+	const id = "4f1c0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
+	return Env{
+		ID: "c1", Bundle: "/bundle", MemoryMiB: 16000, CPUs: 8,
+		Host: testHost{
+			missing: "/nosuch",
+			files: map[string]File{
+				"/dev/null":        {Type: charDevice, Major: 1, Minor: 3},
+				"/dev/kvm":         {Type: charDevice, Major: 10, Minor: 232},
+				"/dev/sda":         {Type: fs.ModeDevice, Major: 8},
+				"/run/docker.sock": {Type: fs.ModeSocket},
+				"/run/fifo":        {Type: fs.ModeNamedPipe},
+				"/run/irregular":   {Type: fs.ModeIrregular},
+				"/bundle/file":     {},
+			},
+			tmpfs: map[string]uint64{
+				"/var/lib/containers/storage/overlay-containers/" + id + "/userdata/shm": 65536000,
+				"/run/containerd/io.containerd.grpc.v1.cri/sandboxes/b00b/shm":           64 << 20,
+				"/run/unlimited": 0,
+			},
+			devices: map[string]bool{
+				deviceKey("c", 1, 3):    true,
+				deviceKey("c", 1, 7):    true,
+				deviceKey("c", 1, 9):    true,
+				deviceKey("c", 10, 232): true,
+				deviceKey("b", 8, 0):    true,
+				deviceKey("b", 1, 3):    true,
+			},
+		},
+	}
+}
+
+func readSpec(t *testing.T, name string) *specs.Spec {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := decode(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+// TestGolden converts whole configs, those engines write among them, and
+// compares the plans. `go test -update` rewrites them: read the diff.
+func TestGolden(t *testing.T) {
+	configs, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(configs) < 7 {
+		t.Fatalf("configs in testdata: %d, %v", len(configs), err)
+	}
+	for _, config := range configs {
+		name := filepath.Base(config)
+		t.Run(strings.TrimSuffix(name, ".json"), func(t *testing.T) {
+			spec := readSpec(t, name)
+			before, _ := json.Marshal(spec)
+			plan, err := Convert(testEnv(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after, _ := json.Marshal(spec); !bytes.Equal(before, after) {
+				t.Error("the spec it was given has changed")
+			}
+			checkPlan(t, plan)
+			compareGolden(t, strings.TrimSuffix(config, ".json")+".golden", plan)
+		})
+	}
+}
+
+func compareGolden(t *testing.T, golden string, v any) {
+	t.Helper()
+	var got bytes.Buffer
+	enc := json.NewEncoder(&got)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", " ")
+	if err := enc.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(), want) {
+		g, w := strings.Split(got.String(), "\n"), strings.Split(string(want), "\n")
+		for i := range min(len(g), len(w)) {
+			if g[i] != w[i] {
+				t.Fatalf("%s, line %d:\n got %s\nwant %s", golden, i+1, g[i], w[i])
+			}
+		}
+		t.Fatalf("%s: got %d lines, want %d", golden, len(g), len(w))
+	}
+}
+
+// TestExample holds husk's example to what runc 1.1.5 writes, but for the name
+// and the version.
+func TestExample(t *testing.T) {
+	want := readSpec(t, "runc-spec.json")
+	want.Version, want.Hostname = specs.Version, "husk"
+	got, _ := json.Marshal(Example())
+	wanted, _ := json.Marshal(want)
+	if !bytes.Equal(got, wanted) {
+		t.Errorf("got  %s\nwant %s", got, wanted)
+	}
+	if _, err := Convert(testEnv(), Example()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		bundle := filepath.Join(dir, name)
+		if err := os.MkdirAll(bundle, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return bundle
+	}
+	empty, fifo := filepath.Join(dir, "empty"), filepath.Join(dir, "fifo")
+	for _, d := range []string{empty, fifo} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := syscall.Mkfifo(filepath.Join(fifo, "config.json"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, bundle, want string }{
+		{"no bundle", dir + "/none", "chdir " + dir + "/none: no such file or directory"},
+		{"bundle is a file", write("f", "") + "/config.json", "not a directory"},
+		{"no config", empty, "JSON specification file config.json not found"},
+		{"fifo", fifo, "is not a regular file"},
+		{"not JSON", write("bad", "{bad"), "invalid character 'b' looking for beginning of object key string"},
+		{"empty file", write("nothing", ""), "unexpected end of JSON input"},
+		{"trailing data", write("trail", `{"ociVersion":"1.0.0"} x`), "invalid character 'x' after top-level value"},
+		{"wrong type", write("type", `{"process":{"args":"sh"}}`), "process.args of type []string"},
+		{"negative uid", write("uid", `{"process":{"user":{"uid":-1}}}`), "process.user.uid of type uint32"},
+		{"not an object", write("list", `[]`), "array"},
+		{"too large", write("big", `{"x":"`+strings.Repeat("a", maxConfigBytes)+`"}`), "larger than 16 MiB"},
+		{"too deep", write("deep", strings.Repeat(`{"process":`, 20000)), "exceeded max depth"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Load(c.bundle)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q in it", err, c.want)
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("more than one line: %v", err)
+			}
+		})
+	}
+	spec, err := Load(write("good", `{"ociVersion":"1.3.0","unknown":1}`))
+	if err != nil || spec.Version != "1.3.0" {
+		t.Errorf("good config: %v, %v", spec, err)
+	}
+}
+
+// TestMachine asks this machine itself, through the Host that husk uses.
+func TestMachine(t *testing.T) {
+	h := machine{}
+	dir := t.TempDir()
+	fifo, file := filepath.Join(dir, "fifo"), filepath.Join(dir, "file")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]File{
+		dir: {Type: fs.ModeDir}, file: {}, fifo: {Type: fs.ModeNamedPipe},
+		"/dev/null": {Type: charDevice, Major: 1, Minor: 3},
+	} {
+		if got, err := h.Stat(path); err != nil || got != want {
+			t.Errorf("stat %s: got %v, %v, want %v", path, got, err, want)
+		}
+	}
+	_, err := h.Stat(dir + "/none")
+	if !errors.Is(err, fs.ErrNotExist) || err.Error() != "stat "+dir+"/none: no such file or directory" {
+		t.Errorf("stat of a missing file: %v", err)
+	}
+	if f, err := h.Filesystem("/proc"); err != nil || f.Tmpfs {
+		t.Errorf("filesystem of /proc: %v, %v", f, err)
+	}
+	if f, err := h.Filesystem("/dev/shm"); err != nil || !f.Tmpfs {
+		t.Errorf("filesystem of /dev/shm: %v, %v", f, err)
+	}
+	if _, err := h.Filesystem(dir + "/none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("filesystem of a missing file: %v", err)
+	}
+	if !h.HasDevice("c", 1, 3) || h.HasDevice("b", 4000, 4000) {
+		t.Error("has device: /dev/null is missing, or a block device 4000:4000 is there")
+	}
+}
