@@ -127,10 +127,8 @@ func (ns *namespace) traces() string {
 
 // packetConn is an AF_PACKET socket for one ethertype on one interface.
 type packetConn struct {
-	t     *testing.T
-	f     *os.File
-	rc    interface{ Close() error }
-	index int
+	t *testing.T
+	f *os.File
 }
 
 const testEthertype = 0x88b5 // IEEE 802 local experimental
