@@ -4,6 +4,8 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/cgroup"
 )
 
 // Container is what is saved of one container. create writes it; from the
@@ -26,9 +28,13 @@ type Container struct {
 	// changed or gone by then.
 	Hooks *specs.Hooks `json:"hooks,omitempty"`
 
+	// Process is the container's own, for what exec takes over from it.
+	Process *specs.Process `json:"process,omitempty"`
+
 	// Cgroup and Network are what delete must remove when no supervisor is left
 	// to do it.
-	Network *Network `json:"network,omitempty"`
+	Cgroup  *cgroup.Group `json:"cgroup,omitempty"`
+	Network *Network      `json:"network,omitempty"`
 }
 
 // Network is where a supervisor's redirections may be left on interfaces that

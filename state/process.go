@@ -2,11 +2,14 @@ package state
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // Process is a host process that cannot be mistaken for a later one with the
@@ -32,6 +35,45 @@ func (p Process) Alive() bool {
 	}
 	status, start, err := readStat(p.PID)
 	return err == nil && start == p.StartTime && status != 'Z' && status != 'X'
+}
+
+// Kill ends the process with SIGKILL and waits, until ctx ends, for it to be
+// gone. One that has ended already is no error. Reaping it is its parent's affair.
+func (p Process) Kill(ctx context.Context) error {
+	pidfd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) || p.PID <= 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	defer unix.Close(pidfd)
+	// Looked at after the pidfd was opened: from here on it cannot be another.
+	if !p.Alive() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	if err := waitPidfd(ctx, pidfd); err != nil {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
+// waitPidfd waits until the process has ended.
+func waitPidfd(ctx context.Context, pidfd int) error {
+	const slice = 100 // ms between two looks at ctx
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, slice)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("it has not ended: %w", ctx.Err())
 }
 
 var errStat = errors.New("not in the form of proc(5)")

@@ -8,9 +8,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
-
-	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/agent/client"
 	"github.com/huskvm/husk/agent/protocol"
@@ -42,9 +39,9 @@ func (s *supervisor) meetAgent() error {
 	}
 	hello, err := a.Control().Hello(ctx, &protocol.HelloRequest{UnixNanos: time.Now().UnixNano(), Entropy: entropy})
 	if err != nil {
-		return fmt.Errorf("greet the agent: %w", guestError(err))
+		return fmt.Errorf("greet the agent: %w", err)
 	}
-	s.log.WithField("kernel", printable(hello.KernelRelease)).WithField("hypervisor", printable(hello.Hypervisor)).Debug("agent is up")
+	s.log.WithField("kernel", fmt.Sprintf("%q", hello.KernelRelease)).WithField("hypervisor", fmt.Sprintf("%q", hello.Hypervisor)).Debug("agent is up")
 	return nil
 }
 
@@ -98,7 +95,7 @@ func (s *supervisor) createInGuest() error {
 		if cause := context.Cause(ctx); cause != nil {
 			return s.withConsole(cause)
 		}
-		return guestError(err)
+		return err
 	}
 	if s.pty != nil {
 		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty)
@@ -130,37 +127,13 @@ func (s *supervisor) waitInit() <-chan int {
 		if err != nil {
 			// Only a broken channel ends this call. A guest that is still there but
 			// does not talk any more is of no use to anybody.
-			s.log.WithError(guestError(err)).Error("wait for the container's process")
+			s.log.WithError(err).Error("wait for the container's process")
 			ch <- exitLost
 			return
 		}
 		ch <- int(resp.ExitCode & 0xff)
 	}()
 	return ch
-}
-
-// maxGuestText bounds what is passed on of a text the guest wrote, in bytes.
-const maxGuestText = 4096
-
-// guestError makes an error of the agent's presentable: the text without
-// ttrpc's decoration, of bounded length and without control characters.
-func guestError(err error) error {
-	if st, ok := status.FromError(err); ok {
-		return errors.New(printable(st.Message()))
-	}
-	return err
-}
-
-func printable(s string) string {
-	if len(s) > maxGuestText {
-		s = s[:maxGuestText] + "..."
-	}
-	return strings.Map(func(r rune) rune {
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
 }
 
 func lastLines(s string, n int) string {

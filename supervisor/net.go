@@ -9,6 +9,16 @@ import (
 	"github.com/huskvm/husk/specconv"
 )
 
+// openTaps makes a tap for each interface that the namespace has by now, and n
+// at least, for those that engines put there between create and start.
+func openTaps(n int) ([]*network.Tap, error) {
+	found, _, err := network.Scan()
+	if err != nil {
+		return nil, err
+	}
+	return network.OpenTaps(max(n, len(found)))
+}
+
 // joinNetwork joins each interface in the container's network namespace with
 // one of the guest's cards. It runs at start, because some engines wire the
 // namespace between create and start. Where the guest refuses, the host's side
@@ -44,7 +54,7 @@ func (s *supervisor) joinNetwork(ctx context.Context) error {
 		if uerr := links.Undo(); uerr != nil {
 			s.log.WithError(uerr).Warn("undo network")
 		}
-		return fmt.Errorf("join network: %w", guestError(err))
+		return fmt.Errorf("join network: %w", err)
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func (s *supervisor) Stats(ctx context.Context, _ *control.StatsRequest) (*contr
 	defer cancel()
 	r, err := s.agent.Control().Stats(ctx, &protocol.StatsRequest{ContainerId: s.container.ID})
 	if err != nil {
-		return nil, guestError(err)
+		return nil, err
 	}
 	b, err := json.Marshal(convertStats(r))
 	if err != nil {

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -150,7 +149,7 @@ func (s *supervisor) mountAll() error {
 
 func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	m := s.boot.Machine
-	if s.taps, err = network.OpenTaps(m.NICs); err != nil {
+	if s.taps, err = openTaps(m.NICs); err != nil {
 		return err
 	}
 	cfg := hypervisor.Config{

@@ -26,7 +26,7 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 		return nil, err
 	}
 	if _, err := s.agent.Control().Start(ctx, &protocol.StartRequest{ContainerId: s.container.ID}); err != nil {
-		return nil, guestError(err)
+		return nil, err
 	}
 	return &control.StartResponse{}, s.setStatus(state.Running)
 }
@@ -64,7 +64,7 @@ func (s *supervisor) signal(ctx context.Context, processID string, sig unix.Sign
 		ContainerId: s.container.ID, ProcessId: processID, Signal: uint32(sig), All: all,
 	})
 	if err != nil {
-		return guestError(err)
+		return err
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (s *supervisor) resize(ctx context.Context, processID string, rows, columns
 		ContainerId: s.container.ID, ProcessId: processID, Rows: rows, Columns: columns,
 	})
 	if err != nil {
-		return guestError(err)
+		return err
 	}
 	return nil
 }
@@ -125,7 +125,7 @@ func (s *supervisor) Pause(ctx context.Context, _ *control.PauseRequest) (*contr
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if _, err := s.agent.Control().Pause(ctx, &protocol.PauseRequest{ContainerId: s.container.ID}); err != nil {
-		return nil, guestError(err)
+		return nil, err
 	}
 	s.beforePause = s.status()
 	return &control.PauseResponse{}, s.setStatus(state.Paused)
@@ -141,7 +141,7 @@ func (s *supervisor) Resume(ctx context.Context, _ *control.ResumeRequest) (*con
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if _, err := s.agent.Control().Resume(ctx, &protocol.ResumeRequest{ContainerId: s.container.ID}); err != nil {
-		return nil, guestError(err)
+		return nil, err
 	}
 	return &control.ResumeResponse{}, s.setStatus(s.beforePause)
 }
@@ -157,7 +157,7 @@ func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*c
 	defer cancel()
 	_, err := s.agent.Control().Update(ctx, &protocol.UpdateRequest{ContainerId: s.container.ID, Resources: req.Resources})
 	if err != nil {
-		return nil, guestError(err)
+		return nil, err
 	}
 	return &control.UpdateResponse{}, nil
 }
@@ -200,7 +200,7 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 	_, err := s.agent.Control().Exec(ctx, &protocol.ExecRequest{ContainerId: s.container.ID, ProcessId: id, Process: req.Process})
 	if err != nil {
 		s.forget(id)
-		return nil, guestError(err)
+		return nil, err
 	}
 	return &control.ExecResponse{ProcessId: id}, nil
 }
@@ -231,5 +231,5 @@ func (s *supervisor) Wait(ctx context.Context, req *control.WaitRequest) (*contr
 			s.log.WithError(err).Warn("kill an exec'd process whose exec process has ended")
 		}
 	}
-	return nil, guestError(err)
+	return nil, err
 }

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/cgroup"
+	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor"
+	"github.com/huskvm/husk/supervisor/launch"
+)
+
+// newContainer makes a container, up to the status created, from the flags that
+// create and run share. console is the connected console socket where there is
+// one. It returns the supervisor and whether the container has a terminal. On
+// error nothing is left.
+func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *os.Process, terminal bool, err error) {
+	if os.Geteuid() != 0 {
+		return nil, false, errors.New("husk needs root: rootless containers are not supported yet")
+	}
+	bundle, err := filepath.Abs(c.String("bundle"))
+	if err != nil {
+		return nil, false, fmt.Errorf("resolve bundle: %w", err)
+	}
+	spec, err := specconv.Load(bundle)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := refuseExisting(c.String("root"), id); err != nil {
+		return nil, false, err
+	}
+	plan, err := specconv.Convert(hostEnv(id, bundle), spec)
+	if err != nil {
+		return nil, false, err
+	}
+	if c.Int("preserve-fds") > 0 {
+		return nil, false, errors.New("--preserve-fds: a descriptor of the host cannot be passed into a virtual machine")
+	}
+	terminal = spec.Process.Terminal
+	if err := checkTerminal(terminal, detach, c.String("console-socket") != ""); err != nil {
+		return nil, false, err
+	}
+	if console, err = dialConsole(c.String("console-socket"), console); err != nil {
+		return nil, false, err
+	}
+	machine, err := newMachine(c, plan)
+	if err != nil {
+		return nil, false, err
+	}
+	n := &creation{
+		plan: plan, hooks: hooksOf(spec.Hooks), pidFile: c.String("pid-file"),
+		container: &state.Container{
+			OCIVersion: specs.Version, ID: id, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
+			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating,
+			Annotations: withAccel(spec.Annotations, string(machine.Accel)),
+			Hooks:       spec.Hooks, Process: spec.Process,
+		},
+		boot: supervisor.Bootstrap{
+			Plan: plan, Machine: *machine, Build: build, Debug: c.Bool("debug"),
+			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize,
+		},
+	}
+	process, err := n.run(c, console)
+	if err != nil {
+		return nil, false, err
+	}
+	// Only now: a log that holds more than the one line of an error is not
+	// understood by podman.
+	for _, w := range plan.Warnings {
+		logrus.Warn(w)
+	}
+	return process, terminal, nil
+}
+
+// hostEnv is what specconv knows of this host.
+func hostEnv(id, bundle string) specconv.Env {
+	return specconv.Env{ID: id, Bundle: bundle, MemoryMiB: hostMemoryMiB(), CPUs: runtime.NumCPU()}
+}
+
+// refuseExisting finds a bad or taken id before anything is done for it.
+// state.Create decides for good.
+func refuseExisting(root, id string) error {
+	switch _, err := state.Find(root, id); {
+	case err == nil:
+		return state.ErrExist
+	case errors.Is(err, state.ErrNotExist):
+		return nil
+	default:
+		return err
+	}
+}
+
+func withAccel(annotations map[string]string, accel string) map[string]string {
+	all := map[string]string{specconv.AnnotationAccel: accel}
+	for k, v := range annotations {
+		if k != specconv.AnnotationAccel {
+			all[k] = v
+		}
+	}
+	return all
+}
+
+func owner() string {
+	u, err := user.LookupId(strconv.Itoa(os.Getuid()))
+	if err != nil {
+		return ""
+	}
+	return u.Username
+}
+
+// creation is one container on its way to the status created, with what there
+// is to undo.
+type creation struct {
+	plan      *specconv.Plan
+	hooks     specs.Hooks
+	container *state.Container
+	boot      supervisor.Bootstrap
+	pidFile   string
+
+	dir   *state.Dir
+	child *launch.Child
+}
+
+// run does it. On error it undoes what it did.
+func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err error) {
+	if n.dir, err = state.Create(c.String("root"), n.container); err != nil {
+		return nil, err
+	}
+	defer n.dir.Close()
+	defer func() {
+		if err != nil {
+			n.undo()
+		}
+	}()
+	if err = n.launch(c, console); err != nil {
+		return nil, err
+	}
+	if err = n.runHooks(c.Context); err != nil {
+		return nil, err
+	}
+	if _, err = n.child.Wait(); err != nil {
+		return nil, fmt.Errorf("unable to start container process: %w", err)
+	}
+	if n.pidFile != "" {
+		if err = writePIDFile(n.pidFile, n.child.Process.Pid); err != nil {
+			return nil, err
+		}
+	}
+	if err = n.child.Commit(); err != nil {
+		return nil, err
+	}
+	return n.child.Process, nil
+}
+
+// launch starts the supervisor, saves who it is, puts it into its cgroup before
+// it has any child, and tells it what to do.
+func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
+	opts := launch.Options{
+		Role: launch.Supervisor, Args: n.plan.Shadow.Args,
+		Namespaces: n.plan.Shadow.Namespaces, Console: console,
+	}
+	if !n.boot.Terminal {
+		// With a terminal they are the engine's own pipes, whose end it waits for.
+		opts.Stdin, opts.Stdout, opts.Stderr = os.Stdin, os.Stdout, os.Stderr
+	}
+	if n.child, err = launch.Start(opts); err != nil {
+		return err
+	}
+	pid := n.child.Process.Pid
+	if n.container.Supervisor, err = state.ProcessOf(pid); err != nil {
+		return err
+	}
+	if n.container.Cgroup, err = cgroup.New(n.container.ID, n.plan.Shadow.CgroupsPath, c.Bool("systemd-cgroup")); err != nil {
+		return err
+	}
+	// Saved before it exists, so that whatever ends this process now, delete
+	// knows what to remove.
+	if err = n.dir.Save(n.container); err != nil {
+		return err
+	}
+	if err = n.container.Cgroup.Join(pid); err != nil {
+		return err
+	}
+	n.boot.StateDir = n.dir.Path
+	n.boot.Container = n.container
+	return n.child.Bootstrap(n.boot)
+}
+
+// runHooks runs prestart and createRuntime hooks while the guest boots: the
+// namespaces they look for are there.
+func (n *creation) runHooks(ctx context.Context) error {
+	st := n.container.OCI(state.Created)
+	if err := runHooks(ctx, n.hooks.Prestart, "prestart", st); err != nil { //nolint:staticcheck // deprecated, and what Docker before 28 wires its networks with
+		return err
+	}
+	return runHooks(ctx, n.hooks.CreateRuntime, "createRuntime", st)
+}
+
+// undo takes back what run did. It returns nothing: the error that made it
+// necessary is the one to tell.
+func (n *creation) undo() {
+	if n.child != nil {
+		n.child.Abort()
+	}
+	if n.pidFile != "" {
+		os.Remove(n.pidFile)
+	}
+	if err := removeContainer(context.Background(), n.dir, n.container); err != nil {
+		logrus.Debugf("undo create: %v", err)
+	}
+}
+
+// writePIDFile writes by rename, since its reader may look at any moment.
+func writePIDFile(path string, pid int) error {
+	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.WriteFile(temp, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		os.Remove(temp)
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+)
+
+var createCommand = &cli.Command{
+	Name:         "create",
+	Usage:        "create a container",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
+	Flags:        createFlags,
+	Action: func(c *cli.Context) error {
+		if err := exactArgs(c, 1); err != nil {
+			return err
+		}
+		const detach = true
+		if _, _, err := newContainer(c, c.Args().First(), detach, nil); err != nil {
+			return fmt.Errorf("husk create failed: %w", err)
+		}
+		return nil
+	},
+}
+
+// createFlags are those create and run have in common.
+var createFlags = []cli.Flag{
+	&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Usage: "`DIR` of the bundle (default: the current directory)"},
+	&cli.StringFlag{Name: "console-socket", Usage: "unix `SOCKET` that receives the master of the container's pty"},
+	&cli.StringFlag{Name: "pidfd-socket", Usage: "unix `SOCKET` that receives a pidfd of the container's process"},
+	&cli.StringFlag{Name: "pid-file", Usage: "`FILE` to write the container's pid to"},
+	&cli.BoolFlag{Name: "no-pivot", Usage: "accepted for runc's sake: the guest's rootfs is never the host's"},
+	&cli.BoolFlag{Name: "no-new-keyring", Usage: "accepted for runc's sake: the guest has keyrings of its own"},
+	&cli.IntFlag{Name: "preserve-fds", Usage: "refused unless 0: descriptors cannot be passed into a virtual machine"},
+}

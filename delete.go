@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/network"
+	"github.com/huskvm/husk/state"
+)
+
+var deleteCommand = &cli.Command{
+	Name:         "delete",
+	Usage:        "delete what is left of a container",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
+	Flags: []cli.Flag{
+		&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill the container first if it still runs"},
+	},
+	Action: func(c *cli.Context) error {
+		if err := exactArgs(c, 1); err != nil {
+			return err
+		}
+		return destroy(c, c.Args().First(), c.Bool("force"))
+	},
+}
+
+// deleteTimeout bounds the wait for what has been killed to be gone and for
+// another husk call to let go of the container.
+const deleteTimeout = 30 * time.Second
+
+// destroy deletes a container from its state directory alone: no supervisor has
+// to live or answer. With force it ends one that runs, and one that does not
+// exist is no error.
+func destroy(c *cli.Context, id string, force bool) error {
+	dir, err := state.Open(c.String("root"), id)
+	if errors.Is(err, state.ErrNotExist) && force {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	container, err := dir.Load()
+	if err != nil {
+		return err
+	}
+	if err := state.Allowed(state.Delete, id, container.Status()); err != nil && !force {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Context, deleteTimeout)
+	defer cancel()
+	// Before the lock: a create that holds it fails now and lets go.
+	if err := container.Supervisor.Kill(ctx); err != nil {
+		return err
+	}
+	if err := dir.Lock(ctx); err != nil {
+		return err
+	}
+	// Somebody else may have deleted it meanwhile.
+	if container, err = dir.Load(); errors.Is(err, state.ErrNotExist) {
+		if force {
+			return nil
+		}
+		return err
+	} else if err != nil {
+		return err
+	}
+	if err := removeContainer(ctx, dir, container); err != nil {
+		return fmt.Errorf("delete container %s: %w", id, err)
+	}
+	// The spec: a failing poststop hook is logged and nothing else.
+	if err := runHooks(c.Context, hooksOf(container.Hooks).Poststop, "poststop", container.OCI(state.Stopped)); err != nil {
+		logrus.Warn(err)
+	}
+	return nil
+}
+
+// removeContainer removes what a container whose supervisor is gone has left on
+// the host. Mounts, taps and the vmm went with the supervisor.
+func removeContainer(ctx context.Context, dir *state.Dir, c *state.Container) error {
+	if c.Network != nil {
+		if err := network.Leave(c.Network.HostPath, c.Network.TapIndexes...); err != nil {
+			return err
+		}
+	}
+	if c.Cgroup != nil {
+		if err := c.Cgroup.Remove(ctx); err != nil {
+			return err
+		}
+	}
+	return dir.Remove()
+}

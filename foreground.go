@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
+)
+
+// foreground is the cli's part while it waits for a container or exec'd
+// process: it forwards signals and, where the process has a terminal, stands
+// between that and its own.
+type foreground struct {
+	ours, theirs *os.File // of a console socket of husk's own
+	terminal     console.Console
+	master       console.Console
+	copied       chan struct{} // closed when the terminal's output has ended
+}
+
+// newForeground prepares for a process with or without terminal; nothing of it
+// is used when the cli detaches.
+func newForeground(detach bool) (*foreground, error) {
+	fg := &foreground{}
+	if detach {
+		return fg, nil
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("create console socket: %w", err)
+	}
+	fg.ours, fg.theirs = os.NewFile(uintptr(fds[0]), "console"), os.NewFile(uintptr(fds[1]), "console")
+	return fg, nil
+}
+
+// socket is the end for the child, nil when the cli detaches.
+func (fg *foreground) socket() *os.File { return fg.theirs }
+
+// attach forwards the cli's signals to the process from now on and takes over
+// its terminal if it has one.
+func (fg *foreground) attach(p *os.Process, terminal bool) error {
+	fg.forwardTo(p)
+	if !terminal {
+		return nil
+	}
+	return fg.takeTerminal()
+}
+
+// takeTerminal receives the pty's master and connects it with the cli's own
+// terminal, which becomes raw until Close.
+func (fg *foreground) takeTerminal() error {
+	fg.theirs.Close()
+	master, err := receiveFD(fg.ours)
+	if err != nil {
+		return fmt.Errorf("receive terminal: %w", err)
+	}
+	if fg.master, err = console.ConsoleFromFile(master); err != nil {
+		return fmt.Errorf("receive terminal: %w", err)
+	}
+	// Without a terminal of its own the cli copies as plain streams.
+	if fg.terminal, err = console.ConsoleFromFile(os.Stdin); err == nil {
+		if err := fg.terminal.SetRaw(); err != nil {
+			return fmt.Errorf("set terminal raw: %w", err)
+		}
+		// The size may fail on what is a terminal in name only.
+		_ = fg.master.ResizeFrom(fg.terminal)
+	} else {
+		fg.terminal = nil
+	}
+	fg.copied = make(chan struct{})
+	// Input that the process does not take any more is not wanted.
+	go func() { _, _ = io.Copy(fg.master, os.Stdin) }()
+	go func() {
+		defer close(fg.copied)
+		// EIO is how a pty says that its other end is closed.
+		_, _ = io.Copy(os.Stdout, fg.master)
+	}()
+	return nil
+}
+
+// receiveFD takes the one descriptor of a console-socket message.
+func receiveFD(socket *os.File) (*os.File, error) {
+	const maxName = 4096
+	name := make([]byte, maxName)
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(int(socket.Fd()), name, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return nil, err
+	}
+	if len(msgs) != 1 {
+		return nil, errors.New("no descriptor came")
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil {
+		return nil, err
+	}
+	if len(fds) != 1 {
+		return nil, errors.New("not exactly one descriptor came")
+	}
+	return os.NewFile(uintptr(fds[0]), string(name[:n])), nil
+}
+
+// forwardTo hands the cli's signals to the process, which hands them on to the
+// guest. A window-size change is followed instead.
+func (fg *foreground) forwardTo(p *os.Process) {
+	ch := make(chan os.Signal, 64)
+	signal.Notify(ch)
+	go func() {
+		for s := range ch {
+			switch s {
+			case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE:
+				// About this process, not for the container.
+			case unix.SIGWINCH:
+				if fg.terminal != nil {
+					_ = fg.master.ResizeFrom(fg.terminal)
+				}
+			default:
+				// It may have ended just now; its exit code is on its way.
+				_ = p.Signal(s)
+			}
+		}
+	}()
+}
+
+// wait returns the process's exit code once its terminal's output is written.
+func (fg *foreground) wait(p *os.Process) (int, error) {
+	st, err := p.Wait()
+	if err != nil {
+		return 0, fmt.Errorf("wait for container: %w", err)
+	}
+	if fg.copied != nil {
+		<-fg.copied
+	}
+	return exitCode(st), nil
+}
+
+// Close gives the cli's terminal back as it was.
+func (fg *foreground) Close() {
+	if fg.terminal != nil {
+		// Nothing can be done about a terminal that went away.
+		_ = fg.terminal.Reset()
+	}
+	for _, f := range []*os.File{fg.ours, fg.theirs} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"cmp"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/config"
+	"github.com/huskvm/husk/guest"
+	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/hypervisor/qemu"
+	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/supervisor"
+)
+
+// Defaults of the settings file (config.Config documents them).
+const (
+	defaultMemoryMiB = 1024
+	maxDefaultVCPUs  = 4
+	defaultNICs      = 1
+	bootTimeoutKVM   = 20 * time.Second
+	bootTimeoutTCG   = 120 * time.Second
+)
+
+// newMachine decides everything about the VM: what the plan asks for, else what
+// the settings file says, else the default.
+func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error) {
+	settings, err := config.Load(c.String("config"))
+	if err != nil {
+		return nil, err
+	}
+	accel, _, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(plan.VM.Accel, settings.Accel)))
+	if err != nil {
+		return nil, err
+	}
+	binary, err := qemu.FindBinary(settings.QEMU)
+	if err != nil {
+		return nil, err
+	}
+	image, err := guest.Prepare(c.Context, guestSettings(settings), os.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	vsock, err := useVsock(settings.Vsock)
+	if err != nil {
+		return nil, err
+	}
+	timeout := bootTimeoutKVM
+	if accel == hypervisor.TCG {
+		timeout = bootTimeoutTCG
+	}
+	return &supervisor.Machine{
+		QEMU: binary, Accel: accel,
+		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, defaultMemoryMiB),
+		VCPUs:        cmp.Or(plan.VM.VCPUs, settings.VCPUs, min(runtime.NumCPU(), maxDefaultVCPUs)),
+		NICs:         cmp.Or(plan.VM.NICs, settings.NICs, defaultNICs),
+		Kernel:       image.Kernel,
+		Initrd:       image.Initrd,
+		KernelParams: settings.KernelParams,
+		Vsock:        vsock,
+		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
+	}, nil
+}
+
+func guestSettings(s *config.Config) guest.Settings {
+	return guest.Settings{Kernel: s.Kernel, Modules: s.Modules, CacheDir: s.Cache}
+}
+
+// useVsock decides the agent channel. "on" without the device is left to the
+// hypervisor, whose error says what is missing.
+func useVsock(setting string) (bool, error) {
+	switch setting {
+	case "on":
+		return true, nil
+	case "off":
+		return false, nil
+	}
+	ok, _ := qemu.ProbeVsock()
+	return ok, nil
+}
+
+// hostMemoryMiB is the host's RAM; 0 when the kernel does not say.
+func hostMemoryMiB() int {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return int(uint64(info.Totalram) * uint64(info.Unit) >> 20)
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+)
+
+// checkTerminal refuses, in runc's words, a terminal that nobody would hold and
+// a console socket for no terminal.
+func checkTerminal(terminal, detach, socket bool) error {
+	if terminal && detach && !socket {
+		return errors.New("cannot allocate tty if husk will detach without setting console socket")
+	}
+	if socket && (!terminal || !detach) {
+		return errors.New("cannot use console socket if husk will not detach or allocate tty")
+	}
+	return nil
+}
+
+// dialConsole connects to the engine's console socket, if there is a path;
+// otherwise it returns own, the end of a socket of husk's own.
+func dialConsole(path string, own *os.File) (*os.File, error) {
+	if path == "" {
+		return own, nil
+	}
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: path})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	f, err := conn.File()
+	if err != nil {
+		return nil, fmt.Errorf("connect to console socket: %w", err)
+	}
+	return f, nil
+}
