@@ -1,0 +1,104 @@
+// Command testprog runs inside containers under test and does what busybox
+// cannot: report a process's exact settings, exercise a filesystem call by call,
+// name each signal it gets. Standard library only and small: it is copied into
+// every test's rootfs.
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+var commands = map[string]func(args []string) error{
+	"signals": signals,
+	"status":  status,
+	"files":   files,
+	"fds":     openFiles,
+	"memory":  memory,
+	"pattern": pattern,
+	"flood":   flood,
+	"tcp":     tcp,
+	"udp":     udp,
+	"append":  appendLines,
+	"tty":     tty,
+}
+
+func main() {
+	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, "usage: testprog COMMAND [ARGUMENT...]")
+		os.Exit(2)
+	}
+	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
+		fmt.Fprintln(os.Stderr, "testprog:", err)
+		os.Exit(1)
+	}
+}
+
+// signals prints the number of each signal it gets, until killed.
+func signals([]string) error {
+	ch := make(chan os.Signal, 64)
+	all := make([]os.Signal, 0, 64)
+	for n := 1; n <= 64; n++ {
+		// 23 is SIGURG, which the Go scheduler sends itself.
+		if n != int(syscall.SIGKILL) && n != int(syscall.SIGSTOP) && n != int(syscall.SIGURG) {
+			all = append(all, syscall.Signal(n))
+		}
+	}
+	signal.Notify(ch, all...)
+	fmt.Println("ready")
+	for s := range ch {
+		fmt.Println("signal", int(s.(syscall.Signal)))
+	}
+	return nil
+}
+
+// openFiles prints "FD TARGET" for each open descriptor.
+func openFiles([]string) error {
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		target, err := os.Readlink("/proc/self/fd/" + name)
+		// Those of this process's own making: the directory, the Go runtime's
+		// poller and its look at the cgroup's CPU limit.
+		if err != nil || name == strconv.Itoa(int(dir.Fd())) || target == "anon_inode:[eventpoll]" ||
+			target == "anon_inode:[eventfd]" || strings.HasPrefix(target, "/sys/fs/cgroup/") {
+			continue
+		}
+		fmt.Println(name, target)
+	}
+	return nil
+}
+
+// memory touches the given number of MiB and says so.
+func memory(args []string) error {
+	n, err := number(args, 0)
+	if err != nil {
+		return err
+	}
+	b, err := syscall.Mmap(-1, 0, n<<20, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(b); i += 4096 {
+		b[i] = 1
+	}
+	fmt.Println("touched", n)
+	return nil
+}
+
+func number(args []string, i int) (int, error) {
+	if i >= len(args) {
+		return 0, fmt.Errorf("argument %d is missing", i+1)
+	}
+	return strconv.Atoi(args[i])
+}
