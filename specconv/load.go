@@ -12,7 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// maxConfigBytes bounds config.json. Docker's is about 40 KiB; the bound keeps a
+// maxConfigBytes bounds config.json and process files. Docker's is about 40 KiB; the bound keeps a
 // wrong path (a disk image, /dev/zero) from filling the host's memory.
 const maxConfigBytes = 16 << 20
 
@@ -34,16 +34,41 @@ func Load(bundle string) (*specs.Spec, error) {
 		// A fifo would block for ever in open.
 		return nil, fmt.Errorf("read spec: %s is not a regular file", quote(path))
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read spec: %w", err)
-	}
-	defer func() { _ = f.Close() }() // only read from: nothing to lose
-	b, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	b, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read spec: %w", err)
 	}
 	return decode(b)
+}
+
+// LoadProcess reads the process file of exec at a host path; a pipe will do as
+// well, e.g. /dev/stdin.
+func LoadProcess(path string) (*specs.Process, error) {
+	b, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read process: %w", err)
+	}
+	p := &specs.Process{}
+	if err := json.Unmarshal(b, p); err != nil {
+		return nil, fmt.Errorf("read process: %w", err)
+	}
+	return p, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from: nothing to lose
+	b, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxConfigBytes {
+		return nil, fmt.Errorf("%s is larger than %d MiB", quote(path), maxConfigBytes>>20)
+	}
+	return b, nil
 }
 
 // checkDir gives a missing bundle its own error, with the text of the chdir that
@@ -65,9 +90,6 @@ func checkDir(bundle string) error {
 // decode is Load without the file. The decoder's own text is kept: engines and
 // people know it, and for a wrong type it names the field.
 func decode(b []byte) (*specs.Spec, error) {
-	if len(b) > maxConfigBytes {
-		return nil, fmt.Errorf("config.json is larger than %d MiB", maxConfigBytes>>20)
-	}
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(b, spec); err != nil {
 		return nil, err
