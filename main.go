@@ -35,11 +35,10 @@ const (
 )
 
 func init() {
-	if launch.CurrentRole() != "" {
-		// A re-executed husk changes the namespaces of its main thread, which is the
-		// one /proc/PID shows: main must stay on it.
-		runtime.LockOSThread()
-	}
+	// The main thread is the one /proc/PID shows. An exec process moves it into
+	// the container's mounts, so main must stay on it; in a cli no goroutine that
+	// joins a namespace to fork in (launch.Start) may get hold of it.
+	runtime.LockOSThread()
 }
 
 func main() {

@@ -82,7 +82,9 @@ var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
 	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
 }
 
-// Start re-executes husk. The child waits for its bootstrap.
+// Start re-executes husk. The child waits for its bootstrap. The program must
+// have locked its main goroutine to the main thread, or the thread that is moved
+// into other namespaces to fork may be that one, which cannot be thrown away.
 func Start(o Options) (*Child, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {

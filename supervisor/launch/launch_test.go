@@ -1,0 +1,188 @@
+package launch
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// order is what these tests bootstrap their children with.
+type order struct {
+	Do   string
+	Text string
+}
+
+// As husk's own main does it: see Start.
+func init() { runtime.LockOSThread() }
+
+func TestMain(m *testing.M) {
+	if CurrentRole() != "" {
+		os.Exit(child())
+	}
+	os.Exit(m.Run())
+}
+
+func child() int {
+	var o order
+	p, err := Receive(&o)
+	if err != nil {
+		return 90
+	}
+	switch o.Do {
+	case "vanish":
+		return 91
+	case "fail":
+		_ = p.Report(Report{Error: o.Text})
+		return 1
+	case "netns":
+		ns, _ := os.Readlink("/proc/self/ns/net")
+		_ = p.Report(Report{Warnings: []string{ns}})
+	default:
+		_ = p.Report(Report{Warnings: []string{strings.Join(os.Args, " "), strings.Join(os.Environ(), " "), openFDs()}})
+	}
+	<-p.Gone()
+	if p.Abandoned() {
+		return 92
+	}
+	return 0
+}
+
+// openFDs lists what from descriptor 3 up would survive an execve.
+func openFDs() string {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	var open []string
+	for _, e := range entries {
+		var n int
+		for _, c := range e.Name() {
+			n = n*10 + int(c-'0')
+		}
+		flags, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0)
+		if n >= 3 && err == nil && flags&unix.FD_CLOEXEC == 0 {
+			open = append(open, e.Name())
+		}
+	}
+	return strings.Join(open, " ")
+}
+
+func launch(t *testing.T, o Options, ord order) *Child {
+	t.Helper()
+	c, err := Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Abort)
+	if err := c.Bootstrap(ord); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func exitCode(t *testing.T, c *Child) int {
+	t.Helper()
+	st, err := c.Process.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.ExitCode()
+}
+
+func TestChildTakesArgsAndNoEnvironment(t *testing.T) {
+	t.Setenv("LD_LIBRARY_PATH", "/evil")
+	leak, err := unix.Open("/dev/null", unix.O_RDONLY, 0) // not close-on-exec, as an engine's
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(leak)
+	c := launch(t, Options{Role: Supervisor, Args: []string{"sleep", "300"}}, order{})
+	r, err := c.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Warnings[0] != "sleep 300" || r.Warnings[1] != "" || r.Warnings[2] != "" {
+		t.Errorf("argv, environment, inheritable descriptors: %q", r.Warnings)
+	}
+	comm, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.Process.Pid), "comm"))
+	if err != nil || strings.TrimSpace(string(comm)) != "sleep" {
+		t.Errorf("comm %q, %v", comm, err)
+	}
+	if err := c.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if code := exitCode(t, c); code != 0 {
+		t.Errorf("a committed child ended with %d", code)
+	}
+}
+
+func TestParentThatVanishesIsNoticed(t *testing.T) {
+	c := launch(t, Options{Role: Supervisor, Args: []string{"x"}}, order{})
+	if _, err := c.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	c.conn.Close() // what the kernel does for a cli that is killed
+	if code := exitCode(t, c); code != 92 {
+		t.Errorf("an abandoned child ended with %d", code)
+	}
+}
+
+func TestErrorAndSilence(t *testing.T) {
+	c := launch(t, Options{Role: Supervisor, Args: []string{"x"}}, order{Do: "fail", Text: "no such thing"})
+	if _, err := c.Wait(); err == nil || err.Error() != "no such thing" {
+		t.Errorf("got %v", err)
+	}
+	c = launch(t, Options{Role: Supervisor, Args: []string{"x"}}, order{Do: "vanish"})
+	if _, err := c.Wait(); err == nil || !strings.Contains(err.Error(), "exit status 91") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNamespaces(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to make namespaces")
+	}
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	network := func(path string) Options {
+		return Options{Role: Supervisor, Args: []string{"x"}, Namespaces: []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: path}}}
+	}
+	first := launch(t, network(""), order{Do: "netns"})
+	r, err := first.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := r.Warnings[0]
+	if made == own {
+		t.Fatal("no new network namespace")
+	}
+	second := launch(t, network("/proc/"+strconv.Itoa(first.Process.Pid)+"/ns/net"), order{Do: "netns"})
+	if r, err = second.Wait(); err != nil || r.Warnings[0] != made {
+		t.Errorf("joined %v, want %s: %v", r.Warnings, made, err)
+	}
+	if now, err := os.Readlink("/proc/self/ns/net"); err != nil || now != own {
+		t.Errorf("the parent was moved to %s: %v", now, err)
+	}
+	_, err = Start(network("/proc/self/ns/uts"))
+	if !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a uts namespace taken for a network namespace: %v", err)
+	}
+}
+
+func TestParseFDs(t *testing.T) {
+	fds, err := parseFDs("bootstrap=3,console=4")
+	if err != nil || fds[FDBootstrap] != 3 || fds[FDConsole] != 4 {
+		t.Errorf("%v, %v", fds, err)
+	}
+	for _, bad := range []string{"", "bootstrap", "bootstrap=x", "bootstrap=2", "bootstrap=3,"} {
+		if _, err := parseFDs(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}

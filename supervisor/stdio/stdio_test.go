@@ -1,0 +1,181 @@
+package stdio
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+)
+
+// guestEnds hands out streams and keeps their other ends.
+type guestEnds map[protocol.StreamKind]*net.UnixConn
+
+func (g guestEnds) dial(_ context.Context, kind protocol.StreamKind) (Stream, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var conns [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "stream")
+		c, err := net.FileConn(f)
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		conns[i] = c.(*net.UnixConn)
+	}
+	g[kind] = conns[1]
+	return conns[0], nil
+}
+
+// withStdio puts pipes in the place of descriptors 0, 1 and 2 for one test and
+// returns their other ends.
+func withStdio(t *testing.T) (stdin, stdout, stderr *os.File) {
+	t.Helper()
+	var outer [3]*os.File
+	for fd := range outer {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner := w
+		outer[fd] = r
+		if fd == 0 {
+			inner, outer[fd] = r, w
+		}
+		saved, err := unix.Dup(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Dup3(int(inner.Fd()), fd, 0); err != nil {
+			t.Fatal(err)
+		}
+		inner.Close()
+		// os.Stdout was made for a descriptor that blocks.
+		if err := unix.SetNonblock(fd, false); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = unix.Dup3(saved, fd, 0)
+			unix.Close(saved)
+			outer[fd].Close()
+		})
+	}
+	return outer[0], outer[1], outer[2]
+}
+
+func TestEndOfFileAndData(t *testing.T) {
+	stdin, stdout, stderr := withStdio(t)
+	guest := guestEnds{}
+	r, err := Pipes(context.Background(), guest.dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdin.WriteString("in"); err != nil {
+		t.Fatal(err)
+	}
+	stdin.Close()
+	if b, err := io.ReadAll(guest[protocol.StreamStdin]); err != nil || string(b) != "in" {
+		t.Errorf("the guest read %q, %v", b, err)
+	}
+	// stderr stalls: nobody reads it until stdout is through.
+	noise := bytes.Repeat([]byte("e"), 4<<20)
+	go func() {
+		_, _ = guest[protocol.StreamStderr].Write(noise)
+		guest[protocol.StreamStderr].Close()
+	}()
+	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
+	go func() {
+		_, _ = guest[protocol.StreamStdout].Write(data)
+		guest[protocol.StreamStdout].Close()
+	}()
+	got, err := io.ReadAll(stdout) // ends with the stream, though this process lives on
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("stdout: %d bytes of %d, %v", len(got), len(data), err)
+	}
+	select {
+	case <-r.Done():
+		t.Error("done while stderr is still on its way")
+	default:
+	}
+	if got, err := io.ReadAll(stderr); err != nil || !bytes.Equal(got, noise) {
+		t.Errorf("stderr: %d bytes of %d, %v", len(got), len(noise), err)
+	}
+	within(t, r.Done(), "relay done")
+}
+
+func TestReaderGone(t *testing.T) {
+	_, stdout, _ := withStdio(t)
+	guest := guestEnds{}
+	if _, err := Pipes(context.Background(), guest.dial); err != nil {
+		t.Fatal(err)
+	}
+	Forward(func(unix.Signal) {}, nil) // as in a supervisor: SIGPIPE must not kill it
+	stdout.Close()
+	broken := make(chan struct{})
+	go func() {
+		defer close(broken)
+		for {
+			if _, err := guest[protocol.StreamStdout].Write([]byte("x")); err != nil {
+				return
+			}
+		}
+	}()
+	within(t, broken, "the guest's stream to break")
+}
+
+func TestDialFails(t *testing.T) {
+	withStdio(t)
+	refused := errors.New("refused")
+	guest := guestEnds{}
+	_, err := Pipes(context.Background(), func(ctx context.Context, kind protocol.StreamKind) (Stream, error) {
+		if kind == protocol.StreamStderr {
+			return nil, refused
+		}
+		return guest.dial(ctx, kind)
+	})
+	if !errors.Is(err, refused) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := guest[protocol.StreamStdout].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("an opened stream was left open: %v", err)
+	}
+}
+
+func TestSignals(t *testing.T) {
+	got := make(chan unix.Signal, 8)
+	sized := make(chan struct{}, 8)
+	Forward(func(s unix.Signal) { got <- s }, func() { sized <- struct{}{} })
+	for _, s := range []unix.Signal{unix.SIGURG, unix.SIGCHLD, unix.SIGWINCH, unix.SIGUSR1} {
+		if err := unix.Kill(os.Getpid(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	within(t, sized, "the size to be followed")
+	select {
+	case s := <-got:
+		if s != unix.SIGUSR1 {
+			t.Errorf("forwarded %v", s)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("SIGUSR1 was not forwarded")
+	}
+}
+
+func within(t *testing.T, ch <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-ch:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("waited in vain for %s", what)
+	}
+}
