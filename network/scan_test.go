@@ -86,8 +86,10 @@ func wire(name string) error {
 		{LinkIndex: index, Dst: net4, Scope: netlink.SCOPE_LINK},
 		{LinkIndex: index, Dst: net6, Gw: net.ParseIP("fd00:8::1")},
 		{LinkIndex: index, Gw: net.ParseIP("fe80::1")},
-		{LinkIndex: index, Dst: &net.IPNet{IP: net.IPv4(172, 31, 0, 0), Mask: net.CIDRMask(16, 32)},
-			Gw: net.ParseIP("169.254.1.1"), Flags: unix.RTNH_F_ONLINK},
+		{
+			LinkIndex: index, Dst: &net.IPNet{IP: net.IPv4(172, 31, 0, 0), Mask: net.CIDRMask(16, 32)},
+			Gw: net.ParseIP("169.254.1.1"), Flags: unix.RTNH_F_ONLINK,
+		},
 		{Dst: multi, MultiPath: []*netlink.NexthopInfo{
 			{LinkIndex: index, Gw: net.ParseIP("10.8.0.3")},
 			{LinkIndex: index, Gw: net.ParseIP("10.8.0.4")},
