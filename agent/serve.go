@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"log"
 	"net"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/agent/protocol"
 )
@@ -51,7 +54,7 @@ type stream interface {
 
 // serve takes the host's streams from l until l fails.
 func (a *agent) serve(l net.Listener) error {
-	rpc, err := ttrpc.NewServer()
+	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(answerInUTF8))
 	if err != nil {
 		return fmt.Errorf("make ttrpc server: %w", err)
 	}
@@ -78,6 +81,16 @@ func (a *agent) serve(l net.Listener) error {
 			}
 		}()
 	}
+}
+
+// answerInUTF8 replaces what protobuf could not carry in an error's text, such as
+// the bytes of a file name: ttrpc drops the whole connection over it.
+func answerInUTF8(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	resp, err := method(ctx, unmarshal)
+	if err != nil && !utf8.ValidString(err.Error()) {
+		return nil, status.Error(status.Code(err), strings.ToValidUTF8(err.Error(), "?"))
+	}
+	return resp, err
 }
 
 // dispatch reads a stream's header and gives the stream to whom it is for.

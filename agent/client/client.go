@@ -176,7 +176,10 @@ func (c *Client) stream(ctx context.Context, header protocol.StreamHeader) (stre
 	}()
 	select {
 	case r := <-results:
-		return r.conn, r.err
+		if r.err != nil {
+			return nil, c.blame(r.err)
+		}
+		return r.conn, nil
 	case <-ctx.Done():
 		go func() {
 			if r := <-results; r.conn != nil {
@@ -184,6 +187,18 @@ func (c *Client) stream(ctx context.Context, header protocol.StreamHeader) (stre
 			}
 		}()
 		return nil, fmt.Errorf("open stream: %w", ctx.Err())
+	}
+}
+
+// blame returns the channel's end, if it has ended, as the cause of what failed
+// on it, else err.
+func (c *Client) blame(err error) error {
+	select {
+	case <-c.link.done():
+		c.fail(c.link.err())
+		return fmt.Errorf("open stream: %w", c.Err())
+	default:
+		return err
 	}
 }
 

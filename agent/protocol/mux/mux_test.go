@@ -1,0 +1,270 @@
+package mux
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const patience = 10 * time.Second
+
+// pair returns two ends of a real socket: net.Pipe has no buffer, and a channel has.
+func pair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "socketpair")
+		if conns[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+	}
+	t.Cleanup(func() { _ = conns[0].Close(); _ = conns[1].Close() })
+	return conns[0], conns[1]
+}
+
+// sessions returns both ends of a session; they end with the test.
+func sessions(t *testing.T) (host, guest *Session) {
+	t.Helper()
+	h, g := pair(t)
+	host, err := Host(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if guest, err = Guest(g); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = host.Close(); _ = guest.Close() })
+	return host, guest
+}
+
+func open(t *testing.T, host, guest *Session) (*Stream, *Stream) {
+	t.Helper()
+	h, err := host.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := guest.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []net.Conn{h, g} {
+		_ = s.SetDeadline(time.Now().Add(patience))
+	}
+	return h, g.(*Stream)
+}
+
+func TestHalfClose(t *testing.T) {
+	host, guest := sessions(t)
+	h, g := open(t, host, guest)
+	if _, err := io.WriteString(h, "to the guest"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(g); err != nil || string(b) != "to the guest" {
+		t.Fatalf("guest read %q, %v", b, err)
+	}
+	// The other direction lives on.
+	if _, err := io.WriteString(g, "to the host"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(h); err != nil || string(b) != "to the host" {
+		t.Fatalf("host read %q, %v", b, err)
+	}
+}
+
+func TestBigTransfer(t *testing.T) {
+	host, guest := sessions(t)
+	h, g := open(t, host, guest)
+	want := make([]byte, 8<<20)
+	_, _ = rand.Read(want)
+	go func() {
+		// Odd sizes: frames must not depend on how writes are cut.
+		for rest := want; len(rest) > 0; {
+			n := min(len(rest), 12+len(rest)%70001)
+			_, _ = g.Write(rest[:n])
+			rest = rest[n:]
+		}
+		_ = g.CloseWrite()
+	}()
+	if got, err := io.ReadAll(h); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("got %d bytes, %v, want the %d that were sent", len(got), err, len(want))
+	}
+}
+
+func TestCloseWakesReader(t *testing.T) {
+	host, guest := sessions(t)
+	h, _ := open(t, host, guest)
+	_ = h.SetDeadline(time.Time{})
+	done := make(chan error, 1)
+	go func() {
+		_, err := h.Read(make([]byte, 1))
+		done <- err
+	}()
+	_ = h.Close()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("read returned data")
+		}
+	case <-time.After(patience):
+		t.Fatal("read still waits")
+	}
+}
+
+// A guest that stops reading the channel must not hold up a Close on the host.
+func TestCloseDoesNotWaitForAStalledPeer(t *testing.T) {
+	h, _ := pair(t)
+	host, err := Host(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = host.Close() })
+	s, err := host.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stuck := make(chan error, 1)
+	go func() {
+		_, err := s.Write(make([]byte, 4<<20))
+		stuck <- err
+	}()
+	closed := make(chan struct{})
+	go func() { _ = s.Close(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(patience):
+		t.Fatal("Close waits for the peer")
+	}
+	_ = host.Close()
+	select {
+	case err := <-stuck:
+		if err == nil {
+			t.Error("4 MiB went to a peer that reads nothing")
+		}
+	case <-time.After(patience):
+		t.Fatal("a write outlives its session")
+	}
+}
+
+func frame(kind byte, flags uint16, id, length uint32) []byte {
+	b := []byte{0, kind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	binary.BigEndian.PutUint16(b[2:], flags)
+	binary.BigEndian.PutUint32(b[4:], id)
+	binary.BigEndian.PutUint32(b[8:], length)
+	return b
+}
+
+// What a hostile guest sends ends the session at once.
+func TestHostEndsSessionOnViolation(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"ping":           frame(typePing, flagSYN, 0, 1),
+		"opened stream":  frame(1, flagSYN, 2, 0),
+		"data for a new": frame(typeData, flagSYN, 4, 100),
+		"version":        append([]byte{9}, frame(typeData, 0, 1, 0)[1:]...),
+		"after data":     append(append(frame(typeData, 0, 99, 3), 1, 2, 3), frame(typePing, flagSYN, 0, 1)...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, g := pair(t)
+			host, err := Host(h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = host.Close() })
+			for _, c := range b { // byte by byte: the guard follows frames however they are cut
+				if _, err := g.Write([]byte{c}); err != nil {
+					break
+				}
+			}
+			select {
+			case <-host.Done():
+			case <-time.After(patience):
+				t.Fatal("session goes on")
+			}
+			if err := host.Err(); !errors.Is(err, ErrProtocol) {
+				t.Errorf("error is %v, want ErrProtocol", err)
+			}
+		})
+	}
+}
+
+// More than a stream's window is refused before it is stored.
+func TestHostBoundsStreamMemory(t *testing.T) {
+	h, g := pair(t)
+	host, err := Host(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = host.Close() })
+	if _, err := host.Open(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		chunk := append(frame(typeData, 0, 1, 1<<16), make([]byte, 1<<16)...)
+		for sent := 0; sent < 4*hostWindow; sent += 1 << 16 {
+			if _, err := g.Write(chunk); err != nil {
+				return
+			}
+		}
+	}()
+	select {
+	case <-host.Done():
+	case <-time.After(patience):
+		t.Fatal("the window is not kept")
+	}
+}
+
+func TestOpenIsBounded(t *testing.T) {
+	host, guest := sessions(t)
+	go func() {
+		for {
+			if _, err := guest.Accept(); err != nil {
+				return
+			}
+		}
+	}()
+	for range MaxStreams {
+		if _, err := host.Open(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := host.Open(); err == nil {
+		t.Error("opened one too many")
+	}
+}
+
+// The guard must agree with itself however the bytes are cut.
+func FuzzGuard(f *testing.F) {
+	f.Add(frame(typeData, 0, 1, 0), uint8(1))
+	f.Add(append(frame(typeData, 0, 1, 3), 1, 2, 3), uint8(5))
+	f.Add(frame(typePing, flagSYN, 0, 0), uint8(12))
+	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
+		whole, pieces := &guard{}, &guard{}
+		want := whole.check(b)
+		var got error
+		for rest := b; len(rest) > 0 && got == nil; {
+			n := min(len(rest), int(cut)+1)
+			got = pieces.check(rest[:n])
+			rest = rest[n:]
+		}
+		if (got == nil) != (want == nil) {
+			t.Fatalf("whole: %v, in pieces: %v", want, got)
+		}
+	})
+}
