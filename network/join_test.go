@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,8 +115,12 @@ func TestJoinKeepsTheHostSilent(t *testing.T) {
 		}
 		return nil
 	})
-	if after := scanOne(host); strings.Join(after.Addresses, " ") != strings.Join(iface.Addresses, " ") {
-		t.Errorf("addresses changed from %v to %v: engines read them back", iface.Addresses, after.Addresses)
+	// More may come: the kernel adds a link-local one when the carrier is there.
+	after := scanOne(host).Addresses
+	for _, addr := range iface.Addresses {
+		if !slices.Contains(after, addr) {
+			t.Errorf("address %s is gone, left %v: engines read them back", addr, after)
+		}
 	}
 	// An ARP request for the host's address reaches the guest, and the host,
 	// which has the address too, keeps quiet.
