@@ -243,6 +243,9 @@ func (r *resolver) add(name string) error {
 	if !ok {
 		return fmt.Errorf("module %s is depended on but not listed", name)
 	}
+	if len(r.state) == maxModules {
+		return fmt.Errorf("more than %d modules are needed", maxModules)
+	}
 	r.state[name] = 1
 	for i := len(e.deps) - 1; i >= 0; i-- {
 		if r.builtin[e.deps[i]] {
@@ -253,9 +256,6 @@ func (r *resolver) add(name string) error {
 		}
 	}
 	r.state[name] = 2
-	if len(r.order) == maxModules {
-		return fmt.Errorf("more than %d modules are needed", maxModules)
-	}
 	r.order = append(r.order, name)
 	return nil
 }

@@ -135,27 +135,35 @@ func (m *maker) vmlinux(ctx context.Context, kernel *Kernel) (name, packedSum st
 	}
 	name = fmt.Sprintf("%s%d-%s", vmlinuxPrefix, cacheFormat, packedSum)
 	if !m.sound(ctx, name) {
-		if err := m.unpack(ctx, name, f, id.Size); err != nil {
-			return "", "", err
-		}
-	}
-	if kernel.ModulesDir != "" {
-		return name, packedSum, nil
+		return name, packedSum, m.unpack(ctx, name, kernel, f, id.Size)
 	}
 	out, err := os.Open(m.cache.path(name))
 	if err != nil {
 		return "", "", err
 	}
 	defer out.Close()
-	missing, err := missingBuiltins(out)
+	// Unpacked earlier, perhaps for settings under which it had modules.
+	return name, packedSum, checkBootable(out, kernel)
+}
+
+// checkBootable says whether an unpacked kernel boots under QEMU and, where it
+// comes without modules, can do without.
+func checkBootable(f *os.File, kernel *Kernel) error {
+	if err := checkVMLinux(f); err != nil {
+		return err
+	}
+	if kernel.ModulesDir != "" {
+		return nil // Find has seen to it
+	}
+	missing, err := missingBuiltins(io.NewSectionReader(f, 0, maxVMLinux))
 	if err != nil {
-		return "", "", err
+		return err
 	}
 	if len(missing) > 0 {
-		return "", "", fmt.Errorf("there is no directory with its modules (%s/%s) and %s not built in: install them or set `modules` in /etc/husk/config.toml",
+		return fmt.Errorf("there is no directory with its modules (%s/%s) and %s not built in: install them or set `modules` in /etc/husk/config.toml",
 			modulesDir, kernel.Release, isAre(missing))
 	}
-	return name, packedSum, nil
+	return nil
 }
 
 func isAre(names []string) string {
@@ -178,8 +186,9 @@ func (m *maker) sound(ctx context.Context, name string) bool {
 
 func sumLine(sum, name string) string { return sum + "  " + name + "\n" }
 
-// unpack makes the cached kernel name out of the image f of size bytes.
-func (m *maker) unpack(ctx context.Context, name string, f *os.File, size int64) error {
+// unpack makes the cached kernel name out of the image f of size bytes, which
+// kernel describes.
+func (m *maker) unpack(ctx context.Context, name string, kernel *Kernel, f *os.File, size int64) error {
 	b := newBar(m.progress, "unpacking kernel for guests")
 	defer b.finish()
 	return m.cache.write(name, func(out *os.File) error {
@@ -194,7 +203,7 @@ func (m *maker) unpack(ctx context.Context, name string, f *os.File, size int64)
 		if err != nil {
 			return err
 		}
-		if err := checkVMLinux(out); err != nil {
+		if err := checkBootable(out, kernel); err != nil {
 			return err
 		}
 		// The checksum goes first: a crash between the two leaves a checksum

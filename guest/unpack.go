@@ -121,7 +121,7 @@ func decompress(w io.Writer, r io.Reader, head []byte, limit int64) (n int64, er
 		return n, fmt.Errorf("unpack %s: %w", f.name, unexpected(err))
 	}
 	if n > limit {
-		return n, fmt.Errorf("unpack %s: %w of %d MiB", f.name, errTooLarge, limit>>20)
+		return n, fmt.Errorf("unpack %s: %w of %d bytes", f.name, errTooLarge, limit)
 	}
 	return n, nil
 }
@@ -161,7 +161,7 @@ func (img *bzImage) unpack(w io.Writer, r io.ReaderAt, consumed func(n int, of i
 	if img.PayloadLength < 16 {
 		return fmt.Errorf("bzImage with a payload of %d bytes", img.PayloadLength)
 	}
-	head, tail := make([]byte, 8), make([]byte, 4)
+	head, tail := make([]byte, 16), make([]byte, 4)
 	if _, err := r.ReadAt(head, img.PayloadOffset); err != nil {
 		return fmt.Errorf("read payload: %w", err)
 	}
@@ -178,12 +178,15 @@ func (img *bzImage) unpack(w io.Writer, r io.ReaderAt, consumed func(n int, of i
 	}
 	want := int64(binary.LittleEndian.Uint32(tail))
 	if want > maxVMLinux {
-		return fmt.Errorf("payload says it %w of %d MiB (%d bytes)", errTooLarge, maxVMLinux>>20, want)
+		return fmt.Errorf("the kernel says it %w of %d MiB (%d bytes)", errTooLarge, maxVMLinux>>20, want)
 	}
 	payload := &countingReader{
 		r: io.NewSectionReader(r, img.PayloadOffset, length), total: length, count: consumed,
 	}
-	n, err := decompress(w, payload, head, maxVMLinux)
+	n, err := decompress(w, payload, head, want)
+	if errors.Is(err, errTooLarge) {
+		return fmt.Errorf("damaged payload: it %w of %d bytes its trailer says", errTooLarge, want)
+	}
 	if err != nil {
 		return err
 	}
