@@ -56,14 +56,19 @@ func (c *Client) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.
 		return fmt.Errorf("call %s: %w", req.Method, ctx.Err())
 	}
 	if err != nil {
-		if errors.Is(err, ttrpc.ErrClosed) {
-			// Why it closed is known a moment after the call has failed.
-			_ = c.Close()
+		if v := c.calls.violation(); v != nil || errors.Is(err, ttrpc.ErrClosed) {
+			// The call may fail a moment before its channel is known to have ended.
+			c.fail(v)
 			err = c.Err()
 		}
 		return fmt.Errorf("call %s: %w", req.Method, err)
 	}
 	if st := answer.Status; st != nil && st.Code != int32(codes.OK) {
+		if _, ok := ctx.Deadline(); ok && codes.Code(st.Code) == codes.DeadlineExceeded {
+			// The agent was told the deadline, and its clock was a little ahead.
+			<-ctx.Done()
+			return fmt.Errorf("call %s: %w", req.Method, ctx.Err())
+		}
 		return &AgentError{Code: codes.Code(st.Code), Text: printable(st.Message)}
 	}
 	resp.Payload = answer.Payload
