@@ -1,0 +1,59 @@
+package specconv
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// FuzzConvert takes any bytes for config.json. It must give a plan in which the
+// invariants of every plan hold, or an error.
+func FuzzConvert(f *testing.F) {
+	configs, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(configs) == 0 {
+		f.Fatalf("no seeds: %v", err)
+	}
+	for _, config := range configs {
+		b, err := os.ReadFile(config)
+		if err != nil {
+			f.Fatal(err)
+		}
+		var compact bytes.Buffer // shorter is mutated better
+		if err := json.Compact(&compact, b); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(compact.Bytes())
+	}
+	f.Add([]byte(`null`))
+	f.Add([]byte(`{"ociVersion":"1.3.0","process":{"args":["a"],"cwd":"/"},"root":{"path":"r"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"}]},"mounts":[{"destination":"/a","source":"/","type":"bind"}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		spec, err := decode(b)
+		if err != nil {
+			return
+		}
+		plan, err := Convert(testEnv(), spec)
+		if err != nil {
+			return
+		}
+		checkPlan(t, plan)
+	})
+}
+
+// FuzzResources takes any bytes for the input of update.
+func FuzzResources(f *testing.F) {
+	f.Add([]byte(`{"memory":{"limit":100},"cpu":{"cpus":"0-3"},"unified":{"memory.max":"5"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r specs.LinuxResources
+		if json.Unmarshal(b, &r) != nil {
+			return
+		}
+		guest, _, err := Resources(&r)
+		if (guest == nil) == (err == nil) {
+			t.Errorf("got %v and %v", guest, err)
+		}
+	})
+}

@@ -1,0 +1,305 @@
+package specconv
+
+import (
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// addMount returns an edit that appends a mount; in docker.json it is number 12.
+func addMount(m specs.Mount) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Mounts = append(s.Mounts, m) }
+}
+
+func addDevice(d specs.LinuxDevice) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Devices = append(s.Linux.Devices, d) }
+}
+
+func annotate(key, value string) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Annotations = map[string]string{key: value} }
+}
+
+func without(t specs.LinuxNamespaceType) func(*specs.Spec) {
+	return func(s *specs.Spec) {
+		var kept []specs.LinuxNamespace
+		for _, ns := range s.Linux.Namespaces {
+			if ns.Type != t {
+				kept = append(kept, ns)
+			}
+		}
+		s.Linux.Namespaces = kept
+		if t == specs.UTSNamespace {
+			s.Hostname = ""
+		}
+	}
+}
+
+func sysctl(key string) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{key: "1"} }
+}
+
+func memory(m specs.LinuxMemory) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Resources.Memory = &m }
+}
+
+func cpu(c specs.LinuxCPU) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.Resources.CPU = &c }
+}
+
+func both(a, b func(*specs.Spec)) func(*specs.Spec) {
+	return func(s *specs.Spec) { a(s); b(s) }
+}
+
+type rejection struct {
+	edit func(*specs.Spec)
+	want string // the whole error
+}
+
+// testRejections applies each edit to Docker's config and wants it refused, in
+// exactly these words and one line.
+func testRejections(t *testing.T, cases []rejection) {
+	t.Helper()
+	if _, err := Convert(testEnv(), readSpec(t, "docker.json")); err != nil {
+		t.Fatalf("the config to be edited is refused already: %v", err)
+	}
+	for _, c := range cases {
+		t.Run(c.want, func(t *testing.T) {
+			spec := readSpec(t, "docker.json")
+			c.edit(spec)
+			_, err := Convert(testEnv(), spec)
+			if err == nil || err.Error() != c.want {
+				t.Errorf("got  %v\nwant %s", err, c.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "\n") {
+				t.Error("more than one line")
+			}
+		})
+	}
+}
+
+func TestRejectTop(t *testing.T) {
+	testRejections(t, []rejection{
+		{func(s *specs.Spec) { s.Version = "" }, "ociVersion: must not be empty"},
+		{func(s *specs.Spec) { s.Version = "2.0.0" }, `ociVersion: "2.0.0" is not a version 1.x.y of the OCI runtime specification`},
+		{func(s *specs.Spec) { s.Version = "1.0" }, `ociVersion: "1.0" is not a version 1.x.y of the OCI runtime specification`},
+		{func(s *specs.Spec) { s.Version = "1.0.0\n" }, `ociVersion: "1.0.0\n" is not a version 1.x.y of the OCI runtime specification`},
+		{func(s *specs.Spec) { s.Root = nil }, "root must be specified"},
+		{func(s *specs.Spec) { s.Root.Path = "" }, "root.path: must not be empty"},
+		{func(s *specs.Spec) { s.Root.Path = "/nosuchroot" }, "invalid rootfs: stat /nosuchroot: no such file or directory"},
+		{func(s *specs.Spec) { s.Root.Path = "file" }, "invalid rootfs: /bundle/file is not a directory"},
+		{func(s *specs.Spec) { s.Root.Path = "a\x00b" }, `root.path: "a\x00b" contains a NUL byte`},
+		{func(s *specs.Spec) { s.Linux = nil }, "linux: must be specified: a mount and a network namespace are required"},
+		{func(s *specs.Spec) { s.VM = &specs.VM{} }, "vm: not supported: the virtual machine is described by husk's settings file and annotations"},
+		{both(without(specs.UTSNamespace), func(s *specs.Spec) { s.Hostname = "h" }), "hostname: unable to set hostname without a private UTS namespace"},
+		{both(without(specs.UTSNamespace), func(s *specs.Spec) { s.Domainname = "h" }), "domainname: unable to set domainname without a private UTS namespace"},
+		{func(s *specs.Spec) { s.Hostname = strings.Repeat("h", 65) }, `hostname: "` + strings.Repeat("h", 65) + `" is longer than 64 bytes`},
+		{func(s *specs.Spec) { s.Domainname = strings.Repeat("h", 1<<20) }, `domainname: "` + strings.Repeat("h", 200) + `"... is longer than 64 bytes`},
+		{annotate("org.huskvm.network", "host"), `annotations["org.huskvm.network"]: "host" is not "none"`},
+		{annotate("org.huskvm.memory_mib", "127"), `annotations["org.huskvm.memory_mib"]: "127" is not a whole number between 128 and 1048576`},
+		{annotate("org.huskvm.memory_mib", "1g"), `annotations["org.huskvm.memory_mib"]: "1g" is not a whole number between 128 and 1048576`},
+		{annotate("org.huskvm.vcpus", "0"), `annotations["org.huskvm.vcpus"]: "0" is not a whole number between 1 and 255`},
+		{annotate("org.huskvm.nics", "9"), `annotations["org.huskvm.nics"]: "9" is not a whole number between 1 and 8`},
+		{annotate("org.huskvm.accel", "auto"), `annotations["org.huskvm.accel"]: "auto" is neither "kvm" nor "tcg"`},
+		{annotate("org.huskvm.vcpu", "1"), `annotations["org.huskvm.vcpu"]: husk knows no such annotation`},
+		{
+			addMount(specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{strings.Repeat("x", maxRequest)}}),
+			"config.json: 4131925 bytes of JSON are more than the 4128768 the guest takes",
+		},
+		{annotate("a", "b\x00"), `annotations["a"]: "b\x00" contains a NUL byte`},
+	})
+}
+
+func TestRejectProcess(t *testing.T) {
+	edit := func(f func(*specs.Process)) func(*specs.Spec) {
+		return func(s *specs.Spec) { f(s.Process) }
+	}
+	testRejections(t, []rejection{
+		{func(s *specs.Spec) { s.Process = nil }, "process property must not be empty"},
+		{edit(func(p *specs.Process) { p.Args = nil }), "process.args: args must not be empty"},
+		{edit(func(p *specs.Process) { p.Args = []string{"a", "b\x00c"} }), `process.args[1]: "b\x00c" contains a NUL byte`},
+		{edit(func(p *specs.Process) { p.Cwd = "" }), "process.cwd: Cwd property must not be empty"},
+		{edit(func(p *specs.Process) { p.Cwd = "tmp" }), "process.cwd: Cwd must be an absolute path"},
+		{edit(func(p *specs.Process) { p.Env = []string{"A=1", "FOO"} }), `process.env[1]: invalid environment variable: "FOO"`},
+		{edit(func(p *specs.Process) { p.Env = []string{"=x"} }), `process.env[0]: environment variable name can't be empty: "=x"`},
+		{edit(func(p *specs.Process) { p.Env = []string{"A=\x00"} }), `process.env[0]: "A=\x00" contains a NUL byte`},
+		{edit(func(p *specs.Process) { p.User.UID = 1<<32 - 1 }), "process.user.uid: 4294967295 is not a user id"},
+		{edit(func(p *specs.Process) { p.User.GID = 1<<32 - 1 }), "process.user.gid: 4294967295 is not a group id"},
+		{edit(func(p *specs.Process) { p.User.AdditionalGids = []uint32{1, 1<<32 - 1} }), "process.user.additionalGids[1]: 4294967295 is not a group id"},
+		{edit(func(p *specs.Process) { p.User.AdditionalGids = make([]uint32, 65537) }), "process.user.additionalGids: 65537 groups are more than the kernel's 65536"},
+		{edit(func(p *specs.Process) { p.User.Umask = ptr(uint32(0o1000)) }), "process.user.umask: 01000 is not between 0 and 0777"},
+		{edit(func(p *specs.Process) { p.OOMScoreAdj = ptr(1001) }), "process.oomScoreAdj: 1001 is not between -1000 and 1000"},
+		{edit(func(p *specs.Process) { p.Capabilities.Bounding = []string{"CAP_X"} }), `process.capabilities.bounding[0]: unknown capability "CAP_X"`},
+		{edit(func(p *specs.Process) { p.Capabilities.Effective = []string{"cap_kill"} }), `process.capabilities.effective[0]: unknown capability "cap_kill"`},
+		{edit(func(p *specs.Process) { p.Capabilities.Inheritable = []string{""} }), `process.capabilities.inheritable[0]: unknown capability ""`},
+		{edit(func(p *specs.Process) { p.Capabilities.Permitted = []string{"CAP_KILL", "KILL"} }), `process.capabilities.permitted[1]: unknown capability "KILL"`},
+		{edit(func(p *specs.Process) { p.Capabilities.Ambient = []string{"ALL"} }), `process.capabilities.ambient[0]: unknown capability "ALL"`},
+		{edit(func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_TEST"}} }), `process.rlimits[0].type: wrong rlimit value: "RLIMIT_TEST"`},
+		{edit(func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_CPU"}} }), "process.rlimits[1].type: duplicate rlimit RLIMIT_CPU"},
+		{edit(func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Soft: 2, Hard: 1}} }), "process.rlimits[0].soft: 2 is above the hard limit 1 of RLIMIT_CPU"},
+		{edit(func(p *specs.Process) { p.ConsoleSize.Width = 65536 }), "process.consoleSize: 50 rows of 65536 columns: a terminal has at most 65535 of each"},
+		{edit(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: specs.SchedFIFO} }), "process.scheduler: not supported yet"},
+		{edit(func(p *specs.Process) { p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE} }), "process.ioPriority: not supported yet"},
+		{edit(func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} }), "process.execCPUAffinity: not supported yet"},
+		{edit(func(p *specs.Process) { p.Args = []string{strings.Repeat("x", maxRequest)} }), "process: 4129701 bytes of JSON are more than the 4128768 the guest takes"},
+	})
+}
+
+func TestRejectMounts(t *testing.T) {
+	const initError = "unable to start container process: error during container init: error mounting "
+	bind := func(source, dest string, options ...string) func(*specs.Spec) {
+		return addMount(specs.Mount{Destination: dest, Source: source, Type: "bind", Options: append(options, "bind")})
+	}
+	const supported = " is not supported: supported are bind, proc, sysfs, tmpfs, devpts, mqueue, cgroup, cgroup2"
+	testRejections(t, []rejection{
+		{bind("/nosuchsrc", "/x"), initError + `"/nosuchsrc" to rootfs at "/x": stat /nosuchsrc: no such file or directory`},
+		{bind("/srv/broken", "/dev/shm"), initError + `"/srv/broken" to rootfs at "/dev/shm": statfs /srv/broken: input/output error`},
+		{bind("", "/x"), "mounts[12].source: must not be empty"},
+		{bind("/tmp", ""), "mounts[12].destination: must not be empty"},
+		{bind("/tmp", "/"), `mounts[12].destination: "/" is the rootfs itself`},
+		{bind("/tmp", "x/../.."), `mounts[12].destination: "x/../.." is the rootfs itself`},
+		{bind("/tmp", "/proc"), `mounts[12].destination: "/proc" cannot be mounted because it is not of type proc`},
+		{bind("/tmp", "/a/../proc/sys"), `mounts[12].destination: "/proc/sys" cannot be mounted because it is inside /proc`},
+		{bind("/tmp", "/x", "idmap"), "mounts[12]: id-mapped mounts are not supported yet"},
+		{bind("/tmp", "/x", "ridmap"), "mounts[12]: id-mapped mounts are not supported yet"},
+		{addMount(specs.Mount{Destination: "/x", Source: "/tmp", Type: "bind", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}), "mounts[12]: id-mapped mounts are not supported yet"},
+		{addMount(specs.Mount{Destination: "/x", Source: "/tmp", Type: "bind", GIDMappings: []specs.LinuxIDMapping{{Size: 1}}}), "mounts[12]: id-mapped mounts are not supported yet"},
+		{bind("/dev/kvm", "/dev/kvm"), `mounts[12].source: "/dev/kvm" is a device of the host (c 10:232): not supported yet`},
+		{bind("/dev/sda", "/disk"), `mounts[12].source: "/dev/sda" is a device of the host (b 8:0): not supported yet`},
+		{bind("/run/irregular", "/x"), `mounts[12].source: "/run/irregular" is neither a file nor a directory`},
+		{addMount(specs.Mount{Destination: "/x", Type: "overlay"}), `mounts[12].type: "overlay"` + supported},
+		{addMount(specs.Mount{Destination: "/x", Type: "ext4", Source: "/dev/sda1"}), `mounts[12].type: "ext4"` + supported},
+		{addMount(specs.Mount{Destination: "/x"}), `mounts[12].type: ""` + supported},
+		{addMount(specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"size=1\x00"}}), `mounts[12].options[0]: "size=1\x00" contains a NUL byte`},
+	})
+}
+
+func TestRejectNamespaces(t *testing.T) {
+	add := func(ns specs.LinuxNamespace) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, ns) }
+	}
+	mapping := []specs.LinuxIDMapping{{Size: 1}}
+	testRejections(t, []rejection{
+		{add(specs.LinuxNamespace{Type: "foo"}), `linux.namespaces[6].type: namespace "foo" does not exist`},
+		{add(specs.LinuxNamespace{Type: "pid", Path: "/p"}), `linux.namespaces[6].type: malformed spec file: duplicated ns "pid"`},
+		{add(specs.LinuxNamespace{Type: "time", Path: "p"}), `linux.namespaces[6].path: "p" is not an absolute path`},
+		{add(specs.LinuxNamespace{Type: "user"}), "linux.namespaces[6].type: user namespaces are not supported yet"},
+		{func(s *specs.Spec) { s.Linux.UIDMappings = mapping }, "linux.uidMappings: user namespaces are not supported yet"},
+		{func(s *specs.Spec) { s.Linux.GIDMappings = mapping }, "linux.gidMappings: user namespaces are not supported yet"},
+		{without(specs.MountNamespace), "linux.namespaces: a mount namespace is required"},
+		{
+			without(specs.NetworkNamespace),
+			"linux.namespaces: a network namespace is required: the host's network is not supported yet " +
+				"(the annotation org.huskvm.network=none runs the container without network)",
+		},
+		{sysctl("kernel.foo"), `linux.sysctl: sysctl "kernel.foo" is not in a separate kernel namespace`},
+		{sysctl("vm/swappiness"), `linux.sysctl: sysctl "vm/swappiness" is not in a separate kernel namespace`},
+		{sysctl(""), `linux.sysctl: sysctl "" is not a name`},
+		{sysctl("net..x"), `linux.sysctl: sysctl "net..x" is not a name`},
+		{sysctl("net/../kernel/x"), `linux.sysctl: sysctl "net/../kernel/x" is not a name`},
+		{sysctl("net.//.kernel"), `linux.sysctl: sysctl "net.//.kernel" is not a name`},
+		{sysctl("kernel.hostname"), `linux.sysctl: sysctl "kernel.hostname" is not allowed as it conflicts with the OCI "hostname" field`},
+		{both(without(specs.IPCNamespace), sysctl("kernel.shmmax")), `linux.sysctl: sysctl "kernel.shmmax" is not allowed in the hosts ipc namespace`},
+		{both(without(specs.UTSNamespace), sysctl("kernel.domainname")), `linux.sysctl: sysctl "kernel.domainname" is not in a separate kernel namespace`},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.a.b": "1", "net/a/b": "2"} }, `linux.sysctl: sysctl "net.a.b" is given twice`},
+	})
+}
+
+func TestRejectLinux(t *testing.T) {
+	edit := func(f func(*specs.Linux)) func(*specs.Spec) {
+		return func(s *specs.Spec) { f(s.Linux) }
+	}
+	const hooksLater = ": not supported yet: hooks that run in the container's namespaces"
+	testRejections(t, []rejection{
+		{edit(func(l *specs.Linux) { l.RootfsPropagation = "foo" }), `linux.rootfsPropagation: rootfsPropagation="foo" is not supported`},
+		{edit(func(l *specs.Linux) { l.MaskedPaths = []string{"proc/kcore"} }), `linux.maskedPaths[0]: "proc/kcore" is not an absolute path`},
+		{edit(func(l *specs.Linux) { l.ReadonlyPaths = []string{"/a", ""} }), `linux.readonlyPaths[1]: "" is not an absolute path`},
+		{edit(func(l *specs.Linux) { l.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }), `linux.personality: domain "LINUX32" is not supported yet`},
+		{edit(func(l *specs.Linux) { l.IntelRdt = &specs.LinuxIntelRdt{} }), "linux.intelRdt: not supported yet"},
+		{edit(func(l *specs.Linux) { l.MemoryPolicy = &specs.LinuxMemoryPolicy{} }), "linux.memoryPolicy: not supported yet"},
+		{edit(func(l *specs.Linux) { l.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }), "linux.netDevices: not supported yet"},
+		{edit(func(l *specs.Linux) { l.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}} }), "linux.timeOffsets: not supported yet"},
+		{func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "/x"}} }, "hooks.createContainer" + hooksLater},
+		{func(s *specs.Spec) { s.Hooks.StartContainer = []specs.Hook{{Path: "/x"}} }, "hooks.startContainer" + hooksLater},
+		{func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "x"}} }, `hooks.prestart[0].path: "x" is not an absolute path`},
+		{func(s *specs.Spec) { s.Hooks.CreateRuntime = []specs.Hook{{Path: "/x"}, {}} }, `hooks.createRuntime[1].path: "" is not an absolute path`},
+		{func(s *specs.Spec) { s.Hooks.Poststart = []specs.Hook{{Path: "/x", Timeout: ptr(0)}} }, "hooks.poststart[0].timeout: 0 is not a positive number of seconds"},
+		{func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/x", Timeout: ptr(-5)}} }, "hooks.poststop[0].timeout: -5 is not a positive number of seconds"},
+		{func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/x", Args: []string{"\x00"}}} }, `hooks.poststop[0].args[0]: "\x00" contains a NUL byte`},
+		{addDevice(specs.LinuxDevice{Path: "dev/x", Type: "c"}), `linux.devices[0].path: "dev/x" is not an absolute path of a file`},
+		{addDevice(specs.LinuxDevice{Path: "/..", Type: "c"}), `linux.devices[0].path: "/.." is not an absolute path of a file`},
+		{addDevice(specs.LinuxDevice{Path: "/dev/x", Type: "z"}), `linux.devices[0].type: invalid device type "z"`},
+		{addDevice(specs.LinuxDevice{Path: "/dev/x", Type: "c", Major: -1}), "linux.devices[0].major: -1 is not between 0 and 4095"},
+		{addDevice(specs.LinuxDevice{Path: "/dev/x", Type: "b", Minor: 1 << 20}), "linux.devices[0].minor: 1048576 is not between 0 and 1048575"},
+		{addDevice(specs.LinuxDevice{Path: "/dev/x", Type: "p", UID: ptr(uint32(1<<32 - 1))}), "linux.devices[0].uid: 4294967295 is not a user id"},
+		{addDevice(specs.LinuxDevice{Path: "/dev/x", Type: "p", GID: ptr(uint32(1<<32 - 1))}), "linux.devices[0].gid: 4294967295 is not a group id"},
+		{addDevice(specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}), `linux.devices[0]: "/dev/kvm" is a device of the host (c 10:232): not supported yet`},
+		{addDevice(specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}), `linux.devices[0]: "/dev/sda" is a device of the host (b 8:0): not supported yet`},
+		{addDevice(specs.LinuxDevice{Path: "/dev/ram3", Type: "b", Major: 1, Minor: 3}), `linux.devices[0]: "/dev/ram3" is a device of the host (b 1:3): not supported yet`},
+	})
+}
+
+func TestRejectResources(t *testing.T) {
+	edit := func(f func(*specs.LinuxResources)) func(*specs.Spec) {
+		return func(s *specs.Spec) { f(s.Linux.Resources) }
+	}
+	rule := func(d specs.LinuxDeviceCgroup) func(*specs.Spec) {
+		return edit(func(r *specs.LinuxResources) { r.Devices = []specs.LinuxDeviceCgroup{d} })
+	}
+	unified := func(key, value string) func(*specs.Spec) {
+		return edit(func(r *specs.LinuxResources) { r.Unified = map[string]string{key: value} })
+	}
+	const bytesOr = " is neither a number of bytes nor -1 (unlimited)"
+	testRejections(t, []rejection{
+		{memory(specs.LinuxMemory{Limit: ptr(int64(-2))}), "linux.resources.memory.limit: -2" + bytesOr},
+		{memory(specs.LinuxMemory{Swap: ptr(int64(-2))}), "linux.resources.memory.swap: -2" + bytesOr},
+		{memory(specs.LinuxMemory{Reservation: ptr(int64(-2))}), "linux.resources.memory.reservation: -2" + bytesOr},
+		{memory(specs.LinuxMemory{Kernel: ptr(int64(-2))}), "linux.resources.memory.kernel: -2" + bytesOr},
+		{memory(specs.LinuxMemory{KernelTCP: ptr(int64(-2))}), "linux.resources.memory.kernelTCP: -2" + bytesOr},
+		{memory(specs.LinuxMemory{Swap: ptr(int64(5))}), "linux.resources.memory.swap: unable to set swap limit without memory limit"},
+		{memory(specs.LinuxMemory{Swap: ptr(int64(5)), Limit: ptr(int64(-1))}), "linux.resources.memory.swap: unable to set swap limit without memory limit"},
+		{memory(specs.LinuxMemory{Swap: ptr(int64(5)), Limit: ptr(int64(6))}), "linux.resources.memory.swap: 5 is below the memory limit 6: it counts memory and swap together"},
+		{memory(specs.LinuxMemory{Swappiness: ptr(uint64(101))}), "linux.resources.memory.swappiness: 101 is not between 0 and 100"},
+		{cpu(specs.LinuxCPU{Shares: ptr(uint64(1 << 20))}), "linux.resources.cpu.shares: 1048576 is above 262144"},
+		{cpu(specs.LinuxCPU{Quota: ptr(int64(999))}), "linux.resources.cpu.quota: 999 is neither at least 1000 microseconds nor -1 (unlimited)"},
+		{cpu(specs.LinuxCPU{Quota: ptr(int64(-9))}), "linux.resources.cpu.quota: -9 is neither at least 1000 microseconds nor -1 (unlimited)"},
+		{cpu(specs.LinuxCPU{Period: ptr(uint64(999))}), "linux.resources.cpu.period: 999 is not between 1000 and 1000000 microseconds"},
+		{cpu(specs.LinuxCPU{Period: ptr(uint64(1 << 63))}), "linux.resources.cpu.period: 9223372036854775808 is not between 1000 and 1000000 microseconds"},
+		{cpu(specs.LinuxCPU{Burst: ptr(uint64(1 << 63))}), "linux.resources.cpu.burst: 9223372036854775808 is not a number of microseconds"},
+		{cpu(specs.LinuxCPU{Idle: ptr(int64(2))}), "linux.resources.cpu.idle: 2 is neither 0 nor 1"},
+		{cpu(specs.LinuxCPU{Cpus: "3-1"}), `linux.resources.cpu.cpus: "3-1" is not a list such as 0-2,7`},
+		{cpu(specs.LinuxCPU{Cpus: "0-99999"}), `linux.resources.cpu.cpus: "0-99999" is not a list such as 0-2,7`},
+		{cpu(specs.LinuxCPU{Cpus: strings.Repeat("0,", 1<<20)}), "linux.resources.cpu.cpus: the list is too long"},
+		{cpu(specs.LinuxCPU{Mems: "x"}), `linux.resources.cpu.mems: "x" is not a list such as 0-2,7`},
+		{edit(func(r *specs.LinuxResources) { r.Pids = &specs.LinuxPids{Limit: ptr(int64(-2))} }), "linux.resources.pids.limit: -2 is neither a number of processes nor -1 (unlimited)"},
+		{unified("a/b", "1"), `linux.resources.unified: unified resource "a/b" must be a file name (no slashes)`},
+		{unified("memory", "1"), `linux.resources.unified: unified resource "memory" must be in the form CONTROLLER.PARAMETER`},
+		{unified(".max", "1"), `linux.resources.unified: unified resource ".max" must be in the form CONTROLLER.PARAMETER`},
+		{unified("memory.max", "1G"), `linux.resources.unified: memory.max: "1G" is neither a number of bytes nor "max"`},
+		{unified("memory.max", "-1"), `linux.resources.unified: memory.max: "-1" is neither a number of bytes nor "max"`},
+		{unified("memory.high", "1\x00"), `linux.resources.unified["memory.high"]: "1\x00" contains a NUL byte`},
+		{rule(specs.LinuxDeviceCgroup{Type: "z"}), `linux.resources.devices[0].type: invalid cgroup device type "z"`},
+		{rule(specs.LinuxDeviceCgroup{Access: "rx"}), `linux.resources.devices[0].access: "rx" is not made of r, w and m`},
+		{rule(specs.LinuxDeviceCgroup{Major: ptr(int64(-2))}), "linux.resources.devices[0]: a device number is negative"},
+	})
+}
+
+// TestRejectCall is about what the caller gives beside the spec.
+func TestRejectCall(t *testing.T) {
+	if _, err := Convert(testEnv(), nil); err == nil {
+		t.Error("no spec: accepted")
+	}
+	for _, edit := range []func(*Env){
+		func(e *Env) { e.Bundle = "relative" },
+		func(e *Env) { e.ID = "" },
+		func(e *Env) { e.ID = "a/b" },
+	} {
+		env := testEnv()
+		edit(&env)
+		if _, err := Convert(env, Example()); err == nil || !strings.HasPrefix(err.Error(), "convert spec: ") {
+			t.Errorf("bundle %q, id %q: %v", env.Bundle, env.ID, err)
+		}
+	}
+}
