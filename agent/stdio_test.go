@@ -1,0 +1,335 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"hash"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/agent/protocol/mux"
+)
+
+const patience = 20 * time.Second
+
+// pair returns the two ends of a channel.
+func pair(t *testing.T) (host, guest net.Conn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "socketpair")
+		if conns[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+	}
+	t.Cleanup(func() { _ = conns[0].Close(); _ = conns[1].Close() })
+	return conns[0], conns[1]
+}
+
+// bench is a stdio whose process is the test, and the host's streams to it.
+type bench struct {
+	*stdio
+	stdin, stdout, stderr *os.File // the process's ends
+	host, guest           *mux.Session
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{}
+	var ours [3]*os.File
+	for i, theirs := range []**os.File{&b.stdin, &b.stdout, &b.stderr} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ours[i], *theirs = r, w; i == 0 {
+			ours[i], *theirs = w, r
+		}
+		t.Cleanup(func() { _ = r.Close(); _ = w.Close() })
+	}
+	var err error
+	if b.stdio, err = newStdio(ours[0], ours[1], ours[2], nil); err != nil {
+		t.Fatal(err)
+	}
+	b.connect(t)
+	return b
+}
+
+func (b *bench) connect(t *testing.T) {
+	t.Helper()
+	h, g := pair(t)
+	var err error
+	if b.host, err = mux.Host(h); err != nil {
+		t.Fatal(err)
+	}
+	if b.guest, err = mux.Guest(g); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.host.Close(); _ = b.guest.Close() })
+}
+
+// open attaches a stream and returns the host's end of it.
+func (b *bench) open(t *testing.T, kind protocol.StreamKind) *mux.Stream {
+	t.Helper()
+	h, err := b.host.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := b.guest.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.attach(kind, g.(stream)); err != nil {
+		t.Fatal(err)
+	}
+	_ = h.SetDeadline(time.Now().Add(patience))
+	if err := protocol.ReadStreamAck(h); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func TestStalledStderrDoesNotStallStdout(t *testing.T) {
+	b := newBench(t)
+	stdout, stderr := b.open(t, protocol.StreamStdout), b.open(t, protocol.StreamStderr)
+
+	const size = 64 << 20
+	errSize := make(chan int64, 1)
+	go func() { // fills stderr until it is stuck
+		var n int64
+		chunk := bytes.Repeat([]byte("e"), 4096)
+		_ = b.stderr.SetWriteDeadline(time.Now().Add(patience))
+		for {
+			m, err := b.stderr.Write(chunk)
+			n += int64(m)
+			if err != nil {
+				errSize <- n
+				return
+			}
+		}
+	}()
+	sent := sha256.New()
+	go func() {
+		chunk := make([]byte, 100_003)
+		for left := size; left > 0; {
+			n := min(left, len(chunk))
+			chunk[left%len(chunk)]++
+			_, _ = sent.Write(chunk[:n])
+			if _, err := b.stdout.Write(chunk[:n]); err != nil {
+				return
+			}
+			left -= n
+		}
+		_ = b.stdout.Close()
+	}()
+	got := sha256.New()
+	n, err := io.Copy(got, stdout)
+	if err != nil || n != size {
+		t.Fatalf("stdout: %d bytes, %v, want %d", n, err, size)
+	}
+	if !same(sent, got) {
+		t.Fatal("stdout differs from what was written")
+	}
+
+	// Wait gives up on the stalled reader, and the reader still gets all of it.
+	_ = b.stderr.SetWriteDeadline(time.Unix(1, 0))
+	want := <-errSize
+	b.end()
+	began := time.Now()
+	b.drain(100*time.Millisecond, nil)
+	if waited := time.Since(began); waited > patience/2 {
+		t.Errorf("drain took %v", waited)
+	}
+	if n, err := io.Copy(io.Discard, stderr); err != nil || n != want {
+		t.Errorf("stderr: %d bytes, %v, want %d", n, err, want)
+	}
+}
+
+func same(a, b hash.Hash) bool { return bytes.Equal(a.Sum(nil), b.Sum(nil)) }
+
+// A child that lives on holds the pipe open: the stream ends all the same, and
+// the child can go on writing.
+func TestEndDoesNotWaitForAHeldPipe(t *testing.T) {
+	for name, attachAfter := range map[string]bool{"attached before the end": false, "attached after": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			var stdout *mux.Stream
+			if !attachAfter {
+				stdout = b.open(t, protocol.StreamStdout)
+			}
+			if _, err := io.WriteString(b.stdout, "last words"); err != nil {
+				t.Fatal(err)
+			}
+			b.end()
+			if attachAfter {
+				stdout = b.open(t, protocol.StreamStdout)
+			}
+			b.drain(patience, nil)
+			if got, err := io.ReadAll(stdout); err != nil || string(got) != "last words" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+			_ = stdout.Close()
+			for range 3 * copySize / 4096 { // more than the pipe holds
+				_ = b.stdout.SetWriteDeadline(time.Now().Add(patience))
+				if _, err := b.stdout.Write(make([]byte, 4096)); err != nil {
+					t.Fatalf("the child's write: %v", err)
+				}
+			}
+		})
+	}
+}
+
+func TestHostClosingStdoutBreaksThePipe(t *testing.T) {
+	b := newBench(t)
+	stdout := b.open(t, protocol.StreamStdout)
+	if err := stdout.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_ = b.stdout.SetWriteDeadline(time.Now().Add(patience))
+	for {
+		if _, err := b.stdout.Write(make([]byte, 4096)); err != nil {
+			if !errors.Is(err, unix.EPIPE) {
+				t.Errorf("write: %v, want EPIPE", err)
+			}
+			return
+		}
+	}
+}
+
+// The same while the stream is stuck because the host does not read.
+func TestHostClosingStalledStdoutBreaksThePipe(t *testing.T) {
+	b := newBench(t)
+	stdout := b.open(t, protocol.StreamStdout)
+	broken := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := b.stdout.Write(make([]byte, 4096)); err != nil {
+				broken <- err
+				return
+			}
+		}
+	}()
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	_ = stdout.Close()
+	select {
+	case err := <-broken:
+		if !errors.Is(err, unix.EPIPE) {
+			t.Errorf("write: %v, want EPIPE", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("the process is still stuck")
+	}
+}
+
+func TestStdinEOF(t *testing.T) {
+	b := newBench(t)
+	stdin := b.open(t, protocol.StreamStdin)
+	if _, err := io.WriteString(stdin, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := stdin.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	_ = b.stdin.SetReadDeadline(time.Now().Add(patience))
+	if got, err := io.ReadAll(b.stdin); err != nil || string(got) != "x" {
+		t.Fatalf("process read %q, %v", got, err)
+	}
+}
+
+// A process that closes its stdin must not leave the host's writer stuck.
+func TestProcessClosingStdin(t *testing.T) {
+	b := newBench(t)
+	stdin := b.open(t, protocol.StreamStdin)
+	_ = b.stdin.Close()
+	if _, err := stdin.Write(make([]byte, 4<<20)); err != nil {
+		t.Fatalf("host's write: %v", err)
+	}
+	if _, err := stdin.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("host's read: %v, want EOF", err)
+	}
+}
+
+func TestEndOfProcessIsSeenOnStdin(t *testing.T) {
+	b := newBench(t)
+	stdin := b.open(t, protocol.StreamStdin)
+	b.end()
+	if _, err := stdin.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("host's read: %v, want EOF", err)
+	}
+}
+
+func TestAttachRefuses(t *testing.T) {
+	b := newBench(t)
+	b.open(t, protocol.StreamStdout)
+	if err := b.attach(protocol.StreamStdout, nil); err == nil || !strings.Contains(err.Error(), "already") {
+		t.Errorf("twice: %v", err)
+	}
+	b.end()
+	b.release()
+	if err := b.attach(protocol.StreamStderr, nil); err == nil {
+		t.Error("attached after release")
+	}
+}
+
+func TestReleaseClosesWhatWasNotAttached(t *testing.T) {
+	b := newBench(t)
+	b.end()
+	b.release()
+	if _, err := b.stderr.Write([]byte("x")); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("write: %v, want EPIPE", err)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	master, slave, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = master.Close(); _ = slave.Close() })
+	b := &bench{}
+	if b.stdio, err = newStdio(nil, nil, nil, master); err != nil {
+		t.Fatal(err)
+	}
+	b.connect(t)
+	stdin, stdout := b.open(t, protocol.StreamStdin), b.open(t, protocol.StreamStdout)
+	if err := b.attach(protocol.StreamStderr, nil); err == nil {
+		t.Error("a terminal has a stderr")
+	}
+	if _, err := io.WriteString(stdin, "line\n"); err != nil {
+		t.Fatal(err)
+	}
+	// End of the host's input is not the end of the terminal.
+	if err := stdin.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 5)
+	if _, err := io.ReadFull(slave, line); err != nil || string(line) != "line\n" {
+		t.Fatalf("process read %q, %v", line, err)
+	}
+	if _, err := io.WriteString(slave, "out"); err != nil {
+		t.Fatalf("process's write after the end of input: %v", err)
+	}
+	_ = slave.Close()
+	b.end()
+	b.drain(patience, nil)
+	if got, err := io.ReadAll(stdout); err != nil || string(got) != "line\r\nout" {
+		t.Errorf("host read %q, %v", got, err)
+	}
+}
