@@ -1,0 +1,112 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestLoadAll(t *testing.T) {
+	got, err := Load(write(t, `
+# every setting
+accel = "tcg"
+qemu = "/opt/qemu"
+kernel = "/boot/vmlinuz"
+modules = "/lib/modules/6.1"
+kernel_params = "quiet debug"
+memory_mib = 512
+vcpus = 2
+nics = 3
+boot_timeout = "1m30s"
+vsock = "off"
+cache = "/tmp/cache"
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{
+		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/boot/vmlinuz", Modules: "/lib/modules/6.1",
+		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
+		BootTimeout: Duration(90 * time.Second), Vsock: "off", Cache: "/tmp/cache",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	// A setting added to Config must be added to this test.
+	v := reflect.ValueOf(*got)
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			t.Errorf("setting %s is not tested", v.Type().Field(i).Tag.Get("toml"))
+		}
+	}
+}
+
+func TestLoadDefaults(t *testing.T) {
+	want := &Config{Accel: "auto", Vsock: "auto", Cache: "/var/cache/husk"}
+	for _, content := range []string{"", "# nothing\n", "memory_mib = 0\naccel = \"\"\n"} {
+		got, err := Load(write(t, content))
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: got %+v, %v", content, got, err)
+		}
+	}
+}
+
+// TestLoadNoFile: without --config the file need not exist, with it it must.
+func TestLoadNoFile(t *testing.T) {
+	if _, err := os.Stat(DefaultPath); err == nil {
+		t.Logf("%s exists on this machine: only the named file is tested", DefaultPath)
+	} else if c, err := Load(""); err != nil || c.Accel != "auto" {
+		t.Errorf("no file: got %+v, %v", c, err)
+	}
+	path := filepath.Join(t.TempDir(), "none.toml")
+	if _, err := Load(path); err == nil || err.Error() != "read settings "+path+": open "+path+": no such file or directory" {
+		t.Errorf("named file is missing: got %v", err)
+	}
+}
+
+func TestLoadRefuses(t *testing.T) {
+	for content, want := range map[string]string{
+		`accel = "xen"`:                     `accel: "xen" is none of auto, kvm, tcg`,
+		`vsock = "yes"`:                     `vsock: "yes" is none of auto, on, off`,
+		`qemu = "qemu"`:                     `qemu: "qemu" is not an absolute path`,
+		`kernel = "boot/vmlinuz"`:           `kernel: "boot/vmlinuz" is not an absolute path`,
+		`modules = "./x"`:                   `modules: "./x" is not an absolute path`,
+		`cache = "~/x"`:                     `cache: "~/x" is not an absolute path`,
+		`memory_mib = 127`:                  `memory_mib: 127 is not between 128 and 1048576`,
+		`memory_mib = 1048577`:              `memory_mib: 1048577 is not between 128 and 1048576`,
+		`memory_mib = -1`:                   `memory_mib: -1 is not between 128 and 1048576`,
+		`vcpus = 256`:                       `vcpus: 256 is not between 1 and 255`,
+		`nics = 9`:                          `nics: 9 is not between 1 and 8`,
+		`memory_mb = 512`:                   `unknown key "memory_mb"`,
+		"[vm]\nmemory_mib = 512":            `unknown key "vm"`,
+		`boot_timeout = "0s"`:               `duration "0s" is not positive`,
+		`boot_timeout = "-5s"`:              `duration "-5s" is not positive`,
+		`boot_timeout = "20"`:               `missing unit in duration`,
+		`boot_timeout = 20`:                 `missing unit in duration`,
+		`vcpus = "2"`:                       `incompatible types`,
+		`accel = `:                          `expected value`,
+		"nics = 1\nnics = 2":                `already`,
+		`memory_mib = 99999999999999999999`: `out of range`,
+	} {
+		path := write(t, content)
+		_, err := Load(path)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "read settings "+path+": ") {
+			t.Errorf("%s:\n got %v\nwant %s", content, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: more than one line: %v", content, err)
+		}
+	}
+}
