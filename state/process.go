@@ -61,6 +61,25 @@ func (p Process) Kill(ctx context.Context) error {
 	return nil
 }
 
+// Wait returns nil once the process has ended, or the error of ctx before.
+func (p Process) Wait(ctx context.Context) error {
+	pidfd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) || p.PID <= 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("wait for process %d: %w", p.PID, err)
+	}
+	defer unix.Close(pidfd)
+	if !p.Alive() {
+		return nil
+	}
+	if err := waitPidfd(ctx, pidfd); err != nil {
+		return fmt.Errorf("wait for process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
 // waitPidfd waits until the process has ended.
 func waitPidfd(ctx context.Context, pidfd int) error {
 	const slice = 100 // ms between two looks at ctx

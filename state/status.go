@@ -33,6 +33,7 @@ const (
 	Resume Verb = "resume"
 	Update Verb = "update"
 	Events Verb = "events"
+	Ps     Verb = "ps"
 )
 
 // ok marks a verb as allowed in the table.
@@ -83,6 +84,10 @@ var transitions = map[Verb]map[Status]string{
 	Events: {
 		Created: ok, Running: ok, Paused: ok,
 		Stopped: "container with id %s is not running",
+	},
+	Ps: {
+		Created: ok, Running: ok, Paused: ok,
+		Stopped: "container not running",
 	},
 }
 

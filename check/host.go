@@ -1,0 +1,197 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/moby/sys/capability"
+	"golang.org/x/sys/unix"
+)
+
+// neededCaps are what mounting, entering namespaces and making taps take.
+var neededCaps = []capability.Cap{capability.CAP_SYS_ADMIN, capability.CAP_NET_ADMIN}
+
+func root() Check {
+	c := Check{Name: "root", Status: OK}
+	if uid := os.Geteuid(); uid != 0 {
+		return c.fail(fmt.Sprintf("running as uid %d", uid), "run husk as root: rootless containers are not supported")
+	}
+	caps, err := capability.NewPid2(0)
+	if err == nil {
+		err = caps.Load()
+	}
+	if err != nil {
+		return c.fail(fmt.Sprintf("read capabilities: %v", err), "mount /proc")
+	}
+	var missing []string
+	for _, n := range neededCaps {
+		if !caps.Get(capability.EFFECTIVE, n) {
+			missing = append(missing, "CAP_"+strings.ToUpper(n.String()))
+		}
+	}
+	if len(missing) > 0 {
+		return c.fail("root without "+strings.Join(missing, ", "), "run husk outside of a container, or in a privileged one")
+	}
+	c.Detail = "running as root"
+	return c
+}
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroups tells v1, v2 and the hybrid of both by their filesystems.
+func cgroups(mountPoint string) Check {
+	c := Check{Name: "cgroup", Status: OK}
+	switch {
+	case isFilesystem(mountPoint, unix.CGROUP2_SUPER_MAGIC):
+		c.Detail = "v2"
+	case isFilesystem(filepath.Join(mountPoint, "unified"), unix.CGROUP2_SUPER_MAGIC) && hasV1(mountPoint):
+		c.Detail = "hybrid of v1 and v2"
+	case hasV1(mountPoint):
+		c.Detail = "v1"
+	default:
+		return c.fail("no cgroup hierarchy is mounted on "+mountPoint,
+			"boot with systemd, or mount one: mount -t cgroup2 none "+mountPoint)
+	}
+	return c
+}
+
+func hasV1(mountPoint string) bool {
+	entries, err := os.ReadDir(mountPoint)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if isFilesystem(filepath.Join(mountPoint, e.Name()), unix.CGROUP_SUPER_MAGIC) {
+			return true
+		}
+	}
+	return false
+}
+
+func isFilesystem(path string, magic int64) bool {
+	var st unix.Statfs_t
+	return ignoringEINTR(func() error { return unix.Statfs(path, &st) }) == nil && st.Type == magic
+}
+
+const tunDevice = "/dev/net/tun"
+
+func tun(device string) Check {
+	c := Check{Name: "tun", Status: OK, Detail: device + " opens"}
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return c.fail(err.Error(), "modprobe tun; in a container, pass the device in")
+	}
+	f.Close()
+	return c
+}
+
+// hostKernel asks for the newest system calls that the supervisor cannot do
+// without, and for the namespaces it lives in.
+func hostKernel() Check {
+	c := Check{Name: "host-kernel", Status: OK}
+	const noSuchFD = 1 << 30
+	var missing []string
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err == nil {
+		unix.Close(pidfd)
+	} else {
+		missing = append(missing, "pidfd_open")
+	}
+	// Older kernels have the call without this flag, and then answer EINVAL.
+	if err := unix.CloseRange(noSuchFD, noSuchFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		missing = append(missing, "close_range")
+	}
+	if err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
+		missing = append(missing, "mount_setattr")
+	}
+	for _, ns := range []string{"mnt", "pid", "net", "ipc", "uts", "cgroup"} {
+		if _, err := os.Lstat("/proc/self/ns/" + ns); err != nil {
+			missing = append(missing, ns+" namespaces")
+		}
+	}
+	var name unix.Utsname
+	release := "unknown release"
+	if err := unix.Uname(&name); err == nil {
+		release = unix.ByteSliceToString(name.Release[:])
+	}
+	if len(missing) > 0 {
+		return c.fail(fmt.Sprintf("%s: without %s", release, strings.Join(missing, ", ")), "boot Linux 5.12 or later, Debian 12's for one")
+	}
+	c.Detail = release
+	return c
+}
+
+// Room husk needs: an unpacked distribution kernel is about 60 MiB, an initramfs
+// 20, and a new pair is made before an old one goes; a container's state is a
+// few small files.
+const (
+	cacheMiB = 192
+	stateMiB = 1
+)
+
+// directory looks whether husk could make or use a directory of its own, without
+// making it. A private one is refused where somebody else could write: husk boots
+// kernels from its cache.
+func directory(name, path string, needMiB uint64, private bool) Check {
+	c := Check{Name: name, Status: OK}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return c.fail(err.Error(), "change to a directory that exists")
+	}
+	existing, info, err := nearest(path)
+	advice := "make it writable, or choose another directory"
+	switch {
+	case err != nil:
+		return c.fail(err.Error(), advice)
+	case !info.IsDir():
+		return c.fail(existing+" is not a directory", "remove it, or choose another directory")
+	}
+	if existing == path && private {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+			return c.fail(fmt.Sprintf("%s belongs to uid %d", path, st.Uid), fmt.Sprintf("chown %d %s", os.Geteuid(), path))
+		}
+		if info.Mode().Perm()&0o022 != 0 {
+			return c.fail(fmt.Sprintf("others may write to %s (mode %04o)", path, info.Mode().Perm()), "chmod go-w "+path)
+		}
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, existing, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return c.fail(fmt.Sprintf("%s cannot be written to: %v", existing, err), advice)
+	}
+	var st unix.Statfs_t
+	if err := ignoringEINTR(func() error { return unix.Statfs(existing, &st) }); err != nil {
+		return c.fail(fmt.Sprintf("statfs %s: %v", existing, err), advice)
+	}
+	freeMiB := st.Bavail * uint64(max(st.Bsize, 0)) >> 20
+	c.Detail = fmt.Sprintf("%s, %d MiB free", path, freeMiB)
+	if existing != path {
+		c.Detail = fmt.Sprintf("%s, to be made, %d MiB free", path, freeMiB)
+	}
+	if freeMiB < needMiB {
+		return c.warn(c.Detail, fmt.Sprintf("make room: husk may need %d MiB", needMiB))
+	}
+	return c
+}
+
+// nearest returns path, or else the closest directory above it that exists.
+func nearest(path string) (string, fs.FileInfo, error) {
+	for {
+		info, err := os.Stat(path)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) || path == "/" {
+			return path, info, err
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+func ignoringEINTR(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}

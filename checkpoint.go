@@ -1,0 +1,76 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/state"
+)
+
+var errCheckpoint = errors.New("checkpoint is not supported: husk cannot save a virtual machine yet")
+
+// The flags of runc's checkpoint and restore are known, so that the refusal is
+// about the verb and not about the first flag.
+var checkpointCommand = &cli.Command{
+	Name:         "checkpoint",
+	Usage:        "not supported yet: save a running container",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
+	Flags: append(ignoredFlags("leave-running", "lazy-pages", "pre-dump"),
+		append(criuFlags(),
+			&cli.StringFlag{Name: "parent-path", Hidden: true},
+			&cli.StringFlag{Name: "page-server", Hidden: true},
+			&cli.IntFlag{Name: "status-fd", Hidden: true, Value: -1},
+		)...),
+	Action: func(c *cli.Context) error {
+		if err := exactArgs(c, 1); err != nil {
+			return err
+		}
+		if _, err := state.Find(c.String("root"), c.Args().First()); err != nil {
+			return err
+		}
+		return errCheckpoint
+	},
+}
+
+var restoreCommand = &cli.Command{
+	Name:         "restore",
+	Usage:        "not supported yet: make a container from a saved one",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
+	Flags: append(ignoredFlags("no-subreaper", "no-pivot", "lazy-pages"),
+		append(criuFlags(),
+			&cli.StringFlag{Name: "console-socket", Hidden: true},
+			&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Hidden: true},
+			&cli.StringFlag{Name: "pid-file", Hidden: true},
+			&cli.StringFlag{Name: "lsm-profile", Hidden: true},
+			&cli.StringFlag{Name: "lsm-mount-context", Hidden: true},
+			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Hidden: true},
+		)...),
+	Action: func(c *cli.Context) error {
+		if err := exactArgs(c, 1); err != nil {
+			return err
+		}
+		return errCheckpoint
+	},
+}
+
+// criuFlags are those the two verbs have in common.
+func criuFlags() []cli.Flag {
+	return append(ignoredFlags("tcp-established", "ext-unix-sk", "shell-job", "file-locks", "auto-dedup",
+		"link-remap", "skip-in-flight"),
+		&cli.StringFlag{Name: "image-path", Hidden: true},
+		&cli.StringFlag{Name: "work-path", Hidden: true},
+		&cli.StringFlag{Name: "manage-cgroups-mode", Hidden: true},
+		&cli.StringSliceFlag{Name: "empty-ns", Hidden: true},
+	)
+}
+
+func ignoredFlags(names ...string) []cli.Flag {
+	var flags []cli.Flag
+	for _, n := range names {
+		flags = append(flags, &cli.BoolFlag{Name: n, Hidden: true})
+	}
+	return flags
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor/control"
+)
+
+const defaultInterval = 5 * time.Second // runc's
+
+var eventsCommand = &cli.Command{
+	Name:         "events",
+	Usage:        "print what a container uses, one JSON object a line, until it stops",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
+	Flags: []cli.Flag{
+		&cli.DurationFlag{Name: "interval", Value: defaultInterval, Usage: "`TIME` between two lines"},
+		&cli.BoolFlag{Name: "stats", Usage: "print one line, at once, and end"},
+	},
+	Action: func(c *cli.Context) error {
+		if err := exactArgs(c, 1); err != nil {
+			return err
+		}
+		id := c.Args().First()
+		container, supervisor, err := connect(c, id, state.Events)
+		if err != nil {
+			return err
+		}
+		defer supervisor.Close()
+		interval := c.Duration("interval")
+		if interval <= 0 {
+			return errors.New("duration interval must be greater than 0")
+		}
+		if c.Bool("stats") {
+			return printStats(c.Context, c.App.Writer, supervisor, id)
+		}
+		return followStats(c.Context, c.App.Writer, supervisor, container, interval)
+	},
+}
+
+// event is runc's form (its types/events.go).
+type event struct {
+	Type string          `json:"type"`
+	ID   string          `json:"id"`
+	Data json.RawMessage `json:"data,omitempty"`
+}
+
+func printStats(ctx context.Context, w io.Writer, supervisor *connection, id string) error {
+	resp, err := supervisor.Stats(ctx, &control.StatsRequest{})
+	if err != nil {
+		return control.Error(err)
+	}
+	if err := json.NewEncoder(w).Encode(event{Type: "stats", ID: id, Data: resp.Stats}); err != nil {
+		return fmt.Errorf("print stats: %w", err)
+	}
+	return nil
+}
+
+// followStats prints a line at each tick and returns nil as soon as the
+// container has stopped.
+func followStats(ctx context.Context, w io.Writer, supervisor *connection, container *state.Container, interval time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- container.Supervisor.Wait(ctx) }()
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-tick.C:
+		}
+		err := printStats(ctx, w, supervisor, container.ID)
+		if err == nil {
+			continue
+		}
+		// The container may have stopped while its supervisor still writes out what
+		// nobody has read yet.
+		if now, lerr := supervisor.dir.Load(); lerr != nil || now.Status() == state.Stopped {
+			return nil
+		}
+		return err
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/hypervisor/qemu"
+	"github.com/huskvm/husk/specconv"
+)
+
+var featuresCommand = &cli.Command{
+	Name:         "features",
+	Usage:        "print what husk supports as JSON (runtime-spec, features.md)",
+	OnUsageError: usageError,
+	Action: func(c *cli.Context) error {
+		if err := exactArgs(c, 0); err != nil {
+			return err
+		}
+		enc := json.NewEncoder(c.App.Writer)
+		enc.SetIndent("", "    ")
+		if err := enc.Encode(supported()); err != nil {
+			return fmt.Errorf("print features: %w", err)
+		}
+		return nil
+	},
+}
+
+// Annotations in the output of features.
+const (
+	annotationPrefix     = "org.huskvm."
+	annotationVersion    = annotationPrefix + "version"
+	annotationCommit     = annotationPrefix + "commit"
+	annotationCheckpoint = annotationPrefix + "checkpoint.enabled"
+)
+
+// supported is asked for by engines at their own start: it depends on
+// this build and, for the accelerator, on the machine, and must not fail where a
+// container would.
+func supported() *features.Features {
+	yes, no := true, false
+	f := &features.Features{
+		OCIVersionMin: "1.0.0",
+		OCIVersionMax: specs.Version,
+		// createContainer and startContainer run inside the guest, which is refused.
+		Hooks:        []string{"prestart", "createRuntime", "poststart", "poststop"},
+		MountOptions: mountOptions(),
+		Linux: &features.Linux{
+			Namespaces:   namespaces(),
+			Capabilities: capabilities(),
+			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &no},
+			Seccomp:      &features.Seccomp{Enabled: &no},
+			Apparmor:     &features.Apparmor{Enabled: &no},
+			Selinux:      &features.Selinux{Enabled: &no},
+			IntelRdt:     &features.IntelRdt{Enabled: &no, Schemata: &no, Monitoring: &no},
+			// containerd and CRI-O give Kubernetes user namespaces where this is true.
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			NetDevices:      &features.NetDevices{Enabled: &no},
+		},
+		Annotations: map[string]string{
+			annotationVersion:    version,
+			annotationCommit:     commit,
+			annotationCheckpoint: "false",
+		},
+		// They change the VM's size and take its network away.
+		PotentiallyUnsafeConfigAnnotations: []string{annotationPrefix},
+	}
+	if accel, _, err := qemu.ProbeAccel(hypervisor.Auto); err == nil {
+		f.Annotations[specconv.AnnotationAccel] = string(accel)
+	}
+	return f
+}
+
+// namespaces are those a container gets; user namespaces are refused and time
+// namespaces dropped.
+func namespaces() []string {
+	all := []string{
+		string(specs.CgroupNamespace), string(specs.IPCNamespace), string(specs.MountNamespace),
+		string(specs.NetworkNamespace), string(specs.PIDNamespace), string(specs.UTSNamespace),
+	}
+	slices.Sort(all)
+	return all
+}
+
+func capabilities() []string {
+	var names []string
+	for _, c := range capability.ListKnown() {
+		names = append(names, "CAP_"+strings.ToUpper(c.String()))
+	}
+	return names
+}
+
+// mountOptions are those the agent's parser takes as flags (libcontainer,
+// mountoptions.go, which host code does not import: a test compares). "rro" among
+// them makes Docker and CRI ask for recursively read-only binds.
+func mountOptions() []string {
+	options := []string{
+		"acl", "async", "bind", "defaults", "dirsync", "iversion", "lazytime", "loud", "mand", "noacl",
+		"noiversion", "nolazytime", "nomand", "private", "rbind", "remount", "rprivate", "rshared",
+		"rslave", "runbindable", "shared", "silent", "slave", "sync", "tmpcopyup", "unbindable",
+	}
+	// These are a mount's own and have a form for all mounts below it too.
+	for _, o := range []string{
+		"atime", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime",
+		"nostrictatime", "nosuid", "nosymfollow", "relatime", "ro", "rw", "strictatime", "suid", "symfollow",
+	} {
+		options = append(options, o, "r"+o)
+	}
+	slices.Sort(options)
+	return options
+}
