@@ -116,7 +116,10 @@ func (a *agent) dispatch(s stream, control *controlListener) error {
 		err = p.stdio.attach(h.Kind, s)
 	}
 	if err != nil {
-		return errors.Join(err, protocol.WriteStreamAck(s, err))
+		// The host's mistake, and the host learns of it.
+		refusal := errors.New(status.Convert(err).Message())
+		defer func() { _ = s.Close() }()
+		return protocol.WriteStreamAck(s, refusal)
 	}
 	return nil
 }
