@@ -1,0 +1,234 @@
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/huskvm/husk/hypervisor"
+)
+
+const (
+	machineMicroVM = "microvm"
+
+	// maxTransports is how many virtio-mmio devices microvm takes with its second
+	// IO-APIC, which it has by default when ACPI is on. One more and QEMU ends
+	// with "No 'virtio-bus' bus found for device", which nobody understands.
+	maxTransports = 24
+)
+
+// handles are the numbers, in the vmm process, of the files it inherits, and what
+// belongs to them. They are data so that the argument vector is a pure function.
+type handles struct {
+	qmp     int
+	console int
+	channel int // virtio-serial; -1 with vsock
+	vhost   int // /dev/vhost-vsock; -1 without vsock
+	taps    []int
+
+	vsockCID uint32
+}
+
+// option is one command line option, "-flag value" or "-flag".
+type option struct {
+	flag  string
+	value string
+}
+
+// props is the "driver,key=value,..." syntax of QEMU's option values.
+type props struct {
+	driver string
+	pairs  []string // key, value, key, value, ...
+}
+
+// String escapes commas by doubling them: a directory named "a,readonly=off"
+// would otherwise set options of its own.
+func (p props) String() string {
+	var b strings.Builder
+	b.WriteString(p.driver)
+	for i := 0; i+1 < len(p.pairs); i += 2 {
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(p.pairs[i] + "=" + strings.ReplaceAll(p.pairs[i+1], ",", ",,"))
+	}
+	return b.String()
+}
+
+func with(driver string, pairs ...string) string {
+	return props{driver: driver, pairs: pairs}.String()
+}
+
+// machine is a configuration in QEMU's terms: the stations between a Config and
+// an argument vector.
+type machine struct {
+	accel    string
+	cpu      string
+	memMiB   int
+	vcpus    int
+	kernel   string
+	initrd   string
+	cmdline  string
+	chardevs []string
+	backends []option // fsdevs and netdevs
+	devices  []string // in the order of their virtio-mmio slots
+}
+
+// check refuses what QEMU would refuse in words of its own, or accept and mean
+// something else by.
+func check(cfg hypervisor.Config) error {
+	if cfg.Machine != "" && cfg.Machine != machineMicroVM {
+		return fmt.Errorf("machine type %q is not supported: use %q", cfg.Machine, machineMicroVM)
+	}
+	if cfg.Accel != hypervisor.KVM && cfg.Accel != hypervisor.TCG {
+		return fmt.Errorf("accel %q is neither %q nor %q", cfg.Accel, hypervisor.KVM, hypervisor.TCG)
+	}
+	if cfg.MemoryMiB < 64 {
+		return fmt.Errorf("memory of %d MiB is below 64 MiB", cfg.MemoryMiB)
+	}
+	if cfg.VCPUs < 1 || cfg.VCPUs > 255 {
+		return fmt.Errorf("%d vcpus is not between 1 and 255", cfg.VCPUs)
+	}
+	for _, p := range []struct{ what, path string }{
+		{"vmm binary", cfg.Binary}, {"kernel", cfg.Kernel}, {"initrd", cfg.Initrd},
+	} {
+		if !filepath.IsAbs(p.path) {
+			return fmt.Errorf("%s %q is not an absolute path", p.what, p.path)
+		}
+	}
+	if (cfg.ShareDir == "") != (cfg.ShareTag == "") {
+		return errors.New("a share needs both a directory and a tag")
+	}
+	if cfg.ShareDir != "" && !filepath.IsAbs(cfg.ShareDir) {
+		return fmt.Errorf("shared directory %q is not an absolute path", cfg.ShareDir)
+	}
+	if !cfg.Vsock && cfg.ChannelPort == "" {
+		return errors.New("without vsock the agent channel needs a port name")
+	}
+	for i, nic := range cfg.NICs {
+		if nic.Tap == nil {
+			return fmt.Errorf("network card %d has no tap", i)
+		}
+		if mac, err := net.ParseMAC(nic.MAC); err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+			return fmt.Errorf("network card %d: %q is not the MAC address of a card", i, nic.MAC)
+		}
+	}
+	if n := countDevices(cfg); n > maxTransports {
+		return fmt.Errorf("%d devices, %d of them network cards, but the machine has room for %d", n, len(cfg.NICs), maxTransports)
+	}
+	return nil
+}
+
+func countDevices(cfg hypervisor.Config) int {
+	n := 2 + len(cfg.NICs) // channel and rng
+	if cfg.ShareDir != "" {
+		n++
+	}
+	return n
+}
+
+// newMachine is pure. tscKHz is the rate of the host's time stamp counter, 0 if unknown.
+func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
+	m := machine{
+		accel: "kvm", cpu: "host",
+		memMiB: cfg.MemoryMiB, vcpus: cfg.VCPUs,
+		kernel: cfg.Kernel, initrd: cfg.Initrd, cmdline: kernelCmdline(cfg, tscKHz),
+	}
+	if cfg.Accel == hypervisor.TCG {
+		m.accel, m.cpu = with("tcg", "thread", "multi"), "max"
+	}
+
+	m.chardevs = []string{
+		with("socket", "id", "qmp", "fd", strconv.Itoa(h.qmp)),
+		with("socket", "id", "console", "fd", strconv.Itoa(h.console)),
+	}
+
+	// Each device costs the guest 5 to 15 ms of boot under emulation: no others.
+	if cfg.Vsock {
+		m.add(with("vhost-vsock-device", "guest-cid", strconv.FormatUint(uint64(h.vsockCID), 10), "vhostfd", strconv.Itoa(h.vhost)))
+	} else {
+		m.chardevs = append(m.chardevs, with("socket", "id", "agent", "fd", strconv.Itoa(h.channel)))
+		m.add(with("virtio-serial-device", "id", "serial", "max_ports", "2"))
+		m.devices = append(m.devices, with("virtserialport", "bus", "serial.0", "chardev", "agent", "name", cfg.ChannelPort))
+	}
+	if cfg.ShareDir != "" {
+		// passthrough: owner and mode on the host are the guest's, as with a bind
+		// mount. remap: the share is a tree of bind mounts of many file systems,
+		// whose inode numbers would otherwise collide.
+		m.backends = append(m.backends, option{"-fsdev", with(
+			"local", "id", "share", "path", cfg.ShareDir, "security_model", "passthrough", "multidevs", "remap",
+		)})
+		m.add(with("virtio-9p-device", "fsdev", "share", "mount_tag", cfg.ShareTag))
+	}
+	m.add("virtio-rng-device")
+	for i, nic := range cfg.NICs {
+		id := "net" + strconv.Itoa(i)
+		m.backends = append(m.backends, option{"-netdev", with("tap", "id", id, "fd", strconv.Itoa(h.taps[i]))})
+		m.add(with("virtio-net-device", "netdev", id, "mac", nic.MAC))
+	}
+	return m
+}
+
+func (m *machine) add(device string) { m.devices = append(m.devices, device) }
+
+// argv returns the arguments after the program's name.
+func (m machine) argv() []string {
+	opts := []option{
+		{"-nodefaults", ""},
+		{"-no-user-config", ""},
+		// Nothing QEMU does here needs any of what these four forbid: it only
+		// serves descriptors it was given, the share and /dev/kvm.
+		{"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"},
+		{"-display", "none"},
+		// With the kernel's reboot=t panic=-1 a panic becomes the end of the process.
+		{"-no-reboot", ""},
+		// A core dump of the vmm must not hold the guest's memory.
+		{"-machine", with(machineMicroVM, "dump-guest-core", "off")},
+		{"-accel", m.accel},
+		{"-cpu", m.cpu},
+		{"-m", strconv.Itoa(m.memMiB)},
+		{"-smp", strconv.Itoa(m.vcpus)},
+		{"-kernel", m.kernel},
+		{"-initrd", m.initrd},
+		{"-append", m.cmdline},
+	}
+	for _, c := range m.chardevs {
+		opts = append(opts, option{"-chardev", c})
+	}
+	opts = append(
+		opts,
+		option{"-mon", with("", "chardev", "qmp", "mode", "control")},
+		option{"-serial", "chardev:console"},
+	)
+	opts = append(opts, m.backends...)
+	for _, d := range m.devices {
+		opts = append(opts, option{"-device", d})
+	}
+
+	argv := make([]string, 0, 2*len(opts))
+	for _, o := range opts {
+		argv = append(argv, o.flag)
+		if o.value != "" {
+			argv = append(argv, o.value)
+		}
+	}
+	return argv
+}
+
+// kernelCmdline puts the caller's parameters last: the kernel takes the last of
+// two that contradict each other.
+func kernelCmdline(cfg hypervisor.Config, tscKHz int) string {
+	params := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1"}
+	if cfg.Accel == hypervisor.TCG && tscKHz > 0 {
+		// Under emulation the guest's own calibration of the time stamp counter
+		// fails about every second time, and it then hangs.
+		params = append(params, "tsc_early_khz="+strconv.Itoa(tscKHz))
+	}
+	if cfg.Cmdline != "" {
+		params = append(params, cfg.Cmdline)
+	}
+	return strings.Join(params, " ")
+}

@@ -1,0 +1,48 @@
+package qemu
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestRingKeepsTheTail(t *testing.T) {
+	all := ""
+	r := newRing(10)
+	for _, s := range []string{"", "abc", "defghi", "j", "k", "lmnopqrstu", "0123456789abcdefghijkl", "z"} {
+		n, err := r.Write([]byte(s))
+		if n != len(s) || err != nil {
+			t.Fatalf("Write(%q) = %d, %v", s, n, err)
+		}
+		all += s
+		want := all[max(0, len(all)-10):]
+		if got := r.text(); got != want {
+			t.Errorf("after %q the ring holds %q, want %q", s, got, want)
+		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	got := printable([]byte("a\x1b[31mb\r\n\tc\x00\x07\x7f\u009b\u202edé\xff\xfe漢"))
+	if want := "a[31mb\n\tcdé漢"; got != want {
+		t.Errorf("printable = %q, want %q", got, want)
+	}
+}
+
+func TestLastLines(t *testing.T) {
+	if got := lastLines("a\n\nb\nc\nd\n", 3, 100); got != "b; c; d" {
+		t.Errorf("lastLines = %q", got)
+	}
+	if got := lastLines(strings.Repeat("é", 100), 3, 5); got != "éé" {
+		t.Errorf("lastLines cut = %q", got)
+	}
+}
+
+func TestPanicLine(t *testing.T) {
+	text := "[    1.0] Kernel panic - not syncing: old\n[    9.1] Kernel panic - not syncing: sysrq triggered crash\n[    9.2] CPU: 0\n"
+	if got := panicLine(text); got != "Kernel panic - not syncing: sysrq triggered crash" {
+		t.Errorf("panicLine = %q", got)
+	}
+	if got := panicLine("all is well"); got != "" {
+		t.Errorf("panicLine = %q, want none", got)
+	}
+}

@@ -1,0 +1,348 @@
+// Package qemu runs virtual machines with QEMU: machine type microvm, controlled
+// over QMP, everything it needs handed to it as open descriptors.
+//
+// The agent channel's near end (Channel().Serial) belongs to the caller, who
+// closes it: when the VM has ended what the guest wrote last can still be read.
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/huskvm/husk/hypervisor"
+)
+
+const (
+	// The console may have 56 KiB of the 64 KiB that Console returns: a guest that
+	// floods it must not push out what QEMU says of itself.
+	consoleSize = 56 << 10
+	stderrSize  = 8 << 10
+
+	// startTimeout is for a QEMU that neither answers nor ends. It answers in 50 ms;
+	// the rest is for a machine that swaps.
+	startTimeout = 30 * time.Second
+
+	// drainTimeout is how long the pipes of an ended vmm may take to end too. They
+	// end with it, unless someone else holds them.
+	drainTimeout = time.Second
+)
+
+// New returns a starter of QEMU machines.
+func New() hypervisor.Starter { return starter{host: thisHost} }
+
+type starter struct{ host host }
+
+// vm implements hypervisor.VM.
+type vm struct {
+	proc    *process
+	qmp     *qmp
+	channel hypervisor.Channel
+	greeted greeting
+	console *ring
+	stderr  *ring
+
+	stopping atomic.Bool
+	shutdown atomic.Pointer[string] // reason of the SHUTDOWN event
+	done     chan struct{}
+	err      error // set before done is closed
+}
+
+// resources is what Start has open: the vmm's ends are closed in any case once
+// it runs, ours only when it fails.
+type resources struct {
+	theirs []*os.File
+	ours   []io.Closer
+}
+
+func (r *resources) closeTheirs() {
+	for _, f := range r.theirs {
+		//nolint:errcheck // the vmm has its own duplicate; nothing was written here.
+		f.Close()
+	}
+	r.theirs = nil
+}
+
+func (r *resources) closeAll() {
+	r.closeTheirs()
+	for _, c := range r.ours {
+		//nolint:errcheck // the failure that leads here is the one to report.
+		c.Close()
+	}
+}
+
+// Start implements hypervisor.Starter.
+func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, error) {
+	if err := check(cfg); err != nil {
+		return nil, fmt.Errorf("start vm: %w", err)
+	}
+	v, err := s.launch(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("start vm: %w", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("qemu did not answer within %v", startTimeout))
+	defer cancel()
+	v.greeted, err = v.qmp.negotiate(ctx)
+	if err == nil {
+		err = v.greeted.Version.QEMU.check()
+	}
+	if err == nil {
+		return v, nil
+	}
+
+	if errors.Is(err, errQMPClosed) {
+		// It is ending by itself: what it says and its status explain more than a
+		// kill would, so give it the time.
+		select {
+		case <-v.done:
+			// That the connection closed is only how we saw it.
+			err = fmt.Errorf("qemu ended at once: %s", v.proc.cmd.ProcessState)
+		case <-time.After(drainTimeout):
+		}
+	}
+	stopErr := v.Stop()
+	if v.channel.Serial != nil {
+		stopErr = errors.Join(stopErr, v.channel.Serial.Close())
+	}
+	return nil, errors.Join(fmt.Errorf("start vm: %w", v.startError(err, cfg)), stopErr)
+}
+
+// launch forks QEMU and everything that listens to it.
+func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
+	var res resources
+	defer func() {
+		if err != nil {
+			res.closeAll()
+		}
+	}()
+	var files []*os.File
+	inherit := func(f *os.File) int {
+		files = append(files, f)
+		return 2 + len(files)
+	}
+
+	h := handles{channel: -1, vhost: -1}
+	qmpConn, far, err := socketPair("qmp")
+	if err != nil {
+		return nil, err
+	}
+	res.ours, res.theirs = append(res.ours, qmpConn), append(res.theirs, far)
+	h.qmp = inherit(far)
+
+	consoleConn, far, err := socketPair("console")
+	if err != nil {
+		return nil, err
+	}
+	res.ours, res.theirs = append(res.ours, consoleConn), append(res.theirs, far)
+	h.console = inherit(far)
+
+	var channel hypervisor.Channel
+	if cfg.Vsock {
+		f, cid, err := reserveCID(s.host.vhostVsock, setGuestCID)
+		if err != nil {
+			return nil, err
+		}
+		res.theirs = append(res.theirs, f)
+		h.vhost, h.vsockCID, channel.VsockCID = inherit(f), cid, cid
+	} else {
+		conn, far, err := socketPair("agent channel")
+		if err != nil {
+			return nil, err
+		}
+		res.ours, res.theirs = append(res.ours, conn), append(res.theirs, far)
+		h.channel, channel.Serial = inherit(far), conn
+	}
+	for _, nic := range cfg.NICs {
+		h.taps = append(h.taps, inherit(nic.Tap))
+	}
+
+	outRead, outWrite, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe for vmm output: %w", err)
+	}
+	res.ours, res.theirs = append(res.ours, outRead), append(res.theirs, outWrite)
+
+	tscKHz := 0
+	if cfg.Accel == hypervisor.TCG {
+		tscKHz = s.host.tscKHz()
+	}
+	proc, err := startProcess(cfg.Binary, newMachine(cfg, h, tscKHz).argv(), files, outWrite)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: install Debian package %s", err, debianPackage)
+		}
+		return nil, err
+	}
+	res.closeTheirs()
+
+	v := &vm{
+		proc: proc, channel: channel,
+		console: newRing(consoleSize), stderr: newRing(stderrSize),
+		done: make(chan struct{}),
+	}
+	v.qmp = newQMP(qmpConn, v.event)
+	var readers sync.WaitGroup
+	readers.Add(2)
+	go v.console.drain(consoleConn, &readers)
+	go v.stderr.drain(outRead, &readers)
+	go v.reap(&readers, consoleConn, outRead)
+	return v, nil
+}
+
+// deadliner is what both a connection and a pipe are.
+type deadliner interface {
+	io.Closer
+	SetReadDeadline(t time.Time) error
+}
+
+// reap waits for the end of the process and then of all it wrote, so that Err and
+// Console know its last words.
+func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
+	<-v.proc.exited
+	deadline := time.Now().Add(drainTimeout)
+	for _, o := range append(outputs, v.qmp.conn) {
+		//nolint:errcheck // it fails only on what is closed, whose reader has ended.
+		o.SetReadDeadline(deadline)
+	}
+	readers.Wait()
+	<-v.qmp.ended
+	for _, o := range append(outputs, v.qmp.conn) {
+		//nolint:errcheck // read to their end.
+		o.Close()
+	}
+	if !v.stopping.Load() {
+		v.err = v.endError()
+	}
+	close(v.done)
+}
+
+// event notes why the machine stops; QEMU says it just before it ends.
+func (v *vm) event(name string, data json.RawMessage) {
+	if name != "SHUTDOWN" {
+		return
+	}
+	var shutdown struct {
+		Reason string `json:"reason"`
+	}
+	if err := json.Unmarshal(data, &shutdown); err == nil {
+		v.shutdown.Store(&shutdown.Reason)
+	}
+}
+
+// endError puts the end of the process into words.
+func (v *vm) endError() error {
+	reason := ""
+	if r := v.shutdown.Load(); r != nil {
+		reason = *r
+	}
+	state := v.proc.cmd.ProcessState
+	switch {
+	case reason == "guest-reset":
+		// With -no-reboot and the kernel's panic=-1 a panic looks like this.
+		if line := panicLine(v.console.text()); line != "" {
+			return fmt.Errorf("guest kernel panicked: %q", line)
+		}
+		return errors.New("guest panicked or rebooted")
+	case reason == "guest-shutdown":
+		return errors.New("guest powered itself off")
+	case reason == "guest-panic":
+		return errors.New("guest panicked")
+	case state == nil:
+		return fmt.Errorf("vmm ended, how is unknown: %w", v.proc.err)
+	}
+	return withOutput(fmt.Errorf("vmm ended: %s", state), v.stderr)
+}
+
+// startError is a failed Start in words, with what QEMU said and what to do.
+func (v *vm) startError(err error, cfg hypervisor.Config) error {
+	said := v.stderr.text()
+	err = withOutput(err, v.stderr)
+	switch {
+	case strings.Contains(said, "Cannot allocate memory"):
+		return fmt.Errorf("%w: give the guest less than %d MiB or the host more", err, cfg.MemoryMiB)
+	case cfg.Accel == hypervisor.KVM && strings.Contains(said, "KVM"):
+		return fmt.Errorf("%w: set accel to auto or tcg, or repair /dev/kvm", err)
+	case strings.Contains(said, "not a valid device model name"), strings.Contains(said, "unsupported machine type"):
+		return fmt.Errorf("%w: install Debian package %s", err, debianPackage)
+	}
+	return err
+}
+
+func withOutput(err error, output *ring) error {
+	if tail := lastLines(output.text(), 3, 1000); tail != "" {
+		return fmt.Errorf("%w: %s", err, tail)
+	}
+	return err
+}
+
+// Channel implements hypervisor.VM.
+func (v *vm) Channel() hypervisor.Channel { return v.channel }
+
+// Info implements hypervisor.VM.
+func (v *vm) Info(ctx context.Context) (hypervisor.Info, error) {
+	var kvm struct {
+		Enabled bool `json:"enabled"`
+	}
+	if err := v.qmp.Execute(ctx, "query-kvm", nil, &kvm); err != nil {
+		return hypervisor.Info{}, fmt.Errorf("ask vmm: %w", err)
+	}
+	info := hypervisor.Info{
+		HostPID:   v.proc.cmd.Process.Pid,
+		Accel:     hypervisor.TCG,
+		VMM:       v.greeted.Version.QEMU.String(),
+		Machine:   machineMicroVM,
+		GuestArch: guestArch,
+	}
+	if kvm.Enabled {
+		info.Accel = hypervisor.KVM
+	}
+	return info, nil
+}
+
+// Console implements hypervisor.VM.
+func (v *vm) Console() string {
+	text := v.console.text()
+	stderr := v.stderr.text()
+	if text != "" && stderr != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return text + stderr
+}
+
+// Done implements hypervisor.VM.
+func (v *vm) Done() <-chan struct{} { return v.done }
+
+// Err implements hypervisor.VM.
+func (v *vm) Err() error {
+	select {
+	case <-v.done:
+		return v.err
+	default:
+		return nil
+	}
+}
+
+// Stop implements hypervisor.VM.
+func (v *vm) Stop() error {
+	select {
+	case <-v.done: // its reason to end stays
+		return nil
+	default:
+	}
+	v.stopping.Store(true)
+	err := v.proc.kill()
+	if err != nil && !errors.Is(err, syscall.ESRCH) {
+		return err
+	}
+	<-v.done
+	return nil
+}

@@ -1,0 +1,366 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/hypervisor"
+)
+
+// greets is a vmm in shell that answers every command with success. Descriptor 3
+// is QMP's, 4 the console's, 5 the agent channel's.
+const greets = `#!/bin/sh
+echo '{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}}, "capabilities": []}}' >&3
+n=0
+while read -r line <&3; do
+	n=$((n+1))
+	case $line in
+	*'"die"'*) echo 'qemu: something broke' >&2; exit 3;;
+	*'"reset"'*) echo 'Kernel panic - not syncing: test' >&4
+		echo '{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}' >&3; exit 0;;
+	*'"shutdown"'*) echo '{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}' >&3; exit 0;;
+	*'"env"'*) env >&2; ls -l /proc/self/fd >&2;;
+	esac
+	echo "{\"return\": {\"enabled\": true}, \"id\": $n}" >&3
+done
+`
+
+func scriptConfig(t *testing.T, script string) hypervisor.Config {
+	t.Helper()
+	cfg := tcgConfig()
+	cfg.Binary = write(t, t.TempDir(), "qemu", script, 0o755)
+	return cfg
+}
+
+func startVM(t *testing.T, cfg hypervisor.Config) *vm {
+	t.Helper()
+	started, err := New().Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopVM(t, started) })
+	return started.(*vm)
+}
+
+func stopVM(t *testing.T, v hypervisor.VM) {
+	t.Helper()
+	if err := v.Stop(); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if conn := v.Channel().Serial; conn != nil {
+		if err := conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Errorf("close channel: %v", err)
+		}
+	}
+}
+
+func waitDone(t *testing.T, v hypervisor.VM, limit time.Duration) {
+	t.Helper()
+	select {
+	case <-v.Done():
+	case <-time.After(limit):
+		t.Fatalf("vm did not end within %v; console:\n%s", limit, v.Console())
+	}
+}
+
+func TestVMOfAScript(t *testing.T) {
+	v := startVM(t, scriptConfig(t, greets))
+	info, err := v.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := hypervisor.Info{HostPID: info.HostPID, Accel: hypervisor.KVM, VMM: "QEMU 7.2.0", Machine: "microvm", GuestArch: "x86_64"}
+	if info != want || unix.Kill(info.HostPID, 0) != nil {
+		t.Errorf("Info = %+v, want %+v of a live process", info, want)
+	}
+	if v.Err() != nil {
+		t.Errorf("Err of a running vm = %v", v.Err())
+	}
+	if pgid, err := unix.Getsid(info.HostPID); err != nil || pgid != info.HostPID {
+		t.Errorf("session of the vmm = %d, %v, want its own", pgid, err)
+	}
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", info.HostPID))
+	if err != nil || ours == theirs {
+		t.Errorf("mount namespace of the vmm = %q, %v, want another than %q", theirs, err, ours)
+	}
+	for range 2 {
+		if err := v.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	waitDone(t, v, 0)
+	if err := v.Err(); err != nil {
+		t.Errorf("Err after Stop = %v", err)
+	}
+	if err := unix.Kill(info.HostPID, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("the vmm is still there after Stop: %v", err)
+	}
+	if _, err := v.Info(t.Context()); err == nil {
+		t.Error("Info of a stopped vm succeeded")
+	}
+}
+
+func TestErrSaysWhyTheVMMEnded(t *testing.T) {
+	for cmd, want := range map[string]string{
+		"die":      "vmm ended: exit status 3: qemu: something broke",
+		"reset":    `guest kernel panicked: "Kernel panic - not syncing: test"`,
+		"shutdown": "guest powered itself off",
+	} {
+		t.Run(cmd, func(t *testing.T) {
+			v := startVM(t, scriptConfig(t, greets))
+			//nolint:errcheck // it answers by ending.
+			v.qmp.Execute(t.Context(), cmd, nil, nil)
+			waitDone(t, v, 10*time.Second)
+			if err := v.Err(); err == nil || err.Error() != want {
+				t.Errorf("Err = %v, want %s", err, want)
+			}
+			if err := v.Stop(); err != nil || v.Err() == nil {
+				t.Errorf("Stop of an ended vm = %v, and Err = %v", err, v.Err())
+			}
+		})
+	}
+	t.Run("killed", func(t *testing.T) {
+		v := startVM(t, scriptConfig(t, greets))
+		if err := unix.Kill(v.proc.cmd.Process.Pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		waitDone(t, v, 10*time.Second)
+		if err := v.Err(); err == nil || err.Error() != "vmm ended: signal: killed" {
+			t.Errorf("Err = %v", err)
+		}
+	})
+}
+
+// TestVMMInheritsNothing holds that neither the environment nor a descriptor that
+// this process leaks reaches the vmm.
+func TestVMMInheritsNothing(t *testing.T) {
+	t.Setenv("LD_LIBRARY_PATH", "/tmp/evil")
+	leaked, err := unix.Dup(0) // without close-on-exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(leaked)
+	v := startVM(t, scriptConfig(t, greets))
+	if err := v.qmp.Execute(t.Context(), "env", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	said := v.Console()
+	if strings.Contains(said, "evil") || !strings.Contains(said, "LANG=C") {
+		t.Errorf("environment of the vmm:\n%s", said)
+	}
+	fds := map[int]string{}
+	for line := range strings.Lines(said) {
+		fields := strings.Fields(line)
+		for i, f := range fields {
+			if fd, err := strconv.Atoi(fields[max(0, i-1)]); err == nil && f == "->" {
+				fds[fd] = fields[i+1]
+			}
+		}
+	}
+	// 0 null, 1 and 2 our pipe, 3 to 5 the sockets, one more ls itself opened.
+	if len(fds) != 7 || fds[0] != "/dev/null" {
+		t.Errorf("descriptors of the vmm: %v", fds)
+	}
+	for fd := 3; fd <= 5; fd++ {
+		if !strings.HasPrefix(fds[fd], "socket:") {
+			t.Errorf("descriptor %d of the vmm is %q", fd, fds[fd])
+		}
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	cases := map[string]struct {
+		script  string
+		timeout time.Duration
+		want    string
+	}{
+		"ends at once":     {"#!/bin/sh\necho one; echo two >&2; exit 4\n", time.Minute, "start vm: qemu ended at once: exit status 4: one; two"},
+		"says nothing":     {"#!/bin/sh\necho thinking >&2\nexec sleep 1000\n", 200 * time.Millisecond, "start vm: wait for qmp greeting: context deadline exceeded: thinking"},
+		"too old":          {strings.Replace(greets, `"major": 7`, `"major": 6`, 1), time.Minute, "start vm: QEMU 6.2.0 is too old, QEMU 7.0.0 or later is needed"},
+		"no memory":        {"#!/bin/sh\necho 'cannot set up guest memory: Cannot allocate memory' >&2; exit 1\n", time.Minute, "give the guest less than 1024 MiB"},
+		"speaks otherwise": {"#!/bin/sh\necho hello >&3; exec sleep 1000\n", time.Minute, "parse qmp message"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			before := openFDs(t)
+			cfg := scriptConfig(t, c.script)
+			ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
+			defer cancel()
+			v, err := New().Start(ctx, cfg)
+			if err == nil {
+				stopVM(t, v)
+				t.Fatal("Start succeeded")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Start = %v\nwant one with: %s", err, c.want)
+			}
+			if after := openFDs(t); after != before {
+				t.Errorf("%d descriptors before, %d after", before, after)
+			}
+		})
+	}
+	t.Run("no binary", func(t *testing.T) {
+		cfg := tcgConfig()
+		cfg.Binary = filepath.Join(t.TempDir(), "qemu")
+		if _, err := New().Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "install Debian package qemu-system-x86") {
+			t.Errorf("Start = %v", err)
+		}
+	})
+	t.Run("bad config", func(t *testing.T) {
+		if _, err := New().Start(t.Context(), hypervisor.Config{}); err == nil {
+			t.Error("Start of an empty config succeeded")
+		}
+	})
+}
+
+func openFDs(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestNoLeaks(t *testing.T) {
+	cfg := scriptConfig(t, greets)
+	cycle := func() {
+		v, err := New().Start(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stopVM(t, v)
+	}
+	cycle() // what the first use of a package opens for good, it opens here
+	fds, goroutines := openFDs(t), runtime.NumGoroutine()
+	for range 10 {
+		cycle()
+	}
+	if after := openFDs(t); after != fds {
+		t.Errorf("%d descriptors before, %d after", fds, after)
+	}
+	// The last goroutine signals and then returns: give it the moment between.
+	deadline := time.Now().Add(10 * time.Second)
+	for runtime.NumGoroutine() > goroutines && time.Now().Before(deadline) {
+		runtime.Gosched()
+	}
+	if after := runtime.NumGoroutine(); after > goroutines {
+		t.Errorf("%d goroutines before, %d after", goroutines, after)
+	}
+}
+
+// TestVMOutlivesTheThreadThatStartedIt: the parent-death signal goes with a
+// thread, and Go ends one whose goroutine returns while locked to it.
+func TestVMOutlivesTheThreadThatStartedIt(t *testing.T) {
+	cfg := scriptConfig(t, greets)
+	started := make(chan hypervisor.VM)
+	tid := make(chan int, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		tid <- unix.Gettid()
+		v, err := New().Start(t.Context(), cfg)
+		if err != nil {
+			t.Error(err)
+		}
+		started <- v
+	}()
+	v := <-started
+	if v == nil {
+		t.FailNow()
+	}
+	defer stopVM(t, v)
+	task := fmt.Sprintf("/proc/self/task/%d", <-tid)
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		if _, err := os.Stat(task); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Skip("the Go runtime kept the thread, as it may: nothing to see")
+		}
+		runtime.Gosched()
+	}
+	if _, err := v.Info(t.Context()); err != nil {
+		t.Errorf("the vm is gone with the thread: %v, %v", err, v.Err())
+	}
+}
+
+const parentEnv = "HUSK_TEST_VM_PARENT"
+
+// TestVMDiesWithItsParent kills a process that holds a VM.
+func TestVMDiesWithItsParent(t *testing.T) {
+	if binary := os.Getenv(parentEnv); binary != "" {
+		cfg := tcgConfig()
+		cfg.Binary = binary
+		v, err := New().Start(t.Context(), cfg)
+		if err != nil {
+			fmt.Println("failed", err)
+			return
+		}
+		fmt.Println("pid", v.(*vm).proc.cmd.Process.Pid)
+		<-v.Done()
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A vmm that does not notice its sockets closing: only the signal ends it.
+	script := strings.Replace(greets, "while read", "(:)\nread -r line <&3\necho '{\"return\": {}, \"id\": 1}' >&3\nexec sleep 1000\nwhile read", 1)
+	parent := exec.Command(self, "-test.run=^TestVMDiesWithItsParent$", "-test.v")
+	parent.Env = append(os.Environ(), parentEnv+"="+scriptConfig(t, script).Binary)
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := 0
+	lines := bufio.NewScanner(out)
+	for pid == 0 && lines.Scan() {
+		if _, err := fmt.Sscanf(lines.Text(), "pid %d", &pid); err != nil {
+			continue
+		}
+	}
+	if pid == 0 {
+		t.Fatalf("the parent started no vm; wait: %v", parent.Wait())
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	//nolint:errcheck // it was killed.
+	parent.Wait()
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 10_000); n != 1 || err != nil {
+		t.Errorf("the vmm lives on 10 s after its parent was killed: %d, %v", n, err)
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+}

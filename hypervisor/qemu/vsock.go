@@ -1,0 +1,63 @@
+package qemu
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// vhostVsockSetGuestCID is VHOST_VSOCK_SET_GUEST_CID of linux/vhost.h,
+	// _IOW(0xAF, 0x60, __u64).
+	vhostVsockSetGuestCID = 0x4008AF60
+	// cidTries bounds the search; with 2^31 ids a second try is rare already.
+	cidTries = 32
+)
+
+// reserveCID opens the vhost-vsock device at path and takes a context id on it. Ids
+// are host-wide and the one way to know that one is free is to take it, so that
+// is done here, before QEMU runs: it inherits the file and finds the id its own.
+func reserveCID(path string, set func(*os.File, uint32) error) (*os.File, uint32, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, 0, fmt.Errorf("open vhost-vsock: %w: load module vhost_vsock or set vsock to off", err)
+	}
+	for range cidTries {
+		cid := randomCID()
+		err = set(f, cid)
+		if err == nil {
+			return f, cid, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
+	return nil, 0, errors.Join(fmt.Errorf("take a vsock context id: %w", err), f.Close())
+}
+
+// randomCID returns an id of a guest: 0 to 2 are the hypervisor's, the loopback's
+// and the host's. The sign bit stays clear for tools that read ids as signed.
+func randomCID() uint32 {
+	var b [4]byte
+	for {
+		//nolint:errcheck // it never fails: it ends the program instead (crypto/rand).
+		rand.Read(b[:])
+		if cid := binary.NativeEndian.Uint32(b[:]) &^ (1 << 31); cid > unix.VMADDR_CID_HOST {
+			return cid
+		}
+	}
+}
+
+func setGuestCID(f *os.File, cid uint32) error {
+	v := uint64(cid)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), vhostVsockSetGuestCID, uintptr(unsafe.Pointer(&v)))
+	if errno != 0 {
+		return os.NewSyscallError("ioctl VHOST_VSOCK_SET_GUEST_CID", errno)
+	}
+	return nil
+}
