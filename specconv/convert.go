@@ -127,6 +127,9 @@ func (c *converter) linux(spec *specs.Spec) error {
 		MaskedPaths:       l.MaskedPaths,
 		ReadonlyPaths:     l.ReadonlyPaths,
 	}
+	if p := l.Personality; p != nil {
+		c.plan.Guest.Linux.Personality = &specs.LinuxPersonality{Domain: p.Domain}
+	}
 	c.warn.dropIf(l.Seccomp != nil, "linux.seccomp", "the container runs without a system call filter inside its virtual machine")
 	c.warn.dropIf(l.MountLabel != "", "linux.mountLabel", "the guest has no SELinux policy")
 	return nil

@@ -63,6 +63,15 @@ func ConvertProcess(p *specs.Process) (*specs.Process, []string, error) {
 	if p.Terminal && p.ConsoleSize != nil {
 		guest.ConsoleSize = &specs.Box{Height: p.ConsoleSize.Height, Width: p.ConsoleSize.Width}
 	}
+	if c := p.Scheduler; c != nil {
+		guest.Scheduler = &specs.Scheduler{
+			Policy: c.Policy, Nice: c.Nice, Priority: c.Priority, Flags: c.Flags,
+			Runtime: c.Runtime, Deadline: c.Deadline, Period: c.Period,
+		}
+	}
+	if c := p.IOPriority; c != nil {
+		guest.IOPriority = &specs.LinuxIOPriority{Class: c.Class, Priority: c.Priority}
+	}
 	if c := p.Capabilities; c != nil {
 		guest.Capabilities = &specs.LinuxCapabilities{
 			Bounding:    c.Bounding,
@@ -124,7 +133,7 @@ func validateProcess(p *specs.Process) error {
 		}
 	}
 	for _, check := range []func(*specs.Process) error{
-		validateUser, validateCapabilities, validateRlimits, validateConsole, validateScheduling,
+		validateUser, validateCapabilities, validateRlimits, validateConsole, validateScheduler, validateIOPriority,
 	} {
 		if err := check(p); err != nil {
 			return err
@@ -209,20 +218,6 @@ func validateConsole(p *specs.Process) error {
 	if p.ConsoleSize.Height > maxConsole || p.ConsoleSize.Width > maxConsole {
 		return fieldErrorf("process.consoleSize", "%d rows of %d columns: a terminal has at most %d of each",
 			p.ConsoleSize.Height, p.ConsoleSize.Width, maxConsole)
-	}
-	return nil
-}
-
-// validateScheduling refuses what no engine sends by itself, so that whoever
-// asked for it hears that it isn't there.
-func validateScheduling(p *specs.Process) error {
-	switch {
-	case p.Scheduler != nil:
-		return notSupported("process.scheduler")
-	case p.IOPriority != nil:
-		return notSupported("process.ioPriority")
-	case p.ExecCPUAffinity != nil && *p.ExecCPUAffinity != (specs.CPUAffinity{}):
-		return notSupported("process.execCPUAffinity")
 	}
 	return nil
 }

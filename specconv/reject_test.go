@@ -140,8 +140,16 @@ func TestRejectProcess(t *testing.T) {
 		{edit(func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU"}, {Type: "RLIMIT_CPU"}} }), "process.rlimits[1].type: duplicate rlimit RLIMIT_CPU"},
 		{edit(func(p *specs.Process) { p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Soft: 2, Hard: 1}} }), "process.rlimits[0].soft: 2 is above the hard limit 1 of RLIMIT_CPU"},
 		{edit(func(p *specs.Process) { p.ConsoleSize.Width = 65536 }), "process.consoleSize: 50 rows of 65536 columns: a terminal has at most 65535 of each"},
-		{edit(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: specs.SchedFIFO} }), "process.scheduler: not supported yet"},
-		{edit(func(p *specs.Process) { p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE} }), "process.ioPriority: not supported yet"},
+		{edit(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: "SCHED_X"} }), `process.scheduler.policy: invalid scheduler policy: "SCHED_X"`},
+		{edit(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: "SCHED_OTHER", Nice: 20} }), "process.scheduler.nice: 20 is not between -20 and 19"},
+		{edit(func(p *specs.Process) { p.Scheduler = &specs.Scheduler{Policy: "SCHED_FIFO", Priority: 100} }), "process.scheduler.priority: 100 is not between 0 and 99"},
+		{edit(func(p *specs.Process) {
+			p.Scheduler = &specs.Scheduler{Policy: "SCHED_OTHER", Flags: []specs.LinuxSchedulerFlag{"X"}}
+		}), `process.scheduler.flags[0]: invalid scheduler flag: "X"`},
+		{edit(func(p *specs.Process) { p.IOPriority = &specs.LinuxIOPriority{} }), `process.ioPriority.class: invalid ioPriority.Class: ""`},
+		{edit(func(p *specs.Process) {
+			p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
+		}), "process.ioPriority.priority: invalid ioPriority.Priority: 8"},
 		{edit(func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} }), "process.execCPUAffinity: not supported yet"},
 		{edit(func(p *specs.Process) { p.Args = []string{strings.Repeat("x", maxRequest)} }), "process: 4129701 bytes of JSON are more than the 4128768 the guest takes"},
 	})
@@ -216,7 +224,10 @@ func TestRejectLinux(t *testing.T) {
 		{edit(func(l *specs.Linux) { l.RootfsPropagation = "foo" }), `linux.rootfsPropagation: rootfsPropagation="foo" is not supported`},
 		{edit(func(l *specs.Linux) { l.MaskedPaths = []string{"proc/kcore"} }), `linux.maskedPaths[0]: "proc/kcore" is not an absolute path`},
 		{edit(func(l *specs.Linux) { l.ReadonlyPaths = []string{"/a", ""} }), `linux.readonlyPaths[1]: "" is not an absolute path`},
-		{edit(func(l *specs.Linux) { l.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }), `linux.personality: domain "LINUX32" is not supported yet`},
+		{edit(func(l *specs.Linux) { l.Personality = &specs.LinuxPersonality{Domain: "X"} }), `linux.personality.domain: invalid personality domain: "X"`},
+		{edit(func(l *specs.Linux) {
+			l.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux, Flags: []specs.LinuxPersonalityFlag{"X"}}
+		}), `linux.personality.flags: invalid personality flag: "X"`},
 		{edit(func(l *specs.Linux) { l.IntelRdt = &specs.LinuxIntelRdt{} }), "linux.intelRdt: not supported yet"},
 		{edit(func(l *specs.Linux) { l.MemoryPolicy = &specs.LinuxMemoryPolicy{} }), "linux.memoryPolicy: not supported yet"},
 		{edit(func(l *specs.Linux) { l.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }), "linux.netDevices: not supported yet"},

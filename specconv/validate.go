@@ -103,8 +103,8 @@ func validateLinux(spec *specs.Spec) error {
 			}
 		}
 	}
-	if p := l.Personality; p != nil && (p.Domain != specs.PerLinux || len(p.Flags) > 0) {
-		return fieldErrorf("linux.personality", "domain %s is not supported yet", quote(p.Domain))
+	if err := validatePersonality(l.Personality); err != nil {
+		return err
 	}
 	switch {
 	case l.IntelRdt != nil:
