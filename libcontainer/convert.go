@@ -1,0 +1,397 @@
+package libcontainer
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	"golang.org/x/sys/unix"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// capSets are the five capability sets as bit masks.
+type capSets struct {
+	Bounding    uint64 `json:"bounding,omitempty"`
+	Effective   uint64 `json:"effective,omitempty"`
+	Permitted   uint64 `json:"permitted,omitempty"`
+	Inheritable uint64 `json:"inheritable,omitempty"`
+	Ambient     uint64 `json:"ambient,omitempty"`
+}
+
+// capMask turns names into a mask. Those known by name but not to this kernel
+// stay in it: the stage leaves them out.
+func capMask(names []string) (uint64, error) {
+	var mask uint64
+	for _, name := range names {
+		short, ok := strings.CutPrefix(name, "CAP_")
+		found := false
+		for _, c := range capability.ListKnown() {
+			if ok && short == strings.ToUpper(c.String()) {
+				mask |= 1 << uint(c)
+				found = true
+				break
+			}
+		}
+		if !found {
+			return 0, fmt.Errorf("unknown capability %q", name)
+		}
+	}
+	return mask, nil
+}
+
+// newCapSets: a process without capabilities in its spec has none, as with runc.
+func newCapSets(c *specs.LinuxCapabilities) (capSets, error) {
+	var s capSets
+	if c == nil {
+		return s, nil
+	}
+	for _, set := range []struct {
+		names []string
+		mask  *uint64
+	}{
+		{c.Bounding, &s.Bounding},
+		{c.Effective, &s.Effective},
+		{c.Permitted, &s.Permitted},
+		{c.Inheritable, &s.Inheritable},
+		{c.Ambient, &s.Ambient},
+	} {
+		mask, err := capMask(set.names)
+		if err != nil {
+			return capSets{}, err
+		}
+		*set.mask = mask
+	}
+	return s, nil
+}
+
+func rlimitResource(name string) (int, error) {
+	switch name {
+	case "RLIMIT_CPU":
+		return unix.RLIMIT_CPU, nil
+	case "RLIMIT_FSIZE":
+		return unix.RLIMIT_FSIZE, nil
+	case "RLIMIT_DATA":
+		return unix.RLIMIT_DATA, nil
+	case "RLIMIT_STACK":
+		return unix.RLIMIT_STACK, nil
+	case "RLIMIT_CORE":
+		return unix.RLIMIT_CORE, nil
+	case "RLIMIT_RSS":
+		return unix.RLIMIT_RSS, nil
+	case "RLIMIT_NPROC":
+		return unix.RLIMIT_NPROC, nil
+	case "RLIMIT_NOFILE":
+		return unix.RLIMIT_NOFILE, nil
+	case "RLIMIT_MEMLOCK":
+		return unix.RLIMIT_MEMLOCK, nil
+	case "RLIMIT_AS":
+		return unix.RLIMIT_AS, nil
+	case "RLIMIT_LOCKS":
+		return unix.RLIMIT_LOCKS, nil
+	case "RLIMIT_SIGPENDING":
+		return unix.RLIMIT_SIGPENDING, nil
+	case "RLIMIT_MSGQUEUE":
+		return unix.RLIMIT_MSGQUEUE, nil
+	case "RLIMIT_NICE":
+		return unix.RLIMIT_NICE, nil
+	case "RLIMIT_RTPRIO":
+		return unix.RLIMIT_RTPRIO, nil
+	case "RLIMIT_RTTIME":
+		return unix.RLIMIT_RTTIME, nil
+	}
+	return 0, fmt.Errorf("invalid rlimit type: %s", name)
+}
+
+// defaultUmask is runc's.
+const defaultUmask = 0o022
+
+// newProcessConfig resolves a process, and refuses what is not supported.
+func newProcessConfig(p *specs.Process) (processConfig, error) {
+	cfg := processConfig{
+		Args:        p.Args,
+		Cwd:         p.Cwd,
+		UID:         p.User.UID,
+		GID:         p.User.GID,
+		Groups:      p.User.AdditionalGids,
+		Umask:       defaultUmask,
+		NoNewPrivs:  p.NoNewPrivileges,
+		OOMScoreAdj: p.OOMScoreAdj,
+		Terminal:    p.Terminal,
+	}
+	switch {
+	case len(p.Args) == 0:
+		return cfg, errors.New("args must not be empty")
+	case !path.IsAbs(p.Cwd):
+		return cfg, fmt.Errorf("cwd %q must be an absolute path", p.Cwd)
+	case p.ApparmorProfile != "":
+		return cfg, errors.New("process.apparmorProfile is not supported")
+	case p.SelinuxLabel != "":
+		return cfg, errors.New("process.selinuxLabel is not supported")
+	case p.ExecCPUAffinity != nil:
+		return cfg, errors.New("process.execCPUAffinity is not supported")
+	}
+	for _, arg := range p.Args {
+		if strings.IndexByte(arg, 0) >= 0 {
+			return cfg, fmt.Errorf("argument %q contains nul byte", arg)
+		}
+	}
+	if p.User.Umask != nil {
+		cfg.Umask = *p.User.Umask
+	}
+	if s := p.ConsoleSize; s != nil && p.Terminal {
+		cfg.ConsoleSize = &unix.Winsize{Row: uint16(s.Height), Col: uint16(s.Width)}
+	}
+	var err error
+	if cfg.Env, err = environment(p.Env); err != nil {
+		return cfg, err
+	}
+	if cfg.Caps, err = newCapSets(p.Capabilities); err != nil {
+		return cfg, err
+	}
+	if cfg.Rlimits, err = newRlimits(p.Rlimits); err != nil {
+		return cfg, err
+	}
+	if cfg.Scheduler, err = newScheduler(p.Scheduler); err != nil {
+		return cfg, err
+	}
+	cfg.IOPriority, err = newIOPriority(p.IOPriority)
+	return cfg, err
+}
+
+// environment checks the variables, and leaves of those of one name the last
+// value in the place of the first.
+func environment(env []string) ([]string, error) {
+	place := make(map[string]int, len(env))
+	out := make([]string, 0, len(env))
+	for _, kv := range env {
+		name, _, ok := strings.Cut(kv, "=")
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("invalid environment variable: missing '=': %q", kv)
+		case name == "":
+			return nil, errors.New("invalid environment variable: name cannot be empty")
+		case strings.IndexByte(kv, 0) >= 0:
+			return nil, fmt.Errorf("invalid environment variable %q: contains nul byte", name)
+		}
+		if i, ok := place[name]; ok {
+			out[i] = kv
+			continue
+		}
+		place[name] = len(out)
+		out = append(out, kv)
+	}
+	return out, nil
+}
+
+func newRlimits(limits []specs.POSIXRlimit) ([]rlimitConfig, error) {
+	var out []rlimitConfig
+	seen := 0
+	for _, l := range limits {
+		resource, err := rlimitResource(l.Type)
+		if err != nil {
+			return nil, err
+		}
+		if seen&(1<<resource) != 0 {
+			return nil, fmt.Errorf("rlimit %s is given twice", l.Type)
+		}
+		seen |= 1 << resource
+		out = append(out, rlimitConfig{Resource: resource, Soft: l.Soft, Hard: l.Hard})
+	}
+	return out, nil
+}
+
+func newScheduler(s *specs.Scheduler) (*unix.SchedAttr, error) {
+	if s == nil {
+		return nil, nil
+	}
+	a := &unix.SchedAttr{
+		Size:     unix.SizeofSchedAttr,
+		Nice:     s.Nice,
+		Priority: uint32(s.Priority),
+		Runtime:  s.Runtime,
+		Deadline: s.Deadline,
+		Period:   s.Period,
+	}
+	switch s.Policy {
+	case specs.SchedOther:
+		a.Policy = unix.SCHED_NORMAL
+	case specs.SchedFIFO:
+		a.Policy = unix.SCHED_FIFO
+	case specs.SchedRR:
+		a.Policy = unix.SCHED_RR
+	case specs.SchedBatch:
+		a.Policy = unix.SCHED_BATCH
+	case specs.SchedIdle:
+		a.Policy = unix.SCHED_IDLE
+	case specs.SchedDeadline:
+		a.Policy = unix.SCHED_DEADLINE
+	default:
+		return nil, fmt.Errorf("invalid scheduler policy: %s", s.Policy)
+	}
+	for _, f := range s.Flags {
+		switch f {
+		case specs.SchedFlagResetOnFork:
+			a.Flags |= unix.SCHED_FLAG_RESET_ON_FORK
+		case specs.SchedFlagReclaim:
+			a.Flags |= unix.SCHED_FLAG_RECLAIM
+		case specs.SchedFlagDLOverrun:
+			a.Flags |= unix.SCHED_FLAG_DL_OVERRUN
+		case specs.SchedFlagKeepPolicy:
+			a.Flags |= unix.SCHED_FLAG_KEEP_POLICY
+		case specs.SchedFlagKeepParams:
+			a.Flags |= unix.SCHED_FLAG_KEEP_PARAMS
+		case specs.SchedFlagUtilClampMin:
+			a.Flags |= unix.SCHED_FLAG_UTIL_CLAMP_MIN
+		case specs.SchedFlagUtilClampMax:
+			a.Flags |= unix.SCHED_FLAG_UTIL_CLAMP_MAX
+		default:
+			return nil, fmt.Errorf("invalid scheduler flag: %s", f)
+		}
+	}
+	return a, nil
+}
+
+// newIOPriority packs class and level as ioprio_set(2) wants them.
+func newIOPriority(p *specs.LinuxIOPriority) (*int, error) {
+	if p == nil {
+		return nil, nil
+	}
+	const classShift = 13
+	if p.Priority < 0 || p.Priority > 7 {
+		return nil, fmt.Errorf("invalid ioPriority.Priority: %d", p.Priority)
+	}
+	class := 0
+	switch p.Class {
+	case specs.IOPRIO_CLASS_RT:
+		class = 1
+	case specs.IOPRIO_CLASS_BE:
+		class = 2
+	case specs.IOPRIO_CLASS_IDLE:
+		class = 3
+	default:
+		return nil, fmt.Errorf("invalid ioPriority.Class: %s", p.Class)
+	}
+	v := class<<classShift | p.Priority
+	return &v, nil
+}
+
+func newPersonality(p *specs.LinuxPersonality) (*uintptr, error) {
+	if p == nil {
+		return nil, nil
+	}
+	if len(p.Flags) > 0 {
+		return nil, fmt.Errorf("invalid personality flag: %s", p.Flags[0])
+	}
+	var v uintptr
+	switch p.Domain {
+	case specs.PerLinux:
+	case specs.PerLinux32:
+		v = 0x0008
+	default:
+		return nil, fmt.Errorf("invalid personality domain: %s", p.Domain)
+	}
+	return &v, nil
+}
+
+// newMounts parses the mounts' options, and refuses what is not supported.
+func newMounts(mounts []specs.Mount) ([]mountConfig, error) {
+	var out []mountConfig
+	for i, m := range mounts {
+		cfg := mountConfig{
+			Source:       m.Source,
+			Destination:  path.Clean("/" + m.Destination),
+			Type:         m.Type,
+			mountOptions: parseMountOptions(m.Options),
+		}
+		switch {
+		case m.Destination == "" || cfg.Destination == "/":
+			return nil, fmt.Errorf("invalid mount destination %q", m.Destination)
+		case cfg.IDMap || len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0:
+			return nil, fmt.Errorf("mounts[%d]: id-mapped mounts are not supported", i)
+		case m.Type == "bind":
+			cfg.Flags |= unix.MS_BIND
+		case m.Type == "cgroup" || m.Type == "cgroup2":
+			// Options of cgroup version 1, or of the whole hierarchy.
+			cfg.Type, cfg.Data = "cgroup2", ""
+		}
+		if err := checkProcDestination(&cfg); err != nil {
+			return nil, err
+		}
+		out = append(out, cfg)
+	}
+	return out, nil
+}
+
+// checkProcDestination keeps mounts from covering what container processes are
+// made with: files of /proc by which labels and limits are set. What a bind on
+// /proc itself has to be is checked when its source is open.
+func checkProcDestination(m *mountConfig) error {
+	dest := m.Destination
+	if dest == "/proc" && m.Type != "proc" && m.Flags&unix.MS_BIND == 0 {
+		return fmt.Errorf("%q cannot be mounted because it is not of type proc", dest)
+	}
+	if !strings.HasPrefix(dest, "/proc/") {
+		return nil
+	}
+	switch dest {
+	// What lxcfs and the like give a view of their own.
+	case "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps",
+		"/proc/uptime", "/proc/loadavg", "/proc/slabinfo", "/proc/net/dev",
+		"/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled":
+		return nil
+	}
+	return fmt.Errorf("%q cannot be mounted because it is inside /proc", dest)
+}
+
+func newDevices(devices []specs.LinuxDevice) ([]deviceConfig, error) {
+	var out []deviceConfig
+	for _, d := range devices {
+		cfg := deviceConfig{Path: path.Clean("/" + d.Path), Mode: 0o666}
+		if cfg.Path == "/dev/ptmx" {
+			continue // a link into the container's own devpts
+		}
+		if d.FileMode != nil {
+			cfg.Mode = uint32(*d.FileMode) & 0o7777
+		}
+		if d.UID != nil {
+			cfg.UID = *d.UID
+		}
+		if d.GID != nil {
+			cfg.GID = *d.GID
+		}
+		switch d.Type {
+		case "c", "u":
+			cfg.Mode |= unix.S_IFCHR
+		case "b":
+			cfg.Mode |= unix.S_IFBLK
+		case "p":
+			cfg.Mode |= unix.S_IFIFO
+		default:
+			return nil, fmt.Errorf("invalid type %q of device %s", d.Type, d.Path)
+		}
+		if d.Type != "p" {
+			if d.Major < 0 || d.Major >= 1<<12 || d.Minor < 0 || d.Minor >= 1<<20 {
+				return nil, fmt.Errorf("invalid number %d:%d of device %s", d.Major, d.Minor, d.Path)
+			}
+			cfg.Dev = unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+		}
+		out = append(out, cfg)
+	}
+	return out, nil
+}
+
+// timeOffsets is the text of /proc/PID/timens_offsets.
+func timeOffsets(offsets map[string]specs.LinuxTimeOffset) (string, error) {
+	var b strings.Builder
+	for clock, o := range offsets {
+		if clock != "monotonic" && clock != "boottime" {
+			return "", fmt.Errorf("invalid clock %q of timeOffsets", clock)
+		}
+		b.WriteString(clock + " " + strconv.FormatInt(o.Secs, 10) + " " + strconv.FormatUint(uint64(o.Nanosecs), 10) + "\n")
+	}
+	return b.String(), nil
+}

@@ -1,0 +1,166 @@
+package libcontainer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// setUpDev makes the devices and links that every container has, and the spec's.
+func (s *stage) setUpDev() error {
+	for _, d := range [...]deviceConfig{
+		{Path: "/dev/null", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 3)},
+		{Path: "/dev/zero", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 5)},
+		{Path: "/dev/full", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 7)},
+		{Path: "/dev/random", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 8)},
+		{Path: "/dev/urandom", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 9)},
+		{Path: "/dev/tty", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(5, 0)},
+	} {
+		if s.specHasDevice(d.Path) {
+			continue
+		}
+		if err := s.makeDevice(&d); err != nil {
+			return err
+		}
+	}
+	for i := range s.cfg.Devices {
+		if err := s.makeDevice(&s.cfg.Devices[i]); err != nil {
+			return err
+		}
+	}
+	dev, err := s.root.mkdirAll("/dev")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(dev) }()
+	if err := unix.Unlinkat(dev, "ptmx", 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "unlink", Path: "/dev/ptmx", Err: err}
+	}
+	for _, l := range [...]struct{ target, name string }{
+		{"pts/ptmx", "ptmx"},
+		{"/proc/self/fd", "fd"},
+		{"/proc/self/fd/0", "stdin"},
+		{"/proc/self/fd/1", "stdout"},
+		{"/proc/self/fd/2", "stderr"},
+		{"/proc/kcore", "core"},
+	} {
+		if l.name == "core" {
+			fd, err := s.root.lookup(l.target)
+			if err != nil {
+				continue
+			}
+			_ = unix.Close(fd)
+		}
+		err := unix.Symlinkat(l.target, dev, l.name)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return &os.PathError{Op: "symlink", Path: "/dev/" + l.name, Err: err}
+		}
+	}
+	return nil
+}
+
+// specHasDevice: the spec's own node goes before the default one of that path.
+func (s *stage) specHasDevice(name string) bool {
+	for i := range s.cfg.Devices {
+		if s.cfg.Devices[i].Path == name {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *stage) makeDevice(d *deviceConfig) error {
+	dir, base := path.Split(d.Path)
+	dirFD, err := s.root.mkdirAll(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(dirFD) }()
+	err = unix.Mknodat(dirFD, base, d.Mode, int(d.Dev))
+	if errors.Is(err, unix.EEXIST) {
+		return checkDevice(dirFD, base, d)
+	}
+	if err != nil {
+		return &os.PathError{Op: "mknod", Path: d.Path, Err: err}
+	}
+	if err := unix.Fchownat(dirFD, base, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "chown", Path: d.Path, Err: err}
+	}
+	return nil
+}
+
+// checkDevice accepts a node that is in the rootfs already if it is the same
+// device, as the runtime spec asks.
+func checkDevice(dirFD int, base string, d *deviceConfig) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dirFD, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "stat", Path: d.Path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != d.Mode&unix.S_IFMT || st.Rdev != d.Dev {
+		return fmt.Errorf("device %s: a file that is another one is in its place", d.Path)
+	}
+	return nil
+}
+
+// openConsole gives the process a pty of the container's own devpts as its
+// stdio and controlling terminal, and the parent the master. The container's own
+// init gets it as /dev/console as well.
+func (s *stage) openConsole() error {
+	// Not by /dev/ptmx: that is the image's, unless a mount covers it.
+	master, err := s.root.open("/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_NO_SYMLINKS)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "/dev/pts/ptmx", Err: err}
+	}
+	defer func() { _ = unix.Close(master) }()
+	if !onFilesystem(master, unix.DEVPTS_SUPER_MAGIC) {
+		return errors.New("open terminal: no devpts is mounted on /dev/pts")
+	}
+	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
+		return fmt.Errorf("unlock terminal: %w", err)
+	}
+	slave, err := ptyPeer(master)
+	if err != nil {
+		return fmt.Errorf("open terminal: %w", err)
+	}
+	defer func() { _ = unix.Close(slave) }()
+	if size := s.cfg.Process.ConsoleSize; size != nil {
+		if err := unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, size); err != nil {
+			return fmt.Errorf("set terminal size: %w", err)
+		}
+	}
+	if !s.cfg.Join {
+		if err := s.bindConsole(slave); err != nil {
+			return fmt.Errorf("bind terminal to /dev/console: %w", err)
+		}
+	}
+	if err := sendFrame(s.sock, frameConsole, "", master); err != nil {
+		return fmt.Errorf("send terminal: %w", err)
+	}
+	for fd := range 3 {
+		if err := unix.Dup3(slave, fd, 0); err != nil {
+			return os.NewSyscallError("dup3", err)
+		}
+	}
+	// The stage leads a session since the fork.
+	if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
+		return fmt.Errorf("set controlling terminal: %w", err)
+	}
+	return nil
+}
+
+func (s *stage) bindConsole(slave int) error {
+	dest, err := s.root.createFile("/dev/console")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(dest) }()
+	tree, err := cloneTree(slave, false)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(tree) }()
+	return attachTree(tree, dest)
+}

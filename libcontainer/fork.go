@@ -1,0 +1,172 @@
+package libcontainer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// forkRequest says how to start an init stage.
+type forkRequest struct {
+	args     []string
+	clone    uintptr
+	enter    func() error // changes the thread to fork from; may be nil
+	cgroupFD int          // negative: the caller's own cgroup
+	extra    *os.File     // becomes pidfdFD; may be nil
+	terminal bool
+	// oomKilled is asked when the process has ended.
+	oomKilled func() bool
+}
+
+// stageEnv keeps the stage small: it lives for milliseconds, on one thread.
+var stageEnv = []string{"GOGC=off", "GOMAXPROCS=1"}
+
+// fork starts an init stage. pidfd is the caller's to close.
+func fork(r *forkRequest) (p *Process, pidfd *os.File, err error) {
+	var child []*os.File // the stage's descriptors
+	p = &Process{done: make(chan struct{})}
+	defer func() {
+		for _, f := range child {
+			_ = f.Close()
+		}
+		if err != nil {
+			if p.conn != nil {
+				p.conn.close()
+			}
+			p.CloseIO()
+		}
+	}()
+	if child, err = p.openStdio(r.terminal); err != nil {
+		return nil, nil, err
+	}
+	sock, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	child = append(child, os.NewFile(uintptr(sock[1]), "init stage"))
+	if err := unix.SetNonblock(sock[0], true); err != nil {
+		_ = unix.Close(sock[0])
+		return nil, nil, os.NewSyscallError("fcntl", err)
+	}
+	if p.conn, err = newConn(sock[0]); err != nil {
+		return nil, nil, err
+	}
+	files := child
+	if r.extra != nil {
+		files = append(files[:len(files):len(files)], r.extra)
+	}
+	handle := -1
+	attr := &os.ProcAttr{
+		Dir:   "/",
+		Env:   stageEnv,
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Cloneflags: r.clone, Setsid: true, PidFD: &handle},
+	}
+	if r.cgroupFD >= 0 {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, r.cgroupFD
+	}
+	args := append([]string{InitArg}, r.args[1:]...)
+	if r.enter == nil {
+		p.proc, err = os.StartProcess(r.args[0], args, attr)
+	} else {
+		err = onOwnThread(func() error {
+			if err := r.enter(); err != nil {
+				return err
+			}
+			var err error
+			p.proc, err = os.StartProcess(r.args[0], args, attr)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("start init stage: %w", err)
+	}
+	go p.reap(r.oomKilled)
+	if handle < 0 {
+		p.abandon()
+		return nil, nil, errors.New("start init stage: the kernel gives no pidfd")
+	}
+	return p, os.NewFile(uintptr(handle), "pidfd"), nil
+}
+
+// onOwnThread runs f on a thread that is thrown away after it, because f changes
+// the thread's namespaces.
+func onOwnThread(f func() error) error {
+	// Go tries out once per program whether it can use pidfds, with a fork; not
+	// from a thread whose children are to be in another pid namespace.
+	if self, err := os.FindProcess(os.Getpid()); err == nil {
+		_ = self.Release()
+	}
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread is never thrown away, and what it is in shows as this
+			// process's in /proc. Held here, it can't be who runs f.
+			defer runtime.UnlockOSThread()
+			result <- onOwnThread(f)
+			return
+		}
+		result <- f() // and no unlock: the thread ends with the goroutine
+	}()
+	return <-result
+}
+
+// openStdio makes the process's stdio and returns the stage's ends.
+func (p *Process) openStdio(terminal bool) ([]*os.File, error) {
+	var child []*os.File
+	if terminal {
+		// The stage opens the terminal, in the container.
+		for range 3 {
+			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			if err != nil {
+				return child, err
+			}
+			child = append(child, null)
+		}
+		return child, nil
+	}
+	for i, parent := range []**os.File{&p.Stdin, &p.Stdout, &p.Stderr} {
+		var fds [2]int
+		if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+			return child, os.NewSyscallError("pipe2", err)
+		}
+		ours, theirs := fds[0], fds[1]
+		if i == 0 {
+			ours, theirs = theirs, ours
+		}
+		child = append(child, os.NewFile(uintptr(theirs), "stdio"))
+		// Ours alone is not blocking, so that a Close ends a Read.
+		if err := unix.SetNonblock(ours, true); err != nil {
+			_ = unix.Close(ours)
+			return child, os.NewSyscallError("fcntl", err)
+		}
+		*parent = os.NewFile(uintptr(ours), "stdio")
+	}
+	return child, nil
+}
+
+// enterNamespaces joins namespaces by path, for the children of the thread.
+func enterNamespaces(joins []namespace) func() error {
+	if len(joins) == 0 {
+		return nil
+	}
+	return func() error {
+		for _, ns := range joins {
+			fd, err := unix.Open(ns.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return &os.PathError{Op: "open namespace", Path: ns.path, Err: err}
+			}
+			err = unix.Setns(fd, ns.flag)
+			_ = unix.Close(fd)
+			if err != nil {
+				return &os.PathError{Op: "join namespace", Path: ns.path, Err: err}
+			}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,222 @@
+package libcontainer
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountOptions is a list of fstab-style options by what the kernel takes each as.
+type mountOptions struct {
+	// Flags are mount(2)'s, among them MS_BIND, MS_REC and MS_REMOUNT.
+	Flags uintptr `json:"flags,omitempty"`
+	// Set and Clear are the mount's own attributes (MOUNT_ATTR_*) asked for by
+	// name; a bind keeps its source's in all others.
+	Set   uint64 `json:"set,omitempty"`
+	Clear uint64 `json:"clear,omitempty"`
+	// RecursiveSet and RecursiveClear are those for the mounts below it as well.
+	RecursiveSet   uint64 `json:"rset,omitempty"`
+	RecursiveClear uint64 `json:"rclear,omitempty"`
+	// Propagation holds MS_SHARED and the like, with MS_REC or not, in order.
+	Propagation []uintptr `json:"propagation,omitempty"`
+	// CopyUp fills a new tmpfs with what it covers.
+	CopyUp bool `json:"copyUp,omitempty"`
+	// IDMap is refused by who asked for the parse.
+	IDMap bool `json:"-"`
+	// Data is what the filesystem itself is to understand.
+	Data string `json:"data,omitempty"`
+}
+
+// mountFlag is what one option does to mount(2)'s flags and, if it is about the
+// mount and not the filesystem, to its attributes.
+type mountFlag struct {
+	clear bool
+	flag  uintptr
+	attr  uint64
+}
+
+// A switch and not a map: a map of this size is built at each start of the
+// program, by the init stage as well, and that runs in emulation.
+func lookupMountFlag(option string) (mountFlag, bool) {
+	switch option {
+	case "ro":
+		return mountFlag{false, unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, true
+	case "rw":
+		return mountFlag{true, unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, true
+	case "nosuid":
+		return mountFlag{false, unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}, true
+	case "suid":
+		return mountFlag{true, unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}, true
+	case "nodev":
+		return mountFlag{false, unix.MS_NODEV, unix.MOUNT_ATTR_NODEV}, true
+	case "dev":
+		return mountFlag{true, unix.MS_NODEV, unix.MOUNT_ATTR_NODEV}, true
+	case "noexec":
+		return mountFlag{false, unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}, true
+	case "exec":
+		return mountFlag{true, unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}, true
+	case "nodiratime":
+		return mountFlag{false, unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME}, true
+	case "diratime":
+		return mountFlag{true, unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME}, true
+	case "nosymfollow":
+		return mountFlag{false, unix.MS_NOSYMFOLLOW, unix.MOUNT_ATTR_NOSYMFOLLOW}, true
+	case "symfollow":
+		return mountFlag{true, unix.MS_NOSYMFOLLOW, unix.MOUNT_ATTR_NOSYMFOLLOW}, true
+	case "sync":
+		return mountFlag{flag: unix.MS_SYNCHRONOUS}, true
+	case "async":
+		return mountFlag{clear: true, flag: unix.MS_SYNCHRONOUS}, true
+	case "dirsync":
+		return mountFlag{flag: unix.MS_DIRSYNC}, true
+	case "mand":
+		return mountFlag{flag: unix.MS_MANDLOCK}, true
+	case "nomand":
+		return mountFlag{clear: true, flag: unix.MS_MANDLOCK}, true
+	case "lazytime":
+		return mountFlag{flag: unix.MS_LAZYTIME}, true
+	case "nolazytime":
+		return mountFlag{clear: true, flag: unix.MS_LAZYTIME}, true
+	case "iversion":
+		return mountFlag{flag: unix.MS_I_VERSION}, true
+	case "noiversion":
+		return mountFlag{clear: true, flag: unix.MS_I_VERSION}, true
+	case "silent":
+		return mountFlag{flag: unix.MS_SILENT}, true
+	case "loud":
+		return mountFlag{clear: true, flag: unix.MS_SILENT}, true
+	case "acl":
+		return mountFlag{flag: unix.MS_POSIXACL}, true
+	case "noacl":
+		return mountFlag{clear: true, flag: unix.MS_POSIXACL}, true
+	case "bind":
+		return mountFlag{flag: unix.MS_BIND}, true
+	case "rbind":
+		return mountFlag{flag: unix.MS_BIND | unix.MS_REC}, true
+	case "remount":
+		return mountFlag{flag: unix.MS_REMOUNT}, true
+	case "defaults":
+		return mountFlag{}, true
+	}
+	return mountFlag{}, false
+}
+
+// The access time modes are one choice of three, not flags.
+const atimeFlags = unix.MS_NOATIME | unix.MS_RELATIME | unix.MS_STRICTATIME
+
+func lookupAtime(option string) (flag uintptr, attr uint64, ok bool) {
+	switch option {
+	case "noatime":
+		return unix.MS_NOATIME, unix.MOUNT_ATTR_NOATIME, true
+	case "strictatime":
+		return unix.MS_STRICTATIME, unix.MOUNT_ATTR_STRICTATIME, true
+	case "relatime", "norelatime", "atime", "nostrictatime":
+		return unix.MS_RELATIME, unix.MOUNT_ATTR_RELATIME, true
+	}
+	return 0, 0, false
+}
+
+func lookupPropagation(option string) (uintptr, bool) {
+	switch option {
+	case "private":
+		return unix.MS_PRIVATE, true
+	case "shared":
+		return unix.MS_SHARED, true
+	case "slave":
+		return unix.MS_SLAVE, true
+	case "unbindable":
+		return unix.MS_UNBINDABLE, true
+	case "rprivate":
+		return unix.MS_PRIVATE | unix.MS_REC, true
+	case "rshared":
+		return unix.MS_SHARED | unix.MS_REC, true
+	case "rslave":
+		return unix.MS_SLAVE | unix.MS_REC, true
+	case "runbindable":
+		return unix.MS_UNBINDABLE | unix.MS_REC, true
+	}
+	return 0, false
+}
+
+// parseMountOptions sorts options as runc does; the last of those that
+// contradict each other holds, and an unknown one is the filesystem's.
+func parseMountOptions(options []string) mountOptions {
+	var m mountOptions
+	var data []string
+	for _, o := range options {
+		if !m.add(o) {
+			data = append(data, o)
+		}
+	}
+	m.Data = strings.Join(data, ",")
+	return m
+}
+
+func (m *mountOptions) add(o string) bool {
+	if f, ok := lookupMountFlag(o); ok {
+		if f.clear {
+			m.Flags &^= f.flag
+		} else {
+			m.Flags |= f.flag
+		}
+		change(&m.Set, &m.Clear, f.attr, !f.clear)
+		return true
+	}
+	if flag, attr, ok := lookupAtime(o); ok {
+		m.Flags = m.Flags&^atimeFlags | flag
+		setAtime(&m.Set, &m.Clear, attr)
+		return true
+	}
+	if p, ok := lookupPropagation(o); ok {
+		m.Propagation = append(m.Propagation, p)
+		return true
+	}
+	switch o {
+	case "tmpcopyup":
+		m.CopyUp = true
+		return true
+	case "idmap", "ridmap":
+		m.IDMap = true
+		return true
+	}
+	return m.addRecursive(o)
+}
+
+// addRecursive adds an option like rro: an attribute's name with an r before it.
+func (m *mountOptions) addRecursive(o string) bool {
+	name, ok := strings.CutPrefix(o, "r")
+	if !ok {
+		return false
+	}
+	if f, ok := lookupMountFlag(name); ok && f.attr != 0 {
+		change(&m.RecursiveSet, &m.RecursiveClear, f.attr, !f.clear)
+		return true
+	}
+	if _, attr, ok := lookupAtime(name); ok {
+		setAtime(&m.RecursiveSet, &m.RecursiveClear, attr)
+		return true
+	}
+	return false
+}
+
+func change(set, clear *uint64, attr uint64, on bool) {
+	if on {
+		*set, *clear = *set|attr, *clear&^attr
+	} else {
+		*set, *clear = *set&^attr, *clear|attr
+	}
+}
+
+// setAtime: the kernel wants the whole field cleared when it is changed.
+func setAtime(set, clear *uint64, attr uint64) {
+	*set = *set&^unix.MOUNT_ATTR__ATIME | attr
+	*clear |= unix.MOUNT_ATTR__ATIME
+}
+
+// parsePropagation parses linux.rootfsPropagation; ok is false for other words.
+func parsePropagation(s string) (flags uintptr, ok bool) {
+	if s == "" {
+		return 0, true
+	}
+	return lookupPropagation(s)
+}

@@ -1,0 +1,302 @@
+package libcontainer
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// setUpRootfs makes the container's root filesystem this process's root. The
+// mount namespace is new: nothing done here is seen outside of it, unless the
+// spec asks for shared propagation.
+func (s *stage) setUpRootfs() error {
+	cfg := s.cfg
+	if err := s.bindRootfs(); err != nil {
+		return err
+	}
+	var late []int // tmpfs mounts that become read-only once they are filled
+	for i := range cfg.Mounts {
+		m := &cfg.Mounts[i]
+		fd, err := s.mount(m)
+		if err != nil {
+			return fmt.Errorf("error mounting %q to rootfs at %q: %w", m.Source, m.Destination, err)
+		}
+		if fd >= 0 {
+			late = append(late, fd)
+		}
+	}
+	if cfg.Root.OwnDev {
+		if err := s.setUpDev(); err != nil {
+			return err
+		}
+	}
+	if err := runHooks("createContainer", cfg.Hooks.CreateContainer, cfg.State); err != nil {
+		return err
+	}
+	if err := s.enterRootfs(); err != nil {
+		return err
+	}
+	if cfg.Process.Terminal {
+		if err := s.openConsole(); err != nil {
+			return err
+		}
+	}
+	for _, fd := range late {
+		if err := setattr(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+			return fmt.Errorf("make tmpfs read-only: %w", err)
+		}
+	}
+	// In the root now, so no path leads out of it any more; runc makes it too.
+	if cfg.Process.Cwd != "" {
+		if err := os.MkdirAll(cfg.Process.Cwd, 0o755); err != nil {
+			return err
+		}
+	}
+	if cfg.Root.Propagation != 0 {
+		if err := unix.Mount("", "/", "", cfg.Root.Propagation, ""); err != nil {
+			return fmt.Errorf("set propagation of rootfs: %w", err)
+		}
+	}
+	if cfg.Root.Readonly {
+		if err := setattr(s.root.fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+			return fmt.Errorf("make rootfs read-only: %w", err)
+		}
+	}
+	for _, name := range cfg.Readonly {
+		if err := s.makeReadonly(name); err != nil {
+			return fmt.Errorf("make %q read-only: %w", name, err)
+		}
+	}
+	for _, name := range cfg.Masked {
+		if err := s.mask(name); err != nil {
+			return fmt.Errorf("mask %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// bindRootfs makes the rootfs a mount of its own, which pivot_root needs, and
+// opens it as the stage's root.
+func (s *stage) bindRootfs() error {
+	cfg := s.cfg.Root
+	propagation := uintptr(unix.MS_SLAVE | unix.MS_REC)
+	if cfg.Propagation != 0 {
+		propagation = cfg.Propagation
+	}
+	if err := unix.Mount("", "/", "", propagation, ""); err != nil {
+		return fmt.Errorf("set propagation of mounts: %w", err)
+	}
+	dir, err := openRoot(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(dir.fd) }()
+	if cfg.Propagation&unix.MS_SHARED != 0 {
+		// pivot_root refuses shared parents, and the bind must not show outside.
+		if err := privateParent(dir); err != nil {
+			return fmt.Errorf("make parent mount of rootfs private: %w", err)
+		}
+	}
+	tree, err := cloneTree(dir.fd, true)
+	if err != nil {
+		return fmt.Errorf("bind rootfs %s: %w", cfg.Dir, err)
+	}
+	if err := attachTree(tree, dir.fd); err != nil {
+		return fmt.Errorf("bind rootfs %s: %w", cfg.Dir, err)
+	}
+	s.root = root{tree}
+	return nil
+}
+
+// privateParent makes the mount that holds dir private.
+func privateParent(dir root) error {
+	if err := unix.Fchdir(dir.fd); err != nil {
+		return err
+	}
+	for range unix.PathMax {
+		var st unix.Statx_t
+		if err := unix.Statx(unix.AT_FDCWD, ".", 0, 0, &st); err != nil {
+			return os.NewSyscallError("statx", err)
+		}
+		if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+			return unix.Mount("", ".", "", unix.MS_PRIVATE, "")
+		}
+		if err := unix.Chdir(".."); err != nil {
+			return err
+		}
+	}
+	return errors.New("no mount found")
+}
+
+// enterRootfs makes the rootfs the root of the mount namespace.
+func (s *stage) enterRootfs() error {
+	if s.cfg.Root.NoPivot {
+		return s.moveRoot()
+	}
+	oldRoot, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "/", Err: err}
+	}
+	defer func() { _ = unix.Close(oldRoot) }()
+	if err := unix.Fchdir(s.root.fd); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	err = unix.PivotRoot(".", ".")
+	if errors.Is(err, unix.EINVAL) {
+		// The root of an initramfs can't be pivoted away from.
+		return s.moveRoot()
+	}
+	if err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	// The old root is mounted on the new one now. Slave first: the unmount must
+	// not spread to the mounts it was copied from.
+	if err := unix.Fchdir(oldRoot); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make old root slave: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount old root: %w", err)
+	}
+	return os.NewSyscallError("chdir", unix.Chdir("/"))
+}
+
+// moveRoot puts the rootfs over the root of the mount namespace and enters it,
+// having unmounted all else that was mounted there: the root itself can't be
+// unmounted and stays hidden underneath.
+func (s *stage) moveRoot() error {
+	others, err := rootMounts()
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make old root slave: %w", err)
+	}
+	if err := unix.Fchdir(s.root.fd); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move rootfs to /: %w", err)
+	}
+	// Absolute paths still lead below the new root: this process's root is the old.
+	for _, dir := range others {
+		err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount %s: %w", dir, err)
+		}
+	}
+	if err := unix.Chroot("."); err != nil {
+		return os.NewSyscallError("chroot", err)
+	}
+	return os.NewSyscallError("chdir", unix.Chdir("/"))
+}
+
+// rootMounts lists what is mounted directly on the root mount, last first.
+func rootMounts() ([]string, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, "/", 0, unix.STATX_MNT_ID, &st); err != nil {
+		return nil, os.NewSyscallError("statx", err)
+	}
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	var dirs []string
+	lines := bufio.NewScanner(f)
+	// A line holds two paths and a filesystem's options, a page each at most.
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		// Number, parent's number, device, root, mount point, ...
+		fields := strings.SplitN(lines.Text(), " ", 6)
+		if len(fields) == 6 && fields[1] == strconv.FormatUint(st.Mnt_id, 10) && fields[0] != fields[1] {
+			dirs = append([]string{unescapeOctal(fields[4])}, dirs...)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read mountinfo: %w", err)
+	}
+	return dirs, nil
+}
+
+// unescapeOctal undoes mountinfo's \040 and the like.
+func unescapeOctal(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+4 <= len(s) {
+			if v, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(v))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// makeReadonly binds a path onto itself, read-only. What doesn't exist needs none.
+func (s *stage) makeReadonly(name string) error {
+	fd, err := s.lookupHidden(name)
+	if fd < 0 || err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	tree, err := cloneTree(fd, true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(tree) }()
+	if err := setattr(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+		return err
+	}
+	return attachTree(tree, fd)
+}
+
+// mask hides a path: a directory behind an empty one, a file behind /dev/null.
+func (s *stage) mask(name string) error {
+	fd, err := s.lookupHidden(name)
+	if fd < 0 || err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if isDir(fd) {
+		return mountOn(fd, "tmpfs", "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=1")
+	}
+	// The container's /dev/null, as the caller's is out of reach by now. It must
+	// be the real one: anything else would be writable in place of what is hidden.
+	null, err := s.root.open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: "/dev/null", Err: err}
+	}
+	defer func() { _ = unix.Close(null) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(null, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return errors.New("/dev/null of the container is not the null device")
+	}
+	tree, err := cloneTree(null, false)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(tree) }()
+	return attachTree(tree, fd)
+}
+
+// lookupHidden opens a path to be hidden; -1 without an error if it doesn't exist.
+func (s *stage) lookupHidden(name string) (int, error) {
+	fd, err := s.root.lookup(name)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return -1, nil
+	}
+	return fd, err
+}

@@ -1,0 +1,89 @@
+package libcontainer
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// System calls that golang.org/x/sys has not, or has for all threads: the init
+// stage changes the one thread that becomes the container's process.
+
+func rawCall(nr, a1, a2, a3 uintptr) error {
+	if _, _, errno := unix.RawSyscall(nr, a1, a2, a3); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func rtSigaction(sig uintptr, act, old *kernelSigaction) error {
+	const sigsetBytes = 8
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(act)), uintptr(unsafe.Pointer(old)), sigsetBytes, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func setgroups(gids []uint32) error {
+	return rawCall(unix.SYS_SETGROUPS, uintptr(len(gids)), uintptr(unsafe.Pointer(unsafe.SliceData(gids))), 0)
+}
+
+func setresgid(gid uint32) error {
+	return rawCall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid))
+}
+
+func setresuid(uid uint32) error {
+	return rawCall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid))
+}
+
+func ioprioSet(value int) error {
+	const whoProcess = 1
+	return rawCall(unix.SYS_IOPRIO_SET, whoProcess, 0, uintptr(value))
+}
+
+func setPersonality(value uintptr) error {
+	return rawCall(unix.SYS_PERSONALITY, value, 0, 0)
+}
+
+// setattr changes the mount fd is open on, and with recursive those below it.
+func setattr(fd int, attr unix.MountAttr, recursive bool) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.MountSetattr(fd, "", flags, &attr)
+}
+
+// cloneTree makes a detached copy of the mount at what fd is open on.
+func cloneTree(fd int, recursive bool) (int, error) {
+	flags := uint(unix.AT_EMPTY_PATH | unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.OpenTree(fd, "", flags)
+}
+
+// attachTree puts a detached mount on what fd is open on.
+func attachTree(tree, fd int) error {
+	return unix.MoveMount(tree, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// mountOn mounts a filesystem on the directory fd is open on. It changes the
+// working directory to it: mount(2) takes a path only, and this one can't be led
+// elsewhere.
+func mountOn(fd int, source, fstype string, flags uintptr, data string) error {
+	if err := unix.Fchdir(fd); err != nil {
+		return err
+	}
+	return unix.Mount(source, ".", fstype, flags, data)
+}
+
+// ptyPeer opens the other end of a pty without its path.
+func ptyPeer(master int) (int, error) {
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
+}

@@ -1,0 +1,99 @@
+package libcontainer
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// newSysctl allows, as runc does, only what belongs to a namespace that is not
+// the caller's: another would change the whole kernel.
+func newSysctl(values map[string]string, has func(specs.LinuxNamespaceType) bool) ([]sysctlConfig, error) {
+	var out []sysctlConfig
+	for key, value := range values {
+		file := sysctlFile(key)
+		if err := checkSysctl(file, key, has); err != nil {
+			return nil, err
+		}
+		out = append(out, sysctlConfig{File: file, Value: value})
+	}
+	slices.SortFunc(out, func(a, b sysctlConfig) int { return strings.Compare(a.File, b.File) })
+	return out, nil
+}
+
+// sysctlFile is a key's path below /proc/sys. As sysctl(8) has it, the separator
+// is whichever of "." and "/" comes first, and the other is then part of a name:
+// net/ipv4/conf/eth0.100/forwarding is net.ipv4.conf.eth0/100.forwarding.
+func sysctlFile(key string) string {
+	if i := strings.IndexAny(key, "./"); i < 0 || key[i] == '/' {
+		return key
+	}
+	return strings.Map(func(r rune) rune {
+		switch r {
+		case '.':
+			return '/'
+		case '/':
+			return '.'
+		}
+		return r
+	}, key)
+}
+
+func checkSysctl(file, key string, has func(specs.LinuxNamespaceType) bool) error {
+	if file != path.Clean(file) || path.IsAbs(file) || strings.HasPrefix(file, "../") {
+		return fmt.Errorf("invalid sysctl %q", key)
+	}
+	switch {
+	case file == "kernel/msgmax", file == "kernel/msgmnb", file == "kernel/msgmni", file == "kernel/sem",
+		file == "kernel/shmall", file == "kernel/shmmax", file == "kernel/shmmni", file == "kernel/shm_rmid_forced",
+		strings.HasPrefix(file, "fs/mqueue/"):
+		if !has(specs.IPCNamespace) {
+			return fmt.Errorf("sysctl %q is not allowed in the hosts ipc namespace", key)
+		}
+	case strings.HasPrefix(file, "net/"):
+		if !has(specs.NetworkNamespace) {
+			return fmt.Errorf("sysctl %q not allowed in host network namespace", key)
+		}
+	case file == "kernel/domainname":
+		if !has(specs.UTSNamespace) {
+			return fmt.Errorf("sysctl %q not allowed in host UTS namespace", key)
+		}
+	case file == "kernel/hostname":
+		return fmt.Errorf("sysctl %q is not allowed as it conflicts with the OCI %q field", key, "hostname")
+	default:
+		return fmt.Errorf("sysctl %q is not in a separate kernel namespace", key)
+	}
+	return nil
+}
+
+// writeSysctl writes through the caller's /proc, which it does before it leaves
+// that: the container's may be forged, and the values are of the writing
+// process's namespaces in either.
+func writeSysctl(values []sysctlConfig) error {
+	if len(values) == 0 {
+		return nil
+	}
+	sys, err := openRoot("/proc/sys")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(sys.fd) }()
+	for _, v := range values {
+		fd, err := sys.open(v.File, unix.O_WRONLY, unix.RESOLVE_NO_SYMLINKS)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: "/proc/sys/" + v.File, Err: err}
+		}
+		_, err = unix.Write(fd, []byte(v.Value))
+		_ = unix.Close(fd)
+		if err != nil {
+			return &os.PathError{Op: "write", Path: "/proc/sys/" + v.File, Err: err}
+		}
+	}
+	return nil
+}
