@@ -121,7 +121,6 @@ func (c *converter) linux(spec *specs.Spec) error {
 		Namespaces:        guestNamespaces(l),
 		Sysctl:            guestSysctls(l),
 		Resources:         guestResources(l.Resources, &c.warn),
-		CgroupsPath:       "/husk-" + c.env.ID, // the prefix keeps an id from being a file of cgroupfs
 		Devices:           devices,
 		RootfsPropagation: l.RootfsPropagation,
 		MaskedPaths:       l.MaskedPaths,

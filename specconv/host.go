@@ -11,7 +11,8 @@ import (
 
 // Env is what Convert knows of the world beside the spec.
 type Env struct {
-	// ID is the container's, one path element.
+	// ID is the container's. It must be one path element: the agent names the
+	// container's cgroup in the guest by it.
 	ID string
 	// Bundle is the absolute host path of the bundle; relative paths of the
 	// spec start there.
