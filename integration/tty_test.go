@@ -125,7 +125,7 @@ func TestConsoleSocket(t *testing.T) {
 
 	m.out.expect(t, "prompt# ")
 	terminalBehaves(t, m, e, id)
-	m.typeIn("exit 6\n")
+	m.typeIn("exit 6\nexit 6\n") // the first may answer that a job was stopped
 	if code := e.exitOf(exit); code != 6 {
 		t.Errorf("exit code %d, want 6", code)
 	}
@@ -305,7 +305,8 @@ func TestExecOnTerminal(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
-	p, m, slave := e.onTerminal(22, 66, "exec", "--tty", c.id, "sh", "-c", "stty size; tty; read x; echo got $x; exit 12")
+	p, m, slave := e.onTerminal(22, 66, "exec", "--tty", c.id, "sh", "-c",
+		"until stty size 2>/dev/null; do sleep 0.1; done; tty; read x; echo got $x; exit 12")
 	m.out.expect(t, "22 66\r\n")
 	m.out.expect(t, "/dev/pts/")
 	m.typeIn("line\n")

@@ -1,0 +1,198 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// nsOf returns the identity of a process's namespace.
+func nsOf(t *testing.T, pid int, name string) string {
+	t.Helper()
+	link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+// Engines, pod members and the validation suite look at /proc/PID/ns/* of the
+// pid-file process, already in the created state.
+func TestNamespacesOfPID(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.create(e.bundle(withArgs("sleep", "1000"), withNamespace(specs.CgroupNamespace, "")))
+	for _, kind := range []string{"pid", "net", "ipc", "uts", "mnt", "cgroup"} {
+		if nsOf(t, c.pid, kind) == nsOf(t, os.Getpid(), kind) {
+			t.Errorf("the %s namespace is the host's though a new one was asked for", kind)
+		}
+	}
+	if nsOf(t, c.pid, "user") != nsOf(t, os.Getpid(), "user") {
+		t.Error("a user namespace nobody asked for")
+	}
+	c.stop()
+}
+
+func TestNamespacesOfHost(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.create(e.bundle(withArgs("sleep", "1000"), withoutNamespace(specs.PIDNamespace), withoutNamespace(specs.IPCNamespace),
+		withoutNamespace(specs.UTSNamespace), func(s *specs.Spec) { s.Hostname = "" }))
+	for _, kind := range []string{"pid", "ipc", "uts", "user", "cgroup"} {
+		if nsOf(t, c.pid, kind) != nsOf(t, os.Getpid(), kind) {
+			t.Errorf("a %s namespace nobody asked for", kind)
+		}
+	}
+	e.ok("start", c.id)
+	c.stop()
+}
+
+// As podman's pods and CRI's do it: a member names its sandbox's namespaces.
+func TestNamespacesJoined(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	holder := exec.Command("unshare", "--ipc", "--uts", "--net", "sleep", "1000")
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
+	}()
+	pid := holder.Process.Pid
+	eventually(t, "the namespaces are there", testTimeout, func() bool { return strings.HasPrefix(describe(pid), "sleep") })
+	path := func(kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", pid, kind) }
+	c := e.create(e.bundle(withArgs("sleep", "1000"), withNamespace(specs.IPCNamespace, path("ipc")),
+		withNamespace(specs.UTSNamespace, path("uts")), withNamespace(specs.NetworkNamespace, path("net")),
+		func(s *specs.Spec) { s.Hostname = "" }))
+	for _, kind := range []string{"ipc", "uts", "net"} {
+		if nsOf(t, c.pid, kind) != nsOf(t, pid, kind) {
+			t.Errorf("the %s namespace is not the one given", kind)
+		}
+	}
+	e.ok("start", c.id)
+	c.stop()
+}
+
+// `podman cp` enters the pid's mount namespace and writes: it must land in the
+// container's rootfs and binds, never on the host.
+func TestRootOfPID(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	volume := e.mkdir("volume")
+	writeFile(t, filepath.Join(volume, "inside"), "bind")
+	single := filepath.Join(e.mkdir("single"), "file")
+	writeFile(t, single, "single")
+	c := e.createStarted(e.bundle(withScript("touch /ready; exec sleep 1000"), withBind(volume, "/mnt/volume", "rbind", "rw"),
+		withBind(single, "/etc/single", "rbind", "rw")))
+	root := fmt.Sprintf("/proc/%d/root", c.pid)
+	if got := readFile(t, root+"/mnt/volume/inside"); got != "bind" {
+		t.Errorf("the bind through the pid: %q", got)
+	}
+	if got := readFile(t, root+"/etc/single"); got != "single" {
+		t.Errorf("the single-file bind through the pid: %q", got)
+	}
+	if _, err := os.Stat(root + "/bin/testprog"); err != nil {
+		t.Errorf("the pid's root is not the rootfs: %v", err)
+	}
+	writeFile(t, root+"/written", "through the pid")
+	if got := readFile(t, filepath.Join(c.bundle, "rootfs/written")); got != "through the pid" {
+		t.Errorf("written through the pid: %q in the rootfs", got)
+	}
+
+	// The same by setns, as podman and nsenter do it.
+	enter := exec.Command("nsenter", "--target", fmt.Sprint(c.pid), "--mount", "--pid", "--root", "--wd",
+		"/bin/sh", "-c", "echo entered > /entered; echo vol > /mnt/volume/entered; ls /proc | grep -c '^[0-9]'")
+	out, err := enter.CombinedOutput()
+	if err != nil {
+		t.Fatalf("nsenter: %v: %s", err, out)
+	}
+	if readFile(t, filepath.Join(c.bundle, "rootfs/entered")) != "entered\n" || readFile(t, filepath.Join(volume, "entered")) != "vol\n" {
+		t.Error("what was written after setns is not in the container's files")
+	}
+	if _, err := os.Stat("/entered"); err == nil {
+		t.Error("setns into the pid's mount namespace wrote onto the host")
+	}
+	// A /proc of its own: not the host's processes.
+	var n int
+	if _, err := fmt.Sscan(string(out), &n); err != nil || n > 20 {
+		t.Errorf("/proc after setns shows %q processes", out)
+	}
+	// And the container sees what was written from outside.
+	if r := c.exec("cat", "/written", "/entered", "/mnt/volume/entered").is(0); r.stdout != "through the pidentered\nvol\n" {
+		t.Errorf("seen inside: %q", r.stdout)
+	}
+	c.stop()
+}
+
+// `docker top` shows the host's command line of the pid.
+func TestArgvOfPID(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	args := []string{"sleep", "1000"}
+	c := e.createStarted(e.bundle(withArgs(args...)))
+	eventually(t, "the pid shows the container's argv", testTimeout, func() bool { return describe(c.pid) == "sleep 1000" })
+	c.stop()
+}
+
+// A pid file is there, whole, when create returns; no temporary name is left.
+func TestPIDFileIsRenamed(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	dir, id := e.mkdir("pids"), e.id()
+	pidFile := filepath.Join(dir, "pid")
+	e.detach(pidFile, "create", "--bundle", e.bundle(), "--pid-file", pidFile, id)
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("beside the pid file: %v, %v", entries, err)
+	}
+	e.ok("delete", "--force", id)
+}
+
+// The shim and conmon start the runtime with PDEATHSIG: it is for the cli only.
+func TestParentDeathSignalIsNotInherited(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createWith(call{attr: &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}}, e.bundle(withArgs("sleep", "1000")))
+	e.ok("start", c.id)
+	if !alive(c.pid) || c.status() != "running" {
+		t.Error("the container has died with the cli's parent-death signal")
+	}
+	c.stop()
+}
+
+// podman calls with no environment but an empty XDG_RUNTIME_DIR and PATH, HEAD
+// without even PATH; from the working directory /.
+func TestEmptyEnvironment(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createWith(call{dir: "/", env: []string{"XDG_RUNTIME_DIR="}}, e.bundle(withArgs("sleep", "1000")))
+	bare := call{dir: "/", env: []string{"XDG_RUNTIME_DIR="}}
+	for _, args := range [][]string{{"start", c.id}, {"pause", c.id}, {"resume", c.id}, {"kill", c.id, "9"}} {
+		e.start(bare, args...).wait().is(0)
+	}
+	c.exits(137)
+	e.start(bare, "delete", "--force", c.id).wait().is(0)
+}
+
+// Nothing of the daemon's environment reaches the container.
+func TestEnvironmentDoesNotLeak(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createWith(call{env: append(os.Environ(), "DAEMON_SECRET=leaked", "LD_LIBRARY_PATH=/nosuch", "GOMAXPROCS=4")},
+		e.bundle(withArgs("env")))
+	e.ok("start", c.id)
+	c.exits(0)
+	if strings.Contains(c.stdout.String(), "DAEMON_SECRET") || strings.Contains(c.stdout.String(), "GOMAXPROCS") {
+		t.Errorf("environment inside: %s", c.stdout)
+	}
+	e.ok("delete", c.id)
+}

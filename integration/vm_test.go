@@ -1,0 +1,225 @@
+//go:build integration
+
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// otherSettings writes a settings file: the suite's own with lines replaced.
+func (e *env) otherSettings(values map[string]string) string {
+	e.t.Helper()
+	var b strings.Builder
+	for line := range strings.Lines(readFile(e.t, settings)) {
+		key, _, _ := strings.Cut(line, " = ")
+		if _, replaced := values[key]; !replaced {
+			b.WriteString(line)
+		}
+	}
+	for key, value := range values {
+		b.WriteString(key + " = " + value + "\n")
+	}
+	path := e.path("settings")
+	writeFile(e.t, path, b.String())
+	return path
+}
+
+// with calls husk with another settings file.
+func (e *env) with(settings string, args ...string) *result {
+	e.t.Helper()
+	// Global flags come before the verb, and the last --config counts.
+	return e.do(append([]string{"--config", settings}, args...)...)
+}
+
+func TestGuestHasItsOwnKernel(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	r := e.ok("run", "--bundle", e.bundle(withScript("uname -r; cat /proc/sys/kernel/random/boot_id")), e.id())
+	lines := strings.Fields(r)
+	var host unix.Utsname
+	if err := unix.Uname(&host); err != nil {
+		t.Fatal(err)
+	}
+	bootID := strings.TrimSpace(readFile(t, "/proc/sys/kernel/random/boot_id"))
+	if len(lines) != 2 || lines[1] == bootID {
+		t.Errorf("the container's kernel is the host's: %q", r)
+	}
+	if want := os.Getenv("HUSK_KERNEL_RELEASE"); want != "" && lines[0] != want {
+		t.Errorf("guest kernel %s, want %s", lines[0], want)
+	}
+}
+
+// The state says which acceleration is in use; it is never a silent fall-back.
+func TestAccelInState(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	c := e.create(e.bundle(withArgs("true")))
+	accel := e.state(c.id).Annotations["org.huskvm.accel"]
+	want := os.Getenv("HUSK_EXPECT_ACCEL")
+	if want == "" {
+		want = "tcg"
+		if info := readFile(t, "/proc/cpuinfo"); strings.Contains(info, " vmx") || strings.Contains(info, " svm") {
+			want = "kvm"
+		}
+	}
+	if accel != want {
+		t.Errorf("accel in use: %q, want %q", accel, want)
+	}
+	c.stop()
+}
+
+func TestSizeByAnnotationAndLimit(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	out := e.ok("run", "--bundle", e.bundle(withScript("grep -c ^processor /proc/cpuinfo; awk '/MemTotal/ {print int($2/1024)}' /proc/meminfo"), func(s *specs.Spec) {
+		s.Annotations = map[string]string{"org.huskvm.vcpus": "2", "org.huskvm.memory_mib": "384"}
+	}), e.id())
+	var cpus, mib int
+	if _, err := fmt.Sscan(out, &cpus, &mib); err != nil || cpus != 2 || mib < 256 || mib > 384 {
+		t.Errorf("size of the guest: %q", out)
+	}
+	for key, value := range map[string]string{
+		"org.huskvm.vcpus": "0", "org.huskvm.memory_mib": "lots", "org.huskvm.accel": "fast", "org.huskvm.nics": "-1",
+	} {
+		r := e.do("create", "--bundle", e.bundle(func(s *specs.Spec) {
+			s.Annotations = map[string]string{key: value}
+		}), e.id()).is(1)
+		if !strings.Contains(r.stderr, key) {
+			t.Errorf("%s=%s: %q does not name the annotation", key, value, r.stderr)
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	text := e.ok("check")
+	for _, w := range []string{"kvm", "kernel", "qemu", "vsock", "cgroup"} {
+		if !strings.Contains(strings.ToLower(text), w) {
+			t.Errorf("check says nothing of %s:\n%s", w, text)
+		}
+	}
+	if out := e.ok("check", "--json"); !json.Valid([]byte(out)) {
+		t.Errorf("check --json: %q", out)
+	}
+	// Without a kernel there is something to do, and it says what.
+	r := e.with(e.otherSettings(map[string]string{"kernel": `"/no/such/kernel"`}), "check")
+	if r.code == 0 || !strings.Contains(r.stdout+r.stderr, "/no/such/kernel") {
+		t.Errorf("check with a missing kernel: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+}
+
+// Bad settings are one clear line naming what is wrong.
+func TestBadSettings(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	bundle := e.bundle()
+	notKernel := e.path("kernel")
+	writeFile(t, notKernel, "this is no kernel")
+	for _, c := range []struct {
+		name   string
+		values map[string]string
+		text   string
+	}{
+		{"missing kernel", map[string]string{"kernel": `"/no/such/kernel"`}, "/no/such/kernel"},
+		{"not a kernel", map[string]string{"kernel": `"` + notKernel + `"`}, notKernel},
+		{"missing modules", map[string]string{"modules": `"/no/such/modules"`}, "/no/such/modules"},
+		{"missing qemu", map[string]string{"qemu": `"/no/such/qemu"`}, "/no/such/qemu"},
+		{"not qemu", map[string]string{"qemu": `"/bin/true"`}, "/bin/true"},
+		{"unknown key", map[string]string{"kernal": `"x"`}, "kernal"},
+		{"bad accel", map[string]string{"accel": `"warp"`}, "warp"},
+		{"tiny memory", map[string]string{"memory_mib": "1"}, "memory_mib"},
+	} {
+		id := e.id()
+		r := e.with(e.otherSettings(c.values), "create", "--bundle", bundle, id).is(1)
+		if !strings.Contains(r.stderr, c.text) || strings.Count(strings.TrimSpace(r.stderr), "\n") != 0 {
+			t.Errorf("%s: %q, want one line naming %q", c.name, r.stderr, c.text)
+		}
+		e.do("state", id).fails(1, missing)
+	}
+	r := e.with("/no/such/settings", "create", "--bundle", bundle, e.id()).is(1)
+	if !strings.Contains(r.stderr, "/no/such/settings") {
+		t.Errorf("missing settings file: %q", r.stderr)
+	}
+}
+
+// A guest that panics ends create at once, with the tail of its console.
+func TestGuestPanic(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	id := e.id()
+	began := time.Now()
+	r := e.with(e.otherSettings(map[string]string{"kernel_params": `"rdinit=/no/such/init init=/no/such/init"`}),
+		"create", "--bundle", e.bundle(), id).is(1)
+	if took := time.Since(began); took > 60*time.Second {
+		t.Errorf("a panicking guest was noticed after %v", took)
+	}
+	if !strings.Contains(r.stderr, "Kernel panic") && !strings.Contains(r.stderr, "panic") {
+		t.Errorf("the error does not carry the console: %q", r.stderr)
+	}
+	e.do("state", id).fails(1, missing)
+}
+
+// A guest that never answers is killed at the deadline.
+func TestBootTimeout(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	id := e.id()
+	began := time.Now()
+	r := e.with(e.otherSettings(map[string]string{"boot_timeout": `"1s"`}), "create", "--bundle", e.bundle(), id).is(1)
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("a boot timeout of 1 s took %v", took)
+	}
+	if !strings.Contains(r.stderr, "1s") && !strings.Contains(r.stderr, "timeout") && !strings.Contains(r.stderr, "did not") {
+		t.Errorf("stderr %q", r.stderr)
+	}
+	e.do("state", id).fails(1, missing)
+}
+
+// Two creates with an empty cache race for it: both succeed.
+func TestCacheRace(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	fresh := e.otherSettings(map[string]string{"cache": `"` + filepath.Join(e.dir, "cache") + `"`})
+	var calls []*process
+	for range 2 {
+		calls = append(calls, e.start(call{}, "--config", fresh, "run", "--bundle", e.bundle(withScript("echo booted")), e.id()))
+	}
+	for _, p := range calls {
+		if r := p.wait().is(0); r.stdout != "booted\n" || strings.Contains(r.stderr, "\r") {
+			t.Errorf("stdout %q, stderr %q (a progress bar is for terminals)", r.stdout, r.stderr)
+		}
+	}
+}
+
+// The guest's clock is the host's.
+func TestClock(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	var guest int64
+	out := e.ok("run", "--bundle", e.bundle(withArgs("date", "+%s")), e.id())
+	if _, err := fmt.Sscan(out, &guest); err != nil {
+		t.Fatal(err)
+	}
+	if off := time.Now().Unix() - guest; off < -5 || off > 30 {
+		t.Errorf("the guest's clock is %d s off", off)
+	}
+}
