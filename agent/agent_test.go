@@ -145,7 +145,11 @@ func create(t *testing.T, args ...string) *testContainer {
 	spec := &specs.Spec{
 		Root:    &specs.Root{Path: c.dir},
 		Process: processSpec(args...),
-		Mounts:  []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"newinstance", "ptmxmode=0666"}},
+		},
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
 			{Type: specs.PIDNamespace},
 			{Type: specs.MountNamespace},

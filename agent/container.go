@@ -102,6 +102,29 @@ func (c *container) byPID() map[int]string {
 	return ids
 }
 
+// reserve makes sure that an id is new, and keeps it while the container is
+// being made; nobody finds it until set.
+func (a *agent) reserve(id string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.containers[id]; ok {
+		return status.Errorf(codes.AlreadyExists, "container %q exists already", id)
+	}
+	a.containers[id] = nil
+	return nil
+}
+
+// set keeps a container, or with nil gives its id up.
+func (a *agent) set(id string, c *container) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c == nil {
+		delete(a.containers, id)
+		return
+	}
+	a.containers[id] = c
+}
+
 func (a *agent) container(id string) (*container, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -120,12 +143,12 @@ func (a *agent) process(containerID, processID string) (*process, error) {
 	return c.process(processID)
 }
 
-// signal sends a signal to one process. One that has ended already is not an
-// error worth more than a code: the host asks without knowing.
+// signal sends a signal to one process. That it has ended is told by the code:
+// the host asks without knowing.
 func (p *process) signal(sig unix.Signal) error {
 	err := p.p.Signal(sig)
-	if errors.Is(err, unix.ESRCH) {
-		return status.Error(codes.NotFound, "process has ended")
+	if errors.Is(err, libcontainer.ErrNotRunning) {
+		return status.Error(codes.NotFound, err.Error())
 	}
 	if err != nil {
 		return fmt.Errorf("signal process: %w", err)

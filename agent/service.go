@@ -35,30 +35,24 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 	if err := a.mountShare(r.Share); err != nil {
 		return nil, err
 	}
-	c := &container{id: r.ContainerId, processes: map[string]*process{protocol.InitProcess: nil}}
-	a.mu.Lock()
-	_, exists := a.containers[c.id]
-	if !exists {
-		a.containers[c.id] = c
+	if err := a.reserve(r.ContainerId); err != nil {
+		return nil, err
 	}
-	a.mu.Unlock()
-	if exists {
-		return nil, status.Errorf(codes.AlreadyExists, "container %q exists already", c.id)
-	}
-	if err := a.create(c, spec); err != nil {
-		a.mu.Lock()
-		delete(a.containers, c.id)
-		a.mu.Unlock()
+	c, err := a.create(r.ContainerId, spec)
+	a.set(r.ContainerId, c)
+	if err != nil {
 		return nil, err
 	}
 	return &protocol.CreateResponse{GuestPid: int32(c.c.Init().PID())}, nil
 }
 
-func (a *agent) create(c *container, spec *specs.Spec) error {
-	cfg := &libcontainer.Config{ID: c.id, Spec: spec}
+// create returns nil with an error.
+func (a *agent) create(id string, spec *specs.Spec) (*container, error) {
+	cfg := &libcontainer.Config{ID: id, Spec: spec}
 	if a.machine.cgroupParent != "" {
-		cfg.CgroupPath = path.Join(a.machine.cgroupParent, c.id)
+		cfg.CgroupPath = path.Join(a.machine.cgroupParent, id)
 	}
+	c := &container{id: id, processes: make(map[string]*process)}
 	err := a.machine.children.start(func() (pid int, err error) {
 		if c.c, err = libcontainer.Create(cfg); err != nil {
 			return 0, err
@@ -66,14 +60,14 @@ func (a *agent) create(c *container, spec *specs.Spec) error {
 		return c.c.Init().PID(), nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, err := watch(c.c.Init(), a.machine.children)
 	if err != nil {
-		return errors.Join(err, c.c.Destroy())
+		return nil, errors.Join(err, c.c.Destroy())
 	}
 	c.set(protocol.InitProcess, p)
-	return nil
+	return c, nil
 }
 
 // checkID refuses what could not be one element of a path.
@@ -267,13 +261,13 @@ func (a *agent) Shutdown(context.Context, *protocol.ShutdownRequest) (*protocol.
 	a.mu.Lock()
 	containers := make([]*container, 0, len(a.containers))
 	for _, c := range a.containers {
-		containers = append(containers, c)
+		if c != nil {
+			containers = append(containers, c)
+		}
 	}
 	a.mu.Unlock()
 	for _, c := range containers {
-		if c.c != nil {
-			_ = c.c.Kill(unix.SIGKILL, true) // it may be dead already
-		}
+		_ = c.c.Kill(unix.SIGKILL, true) // it may be dead already
 	}
 	if err := a.unmountShare(); err != nil {
 		log.Print(err)
