@@ -200,7 +200,10 @@ func applyCaps(s capSets) error {
 		if s.Ambient&known&(1<<c) == 0 {
 			continue
 		}
-		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0); err != nil {
+		err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0)
+		// EPERM: not inheritable and permitted as well. runc leaves such a one out,
+		// and its own default config.json has three of them.
+		if err != nil && !errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("raise ambient capability %d: %w", c, err)
 		}
 	}
