@@ -100,7 +100,7 @@ func (s *supervisor) createInGuest() error {
 	if s.pty != nil {
 		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty)
 	} else {
-		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess))
+		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess), s.null)
 	}
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -46,6 +47,7 @@ type supervisor struct {
 	parent *launch.Parent
 
 	control, streams *socket
+	null             *os.File // /dev/null, from before there was no path to trust
 
 	vm    hypervisor.VM
 	agent *client.Client
@@ -116,6 +118,9 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 
 func (s *supervisor) openState() (err error) {
 	if s.dir, err = state.OpenDir(s.boot.StateDir); err != nil {
+		return err
+	}
+	if s.null, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
 		return err
 	}
 	f, err := s.dir.OpenLog()

@@ -107,13 +107,21 @@ func (e *execProcess) start(console *os.File) error {
 	if e.pty != nil {
 		e.relay, err = stdio.Terminal(ctx, e.dial, e.pty)
 	} else {
-		e.relay, err = stdio.Pipes(ctx, e.dial)
+		e.relay, err = pipes(ctx, e.dial)
 	}
 	if err != nil {
 		return err
 	}
 	stdio.Forward(e.forward, e.followSize())
 	return enterMounts(e.boot.SupervisorPID)
+}
+
+func pipes(ctx context.Context, dial stdio.Dial) (*stdio.Relay, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return stdio.Pipes(ctx, dial, null)
 }
 
 func (e *execProcess) dial(_ context.Context, kind protocol.StreamKind) (stdio.Stream, error) {

@@ -39,19 +39,13 @@ type Relay struct {
 }
 
 // Pipes relays descriptors 0, 1 and 2 themselves: they are the container's
-// stdio, whatever they are.
-func Pipes(ctx context.Context, dial Dial) (*Relay, error) {
-	// Descriptor 1 or 2 must never become free for another file to take, so an
-	// output that has ended is replaced by /dev/null, opened now: later there may
-	// be no path to trust.
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("relay stdio: %w", err)
-	}
+// stdio, whatever they are. null is /dev/null, open for writing: an output that
+// has ended is replaced by it, because descriptor 1 or 2 must never become free
+// for another file to take. The caller opened it while it had a path to trust.
+func Pipes(ctx context.Context, dial Dial, null *os.File) (*Relay, error) {
 	r := &Relay{done: make(chan struct{})}
 	stdin, stdout, stderr, err := r.dialAll(ctx, dial)
 	if err != nil {
-		null.Close()
 		return nil, err
 	}
 	go r.input(stdin, os.Stdin)

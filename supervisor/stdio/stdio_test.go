@@ -76,7 +76,7 @@ func withStdio(t *testing.T) (stdin, stdout, stderr *os.File) {
 func TestEndOfFileAndData(t *testing.T) {
 	stdin, stdout, stderr := withStdio(t)
 	guest := guestEnds{}
-	r, err := Pipes(context.Background(), guest.dial)
+	r, err := Pipes(context.Background(), guest.dial, devNull(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestEndOfFileAndData(t *testing.T) {
 func TestReaderGone(t *testing.T) {
 	_, stdout, _ := withStdio(t)
 	guest := guestEnds{}
-	if _, err := Pipes(context.Background(), guest.dial); err != nil {
+	if _, err := Pipes(context.Background(), guest.dial, devNull(t)); err != nil {
 		t.Fatal(err)
 	}
 	Forward(func(unix.Signal) {}, nil) // as in a supervisor: SIGPIPE must not kill it
@@ -142,7 +142,7 @@ func TestDialFails(t *testing.T) {
 			return nil, refused
 		}
 		return guest.dial(ctx, kind)
-	})
+	}, devNull(t))
 	if !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}
@@ -169,6 +169,16 @@ func TestSignals(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("SIGUSR1 was not forwarded")
 	}
+}
+
+func devNull(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
 }
 
 func within(t *testing.T, ch <-chan struct{}, what string) {
