@@ -221,11 +221,22 @@ func (m machine) argv() []string {
 // kernelCmdline puts the caller's parameters last: the kernel takes the last of
 // two that contradict each other.
 func kernelCmdline(cfg hypervisor.Config, tscKHz int) string {
-	params := []string{"console=ttyS0", "quiet", "reboot=t", "panic=-1"}
+	params := []string{
+		"console=ttyS0", "quiet", "reboot=t", "panic=-1",
+		// The kernel would test its ciphers against known answers at each boot: a
+		// tenth of the boot under emulation.
+		"cryptomgr.notests",
+	}
 	if cfg.Accel == hypervisor.TCG && tscKHz > 0 {
-		// Under emulation the guest's own calibration of the time stamp counter
-		// fails about every second time, and it then hangs.
-		params = append(params, "tsc_early_khz="+strconv.Itoa(tscKHz))
+		params = append(
+			params,
+			// Under emulation the guest's own calibration of the time stamp counter
+			// fails about every second time, and it then hangs.
+			"tsc_early_khz="+strconv.Itoa(tscKHz),
+			// All vcpus read the host's one counter. The kernel cannot know that, and
+			// with two of them would keep time by a 4 ms tick instead.
+			"tsc=reliable",
+		)
 	}
 	if cfg.Cmdline != "" {
 		params = append(params, cfg.Cmdline)

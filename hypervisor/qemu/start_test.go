@@ -105,7 +105,7 @@ func TestVMOfAScript(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	waitDone(t, v, 0)
+	waitDone(t, v, 10*time.Second)
 	if err := v.Err(); err != nil {
 		t.Errorf("Err after Stop = %v", err)
 	}
@@ -223,6 +223,13 @@ func TestStartFails(t *testing.T) {
 		cfg := tcgConfig()
 		cfg.Binary = filepath.Join(t.TempDir(), "qemu")
 		if _, err := New().Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "install Debian package qemu-system-x86") {
+			t.Errorf("Start = %v", err)
+		}
+	})
+	t.Run("no kvm", func(t *testing.T) {
+		cfg := scriptConfig(t, "#!/bin/sh\necho 'qemu: Could not access KVM kernel module: No such file or directory' >&2; exit 1\n")
+		cfg.Accel = hypervisor.KVM
+		if _, err := New().Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "set accel to auto or tcg") {
 			t.Errorf("Start = %v", err)
 		}
 	})

@@ -1,0 +1,381 @@
+package qemu
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cavaliergopher/cpio"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/hypervisor"
+)
+
+// The tests here boot a guest under emulation. They need
+//
+//	HUSK_TEST_KERNEL  an ELF vmlinux
+//	HUSK_TEST_INITRD  an uncompressed initramfs with the modules that kernel needs,
+//	                  listed in /lib/modules/load, as guest/ writes it
+//	HUSK_TEST_QEMU    optional: another qemu-system-x86_64 than the installed one
+
+// bootTimeout is for a machine that runs other things on all its processors.
+const bootTimeout = 2 * time.Minute
+
+// guestInitrd is HUSK_TEST_INITRD with the program in testdata/guest added.
+func guestInitrd(t *testing.T, base string) string {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "guest")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "./testdata/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the test guest: %v\n%s", err, out)
+	}
+	body, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.ReadFile(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := bytes.NewBuffer(image)
+	archive.Write(make([]byte, (4-len(image)%4)%4)) // the kernel reads one archive after another at multiples of 4
+	w := cpio.NewWriter(archive)
+	if err := w.WriteHeader(&cpio.Header{Name: "test-guest", Mode: cpio.TypeReg | 0o755, Size: int64(len(body))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return write(t, dir, "initrd", archive.String(), 0o600)
+}
+
+// guestConfig is a machine whose init obeys the verbs of testdata/guest.
+func guestConfig(t *testing.T) hypervisor.Config {
+	t.Helper()
+	kernel, initrd := os.Getenv("HUSK_TEST_KERNEL"), os.Getenv("HUSK_TEST_INITRD")
+	if kernel == "" || initrd == "" {
+		t.Skip("HUSK_TEST_KERNEL and HUSK_TEST_INITRD are not both set: there is no guest to boot")
+	}
+	binary, err := FindBinary(os.Getenv("HUSK_TEST_QEMU"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hypervisor.Config{
+		Binary: binary, Accel: hypervisor.TCG, MemoryMiB: 256, VCPUs: 1,
+		Kernel: kernel, Initrd: guestInitrd(t, initrd), Cmdline: "rdinit=/test-guest sysrq_always_enabled=1",
+		ChannelPort: "husk.test",
+	}
+}
+
+// guest is a booted VM and a conversation with its init.
+type guest struct {
+	*vm
+	answers *bufio.Reader
+}
+
+func boot(t *testing.T, cfg hypervisor.Config) guest {
+	t.Helper()
+	v := startVM(t, cfg)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("console:\n%s", v.Console())
+		}
+	})
+	g := guest{v, bufio.NewReader(v.Channel().Serial)}
+	// Written long before the guest has a port to read it from.
+	if got := g.ask(t, "echo hello"); got != "hello" {
+		t.Fatalf("the guest answered %q", got)
+	}
+	return g
+}
+
+func (g guest) ask(t *testing.T, command string) string {
+	t.Helper()
+	g.tell(t, command)
+	answer, err := g.answers.ReadString('\n')
+	if err != nil {
+		t.Fatalf("%s: %v; vm: %v; console:\n%s", command, err, g.Err(), g.Console())
+	}
+	return strings.TrimSuffix(answer, "\n")
+}
+
+func (g guest) tell(t *testing.T, command string) {
+	t.Helper()
+	conn := g.Channel().Serial
+	if err := conn.SetDeadline(time.Now().Add(bootTimeout)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, command+"\n"); err != nil {
+		t.Fatalf("%s: %v", command, err)
+	}
+}
+
+func TestGuestBoots(t *testing.T) {
+	for _, vcpus := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d vcpus", vcpus), func(t *testing.T) {
+			cfg := guestConfig(t)
+			cfg.VCPUs = vcpus
+			g := boot(t, cfg)
+			info, err := g.Info(t.Context())
+			if err != nil || info.Accel != hypervisor.TCG || info.HostPID <= 0 {
+				t.Errorf("Info = %+v, %v", info, err)
+			}
+			if cpus := g.ask(t, "read /sys/devices/system/cpu/online"); cpus != map[int]string{1: "0", 2: "0-1"}[vcpus] {
+				t.Errorf("the guest has cpus %s", cpus)
+			}
+			if source := g.ask(t, "read /sys/devices/system/clocksource/clocksource0/current_clocksource"); !strings.HasPrefix(source, "tsc") {
+				t.Errorf("the guest's clock is %s", source)
+			}
+			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", info.HostPID))
+			if err != nil || !strings.Contains(string(status), "\nSeccomp:\t2\n") {
+				t.Errorf("the vmm is not in its sandbox: %v\n%s", err, status)
+			}
+			g.tell(t, "poweroff")
+			waitDone(t, g, bootTimeout)
+			if err := g.Err(); err == nil || err.Error() != "guest powered itself off" {
+				t.Errorf("Err = %v", err)
+			}
+		})
+	}
+}
+
+func TestGuestConsole(t *testing.T) {
+	g := boot(t, guestConfig(t))
+	if got := g.ask(t, "print \x1b[31mred\a\ttab"); got != "printed" {
+		t.Fatal(got)
+	}
+	waitConsole(t, g, "[31mred\ttab\n")
+	if got := g.ask(t, "flood"); got != "flooded" {
+		t.Fatal(got)
+	}
+	if n := len(g.Console()); n > 64<<10 {
+		t.Errorf("the console holds %d bytes after a flood", n)
+	}
+
+	g.tell(t, "crash")
+	waitDone(t, g, bootTimeout)
+	if err := g.Err(); err == nil || err.Error() != `guest kernel panicked: "Kernel panic - not syncing: sysrq triggered crash"` {
+		t.Errorf("Err = %v", err)
+	}
+	if tail := lastLines(g.Console(), 3, 1000); !strings.Contains(tail, "end Kernel panic - not syncing") &&
+		!strings.Contains(tail, "Rebooting immediately") && !strings.Contains(tail, "Kernel Offset") {
+		t.Errorf("the console ends with %q", tail)
+	}
+}
+
+// waitConsole waits for text that the guest printed, which does not come by the
+// channel and so not in order with its answers.
+func waitConsole(t *testing.T, v hypervisor.VM, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !strings.Contains(v.Console(), text) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%q is not on the console:\n%s", text, v.Console())
+		}
+	}
+}
+
+func TestGuestShare(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("9p passthrough changes owners: needs root")
+	}
+	cfg := guestConfig(t)
+	cfg.ShareDir = filepath.Join(t.TempDir(), "a,readonly=on")
+	if err := os.Mkdir(cfg.ShareDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cfg.ShareTag = "test-share"
+	write(t, cfg.ShareDir, "note", "from the host", 0o644)
+	old := unix.Umask(0o077) // the vmm inherits it
+	g := boot(t, cfg)
+	unix.Umask(old)
+
+	if got := g.ask(t, "mount test-share"); got != "<nil>" {
+		t.Fatalf("mount: %s", got)
+	}
+	if got := g.ask(t, "read /mnt/note"); got != "from the host" {
+		t.Errorf("the guest reads %q", got)
+	}
+	if got := g.ask(t, "make /mnt/made"); got != "<nil> <nil> <nil> <nil>" {
+		t.Fatalf("make: %s", got)
+	}
+	for name, want := range map[string]os.FileMode{
+		"made": 0o666, "made.dir": 0o777 | os.ModeDir, "made.link": 0o777 | os.ModeSymlink,
+	} {
+		info, err := os.Lstat(filepath.Join(cfg.ShareDir, name))
+		if err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v, want %v", name, info, err, want)
+			continue
+		}
+		if st := info.Sys().(*syscall.Stat_t); name == "made" && (st.Uid != 1234 || st.Gid != 5678) {
+			t.Errorf("owner of %s is %d:%d, want 1234:5678", name, st.Uid, st.Gid)
+		}
+	}
+
+	// QEMU's repair of CVE-2023-2861 took the making of special files with it in
+	// the 7.2 series; QEMU 10 has it back.
+	got := g.ask(t, "fifo /mnt/fifo")
+	info, err := os.Lstat(filepath.Join(cfg.ShareDir, "fifo"))
+	switch {
+	case got == "<nil>" && err == nil && info.Mode() == 0o666|os.ModeNamedPipe:
+	case got == "no such device or address" && errors.Is(err, os.ErrNotExist) && g.greeted.Version.QEMU.Major < 10:
+		t.Logf("known: %s cannot make a special file on a 9p share", g.greeted.Version.QEMU)
+	default:
+		t.Errorf("fifo: the guest sees %q, the host %v, %v", got, info, err)
+	}
+}
+
+func TestGuestNICs(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("taps need root")
+	}
+	cfg := guestConfig(t)
+	runtime.LockOSThread() // in a namespace of its own; never unlocked, so the thread ends with the test
+	handle, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handle.Close()
+	var files []*os.File
+	for i := range 2 {
+		name := fmt.Sprintf("tap%d", i)
+		tap := &netlink.Tuntap{
+			LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP, Queues: 1,
+			Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR, NonPersist: true,
+		}
+		if err := netlink.LinkAdd(tap); err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.LinkSetUp(tap); err != nil {
+			t.Fatal(err)
+		}
+		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: fmt.Sprintf("02:00:00:00:00:0%d", i+1), Tap: tap.Fds[0]})
+		files = append(files, tap.Fds...)
+	}
+	g := boot(t, cfg)
+	for _, f := range files {
+		if err := f.Close(); err != nil { // borrowed: the vmm has its own
+			t.Error(err)
+		}
+	}
+	nics := g.ask(t, "nics")
+	t.Log("guest has", nics)
+	for i := range 2 {
+		mac := fmt.Sprintf("02:00:00:00:00:0%d", i+1)
+		at := strings.Index(nics, "="+mac)
+		if at < 0 {
+			t.Fatalf("the guest has no card %s: %s", mac, nics)
+		}
+		name := nics[strings.LastIndex(nics[:at], " ")+1 : at]
+		frames := sniff(t, fmt.Sprintf("tap%d", i))
+		if got := g.ask(t, "up "+name); got != "<nil>" {
+			t.Fatalf("up %s: %s", name, got)
+		}
+		frame := make([]byte, 2048)
+		n, err := unix.Read(frames, frame)
+		if err != nil || n < 14 {
+			t.Fatalf("nothing came out of tap%d: %d, %v", i, n, err)
+		}
+		if src := fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", frame[6], frame[7], frame[8], frame[9], frame[10], frame[11]); src != mac {
+			t.Errorf("tap%d carries a frame of %s, want %s", i, src, mac)
+		}
+	}
+}
+
+// sniff returns a socket that sees the frames which come in by a link, with a
+// receive timeout.
+func sniff(t *testing.T, link string) int {
+	t.Helper()
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	all := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index}); err != nil {
+		t.Fatal(err)
+	}
+	//nolint:errcheck // of a kernel without it the frames of our own kernel come too, and the test fails on them.
+	unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(bootTimeout / time.Second)}); err != nil {
+		t.Fatal(err)
+	}
+	return fd
+}
+
+// TestRealQEMURefusals needs QEMU but no guest.
+func TestRealQEMURefusals(t *testing.T) {
+	binary, err := FindBinary(os.Getenv("HUSK_TEST_QEMU"))
+	if err != nil {
+		t.Skip("qemu is not installed: ", err)
+	}
+	dir := t.TempDir()
+	cfg := tcgConfig()
+	cfg.Binary = binary
+	for name, c := range map[string]struct {
+		change func(*hypervisor.Config)
+		want   string
+	}{
+		"no kernel":  {func(c *hypervisor.Config) { c.Kernel = filepath.Join(dir, "vmlinux") }, filepath.Join(dir, "vmlinux")},
+		"bad kernel": {func(c *hypervisor.Config) { c.Kernel = write(t, dir, "bad", "#!", 0o600) }, "qemu ended at once"},
+		"too much memory": {func(c *hypervisor.Config) {
+			c.MemoryMiB, c.Kernel = 1<<30, write(t, dir, "bad", "#!", 0o600)
+		}, "give the guest less than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := cfg
+			c.change(&cfg)
+			refused(t, cfg, c.want)
+		})
+	}
+}
+
+func refused(t *testing.T, cfg hypervisor.Config, want string) {
+	t.Helper()
+	before := openFDs(t)
+	v, err := New().Start(t.Context(), cfg)
+	if err == nil {
+		stopVM(t, v)
+		t.Fatal("Start succeeded")
+	}
+	if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "qemu") {
+		t.Errorf("Start = %v\nwant what qemu said, with %q", err, want)
+	}
+	if after := openFDs(t); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+// TestGuestShareMissing needs a guest: QEMU looks at devices once it has a kernel.
+func TestGuestShareMissing(t *testing.T) {
+	cfg := guestConfig(t)
+	cfg.ShareDir, cfg.ShareTag = filepath.Join(t.TempDir(), "gone"), "test"
+	refused(t, cfg, cfg.ShareDir)
+}
