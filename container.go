@@ -81,6 +81,9 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	for _, w := range plan.Warnings {
 		logrus.Warn(w)
 	}
+	for controller, why := range n.container.Cgroup.Skipped {
+		logrus.Warnf("cgroup: not joined for %s: %s", controller, why)
+	}
 	return process, terminal, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -185,7 +184,7 @@ func execSpec(c *cli.Context, own *specs.Process) (*specs.Process, []string, err
 	var p *specs.Process
 	var err error
 	if path := c.String("process"); path != "" {
-		p, err = loadProcess(path)
+		p, err = specconv.LoadProcess(path)
 	} else {
 		p, err = flagProcess(c, own)
 	}
@@ -193,22 +192,6 @@ func execSpec(c *cli.Context, own *specs.Process) (*specs.Process, []string, err
 		return nil, nil, err
 	}
 	return specconv.ConvertProcess(p)
-}
-
-// maxProcessFile bounds --process, in bytes.
-const maxProcessFile = 16 << 20
-
-func loadProcess(path string) (*specs.Process, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	p := &specs.Process{}
-	if err := json.NewDecoder(io.LimitReader(f, maxProcessFile)).Decode(p); err != nil {
-		return nil, fmt.Errorf("read process %s: %w", path, err)
-	}
-	return p, nil
 }
 
 func flagProcess(c *cli.Context, own *specs.Process) (*specs.Process, error) {

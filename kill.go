@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -37,7 +39,7 @@ var killCommand = &cli.Command{
 }
 
 func kill(c *cli.Context, id string, sig unix.Signal, all bool) error {
-	_, supervisor, err := connect(c, id, state.Kill)
+	container, supervisor, err := connect(c, id, state.Kill)
 	if refused := new(state.Error); all && errors.As(err, &refused) && refused.Status == state.Stopped {
 		// Engines send a last kill --all to what may have ended, and expect success.
 		return nil
@@ -46,9 +48,23 @@ func kill(c *cli.Context, id string, sig unix.Signal, all bool) error {
 		return err
 	}
 	defer supervisor.Close()
-	_, err = supervisor.Kill(c.Context, &control.KillRequest{Signal: uint32(sig), All: all})
-	return control.Error(err)
+	if _, err := supervisor.Kill(c.Context, &control.KillRequest{Signal: uint32(sig), All: all}); err != nil {
+		return control.Error(err)
+	}
+	if sig != unix.SIGKILL {
+		return nil
+	}
+	// With runc a delete right after works, as the process is gone at once. Here
+	// its last output and files are still on their way: give them a moment. A
+	// container that takes longer, for want of a reader, is not this verb's failure.
+	ctx, cancel := context.WithTimeout(c.Context, killGrace)
+	defer cancel()
+	_ = container.Supervisor.Wait(ctx)
+	return nil
 }
+
+// killGrace is how long kill waits for a container to be gone after SIGKILL.
+const killGrace = 5 * time.Second
 
 // maxSignal is the highest real-time signal, signal(7).
 const maxSignal = 64

@@ -40,59 +40,52 @@ func (p Process) Alive() bool {
 // Kill ends the process with SIGKILL and waits, until ctx ends, for it to be
 // gone. One that has ended already is no error. Reaping it is its parent's affair.
 func (p Process) Kill(ctx context.Context) error {
+	return p.withPidfd(func(pidfd int) error {
+		if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill process %d: %w", p.PID, err)
+		}
+		return p.wait(ctx, pidfd)
+	})
+}
+
+// Wait waits until the process has ended or ctx has.
+func (p Process) Wait(ctx context.Context) error {
+	return p.withPidfd(func(pidfd int) error { return p.wait(ctx, pidfd) })
+}
+
+// withPidfd calls f with a pidfd of exactly this process, or not at all when it
+// has ended.
+func (p Process) withPidfd(f func(pidfd int) error) error {
+	if p.PID <= 0 {
+		return nil
+	}
 	pidfd, err := unix.PidfdOpen(p.PID, 0)
-	if errors.Is(err, unix.ESRCH) || p.PID <= 0 {
+	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("kill process %d: %w", p.PID, err)
+		return fmt.Errorf("open process %d: %w", p.PID, err)
 	}
 	defer unix.Close(pidfd)
 	// Looked at after the pidfd was opened: from here on it cannot be another.
 	if !p.Alive() {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process %d: %w", p.PID, err)
-	}
-	if err := waitPidfd(ctx, pidfd); err != nil {
-		return fmt.Errorf("kill process %d: %w", p.PID, err)
-	}
-	return nil
+	return f(pidfd)
 }
 
-// Wait returns nil once the process has ended, or the error of ctx before.
-func (p Process) Wait(ctx context.Context) error {
-	pidfd, err := unix.PidfdOpen(p.PID, 0)
-	if errors.Is(err, unix.ESRCH) || p.PID <= 0 {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("wait for process %d: %w", p.PID, err)
-	}
-	defer unix.Close(pidfd)
-	if !p.Alive() {
-		return nil
-	}
-	if err := waitPidfd(ctx, pidfd); err != nil {
-		return fmt.Errorf("wait for process %d: %w", p.PID, err)
-	}
-	return nil
-}
-
-// waitPidfd waits until the process has ended.
-func waitPidfd(ctx context.Context, pidfd int) error {
+func (p Process) wait(ctx context.Context, pidfd int) error {
 	const slice = 100 // ms between two looks at ctx
 	for ctx.Err() == nil {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, slice)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
+			return fmt.Errorf("wait for process %d: %w", p.PID, err)
 		}
 		if n > 0 {
 			return nil
 		}
 	}
-	return fmt.Errorf("it has not ended: %w", ctx.Err())
+	return fmt.Errorf("wait for process %d: it has not ended: %w", p.PID, ctx.Err())
 }
 
 var errStat = errors.New("not in the form of proc(5)")

@@ -57,7 +57,10 @@ func source(m specs.Mount, bind specconv.Share, isBind bool) string {
 }
 
 func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool) error {
-	target, err := mountPoint(root, m.Destination, !isBind || bind.IsDir)
+	// A bind that is no share is of a device the guest has itself; a file to put
+	// it on is all it needs here.
+	isDevice := !isBind && m.Type == "bind"
+	target, err := mountPoint(root, m.Destination, !isDevice && (!isBind || bind.IsDir))
 	if err != nil {
 		return err
 	}
@@ -76,6 +79,8 @@ func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool)
 			return nil
 		}
 		return remountReadOnly(root, m.Destination, bind.Recursive)
+	case isDevice:
+		return nil
 	case m.Type == "proc":
 		return unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	default:

@@ -2,12 +2,15 @@ package supervisor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
 )
@@ -153,6 +156,9 @@ func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*c
 	if err := s.allowed(state.Update); err != nil {
 		return nil, err
 	}
+	if err := s.fits(req.Resources); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	_, err := s.agent.Control().Update(ctx, &protocol.UpdateRequest{ContainerId: s.container.ID, Resources: req.Resources})
@@ -160,6 +166,22 @@ func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*c
 		return nil, err
 	}
 	return &control.UpdateResponse{}, nil
+}
+
+// fits refuses a memory limit that the VM could never give.
+func (s *supervisor) fits(resources []byte) error {
+	var r specs.LinuxResources
+	if err := json.Unmarshal(resources, &r); err != nil {
+		return fmt.Errorf("read resources: %w", err)
+	}
+	if r.Memory == nil || r.Memory.Limit == nil {
+		return nil
+	}
+	if ram := int64(s.boot.Machine.MemoryMiB) << 20; *r.Memory.Limit > ram {
+		return fmt.Errorf("memory.limit: %d bytes is more than the virtual machine's %d MiB, which cannot grow: create the container with a larger limit or the annotation %s",
+			*r.Memory.Limit, s.boot.Machine.MemoryMiB, specconv.AnnotationMemoryMiB)
+	}
+	return nil
 }
 
 // Ps lists the host's processes of this container: this one and its exec
