@@ -17,10 +17,11 @@ import (
 const defaultInterval = 5 * time.Second // runc's
 
 var eventsCommand = &cli.Command{
-	Name:         "events",
-	Usage:        "print what a container uses, one JSON object a line, until it stops",
-	ArgsUsage:    "<container-id>",
-	OnUsageError: usageError,
+	Name:            "events",
+	Usage:           "print what a container uses, one JSON object a line, until it stops",
+	ArgsUsage:       "<container-id>",
+	OnUsageError:    usageError,
+	HideHelpCommand: true,
 	Flags: []cli.Flag{
 		&cli.DurationFlag{Name: "interval", Value: defaultInterval, Usage: "`TIME` between two lines"},
 		&cli.BoolFlag{Name: "stats", Usage: "print one line, at once, and end"},

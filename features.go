@@ -17,9 +17,10 @@ import (
 )
 
 var featuresCommand = &cli.Command{
-	Name:         "features",
-	Usage:        "print what husk supports as JSON (runtime-spec, features.md)",
-	OnUsageError: usageError,
+	Name:            "features",
+	Usage:           "print what husk supports as JSON (runtime-spec, features.md)",
+	OnUsageError:    usageError,
+	HideHelpCommand: true,
 	Action: func(c *cli.Context) error {
 		if err := exactArgs(c, 0); err != nil {
 			return err

@@ -14,9 +14,10 @@ import (
 )
 
 var listCommand = &cli.Command{
-	Name:         "list",
-	Usage:        "list the containers below --root",
-	OnUsageError: usageError,
+	Name:            "list",
+	Usage:           "list the containers below --root",
+	OnUsageError:    usageError,
+	HideHelpCommand: true,
 	Flags: []cli.Flag{
 		formatFlag(),
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print only ids"},

@@ -8,10 +8,11 @@ import (
 )
 
 var resumeCommand = &cli.Command{
-	Name:         "resume",
-	Usage:        "let the processes of a paused container run again",
-	ArgsUsage:    "<container-id>",
-	OnUsageError: usageError,
+	Name:            "resume",
+	Usage:           "let the processes of a paused container run again",
+	ArgsUsage:       "<container-id>",
+	OnUsageError:    usageError,
+	HideHelpCommand: true,
 	Action: func(c *cli.Context) error {
 		if err := exactArgs(c, 1); err != nil {
 			return err

@@ -20,10 +20,11 @@ import (
 )
 
 var updateCommand = &cli.Command{
-	Name:         "update",
-	Usage:        "change a container's limits; limits that are not given stay as they are",
-	ArgsUsage:    "<container-id>",
-	OnUsageError: usageError,
+	Name:            "update",
+	Usage:           "change a container's limits; limits that are not given stay as they are",
+	ArgsUsage:       "<container-id>",
+	OnUsageError:    usageError,
+	HideHelpCommand: true,
 	Flags: []cli.Flag{
 		&cli.StringFlag{
 			Name: "resources", Aliases: []string{"r"},

@@ -77,7 +77,7 @@ func Run(ctx context.Context, o Options) *Report {
 	add(c)
 	add(embeddedAgent())
 	add(channel(settings.Vsock))
-	add(cgroups(cgroupRoot))
+	add(cgroups(cgroupRoot, magic))
 	add(tun(tunDevice))
 	add(hostKernel())
 	add(virtiofsd(virtiofsdPaths))

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -43,15 +44,17 @@ func root() Check {
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// cgroups tells v1, v2 and the hybrid of both by their filesystems.
-func cgroups(mountPoint string) Check {
+// cgroups tells v1, v2 and the hybrid of both by their filesystems; magicOf is
+// statfs's f_type of a path.
+func cgroups(mountPoint string, magicOf func(path string) int64) Check {
 	c := Check{Name: "cgroup", Status: OK}
+	v1 := hasV1(mountPoint, magicOf)
 	switch {
-	case isFilesystem(mountPoint, unix.CGROUP2_SUPER_MAGIC):
+	case magicOf(mountPoint) == unix.CGROUP2_SUPER_MAGIC:
 		c.Detail = "v2"
-	case isFilesystem(filepath.Join(mountPoint, "unified"), unix.CGROUP2_SUPER_MAGIC) && hasV1(mountPoint):
+	case v1 && magicOf(filepath.Join(mountPoint, "unified")) == unix.CGROUP2_SUPER_MAGIC:
 		c.Detail = "hybrid of v1 and v2"
-	case hasV1(mountPoint):
+	case v1:
 		c.Detail = "v1"
 	default:
 		return c.fail("no cgroup hierarchy is mounted on "+mountPoint,
@@ -60,22 +63,23 @@ func cgroups(mountPoint string) Check {
 	return c
 }
 
-func hasV1(mountPoint string) bool {
+func hasV1(mountPoint string, magicOf func(path string) int64) bool {
 	entries, err := os.ReadDir(mountPoint)
 	if err != nil {
 		return false
 	}
-	for _, e := range entries {
-		if isFilesystem(filepath.Join(mountPoint, e.Name()), unix.CGROUP_SUPER_MAGIC) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return magicOf(filepath.Join(mountPoint, e.Name())) == unix.CGROUP_SUPER_MAGIC
+	})
 }
 
-func isFilesystem(path string, magic int64) bool {
+// magic is 0 where there is nothing.
+func magic(path string) int64 {
 	var st unix.Statfs_t
-	return ignoringEINTR(func() error { return unix.Statfs(path, &st) }) == nil && st.Type == magic
+	if err := ignoringEINTR(func() error { return unix.Statfs(path, &st) }); err != nil {
+		return 0
+	}
+	return st.Type
 }
 
 const tunDevice = "/dev/net/tun"

@@ -1,0 +1,201 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/huskvm/husk/guest"
+	"github.com/huskvm/husk/hypervisor"
+)
+
+// want holds a check to a status and to words of its detail and advice; without
+// words there must be no advice.
+func want(t *testing.T, c Check, status Status, detail, advice string) {
+	t.Helper()
+	if c.Status != status || !strings.Contains(c.Detail, detail) || !strings.Contains(c.Advice, advice) ||
+		(advice == "") != (c.Advice == "") {
+		t.Errorf("%+v, want %s, %q, %q", c, status, detail, advice)
+	}
+}
+
+func write(t *testing.T, name, content string, mode os.FileMode) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestRun: every check is there once, failures count, and nothing is made.
+func TestRun(t *testing.T) {
+	dir := t.TempDir()
+	settings := write(t, "config.toml", "accel = \"tcg\"\nqemu = \"/no/such/qemu\"\ncache = \""+dir+"/a/cache\"\n", 0o600)
+	r := Run(t.Context(), Options{ConfigPath: settings, StateRoot: dir + "/b/state"})
+	var names []string
+	for _, c := range r.Checks {
+		names = append(names, c.Name)
+		if c.Detail == "" {
+			t.Errorf("%s has no detail", c.Name)
+		}
+		if (c.Status == OK) != (c.Advice == "") {
+			t.Errorf("%+v: advice is for what is not ok", c)
+		}
+	}
+	if want := []string{
+		"root", "settings", "accel", "qemu", "kernel", "agent", "vhost-vsock", "cgroup", "tun", "host-kernel",
+		"virtiofsd", "cache", "state",
+	}; !slices.Equal(names, want) {
+		t.Errorf("checks %v, want %v", names, want)
+	}
+	if r.OK || r.failed() == 0 || r.QEMU != "" || r.Accel != hypervisor.TCG {
+		t.Errorf("without qemu: %+v", r)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("a check made %v, %v", entries, err)
+	}
+
+	b, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(string(b), `{"ok":false,"accel":"tcg","`) ||
+		!strings.Contains(string(b), `{"name":"settings","status":"ok","detail":"`+settings+`"}`) {
+		t.Errorf("JSON is %s", b)
+	}
+}
+
+func TestBadSettings(t *testing.T) {
+	settings := write(t, "config.toml", "acel = \"kvm\"\n", 0o600)
+	got, c := loadSettings(settings)
+	want(t, c, Fail, `unknown key "acel"`, "correct the file")
+	if got.Cache != "/var/cache/husk" || got.Accel != "auto" {
+		t.Errorf("the other checks go on with %+v, want the defaults", got)
+	}
+	if r := Run(t.Context(), Options{ConfigPath: settings, StateRoot: t.TempDir()}); r.OK || len(r.Checks) != 13 {
+		t.Errorf("with bad settings: %+v", r)
+	}
+}
+
+func TestPrint(t *testing.T) {
+	r := &Report{Accel: hypervisor.TCG, Checks: []Check{
+		{Name: "root", Status: OK, Detail: "running as root"},
+		{Name: "vhost-vsock", Status: Warn, Detail: "two\nlines\tand a tab", Advice: "do this"},
+	}}
+	var b strings.Builder
+	if err := r.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	if want := "ok    root         running as root\n" +
+		"warn  vhost-vsock  two lines and a tab\n" +
+		"                   -> do this\n" +
+		"\nhusk can run containers here, with tcg.\n"; b.String() != want {
+		t.Errorf("printed\n%s, want\n%s", b.String(), want)
+	}
+	r.Checks = append(r.Checks, Check{Name: "tun", Status: Fail, Detail: "gone", Advice: "find it"})
+	for _, end := range []string{"here: 1 check failed.\n", "here: 2 checks failed.\n"} {
+		b.Reset()
+		if err := r.Print(&b); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(b.String(), "husk cannot run containers "+end) {
+			t.Errorf("printed %s, want its end %q", b.String(), end)
+		}
+		r.Checks = append(r.Checks, Check{Name: "qemu", Status: Fail, Detail: "gone", Advice: "install it"})
+	}
+	if err := r.Print(brokenPipe{}); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("print to a closed pipe: %v", err)
+	}
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, os.ErrClosed }
+
+func TestAccel(t *testing.T) {
+	got, c := accel(hypervisor.TCG)
+	want(t, c, OK, "tcg: configured", "")
+	if got != hypervisor.TCG {
+		t.Errorf("tcg became %q", got)
+	}
+	got, c = accel(hypervisor.Auto)
+	switch got {
+	case hypervisor.KVM:
+		want(t, c, OK, "kvm: ", "")
+	case hypervisor.TCG:
+		want(t, c, Warn, "tcg: ", "enable virtualization")
+	default:
+		t.Errorf("auto became %q", got)
+	}
+	got, c = accel("hvf")
+	want(t, c, Fail, `"hvf"`, "auto")
+	if got != "" {
+		t.Errorf("a wrong accel became %q", got)
+	}
+}
+
+func TestQEMU(t *testing.T) {
+	_, c := qemuBinary(t.Context(), "/no/such")
+	want(t, c, Fail, "/no/such", "correct qemu in the settings file")
+	for _, tc := range []struct {
+		script         string
+		status         Status
+		detail, advice string
+	}{
+		{"echo 'QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)'; echo Copyright", OK, "version 7.2.22, ", ""},
+		{"echo QEMU emulator version 10.0.2", OK, "version 10.0.2, ", ""},
+		{"echo QEMU emulator version 6.2.0", Fail, "is version 6.2.0, 7.0 or later", "qemu-system-x86"},
+		{"echo hello; echo there", Fail, "does not say its version: hello", "qemu-system-x86"},
+		{"echo no such library >&2; exit 127", Fail, "exit status 127: no such library", "qemu-system-x86"},
+	} {
+		path := write(t, "qemu", "#!/bin/sh\n"+tc.script+"\n", 0o755)
+		found, c := qemuBinary(t.Context(), path)
+		want(t, c, tc.status, tc.detail, tc.advice)
+		if found != path {
+			t.Errorf("found %q, want %q", found, path)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, c = qemuBinary(ctx, write(t, "qemu", "#!/bin/sh\nexec sleep 300\n", 0o755))
+	want(t, c, Fail, "signal: killed", "qemu-system-x86")
+}
+
+func TestKernel(t *testing.T) {
+	root := t.TempDir()
+	_, c := kernel(guest.Settings{Root: root})
+	want(t, c, Fail, "no kernel for guests in "+root+"/boot", "linux-image-amd64")
+	if err := os.Mkdir(filepath.Join(root, "boot"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "boot", "vmlinuz-6.1.0-9-amd64"), []byte("not a kernel"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, c = kernel(guest.Settings{Root: root})
+	want(t, c, Fail, "vmlinuz-6.1.0-9-amd64: ", "linux-image-amd64")
+	_, c = kernel(guest.Settings{Kernel: "/no/such/vmlinuz"})
+	want(t, c, Fail, "/no/such/vmlinuz", "correct kernel")
+}
+
+func TestChannel(t *testing.T) {
+	want(t, channel("off"), OK, "virtio-serial", "")
+	if _, err := os.Stat("/dev/vhost-vsock"); err != nil {
+		want(t, channel("auto"), OK, "virtio-serial is used: ", "")
+		want(t, channel("on"), Fail, "/dev/vhost-vsock", "modprobe vhost_vsock")
+	} else if os.Geteuid() == 0 {
+		want(t, channel("auto"), OK, "/dev/vhost-vsock opens", "")
+	}
+}
+
+func TestVirtiofsd(t *testing.T) {
+	want(t, virtiofsd([]string{"/no/such", t.TempDir()}), OK, "not installed", "")
+	path := write(t, "virtiofsd", "", 0o755)
+	want(t, virtiofsd([]string{"/no/such", path}), OK, path, "")
+}

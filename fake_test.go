@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor/control"
+)
+
+// fakeSupervisor answers verbs in a container's state directory, without a
+// container: it notes what it was asked and answers with what it is told.
+type fakeSupervisor struct {
+	control.SupervisorService // nil: a call that a test does not expect panics
+
+	mu      sync.Mutex
+	calls   []string
+	updates []string
+	stats   string
+	pids    []int32
+	err     error
+}
+
+func (f *fakeSupervisor) note(call string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, call)
+	return f.err
+}
+
+func (f *fakeSupervisor) called() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return append([]string(nil), f.calls...)
+}
+
+func (f *fakeSupervisor) Pause(context.Context, *control.PauseRequest) (*control.PauseResponse, error) {
+	return &control.PauseResponse{}, f.note("pause")
+}
+
+func (f *fakeSupervisor) Resume(context.Context, *control.ResumeRequest) (*control.ResumeResponse, error) {
+	return &control.ResumeResponse{}, f.note("resume")
+}
+
+func (f *fakeSupervisor) Update(_ context.Context, req *control.UpdateRequest) (*control.UpdateResponse, error) {
+	err := f.note("update")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.updates = append(f.updates, string(req.Resources))
+	return &control.UpdateResponse{}, err
+}
+
+func (f *fakeSupervisor) Stats(context.Context, *control.StatsRequest) (*control.StatsResponse, error) {
+	err := f.note("stats")
+	return &control.StatsResponse{Stats: []byte(f.stats)}, err
+}
+
+func (f *fakeSupervisor) Ps(context.Context, *control.PsRequest) (*control.PsResponse, error) {
+	err := f.note("ps")
+	return &control.PsResponse{HostPids: f.pids}, err
+}
+
+// fakeContainer is a container in a state root of the test's, whose supervisor
+// is the process given.
+type fakeContainer struct {
+	*fakeSupervisor
+	root string
+	dir  *state.Dir
+	data *state.Container
+}
+
+func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeContainer {
+	t.Helper()
+	process, err := state.ProcessOf(hostPID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeContainer{
+		fakeSupervisor: &fakeSupervisor{}, root: t.TempDir(),
+		data: &state.Container{
+			OCIVersion: "1.3.0", ID: "c1", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Owner: "root",
+			Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Saved: status, Supervisor: process,
+		},
+	}
+	if f.dir, err = state.Create(f.root, f.data); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.dir.Close)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: f.dir.FDPath(state.ControlSocket)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	control.RegisterSupervisorService(server, f.fakeSupervisor)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(context.Background(), l) }()
+	t.Cleanup(func() {
+		server.Close()
+		if err := <-served; !errors.Is(err, ttrpc.ErrServerClosed) {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return f
+}
+
+// runningContainer is one whose supervisor is the test itself.
+func runningContainer(t *testing.T) *fakeContainer {
+	t.Helper()
+	return newFakeContainer(t, state.Running, os.Getpid())
+}
+
+// stoppedContainer is one whose supervisor has ended, whatever its file says.
+func stoppedContainer(t *testing.T) *fakeContainer {
+	t.Helper()
+	f := runningContainer(t)
+	f.data.Supervisor.StartTime++
+	f.save(t, state.Running)
+	return f
+}
+
+func (f *fakeContainer) save(t *testing.T, status state.Status) {
+	t.Helper()
+	f.data.Saved = status
+	if err := f.dir.Save(f.data); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// husk runs the cli in this process and returns its stdout.
+func (f *fakeContainer) husk(args ...string) (string, error) { return husk(f.root, args...) }
+
+func husk(root string, args ...string) (string, error) {
+	var stdout bytes.Buffer
+	app := newApp()
+	// The library writes into the commands when it runs them, which husk does
+	// once in a process and a test often.
+	for i, c := range app.Commands {
+		once := *c
+		app.Commands[i] = &once
+	}
+	app.Writer = &stdout
+	err := app.Run(append([]string{"husk", "--root", root}, args...))
+	return stdout.String(), err
+}
+
+// startProcess starts a process that stands for a supervisor of its own.
+func startProcess(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "300")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+func wantError(t *testing.T, err error, text string) {
+	t.Helper()
+	if err == nil || err.Error() != text {
+		t.Errorf("error %v, want %q", err, text)
+	}
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/huskvm/husk/specconv"
+)
+
+func sameJSON(t *testing.T, a, b string) bool {
+	t.Helper()
+	decode := func(s string) (v any) {
+		if err := json.Unmarshal([]byte(s), &v); err != nil {
+			t.Fatalf("%q: %v", s, err)
+		}
+		return v
+	}
+	return reflect.DeepEqual(decode(a), decode(b))
+}
+
+func readFeatures(t *testing.T) *features.Features {
+	t.Helper()
+	// dockerd asks with no --root and before anything has been set up.
+	out, err := husk(filepath.Join(t.TempDir(), "nosuch"), "features")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &features.Features{}
+	if err := json.Unmarshal([]byte(out), f); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestFeatures(t *testing.T) {
+	f := readFeatures(t)
+	if f.OCIVersionMin != "1.0.0" || f.OCIVersionMax != specs.Version {
+		t.Errorf("versions %s to %s", f.OCIVersionMin, f.OCIVersionMax)
+	}
+	if f.Annotations["org.huskvm.version"] != version || f.Annotations["org.huskvm.commit"] != commit {
+		t.Errorf("annotations %v", f.Annotations)
+	}
+	for name, enabled := range map[string]*bool{
+		"cgroup.v1":      f.Linux.Cgroup.V1,
+		"cgroup.v2":      f.Linux.Cgroup.V2,
+		"cgroup.systemd": f.Linux.Cgroup.Systemd,
+	} {
+		if enabled == nil || !*enabled {
+			t.Errorf("%s is not true", name)
+		}
+	}
+	// Absent would mean unknown.
+	for name, enabled := range map[string]*bool{
+		"seccomp":               f.Linux.Seccomp.Enabled,
+		"apparmor":              f.Linux.Apparmor.Enabled,
+		"selinux":               f.Linux.Selinux.Enabled,
+		"intelRdt":              f.Linux.IntelRdt.Enabled,
+		"mountExtensions.idmap": f.Linux.MountExtensions.IDMap.Enabled,
+		"netDevices":            f.Linux.NetDevices.Enabled,
+	} {
+		if enabled == nil || *enabled {
+			t.Errorf("%s is not false", name)
+		}
+	}
+	if !slices.Contains(f.MountOptions, "rro") {
+		t.Error("no rro: Docker would refuse recursively read-only binds")
+	}
+}
+
+// convert says whether husk would make a container of the example so changed.
+func convert(t *testing.T, change func(*specs.Spec)) error {
+	t.Helper()
+	bundle := t.TempDir()
+	if err := os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	spec := specconv.Example()
+	change(spec)
+	_, err := specconv.Convert(specconv.Env{ID: "c1", Bundle: bundle}, spec)
+	return err
+}
+
+// TestFeaturesAreTrue holds features to what a create does.
+func TestFeaturesAreTrue(t *testing.T) {
+	f := readFeatures(t)
+	if err := convert(t, func(*specs.Spec) {}); err != nil {
+		t.Fatal(err)
+	}
+	for _, ns := range []specs.LinuxNamespaceType{
+		specs.CgroupNamespace, specs.IPCNamespace, specs.MountNamespace, specs.NetworkNamespace, specs.PIDNamespace,
+		specs.UTSNamespace, specs.UserNamespace,
+	} {
+		err := convert(t, func(s *specs.Spec) {
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == ns })
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: ns})
+		})
+		if told := slices.Contains(f.Linux.Namespaces, string(ns)); told != (err == nil) {
+			t.Errorf("features have the %s namespace: %t; a create says %v", ns, told, err)
+		}
+	}
+	hook := []specs.Hook{{Path: "/bin/true"}}
+	for name, h := range map[string]specs.Hooks{
+		"prestart":        {Prestart: hook}, //nolint:staticcheck // deprecated, and Docker's
+		"createRuntime":   {CreateRuntime: hook},
+		"createContainer": {CreateContainer: hook},
+		"startContainer":  {StartContainer: hook},
+		"poststart":       {Poststart: hook},
+		"poststop":        {Poststop: hook},
+	} {
+		err := convert(t, func(s *specs.Spec) { s.Hooks = &h })
+		if told := slices.Contains(f.Hooks, name); told != (err == nil) {
+			t.Errorf("features have the hook %s: %t; a create says %v", name, told, err)
+		}
+	}
+	for _, name := range append(f.Linux.Capabilities, "CAP_NOSUCH") {
+		err := convert(t, func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{name} })
+		if (name == "CAP_NOSUCH") != (err != nil) {
+			t.Errorf("capability %s: %v", name, err)
+		}
+	}
+	if n := len(f.Linux.Capabilities); n < 41 {
+		t.Errorf("%d capabilities, Linux 5.9 and later have 41", n)
+	}
+}
+
+// TestMountOptions compares the list with the cases of the agent's parser, by
+// its source: host code does not import guest code.
+func TestMountOptions(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "libcontainer/mountoptions.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"tmpcopyup"}
+	ast.Inspect(file, func(n ast.Node) bool {
+		fn, ok := n.(*ast.FuncDecl)
+		if !ok {
+			return true
+		}
+		if strings.HasPrefix(fn.Name.Name, "lookup") {
+			want = append(want, optionsOf(t, fn)...)
+		}
+		return false
+	})
+	slices.Sort(want)
+	if got := mountOptions(); !slices.Equal(got, want) {
+		t.Errorf("features have\n%v\nthe parser\n%v", got, want)
+	}
+}
+
+// optionsOf returns the strings a lookup function knows, and for those with
+// attributes of the mount itself the recursive form.
+func optionsOf(t *testing.T, fn *ast.FuncDecl) []string {
+	t.Helper()
+	var options []string
+	ast.Inspect(fn, func(n ast.Node) bool {
+		clause, ok := n.(*ast.CaseClause)
+		if !ok {
+			return true
+		}
+		ofMount := false
+		for _, stmt := range clause.Body {
+			ast.Inspect(stmt, func(n ast.Node) bool {
+				id, ok := n.(*ast.Ident)
+				ofMount = ofMount || ok && strings.HasPrefix(id.Name, "MOUNT_ATTR_")
+				return true
+			})
+		}
+		for _, e := range clause.List {
+			lit, ok := e.(*ast.BasicLit)
+			if !ok {
+				t.Fatalf("%s: a case that is not a string", fn.Name.Name)
+			}
+			o, err := strconv.Unquote(lit.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			options = append(options, o)
+			if ofMount {
+				options = append(options, "r"+o)
+			}
+		}
+		return false
+	})
+	return options
+}
