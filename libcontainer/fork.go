@@ -26,9 +26,9 @@ type forkRequest struct {
 var stageEnv = []string{"GOGC=off", "GOMAXPROCS=1"}
 
 // fork starts an init stage. pidfd is the caller's to close.
-func fork(r *forkRequest) (p *Process, pidfd *os.File, err error) {
+func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	var child []*os.File // the stage's descriptors
-	p = &Process{done: make(chan struct{})}
+	p := &Process{done: make(chan struct{})}
 	defer func() {
 		for _, f := range child {
 			_ = f.Close()

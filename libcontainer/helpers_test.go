@@ -54,7 +54,7 @@ func newRootfs(t testing.TB) string {
 	}
 	for _, applet := range []string{
 		"sh", "cat", "true", "false", "sleep", "ls", "id", "stat", "mount", "touch", "stty",
-		"mkdir", "hostname", "pwd", "kill", "ip", "env", "head", "wc", "readlink", "grep", "ps", "test", "dd", "rm", "nice", "setsid",
+		"mkdir", "hostname", "pwd", "kill", "ip", "env", "head", "wc", "readlink", "grep", "ps", "test", "dd", "rm", "setsid",
 	} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", applet)); err != nil {
 			t.Fatal(err)
@@ -250,7 +250,10 @@ func cgroup2(t testing.TB) (root, name string) {
 	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
 		var st unix.Statfs_t
 		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
-			return dir, "/husk-libcontainer-test/" + strings.ReplaceAll(t.Name(), "/", "_")
+			const parent = "/husk-libcontainer-test"
+			// After the container's own clean-up, which comes later and so runs first.
+			t.Cleanup(func() { _ = unix.Rmdir(dir + parent) })
+			return dir, parent + "/" + strings.ReplaceAll(t.Name(), "/", "_")
 		}
 	}
 	t.Fatal("no cgroup2 filesystem is mounted")

@@ -85,7 +85,11 @@ func (s *stage) setUpRootfs() error {
 func (s *stage) bindRootfs() error {
 	cfg := s.cfg.Root
 	propagation := uintptr(unix.MS_SLAVE | unix.MS_REC)
-	if cfg.Propagation != 0 {
+	switch {
+	case cfg.Propagation&unix.MS_UNBINDABLE != 0:
+		// Not before the rootfs and the sources of binds have been bound.
+		propagation = unix.MS_PRIVATE | cfg.Propagation&unix.MS_REC
+	case cfg.Propagation != 0:
 		propagation = cfg.Propagation
 	}
 	if err := unix.Mount("", "/", "", propagation, ""); err != nil {
