@@ -108,6 +108,9 @@ func (e *env) directories(place string) []string {
 		if err != nil {
 			return nil //nolint:nilerr // other containers' directories vanish meanwhile
 		}
+		if path == e.dir {
+			return fs.SkipDir // TMPDIR may be below /run
+		}
 		if strings.Contains(d.Name(), e.tag) {
 			found = append(found, path)
 			if d.IsDir() {
@@ -226,8 +229,8 @@ func procStat(pid int) []string {
 func describe(pid int) string {
 	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	text := strings.TrimSpace(strings.ReplaceAll(string(data), "\x00", " "))
-	if len(text) > 200 {
-		text = text[:200] + "..."
+	if len(text) > 4000 {
+		text = text[:4000] + "..."
 	}
 	return text
 }

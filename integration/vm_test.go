@@ -223,3 +223,55 @@ func TestClock(t *testing.T) {
 		t.Errorf("the guest's clock is %d s off", off)
 	}
 }
+
+// In the KVM test bed: KVM and vhost-vsock are truly in use, by the processor's
+// own word inside the guest and by what the vmm holds open outside.
+func TestKVMIsUsed(t *testing.T) {
+	if os.Getenv("HUSK_EXPECT_ACCEL") != "kvm" {
+		t.Skip("for the KVM test bed (make test-kvm); elsewhere the guest is emulated")
+	}
+	e := newEnv(t)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
+	if r := c.exec("testprog", "vendor").is(0); r.stdout != "KVMKVMKVM\n" {
+		t.Errorf("hypervisor by cpuid in the guest: %q", r.stdout)
+	}
+	if got := e.state(c.id).Annotations["org.huskvm.accel"]; got != "kvm" {
+		t.Errorf("accel in state: %q", got)
+	}
+	vmms := e.vmms()
+	if len(vmms) != 1 {
+		t.Fatalf("vmm processes: %v", vmms)
+	}
+	held := map[string]bool{}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", vmms[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", vmms[0], fd.Name()))
+		held[target] = true
+	}
+	for _, want := range []string{"anon_inode:kvm-vm", "/dev/vhost-vsock"} {
+		if !held[want] {
+			t.Errorf("the vmm does not hold %s: %v", want, held)
+		}
+	}
+	if line := describe(vmms[0]); strings.Contains(line, "virtserialport") {
+		t.Errorf("the agent channel is a serial port: %s", line)
+	}
+	c.stop()
+}
+
+// Emulated or not, the guest's processor and the state say the same.
+func TestAccelIsWhatTheGuestSees(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
+	vendor := strings.TrimSpace(c.exec("testprog", "vendor").is(0).stdout)
+	want := map[string]string{"kvm": "KVMKVMKVM", "tcg": "TCGTCGTCGTCG"}[e.state(c.id).Annotations["org.huskvm.accel"]]
+	if vendor != want {
+		t.Errorf("the guest's processor says %q, the state means %q", vendor, want)
+	}
+	c.stop()
+}

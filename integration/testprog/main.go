@@ -25,6 +25,7 @@ var commands = map[string]func(args []string) error{
 	"udp":     udp,
 	"append":  appendLines,
 	"tty":     tty,
+	"vendor":  vendor,
 }
 
 func main() {

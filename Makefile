@@ -1,0 +1,124 @@
+# husk: make help lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+# Debian's backports put Go beside PATH; any Go since 1.21 fetches the one that
+# go.mod names.
+export PATH := $(PATH):/usr/local/go/bin:/usr/lib/go-1.23/bin:/usr/sbin:/sbin
+export GOTOOLCHAIN ?= auto
+export CGO_ENABLED := 0
+# The commit is passed by hand: Go's own stamping fails in a clone owned by
+# another user than root.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+VERSION ?= 0.1.0
+COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+# husk and the agent it carries must be of one build: the hash of what the agent
+# is made of.
+BUILD := $(shell cat go.mod go.sum $$(find agent libcontainer -name '*.go' -o -name '*.s' | LC_ALL=C sort) | sha256sum | cut -c1-16)
+
+# Pinned tools, built by go run from the module proxy.
+GOFUMPT := mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+PROTOC_GEN_GO_TTRPC := github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc@v1.2.10
+
+AGENT := guest/embedded/agent
+KERNEL := build/kernel
+# Two containers boot at a time: an emulated guest keeps one core busy.
+PARALLEL ?= 2
+RUN ?= .
+FUZZTIME ?= 10s
+INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(RUN)'
+
+.PHONY: help build agent deps test-deps kernel demo test unit integration integration-runc test-kvm lint vet proto proto-check fuzz install clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+build: agent ## build husk with its agent (the default)
+	go build -trimpath -ldflags "-X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.build=$(BUILD)" -o husk .
+
+agent:
+	@command -v go >/dev/null || { echo "go is missing: make deps installs it (as root)" >&2; exit 1; }
+	@mkdir -p $(dir $(AGENT))
+	go build -trimpath -ldflags "-s -w -X main.build=$(BUILD)" -o $(AGENT) ./agent
+
+deps: ## install the Debian packages that are missing (root)
+	@integration/setup/deps.sh run
+
+test-deps:
+	@integration/setup/deps.sh run test
+
+kernel: $(KERNEL)/.done ## fetch Debian's stock kernel for tests and demo into build/kernel
+
+# The package is fetched once; make clean forgets it.
+$(KERNEL)/.done:
+	@integration/setup/kernel.sh $(KERNEL)
+	@touch $@
+
+demo: deps ## install what is missing, build, and run a container in a VM
+	@$(MAKE) --no-print-directory build kernel
+	@integration/setup/demo.sh ./husk $(KERNEL)
+
+test: test-deps ## everything: unit, integration under emulation, with runc, and on KVM in the test bed
+	@$(MAKE) --no-print-directory build kernel
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory integration-runc
+	@$(MAKE) --no-print-directory integration
+	@$(MAKE) --no-print-directory test-kvm
+
+unit: vet ## format, vet, and the tests that need no VM
+	go test ./...
+
+vet:
+	@unformatted=$$(go run $(GOFUMPT) -l $$(find . -name '*.go' -not -name '*.pb.go' -not -path './build/*')); \
+	if [ -n "$$unformatted" ]; then echo "not gofumpt-clean:"; echo "$$unformatted"; exit 1; fi
+	go vet -tags integration ./...
+
+integration: ## black-box tests of ./husk under emulation (root); RUN=regexp picks
+	RUNTIME=$(CURDIR)/husk $(INTEGRATION) -timeout 25m ./integration
+
+integration-runc: ## the same tests against runc: they ask only what runc gives
+	RUNTIME=runc $(INTEGRATION) -timeout 10m ./integration
+
+test-kvm: ## the core of them on real KVM and vhost-vsock, in an emulated outer machine
+	@mkdir -p build
+	go test -c -tags integration -o build/integration.test ./integration
+	go build -trimpath -ldflags "-s -w" -o build/testprog ./integration/testprog
+	RUNTIME=$(CURDIR)/husk go test -tags integration -count=1 -v -timeout 25m ./integration/kvm
+
+lint: ## golangci-lint; the first run builds it, which takes minutes
+	go run $(GOLANGCI_LINT) run --build-tags integration ./...
+
+proto: ## regenerate the code made from .proto files
+	@integration/setup/deps.sh proto
+	@mkdir -p build/bin
+	GOBIN=$(CURDIR)/build/bin go install $(PROTOC_GEN_GO)
+	GOBIN=$(CURDIR)/build/bin go install $(PROTOC_GEN_GO_TTRPC)
+	PATH=$(CURDIR)/build/bin:$$PATH go generate ./agent/protocol ./supervisor/control
+
+# The line naming protoc's version may differ between Debian releases; nothing else may.
+proto-check: proto ## fail if the generated code is not what the .proto files give
+	@git diff --exit-code -I '^// *protoc  *v' -- '*.pb.go' || { echo "generated code differs from its .proto: run make proto and commit" >&2; exit 1; }
+
+fuzz: ## each fuzz target for FUZZTIME (default 10s)
+	@for pkg in $$(go list ./...); do \
+		dir=$$(go list -f '{{.Dir}}' $$pkg); \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | cut -d' ' -f2); do \
+			echo "$$pkg $$target"; \
+			go test $$pkg -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME); \
+		done; \
+	done
+
+install: build ## install husk into PREFIX/bin (default /usr/local/bin)
+	install -D -m 0755 husk $(DESTDIR)$(PREFIX)/bin/husk
+
+clean: ## remove what was built and fetched
+	rm -rf build husk $(AGENT)

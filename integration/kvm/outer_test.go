@@ -1,0 +1,232 @@
+//go:build integration
+
+// Package kvm is the KVM test bed. This project's machines have no hardware
+// virtualization, but QEMU's software emulation has AMD's SVM with nested
+// paging: an emulated outer machine with Debian's stock kernel has a real
+// /dev/kvm and /dev/vhost-vsock. The outer machine sees the host's files
+// read-only over 9p with an overlay on top, so the same binaries run inside.
+// Its times mean nothing; that it works does.
+package kvm
+
+import (
+	"bufio"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed init.sh
+var initScript string
+
+// outerTimeout bounds the outer machine's whole life.
+const outerTimeout = 20 * time.Minute
+
+// kernel returns the stock kernel's image and its modules' directory.
+func kernel(t *testing.T) (image, modules string) {
+	t.Helper()
+	image, modules = os.Getenv("HUSK_KERNEL"), os.Getenv("HUSK_MODULES")
+	if image == "" {
+		found, _ := filepath.Glob("../../build/kernel/boot/vmlinuz-*")
+		if len(found) == 0 {
+			t.Fatal("no kernel for the outer machine: run make build/kernel, or set HUSK_KERNEL and HUSK_MODULES")
+		}
+		image = found[len(found)-1]
+	}
+	if modules == "" {
+		modules = filepath.Join(filepath.Dir(image), "../lib/modules", strings.TrimPrefix(filepath.Base(image), "vmlinuz-"))
+	}
+	image, err := filepath.Abs(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if modules, err = filepath.Abs(modules); err != nil {
+		t.Fatal(err)
+	}
+	return image, modules
+}
+
+var exitLine = regexp.MustCompile(`OUTER exit (\d+)`)
+
+// runOuter boots the outer machine, runs the payload (a shell script) in it and
+// returns what it printed and its exit code. The output is shown as it comes:
+// a run takes minutes.
+func runOuter(t *testing.T, payload string) (string, int) {
+	t.Helper()
+	image, modules := kernel(t)
+	dir := t.TempDir()
+	initramfs := filepath.Join(dir, "initramfs")
+	if err := writeInitramfs(initramfs, modules, initScript, payload); err != nil {
+		t.Fatalf("write the outer machine's initramfs: %v", err)
+	}
+	qemu := exec.Command("qemu-system-x86_64",
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3500",
+		"-kernel", image, "-initrd", initramfs,
+		"-append", "console=ttyS0 quiet panic=-1 nokaslr mitigations=off tsc_early_khz="+tscKHz(t),
+		"-serial", "stdio",
+		"-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
+	)
+	qemu.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	out, err := qemu.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr strings.Builder
+	qemu.Stderr = &stderr
+	if err := qemu.Start(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(outerTimeout, func() { _ = qemu.Process.Kill() })
+	defer timer.Stop()
+	text := show(out)
+	err = qemu.Wait()
+	match := exitLine.FindStringSubmatch(text)
+	if match == nil {
+		t.Fatalf("the outer machine ended without a result: %v %s", err, stderr.String())
+	}
+	code, err := strconv.Atoi(match[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text, code
+}
+
+// show copies lines to this test's output as they come and returns them all.
+func show(r io.Reader) string {
+	var all strings.Builder
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadString('\n')
+		line = strings.ReplaceAll(line, "\r", "")
+		all.WriteString(line)
+		fmt.Print("  outer| ", line)
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				fmt.Println(err)
+			}
+			return all.String()
+		}
+	}
+}
+
+// tscKHz is the host's clock rate: the emulated machine's own calibration of the
+// time stamp counter fails now and then, and hangs the boot.
+func tscKHz(t *testing.T) string {
+	t.Helper()
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	match := regexp.MustCompile(`cpu MHz\s*:\s*([0-9.]+)`).FindStringSubmatch(string(info))
+	if match == nil {
+		return "2000000"
+	}
+	mhz, err := strconv.ParseFloat(match[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strconv.Itoa(int(mhz * 1000))
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// coreTests is what runs on KVM and vsock: the lifecycle, streams, terminals and
+// network, and the proof that KVM and vhost-vsock are in use.
+var coreTests = []string{
+	"TestKVMIsUsed", "TestAccelInState", "TestGuestHasItsOwnKernel",
+	"TestLifecycle", "TestKillForms", "TestRun", "TestExec", "TestConsoleSocket", "TestRunOnTerminal",
+	"TestStdinEndOfFile", "TestStdoutWhole", "TestStalledStderrDoesNotStallStdout",
+	"TestNetworkVeth", "TestNetworkAppearsBeforeStart", "TestMounts", "TestProcessSettings",
+	"TestMemoryLimitKills", "TestKillSupervisor", "TestKillVMM", "TestCheck",
+}
+
+// TestKVM runs the core of the integration suite in the outer machine, with
+// accel and vsock set so that nothing else can be used in their place. It never
+// skips: without a working inner KVM it fails.
+func TestKVM(t *testing.T) {
+	binary := func(name, fallback string) string {
+		path := os.Getenv(name)
+		if path == "" {
+			path = fallback
+		}
+		path, err := filepath.Abs(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Fatalf("%v (run make test-kvm)", err)
+		}
+		return path
+	}
+	suite := binary("HUSK_SUITE", "../../build/integration.test")
+	testprog := binary("HUSK_TESTPROG", "../../build/testprog")
+	husk := binary("RUNTIME", "../../husk")
+	image, modules := kernel(t)
+	tests := coreTests
+	if only := os.Getenv("HUSK_KVM_TESTS"); only != "" {
+		tests = strings.Split(only, ",")
+	}
+	env := []string{
+		"HOME=/root", "TMPDIR=/run/tmp", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"RUNTIME=" + husk, "HUSK_TESTPROG=" + testprog, "HUSK_KERNEL=" + image, "HUSK_MODULES=" + modules,
+		"HUSK_SETTINGS=accel = \"kvm\"\nvsock = \"on\"\n", "HUSK_EXPECT_ACCEL=kvm",
+	}
+	var payload strings.Builder
+	for _, kv := range env {
+		key, value, _ := strings.Cut(kv, "=")
+		fmt.Fprintf(&payload, "export %s=%s\n", key, quote(value))
+	}
+	fmt.Fprintf(&payload, "cd %s/integration\n", quote(filepath.Dir(husk)))
+	fmt.Fprintf(&payload, "exec %s -test.v -test.parallel 1 -test.timeout 18m -test.run %s\n",
+		quote(suite), quote("^("+strings.Join(tests, "|")+")$"))
+	text, code := runOuter(t, payload.String())
+	if code != 0 {
+		t.Errorf("the suite failed in the outer machine: exit code %d", code)
+	}
+	// A test that did not run has not passed.
+	for _, name := range tests {
+		if !strings.Contains(text, "--- PASS: "+name+" (") {
+			t.Errorf("%s did not pass in the outer machine", name)
+		}
+	}
+	if !slices.Contains(tests, "TestKVMIsUsed") {
+		t.Error("the proof that KVM is in use was left out")
+	}
+}
+
+// TestBed shows that the bed itself is sound, without husk: the outer machine's
+// KVM runs a bare guest with a vhost-vsock device to its first instruction in
+// user space.
+func TestBed(t *testing.T) {
+	image, _ := kernel(t)
+	payload := fmt.Sprintf(`
+set -e
+test -c /dev/kvm && test -c /dev/vhost-vsock
+grep -q -w svm /proc/cpuinfo
+mkdir /run/tmp/inner && cd /run/tmp/inner
+mkdir -p bin && cp "$(command -v busybox)" bin/busybox
+printf '#!/bin/busybox sh\n/bin/busybox mkdir -p /proc\n/bin/busybox mount -t proc proc /proc\necho INNER $(/bin/busybox grep -c hypervisor /proc/cpuinfo) $(/bin/busybox uname -r)\n/bin/busybox reboot -f\n' > init
+chmod +x init
+find . | cpio -o -H newc 2>/dev/null > /run/tmp/inner.cpio
+qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none -M microvm,accel=kvm -cpu host -m 256 \
+	-kernel %s -initrd /run/tmp/inner.cpio -append 'console=ttyS0 quiet reboot=t panic=-1' -serial stdio \
+	-device vhost-vsock-device,guest-cid=77 < /dev/null | tee /run/tmp/inner.log
+grep -q '^INNER 1' /run/tmp/inner.log
+`, quote(image))
+	text, code := runOuter(t, payload)
+	if code != 0 || !strings.Contains(text, "INNER 1") {
+		t.Errorf("no inner guest on KVM: exit code %d", code)
+	}
+}
