@@ -116,9 +116,15 @@ func TestEndOfFileAndData(t *testing.T) {
 func TestReaderGone(t *testing.T) {
 	_, stdout, _ := withStdio(t)
 	guest := guestEnds{}
-	if _, err := Pipes(context.Background(), guest.dial, devNull(t)); err != nil {
+	r, err := Pipes(context.Background(), guest.dial, devNull(t))
+	if err != nil {
 		t.Fatal(err)
 	}
+	// Or the relay would put /dev/null on the descriptors of the next test.
+	defer func() {
+		guest[protocol.StreamStderr].Close()
+		within(t, r.Done(), "relay done")
+	}()
 	Forward(func(unix.Signal) {}, nil) // as in a supervisor: SIGPIPE must not kill it
 	stdout.Close()
 	broken := make(chan struct{})
