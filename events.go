@@ -86,9 +86,15 @@ func followStats(ctx context.Context, w io.Writer, supervisor *connection, conta
 		}
 		// The container may have stopped while its supervisor still writes out what
 		// nobody has read yet.
-		if now, lerr := supervisor.dir.Load(); lerr != nil || now.Status() == state.Stopped {
-			return nil
+		if hasStopped(supervisor.dir) {
+			return nil //nolint:nilerr // why stats failed
 		}
 		return err
 	}
+}
+
+// hasStopped is true for a container that has been deleted, too.
+func hasStopped(dir *state.Dir) bool {
+	c, err := dir.Load()
+	return err != nil || c.Status() == state.Stopped
 }

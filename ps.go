@@ -58,13 +58,13 @@ func hostPIDs(c *cli.Context, id string) ([]int32, error) {
 	}
 	defer supervisor.Close()
 	resp, err := supervisor.Ps(c.Context, &control.PsRequest{})
-	if err != nil && container.Status() == state.Stopped {
-		return nil, nil // it ended in between
+	switch {
+	case err == nil:
+		return resp.HostPids, nil
+	case container.Status() == state.Stopped:
+		return nil, nil //nolint:nilerr // it ended in between
 	}
-	if err != nil {
-		return nil, control.Error(err)
-	}
-	return resp.HostPids, nil
+	return nil, control.Error(err)
 }
 
 // psTable runs the host's ps with args and prints the header and the lines of
