@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cavaliergopher/cpio"
+	"github.com/mdlayher/vsock"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -24,12 +26,14 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// The tests here boot a guest under emulation. They need
+// The tests here boot a guest, under emulation unless told otherwise. They need
 //
 //	HUSK_TEST_KERNEL  an ELF vmlinux
 //	HUSK_TEST_INITRD  an uncompressed initramfs with the modules that kernel needs,
 //	                  listed in /lib/modules/load, as guest/ writes it
 //	HUSK_TEST_QEMU    optional: another qemu-system-x86_64 than the installed one
+//	HUSK_TEST_ACCEL   optional: kvm; it fails where KVM does not run guests
+//	HUSK_TEST_GUEST   optional: testdata/guest, built, for where there is no Go
 
 // bootTimeout is for a machine that runs other things on all its processors.
 const bootTimeout = 2 * time.Minute
@@ -38,11 +42,14 @@ const bootTimeout = 2 * time.Minute
 func guestInitrd(t *testing.T, base string) string {
 	t.Helper()
 	dir := t.TempDir()
-	program := filepath.Join(dir, "guest")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "./testdata/guest")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the test guest: %v\n%s", err, out)
+	program := os.Getenv("HUSK_TEST_GUEST")
+	if program == "" {
+		program = filepath.Join(dir, "guest")
+		build := exec.Command("go", "build", "-ldflags=-s -w", "-o", program, "./testdata/guest")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build the test guest: %v\n%s", err, out)
+		}
 	}
 	body, err := os.ReadFile(program)
 	if err != nil {
@@ -79,15 +86,23 @@ func guestConfig(t *testing.T) hypervisor.Config {
 		t.Fatal(err)
 	}
 	return hypervisor.Config{
-		Binary: binary, Accel: hypervisor.TCG, MemoryMiB: 256, VCPUs: 1,
+		Binary: binary, Accel: guestAccel(), MemoryMiB: 256, VCPUs: 1,
 		Kernel: kernel, Initrd: guestInitrd(t, initrd), Cmdline: "rdinit=/test-guest sysrq_always_enabled=1",
 		ChannelPort: "husk.test",
 	}
 }
 
+func guestAccel() hypervisor.Accel {
+	if accel := os.Getenv("HUSK_TEST_ACCEL"); accel != "" {
+		return hypervisor.Accel(accel)
+	}
+	return hypervisor.TCG
+}
+
 // guest is a booted VM and a conversation with its init.
 type guest struct {
 	*vm
+	conn    net.Conn
 	answers *bufio.Reader
 }
 
@@ -99,7 +114,8 @@ func boot(t *testing.T, cfg hypervisor.Config) guest {
 			t.Logf("console:\n%s", v.Console())
 		}
 	})
-	g := guest{v, bufio.NewReader(v.Channel().Serial)}
+	conn := v.Channel().Serial
+	g := guest{v, conn, bufio.NewReader(conn)}
 	// Written long before the guest has a port to read it from.
 	if got := g.ask(t, "echo hello"); got != "hello" {
 		t.Fatalf("the guest answered %q", got)
@@ -119,11 +135,10 @@ func (g guest) ask(t *testing.T, command string) string {
 
 func (g guest) tell(t *testing.T, command string) {
 	t.Helper()
-	conn := g.Channel().Serial
-	if err := conn.SetDeadline(time.Now().Add(bootTimeout)); err != nil {
+	if err := g.conn.SetDeadline(time.Now().Add(bootTimeout)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(conn, command+"\n"); err != nil {
+	if _, err := io.WriteString(g.conn, command+"\n"); err != nil {
 		t.Fatalf("%s: %v", command, err)
 	}
 }
@@ -135,13 +150,13 @@ func TestGuestBoots(t *testing.T) {
 			cfg.VCPUs = vcpus
 			g := boot(t, cfg)
 			info, err := g.Info(t.Context())
-			if err != nil || info.Accel != hypervisor.TCG || info.HostPID <= 0 {
+			if err != nil || info.Accel != guestAccel() || info.HostPID <= 0 {
 				t.Errorf("Info = %+v, %v", info, err)
 			}
 			if cpus := g.ask(t, "read /sys/devices/system/cpu/online"); cpus != map[int]string{1: "0", 2: "0-1"}[vcpus] {
 				t.Errorf("the guest has cpus %s", cpus)
 			}
-			if source := g.ask(t, "read /sys/devices/system/clocksource/clocksource0/current_clocksource"); !strings.HasPrefix(source, "tsc") {
+			if source := g.ask(t, "read /sys/devices/system/clocksource/clocksource0/current_clocksource"); source != "kvm-clock" && !strings.HasPrefix(source, "tsc") {
 				t.Errorf("the guest's clock is %s", source)
 			}
 			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", info.HostPID))
@@ -154,6 +169,52 @@ func TestGuestBoots(t *testing.T) {
 				t.Errorf("Err = %v", err)
 			}
 		})
+	}
+}
+
+func TestGuestVsock(t *testing.T) {
+	if ok, reason := ProbeVsock(); !ok {
+		t.Skip("no vhost-vsock here: ", reason)
+	}
+	const port = 1024
+	cfg := guestConfig(t)
+	cfg.Vsock, cfg.ChannelPort = true, ""
+	cfg.Cmdline += fmt.Sprintf(" test.vsock=%d", port)
+	first, second := startVM(t, cfg), startVM(t, cfg)
+	if a, b := first.Channel(), second.Channel(); a.Serial != nil || a.VsockCID < 3 || a.VsockCID == b.VsockCID {
+		t.Errorf("channels are %+v and %+v", a, b)
+	}
+	for _, v := range []*vm{first, second} {
+		conn := dialVsock(t, v, port)
+		g := guest{v, conn, bufio.NewReader(conn)}
+		want := fmt.Sprintf("hello %d", v.Channel().VsockCID)
+		if got := g.ask(t, "echo "+want); got != want {
+			t.Errorf("the guest answered %q, want %q", got, want)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// dialVsock retries: nothing says when the guest listens.
+func dialVsock(t *testing.T, v *vm, port uint32) net.Conn {
+	t.Helper()
+	deadline := time.After(bootTimeout)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		conn, err := vsock.Dial(v.Channel().VsockCID, port, nil)
+		if err == nil {
+			return conn
+		}
+		select {
+		case <-tick.C:
+		case <-v.Done():
+			t.Fatalf("the vm ended: %v; console:\n%s", v.Err(), v.Console())
+		case <-deadline:
+			t.Fatalf("%v; console:\n%s", err, v.Console())
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,7 +47,7 @@ func run() error {
 			fmt.Println("load", path, err)
 		}
 	}
-	port, err := openPort()
+	port, err := openChannel()
 	if err != nil {
 		return err
 	}
@@ -59,6 +60,42 @@ func run() error {
 		}
 	}
 	return lines.Err()
+}
+
+func openChannel() (*os.File, error) {
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	for param := range strings.FieldsSeq(string(cmdline)) {
+		if port, ok := strings.CutPrefix(param, "test.vsock="); ok {
+			n, err := strconv.ParseUint(port, 10, 32)
+			if err != nil {
+				return nil, err
+			}
+			return acceptVsock(uint32(n))
+		}
+	}
+	return openPort()
+}
+
+func acceptVsock(port uint32) (*os.File, error) {
+	s, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(s)
+	if err := unix.Bind(s, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: port}); err != nil {
+		return nil, err
+	}
+	if err := unix.Listen(s, 1); err != nil {
+		return nil, err
+	}
+	conn, _, err := unix.Accept(s)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(conn), "vsock"), nil
 }
 
 // openPort polls: it is a test's guest, and the real agent's uevents are not its subject.
@@ -116,8 +153,8 @@ func obey(verb, rest string) string {
 	case "print":
 		fmt.Println(rest)
 		return "printed"
-	case "flood": // 1 MiB on the console
-		for range 1 << 10 {
+	case "flood": // 200 KiB on the console
+		for range 200 {
 			fmt.Println(strings.Repeat("x", 1023))
 		}
 		return "flooded"
