@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"log"
 	"net"
@@ -13,14 +12,9 @@ import (
 	"github.com/huskvm/husk/agent/protocol"
 )
 
-const (
-	// dialTimeout bounds one attempt to reach the host: a dial made with a cid
-	// that has just changed is lost without an answer.
-	dialTimeout = 500 * time.Millisecond
-	// dialPause separates attempts when the host refuses. No event says that the
-	// host listens now.
-	dialPause = 50 * time.Millisecond
-)
+// dialPause separates attempts to reach a host that refuses. No event says that
+// it listens now. A lost attempt ends by the kernel's own timeout, 2 s.
+const dialPause = 50 * time.Millisecond
 
 // vsockCID returns this guest's context id; ok is false without a vsock device.
 func vsockCID() (cid uint32, ok bool) {
@@ -80,9 +74,7 @@ func hello() error {
 	if !ok {
 		return fmt.Errorf("dial the host: no vsock device")
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
-	defer cancel()
-	conn, err := vsock.DialContext(ctx, vsock.Host, cid, nil)
+	conn, err := vsock.Dial(vsock.Host, cid, nil)
 	if err != nil {
 		return fmt.Errorf("dial the host: %w", err)
 	}

@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 
 	"github.com/mdlayher/vsock"
@@ -112,11 +114,15 @@ func (t *vsockTransport) connect(ctx context.Context, build string) (link, error
 			_ = conn.Close()
 			continue
 		}
-		if err := greet(ctx, conn, build); err != nil {
-			_ = conn.Close()
+		err = greet(ctx, conn, build)
+		if err == nil {
+			return newVsockLink(t.cid, conn), nil
+		}
+		_ = conn.Close()
+		// An agent that gave its dial up just before it was accepted dials again.
+		if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
 			return nil, err
 		}
-		return newVsockLink(t.cid, conn), nil
 	}
 }
 
