@@ -236,7 +236,7 @@ func TestTimeNamespace(t *testing.T) {
 		}
 		own, err := os.Readlink("/proc/self/ns/time")
 		if err != nil || strings.Contains(o.out, own) {
-			t.Errorf("time namespace is the caller's: %v", err)
+			t.Errorf("time namespace of %s is the caller's %s: %q, %v", who, own, o.out, err)
 		}
 	}
 }

@@ -180,7 +180,8 @@ func (s *stage) moveRoot() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+	// Slaves all, as above, but not the mounts of the container.
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make old root slave: %w", err)
 	}
 	if err := unix.Fchdir(s.root.fd); err != nil {
@@ -191,7 +192,11 @@ func (s *stage) moveRoot() error {
 	}
 	// Absolute paths still lead below the new root: this process's root is the old.
 	for _, dir := range others {
-		err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		err := unix.Mount("", dir, "", unix.MS_SLAVE|unix.MS_REC, "")
+		if err == nil {
+			err = unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		}
+		// One that was below another is gone with it, and one that was the rootfs has moved.
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
