@@ -236,6 +236,10 @@ func kernelCmdline(cfg hypervisor.Config, tscKHz int) string {
 			// All vcpus read the host's one counter. The kernel cannot know that, and
 			// with two of them would keep time by a 4 ms tick instead.
 			"tsc=reliable",
+			// The kernel gives the timer interrupt 60 ms to show that it works, and
+			// panics if all of them fall into a time in which a busy host runs
+			// something else. Under KVM it skips this test by itself.
+			"no_timer_check",
 		)
 	}
 	if cfg.Cmdline != "" {
