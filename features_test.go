@@ -112,7 +112,7 @@ func TestFeaturesAreTrue(t *testing.T) {
 	}
 	hook := []specs.Hook{{Path: "/bin/true"}}
 	for name, h := range map[string]specs.Hooks{
-		"prestart":        {Prestart: hook}, //nolint:staticcheck // deprecated, and Docker's
+		"prestart":        {Prestart: hook},
 		"createRuntime":   {CreateRuntime: hook},
 		"createContainer": {CreateContainer: hook},
 		"startContainer":  {StartContainer: hook},
