@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/agent/protocol"
 )
@@ -58,9 +59,10 @@ func (c *Client) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.
 		return fmt.Errorf("call %s: %w", req.Method, ctx.Err())
 	}
 	if err != nil {
-		if v := c.calls.violation(); v != nil || errors.Is(err, ttrpc.ErrClosed) {
-			// The call may fail a moment before its channel is known to have ended.
-			c.fail(v)
+		// Without a status, as a request that is too large has one, the channel is
+		// at its end, though the call may fail a moment before that is known.
+		if _, ok := status.FromError(err); !ok {
+			c.fail(c.calls.violation())
 			err = c.Err()
 		}
 		return fmt.Errorf("call %s: %w", req.Method, err)

@@ -286,6 +286,17 @@ func TestStuckChannelEndsWithContexts(t *testing.T) {
 	}
 }
 
+// The caller's mistake does not cost the channel.
+func TestTooLargeRequest(t *testing.T) {
+	c := connect(t, honest(t, service{}))
+	if _, err := c.Control().Create(within(t, patience), &protocol.CreateRequest{Spec: make([]byte, 5<<20)}); err == nil {
+		t.Error("5 MiB were sent")
+	}
+	if _, err := c.Control().Hello(within(t, patience), &protocol.HelloRequest{}); err != nil {
+		t.Errorf("hello after that: %v", err)
+	}
+}
+
 func TestEndOfChannelEndsCalls(t *testing.T) {
 	h, g := pair(t)
 	go guest(g, honest(t, service{}))
