@@ -10,11 +10,10 @@ import (
 )
 
 var checkCommand = &cli.Command{
-	Name:            "check",
-	Usage:           "say whether this host can run husk's containers, and what to do where not",
-	Description:     "Exits with 0 if it can, with 1 if not.",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "check",
+	Usage:        "say whether this host can run husk's containers, and what to do where not",
+	Description:  "Exits with 0 if it can, with 1 if not.",
+	OnUsageError: usageError,
 	Flags: []cli.Flag{
 		&cli.BoolFlag{Name: "json", Usage: "print the report as one JSON object"},
 	},

@@ -13,11 +13,10 @@ var errCheckpoint = errors.New("checkpoint is not supported: husk cannot save a 
 // The flags of runc's checkpoint and restore are known, so that the refusal is
 // about the verb and not about the first flag.
 var checkpointCommand = &cli.Command{
-	Name:            "checkpoint",
-	Usage:           "not supported yet: save a running container",
-	ArgsUsage:       "<container-id>",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "checkpoint",
+	Usage:        "not supported yet: save a running container",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
 	Flags: append(ignoredFlags("leave-running", "lazy-pages", "pre-dump"),
 		append(criuFlags(),
 			&cli.StringFlag{Name: "parent-path", Hidden: true},
@@ -36,11 +35,10 @@ var checkpointCommand = &cli.Command{
 }
 
 var restoreCommand = &cli.Command{
-	Name:            "restore",
-	Usage:           "not supported yet: make a container from a saved one",
-	ArgsUsage:       "<container-id>",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "restore",
+	Usage:        "not supported yet: make a container from a saved one",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
 	Flags: append(ignoredFlags("no-subreaper", "no-pivot", "lazy-pages"),
 		append(criuFlags(),
 			&cli.StringFlag{Name: "console-socket", Hidden: true},

@@ -17,11 +17,10 @@ import (
 const defaultInterval = 5 * time.Second // runc's
 
 var eventsCommand = &cli.Command{
-	Name:            "events",
-	Usage:           "print what a container uses, one JSON object a line, until it stops",
-	ArgsUsage:       "<container-id>",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "events",
+	Usage:        "print what a container uses, one JSON object a line, until it stops",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
 	Flags: []cli.Flag{
 		&cli.DurationFlag{Name: "interval", Value: defaultInterval, Usage: "`TIME` between two lines"},
 		&cli.BoolFlag{Name: "stats", Usage: "print one line, at once, and end"},

@@ -17,10 +17,9 @@ import (
 )
 
 var featuresCommand = &cli.Command{
-	Name:            "features",
-	Usage:           "print what husk supports as JSON (runtime-spec, features.md)",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "features",
+	Usage:        "print what husk supports as JSON (runtime-spec, features.md)",
+	OnUsageError: usageError,
 	Action: func(c *cli.Context) error {
 		if err := exactArgs(c, 0); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"time"
 
@@ -52,7 +53,10 @@ func runHook(ctx context.Context, h specs.Hook, stdin []byte, bundle string) err
 	}
 	// Not nil: an empty environment is the spec's default, nil would be husk's own.
 	cmd.Env = append([]string{}, h.Env...)
-	cmd.Dir = bundle
+	// By the time of poststop the bundle may be gone.
+	if _, err := os.Stat(bundle); err == nil {
+		cmd.Dir = bundle
+	}
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Stdout = &stdout
 	cmd.Stderr = &stderr

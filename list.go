@@ -8,16 +8,16 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"github.com/huskvm/husk/state"
 )
 
 var listCommand = &cli.Command{
-	Name:            "list",
-	Usage:           "list the containers below --root",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "list",
+	Usage:        "list the containers below --root",
+	OnUsageError: usageError,
 	Flags: []cli.Flag{
 		formatFlag(),
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print only ids"},
@@ -26,9 +26,12 @@ var listCommand = &cli.Command{
 		if err := exactArgs(c, 0); err != nil {
 			return err
 		}
-		containers, err := state.List(c.String("root"))
+		containers, broken, err := state.List(c.String("root"))
 		if err != nil {
 			return err
+		}
+		for _, err := range broken {
+			logrus.Warn(err)
 		}
 		return list(c.App.Writer, containers, c.String("format"), c.Bool("quiet"))
 	},

@@ -61,7 +61,7 @@ func newApp() *cli.App {
 	// runc's -v is the version, and no command is called help or h by accident.
 	cli.VersionFlag = &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}
 	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprint(c.App.Writer, versionText()) }
-	return &cli.App{
+	app := &cli.App{
 		Name:    "husk",
 		Usage:   "run each container in a virtual machine of its own; a drop-in for runc",
 		Version: version,
@@ -88,6 +88,11 @@ func newApp() *cli.App {
 		// Errors come back to main, which alone logs them and exits.
 		ExitErrHandler: func(*cli.Context, error) {},
 	}
+	for _, c := range app.Commands {
+		// Or a container named h or help could not be addressed.
+		c.HideHelpCommand = true
+	}
+	return app
 }
 
 func versionText() string {

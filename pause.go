@@ -8,11 +8,10 @@ import (
 )
 
 var pauseCommand = &cli.Command{
-	Name:            "pause",
-	Usage:           "suspend every process of a container",
-	ArgsUsage:       "<container-id>",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "pause",
+	Usage:        "suspend every process of a container",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
 	Action: func(c *cli.Context) error {
 		if err := exactArgs(c, 1); err != nil {
 			return err

@@ -19,12 +19,11 @@ import (
 )
 
 var psCommand = &cli.Command{
-	Name:            "ps",
-	Usage:           "show the host's processes of a container: its supervisor and those of exec",
-	ArgsUsage:       "<container-id> [ps options]",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
-	Flags:           []cli.Flag{formatFlag()},
+	Name:         "ps",
+	Usage:        "show the host's processes of a container: its supervisor and those of exec",
+	ArgsUsage:    "<container-id> [ps options]",
+	OnUsageError: usageError,
+	Flags:        []cli.Flag{formatFlag()},
 	Action: func(c *cli.Context) error {
 		if err := minArgs(c, 1); err != nil {
 			return err

@@ -8,11 +8,10 @@ import (
 )
 
 var resumeCommand = &cli.Command{
-	Name:            "resume",
-	Usage:           "let the processes of a paused container run again",
-	ArgsUsage:       "<container-id>",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "resume",
+	Usage:        "let the processes of a paused container run again",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
 	Action: func(c *cli.Context) error {
 		if err := exactArgs(c, 1); err != nil {
 			return err

@@ -16,10 +16,9 @@ import (
 const configFile = "config.json"
 
 var specCommand = &cli.Command{
-	Name:            "spec",
-	Usage:           "write a config.json to start from, which runs sh in rootfs",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "spec",
+	Usage:        "write a config.json to start from, which runs sh in rootfs",
+	OnUsageError: usageError,
 	Flags: []cli.Flag{
 		&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Usage: "write it to the bundle `DIR` (default: the working directory)"},
 		&cli.BoolFlag{Name: "rootless", Usage: "accepted for runc's sake and refused: husk needs root"},

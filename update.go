@@ -20,11 +20,10 @@ import (
 )
 
 var updateCommand = &cli.Command{
-	Name:            "update",
-	Usage:           "change a container's limits; limits that are not given stay as they are",
-	ArgsUsage:       "<container-id>",
-	OnUsageError:    usageError,
-	HideHelpCommand: true,
+	Name:         "update",
+	Usage:        "change a container's limits; limits that are not given stay as they are",
+	ArgsUsage:    "<container-id>",
+	OnUsageError: usageError,
 	Flags: []cli.Flag{
 		&cli.StringFlag{
 			Name: "resources", Aliases: []string{"r"},

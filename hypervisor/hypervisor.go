@@ -48,6 +48,17 @@ type Config struct {
 	Vsock       bool
 	ChannelPort string
 
+	// RAMFile backs the guest's RAM when it is not empty, and DeviceState is the
+	// file that goes with it. With RAMShared the guest boots, what it writes goes
+	// into RAMFile, and Saver.Save writes DeviceState: that is how a template is
+	// made; both files are made if need be. Without RAMShared RAMFile is mapped
+	// privately and never changes, and the VM wakes up where the one was saved
+	// that wrote the two. It must be of the same configuration, but for taps, the
+	// share directory and the vsock cid.
+	RAMFile     string
+	RAMShared   bool
+	DeviceState string
+
 	// Dir is a directory of the caller's, root only, for what the vmm must keep
 	// in files while it runs. The caller removes it.
 	Dir string
@@ -94,6 +105,15 @@ type VM interface {
 	// Stop ends the vmm at once, without asking the guest, and returns after
 	// Done. It is idempotent.
 	Stop() error
+}
+
+// Saver is a VM started with Config.RAMShared: it can become a template.
+type Saver interface {
+	VM
+	// AwaitChannel returns when the guest has opened its virtio-serial port.
+	AwaitChannel(ctx context.Context) error
+	// Save stops the guest for good and writes the state of its devices.
+	Save(ctx context.Context) error
 }
 
 // Starter starts VMs. The VM dies with the calling process (parent-death

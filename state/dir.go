@@ -275,16 +275,16 @@ func Find(root, id string) (*Container, error) {
 }
 
 // List returns the containers below root, by id. Directories of other runtimes
-// and containers that vanish meanwhile are passed over.
-func List(root string) ([]*Container, error) {
+// and containers that vanish meanwhile are passed over; of those that cannot be
+// read, broken has the reasons, and the others are returned all the same.
+func List(root string) (all []*Container, broken []error, err error) {
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", err)
+		return nil, nil, fmt.Errorf("list containers: %w", err)
 	}
-	var all []*Container
 	for _, e := range entries {
 		if !e.IsDir() || ValidID(e.Name()) != nil || e.Name()[0] == '.' {
 			continue
@@ -294,10 +294,11 @@ func List(root string) ([]*Container, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list containers: %s: %w", e.Name(), err)
+			broken = append(broken, fmt.Errorf("list containers: %s: %w", e.Name(), err))
+			continue
 		}
 		all = append(all, c)
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].ID < all[j].ID })
-	return all, nil
+	return all, broken, nil
 }

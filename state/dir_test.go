@@ -170,9 +170,18 @@ func TestOtherRuntimesState(t *testing.T) {
 	}
 	create(t, root, "c2")
 	create(t, root, "c1")
-	all, err := List(root)
+	if err := os.Mkdir(filepath.Join(root, "damaged"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "damaged", stateFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all, broken, err := List(root)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(broken) != 1 || !strings.Contains(broken[0].Error(), "damaged") {
+		t.Errorf("damaged containers: %v, want the one", broken)
 	}
 	var ids []string
 	for _, c := range all {
@@ -181,7 +190,7 @@ func TestOtherRuntimesState(t *testing.T) {
 	if !slices.Equal(ids, []string{"c1", "c2"}) {
 		t.Errorf("listed %v, want c1 and c2", ids)
 	}
-	if none, err := List(filepath.Join(root, "nosuch")); err != nil || none != nil {
+	if none, _, err := List(filepath.Join(root, "nosuch")); err != nil || none != nil {
 		t.Errorf("list without root: %v, %v", none, err)
 	}
 }

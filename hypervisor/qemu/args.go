@@ -14,6 +14,9 @@ import (
 const (
 	machineMicroVM = "microvm"
 
+	ramID     = "ram"     // of the memory backend
+	channelID = "channel" // of the agent's virtio-serial port, as events name it
+
 	// maxTransports is how many virtio-mmio devices microvm takes with its second
 	// IO-APIC, which it has by default when ACPI is on. One more and QEMU ends
 	// with "No 'virtio-bus' bus found for device", which nobody understands.
@@ -28,6 +31,7 @@ type handles struct {
 	channel int // virtio-serial; -1 with vsock
 	vhost   int // /dev/vhost-vsock; -1 without vsock
 	taps    []int
+	state   int // the file of Config.DeviceState; -1 without
 
 	vsockCID uint32
 }
@@ -68,6 +72,8 @@ type machine struct {
 	accel    string
 	cpu      string
 	memMiB   int
+	ram      string // value of -object for file-backed RAM; empty for anonymous
+	incoming bool   // wait for a saved device state instead of booting
 	vcpus    int
 	kernel   string
 	initrd   string
@@ -108,6 +114,9 @@ func check(cfg hypervisor.Config) error {
 	if !cfg.Vsock && cfg.ChannelPort == "" {
 		return errors.New("without vsock the agent channel needs a port name")
 	}
+	if err := checkTemplate(cfg); err != nil {
+		return err
+	}
 	for i, nic := range cfg.NICs {
 		if nic.Tap == nil {
 			return fmt.Errorf("network card %d has no tap", i)
@@ -140,6 +149,14 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 	if cfg.Accel == hypervisor.TCG {
 		m.accel, m.cpu = with("tcg", "thread", "multi"), "max"
 	}
+	if cfg.RAMFile != "" {
+		share := "off"
+		if cfg.RAMShared {
+			share = "on"
+		}
+		m.ram = with("memory-backend-file", "id", ramID, "size", strconv.Itoa(cfg.MemoryMiB)+"M", "mem-path", cfg.RAMFile, "share", share)
+		m.incoming = !cfg.RAMShared
+	}
 
 	m.chardevs = []string{
 		with("socket", "id", "qmp", "fd", strconv.Itoa(h.qmp)),
@@ -152,7 +169,7 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 	} else {
 		m.chardevs = append(m.chardevs, with("socket", "id", "agent", "fd", strconv.Itoa(h.channel)))
 		m.add(with("virtio-serial-device", "id", "serial", "max_ports", "2"))
-		m.devices = append(m.devices, with("virtserialport", "bus", "serial.0", "chardev", "agent", "name", cfg.ChannelPort))
+		m.devices = append(m.devices, with("virtserialport", "id", channelID, "bus", "serial.0", "chardev", "agent", "name", cfg.ChannelPort))
 	}
 	if cfg.ShareDir != "" {
 		// passthrough: owner and mode on the host are the guest's, as with a bind
@@ -174,6 +191,14 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 
 func (m *machine) add(device string) { m.devices = append(m.devices, device) }
 
+// board is the value of -machine.
+func (m machine) board() string {
+	if m.ram == "" {
+		return with(machineMicroVM, "dump-guest-core", "off")
+	}
+	return with(machineMicroVM, "dump-guest-core", "off", "memory-backend", ramID)
+}
+
 // argv returns the arguments after the program's name.
 func (m machine) argv() []string {
 	opts := []option{
@@ -186,7 +211,7 @@ func (m machine) argv() []string {
 		// With the kernel's reboot=t panic=-1 a panic becomes the end of the process.
 		{"-no-reboot", ""},
 		// A core dump of the vmm must not hold the guest's memory.
-		{"-machine", with(machineMicroVM, "dump-guest-core", "off")},
+		{"-machine", m.board()},
 		{"-accel", m.accel},
 		{"-cpu", m.cpu},
 		{"-m", strconv.Itoa(m.memMiB)},
@@ -194,6 +219,12 @@ func (m machine) argv() []string {
 		{"-kernel", m.kernel},
 		{"-initrd", m.initrd},
 		{"-append", m.cmdline},
+	}
+	if m.ram != "" {
+		opts = append(opts, option{"-object", m.ram})
+	}
+	if m.incoming {
+		opts = append(opts, option{"-incoming", "defer"})
 	}
 	for _, c := range m.chardevs {
 		opts = append(opts, option{"-chardev", c})

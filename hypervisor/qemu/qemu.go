@@ -53,6 +53,8 @@ type vm struct {
 
 	stopping atomic.Bool
 	shutdown atomic.Pointer[string] // reason of the SHUTDOWN event
+	marks    marks
+	state    int // number of the device state's file in the vmm, -1 without
 	done     chan struct{}
 	err      error // set before done is closed
 }
@@ -94,6 +96,9 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	v.greeted, err = v.qmp.negotiate(ctx)
 	if err == nil {
 		err = v.greeted.Version.QEMU.check()
+	}
+	if err == nil && cfg.RAMFile != "" && !cfg.RAMShared {
+		err = v.restore(ctx)
 	}
 	if err == nil {
 		return v, nil
@@ -165,6 +170,16 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		h.taps = append(h.taps, inherit(nic.Tap))
 	}
 
+	h.state = -1
+	if cfg.DeviceState != "" {
+		f, err := openDeviceState(cfg)
+		if err != nil {
+			return nil, err
+		}
+		res.theirs = append(res.theirs, f)
+		h.state = inherit(f)
+	}
+
 	outRead, outWrite, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make pipe for vmm output: %w", err)
@@ -187,7 +202,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	v := &vm{
 		proc: proc, channel: channel,
 		console: newRing(consoleSize), stderr: newRing(stderrSize),
-		done: make(chan struct{}),
+		done: make(chan struct{}), marks: newMarks(), state: h.state,
 	}
 	v.qmp = newQMP(qmpConn, v.event)
 	var readers sync.WaitGroup
@@ -225,8 +240,10 @@ func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
 	close(v.done)
 }
 
-// event notes why the machine stops; QEMU says it just before it ends.
+// event notes why the machine stops, which QEMU says just before it ends, and
+// what restore and Save wait for.
 func (v *vm) event(name string, data json.RawMessage) {
+	v.marks.note(name, data)
 	if name != "SHUTDOWN" {
 		return
 	}

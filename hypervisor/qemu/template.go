@@ -1,0 +1,149 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/huskvm/husk/hypervisor"
+)
+
+// A template is a VM's RAM in a file that clones map privately, and the state of
+// its devices in another. QEMU calls both saving and waking up a migration; the
+// capability x-ignore-shared leaves RAM out of the stream, since the file has it.
+
+func checkTemplate(cfg hypervisor.Config) error {
+	if (cfg.RAMFile == "") != (cfg.DeviceState == "") {
+		return errors.New("a template needs both a file for RAM and one for the device state")
+	}
+	if cfg.RAMFile == "" {
+		return nil
+	}
+	for _, path := range []string{cfg.RAMFile, cfg.DeviceState} {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("template file %q is not an absolute path", path)
+		}
+	}
+	return nil
+}
+
+func openDeviceState(cfg hypervisor.Config) (*os.File, error) {
+	if !cfg.RAMShared {
+		f, err := os.Open(cfg.DeviceState)
+		if err != nil {
+			return nil, fmt.Errorf("open device state: %w", err)
+		}
+		return f, nil
+	}
+	f, err := os.OpenFile(cfg.DeviceState, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("create device state: %w", err)
+	}
+	return f, nil
+}
+
+// marks are the events that restore and Save wait for.
+type marks struct {
+	channel, resumed, migrated *mark
+	failed                     *mark
+}
+
+// mark is an event that has happened once it is closed.
+type mark struct {
+	once sync.Once
+	ch   chan struct{}
+}
+
+func newMarks() marks {
+	m := func() *mark { return &mark{ch: make(chan struct{})} }
+	return marks{channel: m(), resumed: m(), migrated: m(), failed: m()}
+}
+
+func (m *mark) set() { m.once.Do(func() { close(m.ch) }) }
+
+func (m *marks) note(name string, data json.RawMessage) {
+	var body struct {
+		ID     string `json:"id"`
+		Open   bool   `json:"open"`
+		Status string `json:"status"`
+	}
+	switch name {
+	case "RESUME":
+		m.resumed.set()
+	case "VSERPORT_CHANGE":
+		if json.Unmarshal(data, &body) == nil && body.ID == channelID && body.Open {
+			m.channel.set()
+		}
+	case "MIGRATION":
+		switch err := json.Unmarshal(data, &body); {
+		case err != nil:
+		case body.Status == "completed":
+			m.migrated.set()
+		case body.Status == "failed":
+			m.failed.set()
+		}
+	}
+}
+
+// await waits for a mark; a failed migration and the vmm's end are errors.
+func (v *vm) await(ctx context.Context, m *mark, what string) error {
+	select {
+	case <-m.ch:
+		return nil
+	case <-v.marks.failed.ch:
+		return fmt.Errorf("%s: qemu's migration failed", what)
+	case <-v.qmp.ended:
+		return fmt.Errorf("%s: %w", what, errQMPClosed)
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+	}
+}
+
+// migrate starts one, in or out, through the inherited file.
+func (v *vm) migrate(ctx context.Context, command string) error {
+	type capability struct {
+		Capability string `json:"capability"`
+		State      bool   `json:"state"`
+	}
+	args := map[string][]capability{"capabilities": {{"x-ignore-shared", true}, {"events", true}}}
+	if err := v.qmp.Execute(ctx, "migrate-set-capabilities", args, nil); err != nil {
+		return err
+	}
+	return v.qmp.Execute(ctx, command, map[string]string{"uri": "fd:" + strconv.Itoa(v.state)}, nil)
+}
+
+// restore wakes the VM up from its device state.
+func (v *vm) restore(ctx context.Context) error {
+	if err := v.migrate(ctx, "migrate-incoming"); err != nil {
+		return fmt.Errorf("restore template: %w", err)
+	}
+	if err := v.await(ctx, v.marks.migrated, "restore template"); err != nil {
+		return err
+	}
+	// It was saved stopped, and wakes up so.
+	if err := v.qmp.Execute(ctx, "cont", nil, nil); err != nil {
+		return fmt.Errorf("restore template: %w", err)
+	}
+	return v.await(ctx, v.marks.resumed, "restore template")
+}
+
+// AwaitChannel implements hypervisor.Saver.
+func (v *vm) AwaitChannel(ctx context.Context) error {
+	return v.await(ctx, v.marks.channel, "wait for the guest to open its channel")
+}
+
+// Save implements hypervisor.Saver.
+func (v *vm) Save(ctx context.Context) error {
+	if err := v.qmp.Execute(ctx, "stop", nil, nil); err != nil {
+		return fmt.Errorf("save template: %w", err)
+	}
+	if err := v.migrate(ctx, "migrate"); err != nil {
+		return fmt.Errorf("save template: %w", err)
+	}
+	return v.await(ctx, v.marks.migrated, "save template")
+}
