@@ -49,7 +49,6 @@ func main() {
 func run() error {
 	// The guest's memory is the container's.
 	debug.SetGCPercent(50)
-	debug.SetPanicOnFault(true)
 	ignoreSignals()
 
 	if err := mountKernelFilesystems(); err != nil {
