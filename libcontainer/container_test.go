@@ -148,8 +148,8 @@ func TestExec(t *testing.T) {
 			t.Errorf("namespace %s is the caller's: %s (%v)", kind, own, err)
 		}
 	}
-	o := exec(t, c, "hostname; pwd; echo $HOME; cat /proc/1/comm; exit 3")
-	equal(t, "exec's output", o, output{"box\n/\n/root\nsleep\n", "", 3})
+	o := exec(t, c, "hostname; pwd; echo $HOME; exit 3")
+	equal(t, "exec's output", o, output{"box\n/\n/root\n", "", 3})
 	equal(t, "signal's code", exec(t, c, "kill -9 $$").code, 137)
 	equal(t, "descriptors", exec(t, c, "exec ls /proc/self/fd").out, "0\n1\n2\n3\n")
 
@@ -190,7 +190,7 @@ func TestThreadsUnchanged(t *testing.T) {
 func TestSharedNamespaces(t *testing.T) {
 	rootfs := newRootfs(t)
 	first := start(t, &Config{Spec: newSpec(rootfs, "exec sleep 1000")})
-	spec := newSpec(rootfs, "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts; hostname; cat /proc/1/comm")
+	spec := newSpec(rootfs, "readlink /proc/self/ns/net; readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts; readlink /proc/self/ns/pid; hostname")
 	spec.Hostname = ""
 	pid := procFile(first.Init().PID(), "ns/")
 	for i := range spec.Linux.Namespaces {
@@ -202,14 +202,14 @@ func TestSharedNamespaces(t *testing.T) {
 		}
 	}
 	want := ""
-	for _, n := range []string{"net", "ipc", "uts"} {
+	for _, n := range []string{"net", "ipc", "uts", "pid"} {
 		link, err := os.Readlink(pid + n)
 		if err != nil {
 			t.Fatal(err)
 		}
 		want += link + "\n"
 	}
-	equal(t, "namespaces", mustRun(t, spec), want+"box\nsleep\n")
+	equal(t, "namespaces", mustRun(t, spec), want+"box\n")
 }
 
 func TestHostNetwork(t *testing.T) {
