@@ -31,11 +31,14 @@ PROTOC_GEN_GO_TTRPC := github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc@v1.2.
 
 AGENT := guest/embedded/agent
 KERNEL := build/kernel
+# Of the tests, so that the outer machine of the KVM test bed finds the kernel
+# unpacked already: unpacking xz twice emulated takes minutes.
+export HUSK_CACHE := $(CURDIR)/build/cache
 # Two containers boot at a time: an emulated guest keeps one core busy.
 PARALLEL ?= 2
 RUN ?= .
 FUZZTIME ?= 10s
-INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(RUN)'
+INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
 .PHONY: help build agent deps test-deps kernel demo test unit integration integration-runc test-kvm lint vet proto proto-check fuzz install clean
 

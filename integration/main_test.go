@@ -31,8 +31,9 @@ var (
 )
 
 // testTimeout bounds one call of the runtime. Generous, because an emulated
-// guest on a busy two-core machine may take many seconds to boot.
-const testTimeout = 90 * time.Second
+// guest on a busy two-core machine may take many seconds to boot. HUSK_TEST_TIMEOUT
+// changes it: in the KVM test bed the whole machine is emulated.
+var testTimeout = 90 * time.Second
 
 func TestMain(m *testing.M) {
 	os.Exit(testMain(m))
@@ -55,6 +56,13 @@ func testMain(m *testing.M) int {
 func setUp() error {
 	if os.Getuid() != 0 {
 		return errors.New("these tests must run as root")
+	}
+	if text := os.Getenv("HUSK_TEST_TIMEOUT"); text != "" {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return fmt.Errorf("HUSK_TEST_TIMEOUT: %w", err)
+		}
+		testTimeout = d
 	}
 	// What the runtime leaves behind must reparent to this process, as it does
 	// to containerd's shim and to conmon, so that tests can wait for it.

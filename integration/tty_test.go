@@ -306,7 +306,7 @@ func TestExecOnTerminal(t *testing.T) {
 	e := newEnv(t)
 	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
 	p, m, slave := e.onTerminal(22, 66, "exec", "--tty", c.id, "sh", "-c",
-		"until stty size 2>/dev/null; do sleep 0.1; done; tty; read x; echo got $x; exit 12")
+		`while s=$(stty size 2>/dev/null); [ -z "$s" ]; do sleep 0.1; done; echo $s; tty; read x; echo got $x; exit 12`)
 	m.out.expect(t, "22 66\r\n")
 	m.out.expect(t, "/dev/pts/")
 	m.typeIn("line\n")

@@ -181,7 +181,8 @@ func TestKVM(t *testing.T) {
 	env := []string{
 		"HOME=/root", "TMPDIR=/run/tmp", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"RUNTIME=" + husk, "HUSK_TESTPROG=" + testprog, "HUSK_KERNEL=" + image, "HUSK_MODULES=" + modules,
-		"HUSK_SETTINGS=accel = \"kvm\"\nvsock = \"on\"\n", "HUSK_EXPECT_ACCEL=kvm",
+		"HUSK_SETTINGS=accel = \"kvm\"\nvsock = \"on\"\nboot_timeout = \"3m\"\nvcpus = 1\nmemory_mib = 512\n",
+		"HUSK_CACHE=" + os.Getenv("HUSK_CACHE"), "HUSK_TEST_TIMEOUT=5m", "HUSK_EXPECT_ACCEL=kvm",
 	}
 	var payload strings.Builder
 	for _, kv := range env {

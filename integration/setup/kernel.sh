@@ -13,7 +13,8 @@ if compgen -G "$out/boot/vmlinuz-*" >/dev/null && compgen -G "$out/lib/modules/*
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-chmod 755 "$work" # apt downloads as a user of its own
+chmod 755 "$work"
+chown _apt "$work" 2>/dev/null || : # apt downloads as a user of its own
 
 options=()
 if [ -n "$suite" ]; then
