@@ -18,6 +18,7 @@ import (
 // process is a vmm process that dies with this one.
 type process struct {
 	cmd    *exec.Cmd
+	pidfd  int // for confine; -1 once that is done
 	exited chan struct{} // closed once reaped
 	err    error         // of Wait, set before exited is closed
 }
@@ -38,13 +39,14 @@ func startProcess(binary string, argv []string, files []*os.File, output *os.Fil
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:    true,
 		Pdeathsig: syscall.SIGKILL,
-		// The caller may pivot its root away later; the vmm keeps the tree it was
-		// started with. The umask is inherited: QEMU's 9p sets each mode itself,
+		// The vmm needs the host's tree to start, whatever the caller does to its own
+		// root meanwhile, and is confined afterwards. The umask is inherited: QEMU's 9p sets each mode itself,
 		// after creating, to what the guest asked for.
 		Cloneflags: syscall.CLONE_NEWNS,
 	}
 
-	p := &process{cmd: cmd, exited: make(chan struct{})}
+	p := &process{cmd: cmd, pidfd: -1, exited: make(chan struct{})}
+	cmd.SysProcAttr.PidFD = &p.pidfd
 	started := make(chan error)
 	go func() {
 		// The parent-death signal goes with the thread that forked, not with the
@@ -72,6 +74,14 @@ func (p *process) kill() error {
 		return fmt.Errorf("kill vmm: %w", err)
 	}
 	return nil
+}
+
+func (p *process) closePidfd() {
+	if p.pidfd >= 0 {
+		//nolint:errcheck // nothing was written to it.
+		unix.Close(p.pidfd)
+		p.pidfd = -1
+	}
 }
 
 // closeOnExec marks what this process itself inherited without the flag (an

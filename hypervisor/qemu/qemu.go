@@ -91,6 +91,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	if err != nil {
 		return nil, fmt.Errorf("start vm: %w", err)
 	}
+	defer v.proc.closePidfd()
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("qemu did not answer within %v", startTimeout))
 	defer cancel()
 	v.greeted, err = v.qmp.negotiate(ctx)
@@ -99,6 +100,9 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	}
 	if err == nil && cfg.RAMFile != "" && !cfg.RAMShared {
 		err = v.restore(ctx)
+	}
+	if err == nil {
+		err = v.proc.confine(cfg.ShareDir)
 	}
 	if err == nil {
 		return v, nil
