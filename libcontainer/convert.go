@@ -68,40 +68,33 @@ func newCapSets(c *specs.LinuxCapabilities) (capSets, error) {
 	return s, nil
 }
 
+var rlimits = [...]struct {
+	name     string
+	resource int
+}{
+	{"RLIMIT_CPU", unix.RLIMIT_CPU},
+	{"RLIMIT_FSIZE", unix.RLIMIT_FSIZE},
+	{"RLIMIT_DATA", unix.RLIMIT_DATA},
+	{"RLIMIT_STACK", unix.RLIMIT_STACK},
+	{"RLIMIT_CORE", unix.RLIMIT_CORE},
+	{"RLIMIT_RSS", unix.RLIMIT_RSS},
+	{"RLIMIT_NPROC", unix.RLIMIT_NPROC},
+	{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE},
+	{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK},
+	{"RLIMIT_AS", unix.RLIMIT_AS},
+	{"RLIMIT_LOCKS", unix.RLIMIT_LOCKS},
+	{"RLIMIT_SIGPENDING", unix.RLIMIT_SIGPENDING},
+	{"RLIMIT_MSGQUEUE", unix.RLIMIT_MSGQUEUE},
+	{"RLIMIT_NICE", unix.RLIMIT_NICE},
+	{"RLIMIT_RTPRIO", unix.RLIMIT_RTPRIO},
+	{"RLIMIT_RTTIME", unix.RLIMIT_RTTIME},
+}
+
 func rlimitResource(name string) (int, error) {
-	switch name {
-	case "RLIMIT_CPU":
-		return unix.RLIMIT_CPU, nil
-	case "RLIMIT_FSIZE":
-		return unix.RLIMIT_FSIZE, nil
-	case "RLIMIT_DATA":
-		return unix.RLIMIT_DATA, nil
-	case "RLIMIT_STACK":
-		return unix.RLIMIT_STACK, nil
-	case "RLIMIT_CORE":
-		return unix.RLIMIT_CORE, nil
-	case "RLIMIT_RSS":
-		return unix.RLIMIT_RSS, nil
-	case "RLIMIT_NPROC":
-		return unix.RLIMIT_NPROC, nil
-	case "RLIMIT_NOFILE":
-		return unix.RLIMIT_NOFILE, nil
-	case "RLIMIT_MEMLOCK":
-		return unix.RLIMIT_MEMLOCK, nil
-	case "RLIMIT_AS":
-		return unix.RLIMIT_AS, nil
-	case "RLIMIT_LOCKS":
-		return unix.RLIMIT_LOCKS, nil
-	case "RLIMIT_SIGPENDING":
-		return unix.RLIMIT_SIGPENDING, nil
-	case "RLIMIT_MSGQUEUE":
-		return unix.RLIMIT_MSGQUEUE, nil
-	case "RLIMIT_NICE":
-		return unix.RLIMIT_NICE, nil
-	case "RLIMIT_RTPRIO":
-		return unix.RLIMIT_RTPRIO, nil
-	case "RLIMIT_RTTIME":
-		return unix.RLIMIT_RTTIME, nil
+	for i := range rlimits {
+		if rlimits[i].name == name {
+			return rlimits[i].resource, nil
+		}
 	}
 	return 0, fmt.Errorf("invalid rlimit type: %s", name)
 }

@@ -35,68 +35,48 @@ type mountFlag struct {
 	attr  uint64
 }
 
-// A switch and not a map: a map of this size is built at each start of the
-// program, by the init stage as well, and that runs in emulation.
+// mountFlags is an array and not a map: a map of this size is built at each start
+// of the program, by the init stage as well, and that may run in emulation.
+var mountFlags = [...]struct {
+	option string
+	mountFlag
+}{
+	{"ro", mountFlag{false, unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}},
+	{"rw", mountFlag{true, unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}},
+	{"nosuid", mountFlag{false, unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}},
+	{"suid", mountFlag{true, unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}},
+	{"nodev", mountFlag{false, unix.MS_NODEV, unix.MOUNT_ATTR_NODEV}},
+	{"dev", mountFlag{true, unix.MS_NODEV, unix.MOUNT_ATTR_NODEV}},
+	{"noexec", mountFlag{false, unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}},
+	{"exec", mountFlag{true, unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}},
+	{"nodiratime", mountFlag{false, unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME}},
+	{"diratime", mountFlag{true, unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME}},
+	{"nosymfollow", mountFlag{false, unix.MS_NOSYMFOLLOW, unix.MOUNT_ATTR_NOSYMFOLLOW}},
+	{"symfollow", mountFlag{true, unix.MS_NOSYMFOLLOW, unix.MOUNT_ATTR_NOSYMFOLLOW}},
+	{"sync", mountFlag{flag: unix.MS_SYNCHRONOUS}},
+	{"async", mountFlag{clear: true, flag: unix.MS_SYNCHRONOUS}},
+	{"dirsync", mountFlag{flag: unix.MS_DIRSYNC}},
+	{"mand", mountFlag{flag: unix.MS_MANDLOCK}},
+	{"nomand", mountFlag{clear: true, flag: unix.MS_MANDLOCK}},
+	{"lazytime", mountFlag{flag: unix.MS_LAZYTIME}},
+	{"nolazytime", mountFlag{clear: true, flag: unix.MS_LAZYTIME}},
+	{"iversion", mountFlag{flag: unix.MS_I_VERSION}},
+	{"noiversion", mountFlag{clear: true, flag: unix.MS_I_VERSION}},
+	{"silent", mountFlag{flag: unix.MS_SILENT}},
+	{"loud", mountFlag{clear: true, flag: unix.MS_SILENT}},
+	{"acl", mountFlag{flag: unix.MS_POSIXACL}},
+	{"noacl", mountFlag{clear: true, flag: unix.MS_POSIXACL}},
+	{"bind", mountFlag{flag: unix.MS_BIND}},
+	{"rbind", mountFlag{flag: unix.MS_BIND | unix.MS_REC}},
+	{"remount", mountFlag{flag: unix.MS_REMOUNT}},
+	{"defaults", mountFlag{}},
+}
+
 func lookupMountFlag(option string) (mountFlag, bool) {
-	switch option {
-	case "ro":
-		return mountFlag{false, unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, true
-	case "rw":
-		return mountFlag{true, unix.MS_RDONLY, unix.MOUNT_ATTR_RDONLY}, true
-	case "nosuid":
-		return mountFlag{false, unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}, true
-	case "suid":
-		return mountFlag{true, unix.MS_NOSUID, unix.MOUNT_ATTR_NOSUID}, true
-	case "nodev":
-		return mountFlag{false, unix.MS_NODEV, unix.MOUNT_ATTR_NODEV}, true
-	case "dev":
-		return mountFlag{true, unix.MS_NODEV, unix.MOUNT_ATTR_NODEV}, true
-	case "noexec":
-		return mountFlag{false, unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}, true
-	case "exec":
-		return mountFlag{true, unix.MS_NOEXEC, unix.MOUNT_ATTR_NOEXEC}, true
-	case "nodiratime":
-		return mountFlag{false, unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME}, true
-	case "diratime":
-		return mountFlag{true, unix.MS_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME}, true
-	case "nosymfollow":
-		return mountFlag{false, unix.MS_NOSYMFOLLOW, unix.MOUNT_ATTR_NOSYMFOLLOW}, true
-	case "symfollow":
-		return mountFlag{true, unix.MS_NOSYMFOLLOW, unix.MOUNT_ATTR_NOSYMFOLLOW}, true
-	case "sync":
-		return mountFlag{flag: unix.MS_SYNCHRONOUS}, true
-	case "async":
-		return mountFlag{clear: true, flag: unix.MS_SYNCHRONOUS}, true
-	case "dirsync":
-		return mountFlag{flag: unix.MS_DIRSYNC}, true
-	case "mand":
-		return mountFlag{flag: unix.MS_MANDLOCK}, true
-	case "nomand":
-		return mountFlag{clear: true, flag: unix.MS_MANDLOCK}, true
-	case "lazytime":
-		return mountFlag{flag: unix.MS_LAZYTIME}, true
-	case "nolazytime":
-		return mountFlag{clear: true, flag: unix.MS_LAZYTIME}, true
-	case "iversion":
-		return mountFlag{flag: unix.MS_I_VERSION}, true
-	case "noiversion":
-		return mountFlag{clear: true, flag: unix.MS_I_VERSION}, true
-	case "silent":
-		return mountFlag{flag: unix.MS_SILENT}, true
-	case "loud":
-		return mountFlag{clear: true, flag: unix.MS_SILENT}, true
-	case "acl":
-		return mountFlag{flag: unix.MS_POSIXACL}, true
-	case "noacl":
-		return mountFlag{clear: true, flag: unix.MS_POSIXACL}, true
-	case "bind":
-		return mountFlag{flag: unix.MS_BIND}, true
-	case "rbind":
-		return mountFlag{flag: unix.MS_BIND | unix.MS_REC}, true
-	case "remount":
-		return mountFlag{flag: unix.MS_REMOUNT}, true
-	case "defaults":
-		return mountFlag{}, true
+	for i := range mountFlags {
+		if mountFlags[i].option == option {
+			return mountFlags[i].mountFlag, true
+		}
 	}
 	return mountFlag{}, false
 }
