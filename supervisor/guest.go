@@ -27,10 +27,7 @@ func (s *supervisor) meetAgent() error {
 	defer cancel()
 	a, err := client.Connect(ctx, s.transport(), s.boot.Build)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		return fmt.Errorf("connect to the agent: %w", err)
+		return s.explain(ctx, err)
 	}
 	s.agent = a
 	entropy := make([]byte, entropyBytes)
@@ -39,7 +36,7 @@ func (s *supervisor) meetAgent() error {
 	}
 	hello, err := a.Control().Hello(ctx, &protocol.HelloRequest{UnixNanos: time.Now().UnixNano(), Entropy: entropy})
 	if err != nil {
-		return fmt.Errorf("greet the agent: %w", err)
+		return fmt.Errorf("greet the agent: %w", s.explain(ctx, err))
 	}
 	s.log.WithField("kernel", fmt.Sprintf("%q", hello.KernelRelease)).WithField("hypervisor", fmt.Sprintf("%q", hello.Hypervisor)).Debug("agent is up")
 	return nil
@@ -75,6 +72,23 @@ func (s *supervisor) whileWanted(limit time.Duration) (context.Context, context.
 	}
 }
 
+// endGrace is how long the end of the VM may take to show after its channel broke.
+const endGrace = 2 * time.Second
+
+// explain finds the cause of a call to the agent that failed: that the VM has
+// ended, or that nobody wants the container any more, is what there is to say,
+// not that the channel broke.
+func (s *supervisor) explain(ctx context.Context, err error) error {
+	select {
+	case <-s.vm.Done():
+		return fmt.Errorf("virtual machine ended early: %w", orUnknown(s.vm.Err()))
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(endGrace):
+		return err
+	}
+}
+
 // createInGuest makes the container in the guest, its process waiting, and
 // connects its stdio.
 func (s *supervisor) createInGuest() error {
@@ -91,11 +105,12 @@ func (s *supervisor) createInGuest() error {
 			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
 		},
 	})
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return s.withConsole(cause)
-		}
+	var refused *client.AgentError
+	if errors.As(err, &refused) {
 		return err
+	}
+	if err != nil {
+		return s.withConsole(s.explain(ctx, err))
 	}
 	if s.pty != nil {
 		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty)

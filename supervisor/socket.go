@@ -83,6 +83,10 @@ func (s *supervisor) proxy(host *net.UnixConn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	guest, err := s.dial(header.ProcessID)(ctx, header.Kind)
+	// The exec process may call Wait from here on: the agent knows the stream.
+	if ackErr := protocol.WriteStreamAck(host, err); err == nil {
+		err = ackErr
+	}
 	if err != nil {
 		return err
 	}

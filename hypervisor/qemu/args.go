@@ -163,7 +163,7 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 		with("socket", "id", "console", "fd", strconv.Itoa(h.console)),
 	}
 
-	// Each device costs the guest 5 to 15 ms of boot under emulation: no others.
+	// Each device costs the guest time to boot, under emulation most: no others.
 	if cfg.Vsock {
 		m.add(with("vhost-vsock-device", "guest-cid", strconv.FormatUint(uint64(h.vsockCID), 10), "vhostfd", strconv.Itoa(h.vhost)))
 	} else {

@@ -19,7 +19,8 @@ import (
 func (p *process) confine(hostDir string) error {
 	done := make(chan error)
 	go func() {
-		// The thread ends with its goroutine: it is left in the vmm's namespace.
+		// The thread ends with its goroutine: it is left in the vmm's namespace. The
+		// program keeps its main goroutine on the main thread, so it is not that one.
 		runtime.LockOSThread()
 		done <- enterAndPivot(p.pidfd, hostDir)
 	}()
@@ -42,7 +43,7 @@ func enterAndPivot(pidfd int, hostDir string) error {
 	if hostDir != "" {
 		err = pivot(hostDir)
 	}
-	if errors.Is(err, unix.EINVAL) {
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		// Any directory will do to mount the empty root on.
 		const anywhere = "/proc"
 		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {

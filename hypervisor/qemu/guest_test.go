@@ -408,7 +408,7 @@ func TestRealQEMURefusals(t *testing.T) {
 		want   string
 	}{
 		"no kernel":  {func(c *hypervisor.Config) { c.Kernel = filepath.Join(dir, "vmlinux") }, filepath.Join(dir, "vmlinux")},
-		"bad kernel": {func(c *hypervisor.Config) { c.Kernel = write(t, dir, "bad", "#!", 0o600) }, "qemu ended at once"},
+		"bad kernel": {func(c *hypervisor.Config) { c.Kernel = write(t, dir, "bad", "#!", 0o600) }, "ended at once"},
 		"too much memory": {func(c *hypervisor.Config) {
 			c.MemoryMiB, c.Kernel = 1<<30, write(t, dir, "bad", "#!", 0o600)
 		}, "give the guest less than"},

@@ -18,7 +18,7 @@ import (
 // process is a vmm process that dies with this one.
 type process struct {
 	cmd    *exec.Cmd
-	pidfd  int // for confine; -1 once that is done
+	pidfd  int           // for confine; -1 once that is done
 	exited chan struct{} // closed once reaped
 	err    error         // of Wait, set before exited is closed
 }

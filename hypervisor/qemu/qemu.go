@@ -114,7 +114,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 		select {
 		case <-v.done:
 			// That the connection closed is only how we saw it.
-			err = fmt.Errorf("qemu ended at once: %s", v.proc.cmd.ProcessState)
+			err = fmt.Errorf("%s ended at once: %s", cfg.Binary, v.proc.cmd.ProcessState)
 		case <-time.After(drainTimeout):
 		}
 	}

@@ -30,13 +30,16 @@ func Connect(dir *state.Dir) (*Client, error) {
 	return &Client{SupervisorService: NewSupervisorClient(c), dir: dir, conn: c}, nil
 }
 
-// Stream opens a stream of an exec'd process.
+// Stream opens a stream of an exec'd process and returns when the agent has it.
 func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
 	conn, err := dial(c.dir, state.StreamSocket)
 	if err != nil {
 		return nil, err
 	}
-	if err := header.Write(conn); err != nil {
+	if err = header.Write(conn); err == nil {
+		err = protocol.ReadStreamAck(conn)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, err
 	}
