@@ -142,7 +142,7 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 		return nil, err
 	}
 	if _, err = child.Wait(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
 	if path := c.String("pid-file"); path != "" {
 		if err = writePIDFile(path, child.Process.Pid); err != nil {

@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"strconv"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -105,24 +107,32 @@ func remountReadOnly(root *os.File, destination string, recursive bool) error {
 	return unix.MountSetattr(int(target.Fd()), "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
-// mountPoint opens a destination inside root and makes it when it is missing:
-// a directory, or an empty file to bind a file on.
+// mountPoint opens a destination inside root and makes it when it is missing: a
+// directory, or an empty file to bind a file on. A symbolic link to nowhere is
+// followed, inside root, and what it names is made, as runc does.
 func mountPoint(root *os.File, destination string, dir bool) (*os.File, error) {
 	f, err := pathrs.OpenatInRoot(root, destination)
-	switch {
-	case err == nil:
-		return f, nil
-	case !errors.Is(err, fs.ErrNotExist):
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	resolved, err := securejoin.SecureJoin(root.Name(), destination)
+	if err != nil {
 		return nil, err
-	case dir:
+	}
+	destination, err = filepath.Rel(root.Name(), resolved)
+	if err != nil {
+		return nil, err
+	}
+	// What was resolved by name is made and opened inside root all the same.
+	if dir {
 		return pathrs.MkdirAllHandle(root, destination, 0o755)
 	}
-	parent, err := pathrs.MkdirAllHandle(root, path.Dir(path.Clean("/"+destination)), 0o755)
+	parent, err := pathrs.MkdirAllHandle(root, filepath.Dir(destination), 0o755)
 	if err != nil {
 		return nil, err
 	}
 	defer parent.Close()
-	name := path.Base(destination)
+	name := filepath.Base(destination)
 	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("create mount point: %w", err)

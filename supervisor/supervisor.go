@@ -211,26 +211,31 @@ func (s *supervisor) openTerminal() (err error) {
 // run is the container's life after create: it waits for the commit, then for
 // the end, and returns the exit code.
 func (s *supervisor) run() int {
-	init := s.waitInit()
-	committed := s.parent.Committed()
-	gone := s.parent.Gone()
-	for {
-		select {
-		case <-committed:
-			committed, gone = nil, nil
-		case <-gone:
-			if s.parent.Abandoned() {
-				s.log.Warn("the cli ended before it committed: container given up")
-				return exitSetup
-			}
-			gone = nil
-		case code := <-init:
-			s.flush()
-			return code
-		case <-s.vm.Done():
-			s.log.Error(s.withConsole(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))))
-			return exitLost
+	code := make(chan int, 1)
+	go func() { code <- s.untilEnd() }()
+	select {
+	case <-s.parent.Gone():
+		if s.parent.Abandoned() {
+			s.log.Warn("the cli ended before it committed: container given up")
+			return exitSetup
 		}
+		return <-code
+	case c := <-code:
+		// The cli is not done with this process before it has committed.
+		<-s.parent.Gone()
+		return c
+	}
+}
+
+// untilEnd returns the container's exit code when it has ended.
+func (s *supervisor) untilEnd() int {
+	select {
+	case code := <-s.waitInit():
+		s.flush()
+		return code
+	case <-s.vm.Done():
+		s.log.Error(s.withConsole(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))))
+		return exitLost
 	}
 }
 

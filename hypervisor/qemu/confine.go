@@ -8,14 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// confine leaves the vmm with nothing of the host's files but the share, which
-// becomes its root. QEMU has everything open by the time it answers QMP, and its
-// 9p server goes by descriptors. What this is for: a guest that has taken QEMU
-// over finds only what it was given anyway; and the vmm's copy of the host's
-// mounts would keep each of them busy for as long as the VM lives.
+// confine leaves the vmm with nothing of the host's files but the share. QEMU has
+// everything open by the time it answers QMP, and its 9p server goes by
+// descriptors. What this is for: a guest that has taken QEMU over finds only what
+// it was given anyway; and the vmm's copy of the host's mounts would keep each of
+// them busy for as long as the VM lives.
 //
-// hostDir is the share's directory. One that is no mount point, or none (""),
-// holds no mounts to keep: the vmm is given an empty root then.
+// hostDir is the share's directory, "" for none.
 func (p *process) confine(hostDir string) error {
 	done := make(chan error)
 	go func() {
@@ -25,10 +24,15 @@ func (p *process) confine(hostDir string) error {
 		done <- enterAndPivot(p.pidfd, hostDir)
 	}()
 	if err := <-done; err != nil {
-		return fmt.Errorf("confine vmm to its share: %w", err)
+		return fmt.Errorf("confine vmm: %w", err)
 	}
 	return nil
 }
+
+// newRoot is where the vmm's root is built: a directory that is there on every
+// host and that no share lies below. Its name in the new root is the same, for
+// QEMU's 9p server changes modes and attributes through /proc/self/fd.
+const newRoot = "/proc"
 
 func enterAndPivot(pidfd int, hostDir string) error {
 	// A thread may change its mount namespace only if it shares no root and
@@ -39,22 +43,31 @@ func enterAndPivot(pidfd int, hostDir string) error {
 	if err := unix.Setns(pidfd, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("setns: %w", err)
 	}
-	var err error = unix.EINVAL
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("leave the host's mounts: %w", err)
+	}
+	const harmless = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("husk-vmm", newRoot, "tmpfs", harmless, "size=64k,mode=755"); err != nil {
+		return fmt.Errorf("mount a root: %w", err)
+	}
+	for _, dir := range []string{newRoot + "/proc", newRoot + "/share"} {
+		if err := unix.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("make a root: %w", err)
+		}
+	}
+	if err := unix.Mount("proc", newRoot+"/proc", "proc", harmless|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
 	if hostDir != "" {
-		err = pivot(hostDir)
-	}
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		// Any directory will do to mount the empty root on.
-		const anywhere = "/proc"
-		if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-			return fmt.Errorf("leave the host's mounts: %w", err)
+		// Moved, not bound: the 9p server holds this very mount and finds those below
+		// it only while they hang together. A directory that is no mount point
+		// (EINVAL) has none below it to lose.
+		err := unix.Mount(hostDir, newRoot+"/share", "", unix.MS_MOVE, "")
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("keep the share: %w", err)
 		}
-		if err := unix.Mount("husk-vmm", anywhere, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=4k"); err != nil {
-			return fmt.Errorf("mount an empty root: %w", err)
-		}
-		err = pivot(anywhere)
 	}
-	return err
+	return pivot(newRoot)
 }
 
 // pivot makes dir the root of every process in this mount namespace that has the

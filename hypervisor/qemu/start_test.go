@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -193,13 +194,16 @@ func TestVMMInheritsNothing(t *testing.T) {
 func TestVMMIsConfined(t *testing.T) {
 	cfg := scriptConfig(t, greets)
 	v := startVM(t, cfg)
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/root", v.proc.cmd.Process.Pid))
-	if err != nil || len(entries) != 0 {
-		t.Errorf("the vmm's root has %v, %v", entries, err)
-	}
 	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", v.proc.cmd.Process.Pid))
-	if err != nil || strings.Count(string(mounts), "\n") != 1 {
-		t.Errorf("the vmm's mounts, %v:\n%s", err, mounts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var points []string
+	for line := range strings.Lines(string(mounts)) {
+		points = append(points, strings.Fields(line)[4])
+	}
+	if !slices.Equal(points, []string{"/", "/proc"}) {
+		t.Errorf("the vmm's mounts are at %q", points)
 	}
 }
 

@@ -63,20 +63,20 @@ func Main() int {
 	if err := parent.Report(launch.Report{}); err != nil {
 		return exitLost
 	}
-	gone := parent.Gone()
-	for {
-		select {
-		case <-gone:
-			if parent.Abandoned() {
-				// The connection to the supervisor ends with this process, and that
-				// kills the one in the guest.
-				return exitLost
-			}
-			gone = nil
-		case code := <-exit:
-			return code
+	var code int
+	select {
+	case <-parent.Gone():
+		if parent.Abandoned() {
+			// The connection to the supervisor ends with this process, and that kills
+			// the one in the guest.
+			return exitLost
 		}
+		code = <-exit
+	case code = <-exit:
+		// The cli is not done with this process before it has committed.
+		<-parent.Gone()
 	}
+	return code
 }
 
 func (e *execProcess) start(console *os.File) error {

@@ -361,9 +361,6 @@ func (p *Parent) watch() {
 	}
 }
 
-// Committed is closed when the parent has committed.
-func (p *Parent) Committed() <-chan struct{} { return p.committed }
-
 // Gone is closed when the parent will say nothing more: after its commit, or
 // because it ended. Without a commit the child must end.
 func (p *Parent) Gone() <-chan struct{} { return p.gone }
