@@ -17,7 +17,12 @@ import (
 // filesKnownMissing is what the rootfs cannot do under husk: virtio-9p's limits.
 // Each has a row in docs/spec-conformance.md; one that begins to work fails the
 // test, so that the list stays true.
-var filesKnownMissing = []string{}
+var filesKnownMissing = []string{
+	"unlink-open", // the file is there, but cannot be truncated: QEMU goes by its name
+	"times",       // the guest's 9p keeps whole seconds of what utimensat sets
+	"fifo",        // QEMU 7.2 refuses to finish the creation of special files
+	"socket",
+}
 
 // Every call of testprog files, in the rootfs and in a bind mount, and what is
 // left behind as the host sees it.
@@ -78,7 +83,11 @@ func hostSees(t *testing.T, dir string) {
 	if got, err := os.Readlink(filepath.Join(dir, "dangling")); err != nil || got != "/no/such/target" {
 		t.Errorf("symlink on the host: %q, %v", got, err)
 	}
-	if stat("times"); st.Mtim.Sec != 1_000_000_000 || st.Mtim.Nsec != 123_456_789 {
+	wantNsec := int64(123_456_789)
+	if isVM {
+		wantNsec = 0 // see filesKnownMissing
+	}
+	if stat("times"); st.Mtim.Sec != 1_000_000_000 || st.Mtim.Nsec != wantNsec {
 		t.Errorf("mtime on the host: %v", st.Mtim)
 	}
 	buf := make([]byte, 100)
