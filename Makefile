@@ -40,7 +40,7 @@ RUN ?= .
 FUZZTIME ?= 10s
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps kernel demo test unit integration integration-runc test-kvm lint vet proto proto-check fuzz install clean
+.PHONY: help build agent deps test-deps kernel demo test unit integration integration-runc test-kvm test-bed lint vet proto proto-check fuzz install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -95,7 +95,10 @@ test-kvm: ## the core of them on real KVM and vhost-vsock, in an emulated outer 
 	@mkdir -p build
 	go test -c -tags integration -o build/integration.test ./integration
 	go build -trimpath -ldflags "-s -w" -o build/testprog ./integration/testprog
-	RUNTIME=$(CURDIR)/husk go test -tags integration -count=1 -v -timeout 25m ./integration/kvm
+	RUNTIME=$(CURDIR)/husk go test -tags integration -count=1 -v -timeout 25m -run TestKVM ./integration/kvm
+
+test-bed: ## the test bed without husk: when test-kvm fails, is it the bed?
+	go test -tags integration -count=1 -v -timeout 10m -run TestBed ./integration/kvm
 
 lint: ## golangci-lint; the first run builds it, which takes minutes
 	go run $(GOLANGCI_LINT) run --build-tags integration ./...

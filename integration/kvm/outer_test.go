@@ -106,12 +106,14 @@ func runOuter(t *testing.T, payload string) (string, int) {
 // show copies lines to this test's output as they come and returns them all.
 func show(r io.Reader) string {
 	var all strings.Builder
-	lines := bufio.NewReader(r)
+	lines, began := bufio.NewReader(r), time.Now()
 	for {
 		line, err := lines.ReadString('\n')
 		line = strings.ReplaceAll(line, "\r", "")
 		all.WriteString(line)
-		fmt.Print("  outer| ", line)
+		if line != "" {
+			fmt.Printf("outer %5.1fs| %s", time.Since(began).Seconds(), line)
+		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				fmt.Println(err)
@@ -213,14 +215,14 @@ func TestKVM(t *testing.T) {
 func TestBed(t *testing.T) {
 	image, _ := kernel(t)
 	payload := fmt.Sprintf(`
-set -e
+set -ex
 test -c /dev/kvm && test -c /dev/vhost-vsock
 grep -q -w svm /proc/cpuinfo
 mkdir /run/tmp/inner && cd /run/tmp/inner
 mkdir -p bin && cp "$(command -v busybox)" bin/busybox
 printf '#!/bin/busybox sh\n/bin/busybox mkdir -p /proc\n/bin/busybox mount -t proc proc /proc\necho INNER $(/bin/busybox grep -c hypervisor /proc/cpuinfo) $(/bin/busybox uname -r)\n/bin/busybox reboot -f\n' > init
 chmod +x init
-find . | cpio -o -H newc 2>/dev/null > /run/tmp/inner.cpio
+find . | busybox cpio -o -H newc 2>/dev/null > /run/tmp/inner.cpio
 qemu-system-x86_64 -nodefaults -no-user-config -no-reboot -display none -M microvm,accel=kvm -cpu host -m 256 \
 	-kernel %s -initrd /run/tmp/inner.cpio -append 'console=ttyS0 quiet reboot=t panic=-1' -serial stdio \
 	-device vhost-vsock-device,guest-cid=77 < /dev/null | tee /run/tmp/inner.log
