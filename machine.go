@@ -53,7 +53,7 @@ func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error
 	if accel == hypervisor.TCG {
 		timeout = bootTimeoutTCG
 	}
-	return &supervisor.Machine{
+	m := &supervisor.Machine{
 		QEMU: binary, Accel: accel,
 		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, defaultMemoryMiB),
 		VCPUs:        cmp.Or(plan.VM.VCPUs, settings.VCPUs, min(runtime.NumCPU(), maxDefaultVCPUs)),
@@ -63,7 +63,11 @@ func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error
 		KernelParams: settings.KernelParams,
 		Vsock:        vsock,
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
-	}, nil
+	}
+	if settings.Templates != "off" && !vsock {
+		m.Template = useTemplate(c.Context, settings, m, image.Digest)
+	}
+	return m, nil
 }
 
 func guestSettings(s *config.Config) guest.Settings {

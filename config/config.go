@@ -50,7 +50,11 @@ type Config struct {
 	// Vsock is "auto", "on" or "off": whether the agent channel uses
 	// vhost-vsock. Default "auto": where /dev/vhost-vsock exists.
 	Vsock string `toml:"vsock"`
-	// Cache holds unpacked kernels and initramfs images. Default /var/cache/husk.
+	// Templates is "auto" or "off": whether VMs wake up from a memory template,
+	// which the first of a kind makes, instead of booting. Default "auto": where
+	// the agent channel is virtio-serial.
+	Templates string `toml:"templates"`
+	// Cache holds memory templates, unpacked kernels and initramfs images. Default /var/cache/husk.
 	Cache string `toml:"cache"`
 }
 
@@ -101,6 +105,9 @@ func (c *Config) withDefaults() *Config {
 	if c.Vsock == "" {
 		c.Vsock = "auto"
 	}
+	if c.Templates == "" {
+		c.Templates = "auto"
+	}
 	if c.Cache == "" {
 		c.Cache = "/var/cache/husk"
 	}
@@ -113,6 +120,9 @@ func (c *Config) validate() error {
 	}
 	if !oneOf(c.Vsock, "", "auto", "on", "off") {
 		return fmt.Errorf("vsock: %q is none of auto, on, off", c.Vsock)
+	}
+	if !oneOf(c.Templates, "", "auto", "off") {
+		return fmt.Errorf("templates: %q is none of auto, off", c.Templates)
 	}
 	for _, p := range []struct{ key, value string }{
 		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache},

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -29,8 +28,10 @@ var ErrHostNamespace = errors.New("network namespace is the host's own")
 type Tap struct {
 	Name  string // in the network namespace, e.g. "husk0"
 	Index int    // interface index there; what Leave wants to know
-	// MAC is for the guest's card, not the tap's own: random, locally
-	// administered ("02:..").
+	// MAC is for the guest's card, not the tap's own: locally administered, and
+	// the same in every VM for the n-th card, because the card of a VM that wakes
+	// up from a memory template still has the template's. No other machine ever
+	// sees it: the card takes its interface's address before it is brought up.
 	MAC string
 	// File holds the tap open. The tap is gone when the last duplicate of it is
 	// closed, so once the vmm has its own this one should be closed.
@@ -57,8 +58,8 @@ func OpenTaps(n int) (taps []*Tap, err error) {
 			taps = nil
 		}
 	}()
-	for range n {
-		tap, err := openTap()
+	for i := range n {
+		tap, err := openTap(cardMAC(i))
 		if err != nil {
 			return taps, err
 		}
@@ -76,7 +77,7 @@ func CloseTaps(taps []*Tap) {
 	}
 }
 
-func openTap() (*Tap, error) {
+func openTap(mac string) (*Tap, error) {
 	// Not os.OpenFile: Go would register the descriptor with epoll, which a tun
 	// file without an interface does not support.
 	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -87,7 +88,7 @@ func openTap() (*Tap, error) {
 		}
 		return nil, fmt.Errorf("open %s: %w%s", tunDevice, err, hint)
 	}
-	tap, err := setUpTap(fd)
+	tap, err := setUpTap(fd, mac)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -95,7 +96,7 @@ func openTap() (*Tap, error) {
 	return tap, nil
 }
 
-func setUpTap(fd int) (*Tap, error) {
+func setUpTap(fd int, mac string) (*Tap, error) {
 	// The kernel replaces %d by the first free number, atomically: two
 	// supervisors in one namespace (a pod) never get the same tap.
 	req, err := unix.NewIfreq(tapPrefix + "%d")
@@ -111,10 +112,6 @@ func setUpTap(fd int) (*Tap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up tap %s: %w", name, err)
 	}
-	mac, err := randomMAC()
-	if err != nil {
-		return nil, err
-	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("set tap %s non-blocking: %w", name, err)
 	}
@@ -126,12 +123,9 @@ func setUpTap(fd int) (*Tap, error) {
 	}, nil
 }
 
-func randomMAC() (string, error) {
-	mac := net.HardwareAddr{0x02, 0, 0, 0, 0, 0}
-	if _, err := rand.Read(mac[1:]); err != nil {
-		return "", fmt.Errorf("choose MAC: %w", err)
-	}
-	return mac.String(), nil
+// cardMAC is the address of the guest's card i: 02, "husk" and the number.
+func cardMAC(i int) string {
+	return net.HardwareAddr{0x02, 'h', 'u', 's', 'k', byte(i)}.String()
 }
 
 // isOurTap tells a tap of husk's, this container's or another's, from those

@@ -5,6 +5,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
@@ -37,4 +38,26 @@ type Machine struct {
 	KernelParams string
 	Vsock        bool
 	BootTimeout  time.Duration
+	// Template is what to wake up from instead of booting, nil for a boot.
+	Template *Template
+}
+
+// Config is the VM in the hypervisor's terms, without what differs between two
+// VMs of one kind: taps, directories, template files.
+func (m *Machine) Config() hypervisor.Config {
+	return hypervisor.Config{
+		Binary: m.QEMU, Accel: m.Accel,
+		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs,
+		Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: m.KernelParams,
+		ShareTag: specconv.ShareTag,
+		Vsock:    m.Vsock, ChannelPort: protocol.ChannelPort,
+	}
+}
+
+// Template names a memory template and where to discard it should it not work.
+type Template struct {
+	Store   string // directory
+	Key     string
+	RAM     string
+	Devices string
 }

@@ -20,12 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/client"
-	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/launch"
 	"github.com/huskvm/husk/supervisor/stdio"
+	"github.com/huskvm/husk/template"
 )
 
 // Exit codes of the supervisor itself; any other is the container's.
@@ -157,26 +157,46 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	if s.taps, err = openTaps(m.NICs); err != nil {
 		return err
 	}
-	cfg := hypervisor.Config{
-		Binary: m.QEMU, Accel: m.Accel,
-		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs,
-		Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: m.KernelParams,
-		ShareDir: filepath.Join(s.boot.StateDir, state.ShareDir), ShareTag: shareTag,
-		Vsock: m.Vsock, ChannelPort: protocol.ChannelPort,
-		Dir: filepath.Join(s.boot.StateDir, state.VMDir),
-	}
 	s.noteTaps()
+	cfg := s.boot.Machine.Config()
+	cfg.ShareDir = filepath.Join(s.boot.StateDir, state.ShareDir)
+	cfg.Dir = filepath.Join(s.boot.StateDir, state.VMDir)
 	for _, t := range s.taps {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), m.BootTimeout)
 	defer cancel()
-	if s.vm, err = starter.Start(ctx, cfg); err != nil {
-		return fmt.Errorf("start virtual machine: %w", err)
+	if s.vm = s.wakeUp(ctx, starter, cfg); s.vm == nil {
+		if s.vm, err = starter.Start(ctx, cfg); err != nil {
+			return fmt.Errorf("start virtual machine: %w", err)
+		}
 	}
 	// The vmm has its own descriptors now; with ours closed a tap ends with it.
 	for _, t := range s.taps {
 		t.File.Close()
+	}
+	return nil
+}
+
+// wakeUp starts the VM from its template. It returns nil where there is none, and
+// where it does not work: then the template is thrown away and the VM boots.
+func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config) hypervisor.VM {
+	t := s.boot.Machine.Template
+	if t == nil {
+		return nil
+	}
+	if len(cfg.NICs) != s.boot.Machine.NICs {
+		s.log.Info("more interfaces than the template has network cards: booting")
+		return nil
+	}
+	cfg.RAMFile, cfg.DeviceState = t.RAM, t.Devices
+	vm, err := starter.Start(ctx, cfg)
+	if err == nil {
+		return vm
+	}
+	s.log.WithError(err).Warn("the memory template does not work and is discarded: booting")
+	if err := (template.Store{Dir: t.Store}).Discard(t.Key); err != nil {
+		s.log.WithError(err).Warn("discard memory template")
 	}
 	return nil
 }

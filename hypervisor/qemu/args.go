@@ -31,7 +31,6 @@ type handles struct {
 	channel int // virtio-serial; -1 with vsock
 	vhost   int // /dev/vhost-vsock; -1 without vsock
 	taps    []int
-	state   int // the file of Config.DeviceState; -1 without
 
 	vsockCID uint32
 }

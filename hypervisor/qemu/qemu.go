@@ -54,7 +54,7 @@ type vm struct {
 	stopping atomic.Bool
 	shutdown atomic.Pointer[string] // reason of the SHUTDOWN event
 	marks    marks
-	state    int // number of the device state's file in the vmm, -1 without
+	devices  string // path that Save writes
 	done     chan struct{}
 	err      error // set before done is closed
 }
@@ -99,7 +99,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 		err = v.greeted.Version.QEMU.check()
 	}
 	if err == nil && cfg.RAMFile != "" && !cfg.RAMShared {
-		err = v.restore(ctx)
+		err = v.restore(ctx, cfg.DeviceState)
 	}
 	if err == nil {
 		err = v.proc.confine(cfg.ShareDir)
@@ -174,16 +174,6 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		h.taps = append(h.taps, inherit(nic.Tap))
 	}
 
-	h.state = -1
-	if cfg.DeviceState != "" {
-		f, err := openDeviceState(cfg)
-		if err != nil {
-			return nil, err
-		}
-		res.theirs = append(res.theirs, f)
-		h.state = inherit(f)
-	}
-
 	outRead, outWrite, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make pipe for vmm output: %w", err)
@@ -206,7 +196,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	v := &vm{
 		proc: proc, channel: channel,
 		console: newRing(consoleSize), stderr: newRing(stderrSize),
-		done: make(chan struct{}), marks: newMarks(), state: h.state,
+		done: make(chan struct{}), marks: newMarks(), devices: cfg.DeviceState,
 	}
 	v.qmp = newQMP(qmpConn, v.event)
 	var readers sync.WaitGroup

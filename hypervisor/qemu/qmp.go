@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -207,6 +210,15 @@ func (q *qmp) negotiate(ctx context.Context) (greeting, error) {
 // unmarshalled into result unless that is nil. A refusal is a *QMPError. When ctx
 // ends first the command may still take effect.
 func (q *qmp) Execute(ctx context.Context, cmd string, args, result any) error {
+	return q.execute(ctx, cmd, args, nil, result)
+}
+
+// PassFile gives QEMU a duplicate of f under name.
+func (q *qmp) PassFile(ctx context.Context, name string, f *os.File) error {
+	return q.execute(ctx, "getfd", map[string]string{"fdname": name}, f, nil)
+}
+
+func (q *qmp) execute(ctx context.Context, cmd string, args any, f *os.File, result any) error {
 	answer := make(chan *message, 1)
 	q.mu.Lock()
 	if q.err != nil {
@@ -223,7 +235,7 @@ func (q *qmp) Execute(ctx context.Context, cmd string, args, result any) error {
 		q.mu.Unlock()
 	}()
 
-	if err := q.send(ctx, id, cmd, args); err != nil {
+	if err := q.send(ctx, id, cmd, args, f); err != nil {
 		return fmt.Errorf("qmp %s: %w", cmd, err)
 	}
 	var m *message
@@ -250,7 +262,7 @@ func (q *qmp) Execute(ctx context.Context, cmd string, args, result any) error {
 	return nil
 }
 
-func (q *qmp) send(ctx context.Context, id uint64, cmd string, args any) error {
+func (q *qmp) send(ctx context.Context, id uint64, cmd string, args any, f *os.File) error {
 	line, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
@@ -268,13 +280,30 @@ func (q *qmp) send(ctx context.Context, id uint64, cmd string, args any) error {
 	if err := q.conn.SetWriteDeadline(deadline); err != nil {
 		return fmt.Errorf("send command: %w", err)
 	}
-	if _, err := q.conn.Write(append(line, '\n')); err != nil {
+	if err := writeWith(q.conn, append(line, '\n'), f); err != nil {
 		// Half a command may be on its way: nothing after it would be understood.
 		//nolint:errcheck // the write's error is the one to report.
 		q.conn.Close()
 		return fmt.Errorf("send command: %w", err)
 	}
 	return nil
+}
+
+// writeWith sends b, and with it f unless that is nil.
+func writeWith(conn net.Conn, b []byte, f *os.File) error {
+	if f == nil {
+		_, err := conn.Write(b)
+		return err
+	}
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("only a unix socket carries a file")
+	}
+	n, _, err := unixConn.WriteMsgUnix(b, unix.UnixRights(int(f.Fd())), nil)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	return err
 }
 
 func (q *qmp) endErr() error {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 
 	"github.com/huskvm/husk/hypervisor"
@@ -30,21 +29,6 @@ func checkTemplate(cfg hypervisor.Config) error {
 		}
 	}
 	return nil
-}
-
-func openDeviceState(cfg hypervisor.Config) (*os.File, error) {
-	if !cfg.RAMShared {
-		f, err := os.Open(cfg.DeviceState)
-		if err != nil {
-			return nil, fmt.Errorf("open device state: %w", err)
-		}
-		return f, nil
-	}
-	f, err := os.OpenFile(cfg.DeviceState, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("create device state: %w", err)
-	}
-	return f, nil
 }
 
 // marks are the events that restore and Save wait for.
@@ -104,8 +88,8 @@ func (v *vm) await(ctx context.Context, m *mark, what string) error {
 	}
 }
 
-// migrate starts one, in or out, through the inherited file.
-func (v *vm) migrate(ctx context.Context, command string) error {
+// migrate starts one, in or out, through file.
+func (v *vm) migrate(ctx context.Context, command string, file *os.File) error {
 	type capability struct {
 		Capability string `json:"capability"`
 		State      bool   `json:"state"`
@@ -114,12 +98,22 @@ func (v *vm) migrate(ctx context.Context, command string) error {
 	if err := v.qmp.Execute(ctx, "migrate-set-capabilities", args, nil); err != nil {
 		return err
 	}
-	return v.qmp.Execute(ctx, command, map[string]string{"uri": "fd:" + strconv.Itoa(v.state)}, nil)
+	const name = "device-state"
+	if err := v.qmp.PassFile(ctx, name, file); err != nil {
+		return err
+	}
+	return v.qmp.Execute(ctx, command, map[string]string{"uri": "fd:" + name}, nil)
 }
 
 // restore wakes the VM up from its device state.
-func (v *vm) restore(ctx context.Context) error {
-	if err := v.migrate(ctx, "migrate-incoming"); err != nil {
+func (v *vm) restore(ctx context.Context, hostPath string) error {
+	f, err := os.Open(hostPath)
+	if err != nil {
+		return fmt.Errorf("restore template: %w", err)
+	}
+	//nolint:errcheck // only read from.
+	defer f.Close()
+	if err := v.migrate(ctx, "migrate-incoming", f); err != nil {
 		return fmt.Errorf("restore template: %w", err)
 	}
 	if err := v.await(ctx, v.marks.migrated, "restore template"); err != nil {
@@ -139,11 +133,26 @@ func (v *vm) AwaitChannel(ctx context.Context) error {
 
 // Save implements hypervisor.Saver.
 func (v *vm) Save(ctx context.Context) error {
+	f, err := os.OpenFile(v.devices, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("save template: %w", err)
+	}
+	err = v.save(ctx, f)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("save template: %w", err)
+	}
+	return nil
+}
+
+func (v *vm) save(ctx context.Context, f *os.File) error {
 	if err := v.qmp.Execute(ctx, "stop", nil, nil); err != nil {
-		return fmt.Errorf("save template: %w", err)
+		return err
 	}
-	if err := v.migrate(ctx, "migrate"); err != nil {
-		return fmt.Errorf("save template: %w", err)
+	if err := v.migrate(ctx, "migrate", f); err != nil {
+		return err
 	}
-	return v.await(ctx, v.marks.migrated, "save template")
+	return v.await(ctx, v.marks.migrated, "wait for the device state")
 }
