@@ -92,6 +92,7 @@ integration-runc: ## the same tests against runc: they ask only what runc gives
 	RUNTIME=runc $(INTEGRATION) -timeout 10m ./integration
 
 test-kvm: ## the core of them on real KVM and vhost-vsock, in an emulated outer machine
+	@[ -n "$$(ls $(HUSK_CACHE) 2>/dev/null)" ] || RUNTIME=$(CURDIR)/husk go test -tags integration -count=1 -run '^TestGuestHasItsOwnKernel$$' ./integration
 	@mkdir -p build
 	go test -c -tags integration -o build/integration.test ./integration
 	go build -trimpath -ldflags "-s -w" -o build/testprog ./integration/testprog

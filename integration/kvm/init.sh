@@ -30,10 +30,16 @@ ip link set lo up
 ln -sf /proc/self/fd /rw/all/dev/fd
 read -r up _ < /proc/uptime
 echo "OUTER ready after $up s"
-cp /payload.sh /rw/all/run/payload.sh
-chroot /rw/all /bin/sh /run/payload.sh
+cp /payload.sh /bin/busybox /rw/all/run/
+cat > /rw/all/run/outer.sh <<'STAGE'
+/bin/sh /run/payload.sh
 code=$?
 read -r up _ < /proc/uptime
 echo "OUTER done after $up s"
 echo "OUTER exit $code"
-poweroff -f
+/run/busybox poweroff -f
+STAGE
+# The overlay becomes the machine's real root, not a chroot: mounts and
+# pivot_root then behave as on any host.
+umount /dev /proc /sys
+exec switch_root -c /dev/console /rw/all /bin/sh /run/outer.sh
