@@ -31,6 +31,7 @@ vcpus = 2
 nics = 3
 boot_timeout = "1m30s"
 vsock = "off"
+templates = "off"
 cache = "/tmp/cache"
 `))
 	if err != nil {
@@ -39,7 +40,7 @@ cache = "/tmp/cache"
 	want := &Config{
 		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/boot/vmlinuz", Modules: "/lib/modules/6.1",
 		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
-		BootTimeout: Duration(90 * time.Second), Vsock: "off", Cache: "/tmp/cache",
+		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", Cache: "/tmp/cache",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -54,7 +55,7 @@ cache = "/tmp/cache"
 }
 
 func TestLoadDefaults(t *testing.T) {
-	want := &Config{Accel: "auto", Vsock: "auto", Cache: "/var/cache/husk"}
+	want := &Config{Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk"}
 	for _, content := range []string{"", "# nothing\n", "memory_mib = 0\naccel = \"\"\n"} {
 		got, err := Load(write(t, content))
 		if err != nil || !reflect.DeepEqual(got, want) {

@@ -89,8 +89,8 @@ func (w witnesses) unchanged() bool {
 }
 
 // racy is how long after a change a second one may leave the same timestamps:
-// file times advance by the kernel's tick, 10 ms at most.
-const racy = 50 * time.Millisecond
+// file times advance by the kernel's tick, 10 ms at most. Changed by tests only.
+var racy = 50 * time.Millisecond
 
 // settled says whether no witness changed so recently that a further change
 // could go unseen.
