@@ -80,7 +80,7 @@ func newApp() *cli.App {
 			createCommand, startCommand, stateCommand, killCommand, deleteCommand,
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
 			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand,
-			checkpointCommand, restoreCommand,
+			checkpointCommand, restoreCommand, templateCommand,
 		},
 		HideHelpCommand: true,
 		OnUsageError:    usageError,

@@ -67,6 +67,7 @@ func (s Store) Find(k Kind) (*Template, error) {
 	err := check(dir, key)
 	switch {
 	case err == nil:
+		noteUse(dir)
 		return &Template{Key: key, RAM: filepath.Join(dir, ramFile), Devices: filepath.Join(dir, devicesFile)}, nil
 	case errors.Is(err, fs.ErrNotExist) && !exists(dir):
 		return nil, ErrNone
@@ -146,6 +147,10 @@ func (s Store) Make(ctx context.Context, k Kind, boot func(ctx context.Context, 
 	defer unlock()
 	if t, err := s.Find(k); err == nil {
 		return t, nil
+	}
+	// Each new kernel or husk makes new kinds; the old ones would stay for ever.
+	if _, err := s.Prune(KeepUnused); err != nil {
+		return nil, err
 	}
 	temp, err := os.MkdirTemp(s.Dir, ".making-")
 	if err != nil {

@@ -105,6 +105,35 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+func TestPrune(t *testing.T) {
+	s := newStore(t)
+	var n atomic.Int32
+	old := kind()
+	old.Build = "old"
+	for _, k := range []Kind{old, kind()} {
+		if _, err := s.Make(t.Context(), k, boots(&n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	longAgo := time.Now().Add(-2 * KeepUnused)
+	if err := os.Chtimes(filepath.Join(s.Dir, old.Key(), descFile), longAgo, longAgo); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := s.Prune(KeepUnused)
+	if err != nil || len(removed) != 1 || removed[0].Kind.Build != "old" || removed[0].Bytes == 0 {
+		t.Errorf("pruned %+v, %v", removed, err)
+	}
+	if _, err := s.Find(kind()); err != nil {
+		t.Errorf("the one in use: %v", err)
+	}
+	if _, err := s.Prune(0); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := s.List(); err != nil || len(left) != 0 {
+		t.Errorf("left after pruning all: %v, %v", left, err)
+	}
+}
+
 func TestBootFails(t *testing.T) {
 	s := newStore(t)
 	broken := errors.New("broken")
