@@ -196,5 +196,5 @@ func usageError(c *cli.Context, err error, isSubcommand bool) error {
 
 func commandNotFound(_ *cli.Context, name string) {
 	const exitNoCommand = 3 // runc's
-	fail(&exitError{code: exitNoCommand, err: fmt.Errorf("No help topic for '%s'", name)})
+	fail(&exitError{code: exitNoCommand, err: fmt.Errorf("No help topic for '%s'", name)}) //nolint:staticcheck // runc's text
 }
