@@ -195,6 +195,8 @@ func usageError(c *cli.Context, err error, isSubcommand bool) error {
 }
 
 func commandNotFound(_ *cli.Context, name string) {
-	const exitNoCommand = 3 // runc's
-	fail(&exitError{code: exitNoCommand, err: fmt.Errorf("No help topic for '%s'", name)}) //nolint:staticcheck // runc's text
+	const exitNoCommand = 3 // runc's, as is the text
+	//nolint:staticcheck // an upper-case letter
+	err := fmt.Errorf("No help topic for '%s'", name)
+	fail(&exitError{code: exitNoCommand, err: err})
 }

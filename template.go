@@ -112,8 +112,12 @@ func kindOf(m *supervisor.Machine, guestDigest string) (*template.Kind, error) {
 	if err != nil {
 		return nil, err
 	}
+	husk, err := template.FileIdentity("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
 	return &template.Kind{
-		Build: build, Guest: guestDigest, VMM: vmm, Accel: string(m.Accel), CPU: cpu,
+		Husk: husk, Guest: guestDigest, VMM: vmm, Accel: string(m.Accel), CPU: cpu,
 		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs, NICs: m.NICs, Cmdline: m.KernelParams,
 	}, nil
 }

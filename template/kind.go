@@ -17,7 +17,7 @@ import (
 // wake up. Two VMs of equal kinds may share a template; any difference is
 // another template.
 type Kind struct {
-	Build     string `json:"build"`     // of husk and its agent
+	Husk      string `json:"husk"`      // identity of husk's binary, which decides the vmm's arguments
 	Guest     string `json:"guest"`     // digest of kernel, modules and agent
 	VMM       string `json:"vmm"`       // identity of the vmm's binary
 	Accel     string `json:"accel"`     //

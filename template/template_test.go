@@ -13,7 +13,7 @@ import (
 )
 
 func kind() Kind {
-	return Kind{Build: "b", Guest: "g", VMM: "v", Accel: "tcg", CPU: "c", MemoryMiB: 1024, VCPUs: 2, NICs: 1}
+	return Kind{Husk: "h", Guest: "g", VMM: "v", Accel: "tcg", CPU: "c", MemoryMiB: 1024, VCPUs: 2, NICs: 1}
 }
 
 // boots counts how often it was called and writes two files as a VM would.
@@ -109,7 +109,7 @@ func TestPrune(t *testing.T) {
 	s := newStore(t)
 	var n atomic.Int32
 	old := kind()
-	old.Build = "old"
+	old.Husk = "old"
 	for _, k := range []Kind{old, kind()} {
 		if _, err := s.Make(t.Context(), k, boots(&n)); err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	removed, err := s.Prune(KeepUnused)
-	if err != nil || len(removed) != 1 || removed[0].Kind.Build != "old" || removed[0].Bytes == 0 {
+	if err != nil || len(removed) != 1 || removed[0].Kind.Husk != "old" || removed[0].Bytes == 0 {
 		t.Errorf("pruned %+v, %v", removed, err)
 	}
 	if _, err := s.Find(kind()); err != nil {

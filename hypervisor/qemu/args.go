@@ -14,6 +14,10 @@ import (
 const (
 	machineMicroVM = "microvm"
 
+	// tcgCPU leaves out the two features that tell a kernel to copy memory with rep
+	// movsb: TCG emulates that byte by byte, which halves what passes the channel.
+	tcgCPU = "max,-erms,-fsrm"
+
 	ramID     = "ram"     // of the memory backend
 	channelID = "channel" // of the agent's virtio-serial port, as events name it
 
@@ -146,7 +150,7 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 		kernel: cfg.Kernel, initrd: cfg.Initrd, cmdline: kernelCmdline(cfg, tscKHz),
 	}
 	if cfg.Accel == hypervisor.TCG {
-		m.accel, m.cpu = with("tcg", "thread", "multi"), "max"
+		m.accel, m.cpu = with("tcg", "thread", "multi"), tcgCPU
 	}
 	if cfg.RAMFile != "" {
 		share := "off"

@@ -352,7 +352,8 @@ func TestVMDiesWithItsParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A vmm that does not notice its sockets closing: only the signal ends it.
-	script := strings.Replace(greets, "while read", "(:)\nread -r line <&3\necho '{\"return\": {}, \"id\": 1}' >&3\nexec sleep 1000\nwhile read", 1)
+	// It waits on a fifo it has opened itself: once confined it finds no programs.
+	script := strings.Replace(greets, "while read", "mkfifo $0.fifo\nexec 9<>$0.fifo\nread -r line <&3\necho '{\"return\": {}, \"id\": 1}' >&3\nread -r line <&9\nwhile read", 1)
 	parent := exec.Command(self, "-test.run=^TestVMDiesWithItsParent$", "-test.v")
 	parent.Env = append(os.Environ(), parentEnv+"="+scriptConfig(t, script).Binary)
 	out, err := parent.StdoutPipe()
