@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -205,6 +206,9 @@ var errNoProcess = errors.New("no such process")
 // execution is one exec'd process.
 type execution struct {
 	hostPID int32 // of its exec process
+	// orphaned kills it when nobody has come to wait for it in time: its exec
+	// process has died in between.
+	orphaned *time.Timer
 }
 
 // Exec starts one more process in the container.
@@ -224,7 +228,23 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 		s.forget(id)
 		return nil, err
 	}
+	s.mu.Lock()
+	s.execs[id].orphaned = time.AfterFunc(callTimeout, func() { s.endExec(id) })
+	s.mu.Unlock()
 	return &control.ExecResponse{ProcessId: id}, nil
+}
+
+// endExec kills an exec'd process that nobody owns any more, and waits for it,
+// as the agent keeps its record until then.
+func (s *supervisor) endExec(id string) {
+	defer s.forget(id)
+	err := s.signal(context.Background(), id, unix.SIGKILL, false)
+	if err == nil {
+		_, err = s.agent.Control().Wait(context.Background(), &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: id})
+	}
+	if err != nil {
+		s.log.WithError(err).WithField("process", id).Warn("kill an exec'd process whose exec process has ended")
+	}
 }
 
 func (s *supervisor) forget(id string) {
@@ -238,20 +258,19 @@ func (s *supervisor) forget(id string) {
 // the guest.
 func (s *supervisor) Wait(ctx context.Context, req *control.WaitRequest) (*control.WaitResponse, error) {
 	s.mu.Lock()
-	_, known := s.execs[req.ProcessId]
+	e, known := s.execs[req.ProcessId]
 	s.mu.Unlock()
-	if !known {
+	if !known || (e.orphaned != nil && !e.orphaned.Stop()) {
 		return nil, errNoProcess
 	}
-	defer s.forget(req.ProcessId)
 	resp, err := s.agent.Control().Wait(ctx, &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: req.ProcessId})
-	if err == nil {
-		return &control.WaitResponse{ExitCode: resp.ExitCode & 0xff}, nil
+	if err != nil && ctx.Err() != nil {
+		s.endExec(req.ProcessId)
+		return nil, err
 	}
-	if ctx.Err() != nil {
-		if err := s.signal(context.Background(), req.ProcessId, unix.SIGKILL, false); err != nil {
-			s.log.WithError(err).Warn("kill an exec'd process whose exec process has ended")
-		}
+	s.forget(req.ProcessId)
+	if err != nil {
+		return nil, err
 	}
-	return nil, err
+	return &control.WaitResponse{ExitCode: resp.ExitCode & 0xff}, nil
 }
