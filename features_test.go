@@ -144,19 +144,43 @@ func TestMountOptions(t *testing.T) {
 	}
 	want := []string{"tmpcopyup"}
 	ast.Inspect(file, func(n ast.Node) bool {
-		fn, ok := n.(*ast.FuncDecl)
-		if !ok {
-			return true
+		switch n := n.(type) {
+		case *ast.ValueSpec:
+			if n.Names[0].Name == "mountFlags" {
+				want = append(want, optionsOfTable(t, n)...)
+			}
+			return false
+		case *ast.FuncDecl:
+			if strings.HasPrefix(n.Name.Name, "lookup") {
+				want = append(want, optionsOf(t, n)...)
+			}
+			return false
 		}
-		if strings.HasPrefix(fn.Name.Name, "lookup") {
-			want = append(want, optionsOf(t, fn)...)
-		}
-		return false
+		return true
 	})
 	slices.Sort(want)
 	if got := mountOptions(); !slices.Equal(got, want) {
 		t.Errorf("features have\n%v\nthe parser\n%v", got, want)
 	}
+}
+
+// optionsOfTable returns the options of the table, and for those with an
+// attribute of the mount itself (three values) the recursive form.
+func optionsOfTable(t *testing.T, table *ast.ValueSpec) []string {
+	t.Helper()
+	var options []string
+	for _, e := range table.Values[0].(*ast.CompositeLit).Elts {
+		row := e.(*ast.CompositeLit).Elts
+		name, err := strconv.Unquote(row[0].(*ast.BasicLit).Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options = append(options, name)
+		if len(row[1].(*ast.CompositeLit).Elts) == 3 {
+			options = append(options, "r"+name)
+		}
+	}
+	return options
 }
 
 // optionsOf returns the strings a lookup function knows, and for those with
