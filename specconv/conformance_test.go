@@ -78,16 +78,16 @@ func TestConformanceDocument(t *testing.T) {
 		t.Errorf("%s: a row, but no such field in the spec", field)
 	}
 
-	for _, m := range regexp.MustCompile(`specconv\.((?:Test|Fuzz)\w+)`).FindAllStringSubmatch(string(b), -1) {
-		if !testExists(t, m[1]) {
-			t.Errorf("the document names %s, which does not exist", m[1])
+	for _, m := range regexp.MustCompile(`(specconv|libcontainer|integration)\.((?:Test|Fuzz)\w+)`).FindAllStringSubmatch(string(b), -1) {
+		if !testExists(t, m[1], m[2]) {
+			t.Errorf("the document names %s, which does not exist", m[0])
 		}
 	}
 }
 
-func testExists(t *testing.T, name string) bool {
+func testExists(t *testing.T, room, name string) bool {
 	t.Helper()
-	files, err := filepath.Glob("*_test.go")
+	files, err := filepath.Glob(filepath.Join("..", room, "*_test.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
