@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/flock"
 )
 
 // The cache directory:
@@ -84,22 +86,10 @@ func (c *cache) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock cache: %w", err)
 	}
-	got := make(chan error, 1)
-	go func() {
-		got <- ignoringEINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) })
-	}()
-	select {
-	case err := <-got:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock cache: %w", err)
-		}
-		return func() { f.Close() }, nil
-	case <-ctx.Done():
-		// flock cannot be called back: the wait goes on and, once over, lets go.
-		go func() { <-got; f.Close() }()
-		return nil, fmt.Errorf("lock cache: another husk is unpacking the kernel: %w", context.Cause(ctx))
+	if err := flock.Wait(ctx, f); err != nil {
+		return nil, fmt.Errorf("lock cache: another husk is unpacking the kernel: %w", err)
 	}
+	return func() { f.Close() }, nil
 }
 
 // cachedFile is a file in the cache as it was when it was complete.

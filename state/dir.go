@@ -13,6 +13,8 @@ import (
 	"sort"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/flock"
 )
 
 // DefaultRoot holds one directory for each container when --root is not given.
@@ -166,20 +168,10 @@ func (d *Dir) tryLock() error {
 
 // Lock waits for the lock until ctx ends.
 func (d *Dir) Lock(ctx context.Context) error {
-	done := make(chan error, 1)
-	fd := int(d.lock.Fd())
-	// flock has no deadline; a goroutine left waiting ends with the process,
-	// which is a cli verb about to fail.
-	go func() { done <- unix.Flock(fd, unix.LOCK_EX) }()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("lock state directory: %w", err)
-		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("lock state directory %s: another husk call holds it: %w", d.Path, ctx.Err())
+	if err := flock.Wait(ctx, d.lock); err != nil {
+		return fmt.Errorf("lock state directory %s: another husk call holds it: %w", d.Path, err)
 	}
+	return nil
 }
 
 // Load reads the saved state.

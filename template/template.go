@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/flock"
 )
 
 // Store is the directory templates are kept in, root only.
@@ -211,19 +213,10 @@ func (s Store) lock(ctx context.Context, key string) (unlock func(), err error) 
 	if err != nil {
 		return nil, fmt.Errorf("lock template: %w", err)
 	}
-	done := make(chan error, 1)
-	// flock has no deadline; when ctx ends first this one ends with the process.
-	go func() { done <- unix.Flock(int(f.Fd()), unix.LOCK_EX) }()
-	select {
-	case err := <-done:
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("lock template: %w", err)
-		}
-		return func() { f.Close() }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("lock template: %w", context.Cause(ctx))
+	if err := flock.Wait(ctx, f); err != nil {
+		return nil, fmt.Errorf("lock template: %w", err)
 	}
+	return func() { f.Close() }, nil
 }
 
 // Discard removes the template of a key, e.g. after a VM could not wake up from it.

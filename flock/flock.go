@@ -1,0 +1,38 @@
+// Package flock takes file locks that wait with a deadline, which flock(2) does
+// not have.
+package flock
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Wait takes an exclusive lock on f and waits for it until ctx ends. The lock
+// goes with f's close. When ctx ends first, the wait itself cannot be called
+// back: f must not be used again, and is closed once the wait is over.
+func Wait(ctx context.Context, f *os.File) error {
+	got := make(chan error, 1)
+	fd := int(f.Fd())
+	go func() { got <- lock(fd) }()
+	select {
+	case err := <-got:
+		return err
+	case <-ctx.Done():
+		go func() {
+			<-got
+			f.Close()
+		}()
+		return context.Cause(ctx)
+	}
+}
+
+func lock(fd int) error {
+	for {
+		if err := unix.Flock(fd, unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
