@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
@@ -345,8 +346,9 @@ func TestNetworkThroughPID(t *testing.T) {
 	e.ok("start", c.id)
 	c.exits(0)
 	e.ok("delete", c.id)
-	// The kernel destroys a network namespace a moment after its last user's end.
-	eventually(t, "the veth goes with the container's network namespace", leakGrace, func() bool {
+	// The kernel destroys a network namespace some time after its last user's end:
+	// one worker does it for all of them.
+	eventually(t, "the veth goes with the container's network namespace", 30*time.Second, func() bool {
 		return outer.try(func() error {
 			_, err := netlink.LinkByName("host0")
 			return err
