@@ -86,7 +86,7 @@ func followStats(ctx context.Context, w io.Writer, supervisor *connection, conta
 		// The container may have stopped while its supervisor still writes out what
 		// nobody has read yet.
 		if hasStopped(supervisor.dir) {
-			return nil //nolint:nilerr // why stats failed
+			return nil // why stats failed
 		}
 		return err
 	}

@@ -68,7 +68,7 @@ func execute(c *cli.Context, id string) (code int, err error) {
 		return 0, err
 	}
 	status := container.Status()
-	if err := state.Allowed(state.Exec, id, status); err != nil && !(c.Bool("ignore-paused") && status == state.Paused) {
+	if err := state.Allowed(state.Exec, id, status); err != nil && (!c.Bool("ignore-paused") || status != state.Paused) {
 		return 0, err
 	}
 	process, warnings, err := execSpec(c, container.Process)

@@ -95,7 +95,8 @@ func parseSignal(s string) (unix.Signal, error) {
 // first two for itself, so SIGRTMIN is 34.
 func realTime(name string) (unix.Signal, bool) {
 	const first = 34
-	base, sign, rest := first, 1, ""
+	base, sign := first, 1
+	var rest string
 	switch {
 	case strings.HasPrefix(name, "SIGRTMIN"):
 		rest = strings.TrimPrefix(name, "SIGRTMIN")

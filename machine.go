@@ -93,5 +93,5 @@ func hostMemoryMiB() int {
 	if err := unix.Sysinfo(&info); err != nil {
 		return 0
 	}
-	return int(uint64(info.Totalram) * uint64(info.Unit) >> 20)
+	return int(info.Totalram * uint64(info.Unit) >> 20)
 }

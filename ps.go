@@ -61,7 +61,7 @@ func hostPIDs(c *cli.Context, id string) ([]int32, error) {
 	case err == nil:
 		return resp.HostPids, nil
 	case container.Status() == state.Stopped:
-		return nil, nil //nolint:nilerr // it ended in between
+		return nil, nil // it ended in between
 	}
 	return nil, control.Error(err)
 }

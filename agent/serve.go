@@ -62,7 +62,7 @@ func (a *agent) serve(l net.Listener) error {
 	control := &controlListener{conns: make(chan net.Conn), addr: l.Addr(), done: make(chan struct{})}
 	served := make(chan error, 1)
 	go func() { served <- rpc.Serve(context.Background(), control) }()
-	defer func() { <-served }()
+	defer func() { _ = <-served }()
 	defer func() { _ = rpc.Close() }()
 	for {
 		conn, err := l.Accept()

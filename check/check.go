@@ -111,10 +111,10 @@ func (r *Report) Print(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print report: %w", err)
 	}
-	switch n := r.failed(); {
-	case n == 0:
+	switch n := r.failed(); n {
+	case 0:
 		fmt.Fprintf(&b, "\nhusk can run containers here, with %s.\n", r.Accel)
-	case n == 1:
+	case 1:
 		b.WriteString("\nhusk cannot run containers here: 1 check failed.\n")
 	default:
 		fmt.Fprintf(&b, "\nhusk cannot run containers here: %d checks failed.\n", n)

@@ -257,7 +257,7 @@ func newIOPriority(p *specs.LinuxIOPriority) (*int, error) {
 	if p.Priority < 0 || p.Priority > 7 {
 		return nil, fmt.Errorf("invalid ioPriority.Priority: %d", p.Priority)
 	}
-	class := 0
+	var class int
 	switch p.Class {
 	case specs.IOPRIO_CLASS_RT:
 		class = 1

@@ -194,5 +194,5 @@ func isDir(fd int) bool {
 // onFilesystem says whether fd is on a filesystem of the given magic number.
 func onFilesystem(fd int, magic int64) bool {
 	var st unix.Statfs_t
-	return unix.Fstatfs(fd, &st) == nil && int64(st.Type) == magic
+	return unix.Fstatfs(fd, &st) == nil && st.Type == magic
 }

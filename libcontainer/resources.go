@@ -66,7 +66,7 @@ func checkResources(r *specs.LinuxResources) error {
 			field = "memory.swappiness"
 		case m.DisableOOMKiller != nil && *m.DisableOOMKiller:
 			field = "memory.disableOOMKiller"
-		case m.Kernel != nil && *m.Kernel > 0:
+		case m.Kernel != nil && *m.Kernel > 0: //nolint:staticcheck // deprecated, and refused
 			field = "memory.kernel"
 		case m.KernelTCP != nil && *m.KernelTCP > 0:
 			field = "memory.kernelTCP"

@@ -229,7 +229,7 @@ func TestRejectLinux(t *testing.T) {
 		{edit(func(l *specs.Linux) { l.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}} }), "linux.timeOffsets: not supported yet"},
 		{func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "/x"}} }, "hooks.createContainer" + hooksLater},
 		{func(s *specs.Spec) { s.Hooks.StartContainer = []specs.Hook{{Path: "/x"}} }, "hooks.startContainer" + hooksLater},
-		{func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "x"}} }, `hooks.prestart[0].path: "x" is not an absolute path`},
+		{func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "x"}} }, `hooks.prestart[0].path: "x" is not an absolute path`}, //nolint:staticcheck // deprecated, and used by Docker
 		{func(s *specs.Spec) { s.Hooks.CreateRuntime = []specs.Hook{{Path: "/x"}, {}} }, `hooks.createRuntime[1].path: "" is not an absolute path`},
 		{func(s *specs.Spec) { s.Hooks.Poststart = []specs.Hook{{Path: "/x", Timeout: ptr(0)}} }, "hooks.poststart[0].timeout: 0 is not a positive number of seconds"},
 		{func(s *specs.Spec) { s.Hooks.Poststop = []specs.Hook{{Path: "/x", Timeout: ptr(-5)}} }, "hooks.poststop[0].timeout: -5 is not a positive number of seconds"},
@@ -262,7 +262,7 @@ func TestRejectResources(t *testing.T) {
 		{memory(specs.LinuxMemory{Limit: ptr(int64(-2))}), "linux.resources.memory.limit: -2" + bytesOr},
 		{memory(specs.LinuxMemory{Swap: ptr(int64(-2))}), "linux.resources.memory.swap: -2" + bytesOr},
 		{memory(specs.LinuxMemory{Reservation: ptr(int64(-2))}), "linux.resources.memory.reservation: -2" + bytesOr},
-		{memory(specs.LinuxMemory{Kernel: ptr(int64(-2))}), "linux.resources.memory.kernel: -2" + bytesOr},
+		{memory(specs.LinuxMemory{Kernel: ptr(int64(-2))}), "linux.resources.memory.kernel: -2" + bytesOr}, //nolint:staticcheck // deprecated, and checked
 		{memory(specs.LinuxMemory{KernelTCP: ptr(int64(-2))}), "linux.resources.memory.kernelTCP: -2" + bytesOr},
 		{memory(specs.LinuxMemory{Swap: ptr(int64(5))}), "linux.resources.memory.swap: unable to set swap limit without memory limit"},
 		{memory(specs.LinuxMemory{Swap: ptr(int64(5)), Limit: ptr(int64(-1))}), "linux.resources.memory.swap: unable to set swap limit without memory limit"},

@@ -213,7 +213,7 @@ type execution struct {
 
 // Exec starts one more process in the container.
 func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*control.ExecResponse, error) {
-	if err := s.allowed(state.Exec); err != nil && !(req.IgnorePaused && s.status() == state.Paused) {
+	if err := s.allowed(state.Exec); err != nil && (!req.IgnorePaused || s.status() != state.Paused) {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -229,7 +229,7 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 		return nil, err
 	}
 	s.mu.Lock()
-	s.execs[id].orphaned = time.AfterFunc(callTimeout, func() { s.endExec(id) })
+	s.execs[id].orphaned = time.AfterFunc(callTimeout, func() { s.endExec(id) }) //nolint:contextcheck // it comes after the call
 	s.mu.Unlock()
 	return &control.ExecResponse{ProcessId: id}, nil
 }
@@ -265,7 +265,7 @@ func (s *supervisor) Wait(ctx context.Context, req *control.WaitRequest) (*contr
 	}
 	resp, err := s.agent.Control().Wait(ctx, &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: req.ProcessId})
 	if err != nil && ctx.Err() != nil {
-		s.endExec(req.ProcessId)
+		s.endExec(req.ProcessId) //nolint:contextcheck // the caller's has ended
 		return nil, err
 	}
 	s.forget(req.ProcessId)

@@ -71,7 +71,7 @@ func (s *Starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.
 	s.mu.Lock()
 	s.vms = append(s.vms, vm)
 	s.mu.Unlock()
-	go vm.run(guestCtx, s.Guest, far, cfg)
+	go vm.run(guestCtx, s.Guest, far, cfg) //nolint:contextcheck // the guest outlives the call
 	return vm, nil
 }
 
@@ -128,7 +128,7 @@ func (v *VM) run(ctx context.Context, guest func(context.Context, net.Conn, hype
 	case <-ctx.Done():
 	}
 	v.cancel()
-	//nolint:errcheck // a socket pair's close has nothing to report to anyone.
+	// A socket pair's close has nothing to report to anyone.
 	far.Close()
 	v.mu.Lock()
 	if !v.stopped {
@@ -215,7 +215,7 @@ func connPair() (near, far net.Conn, err error) {
 	if err != nil {
 		for _, c := range conns {
 			if c != nil {
-				//nolint:errcheck // the first error is the one to report.
+				// The first error is the one to report.
 				c.Close()
 			}
 		}

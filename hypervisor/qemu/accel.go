@@ -87,7 +87,7 @@ func (h host) openKVM() error {
 	case err != nil:
 		return fmt.Errorf("%w: load kvm_intel or kvm_amd", err)
 	}
-	//nolint:errcheck // opened only to ask it.
+	// Opened only to ask it.
 	defer f.Close()
 	v, err := h.apiVersion(f)
 	if err != nil {
@@ -137,7 +137,7 @@ func (h host) cpuField(name string) (value string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("read processor flags: %w", err)
 	}
-	//nolint:errcheck // opened for reading.
+	// Opened for reading.
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() && lines.Text() != "" {
@@ -161,7 +161,7 @@ func (h host) probeVsock() (bool, string) {
 	if err != nil {
 		return false, err.Error() + ": load module vhost_vsock to have it"
 	}
-	//nolint:errcheck // opened only to see that it opens.
+	// Opened only to see that it opens.
 	f.Close()
 	return true, h.vhostVsock + " opens"
 }

@@ -386,7 +386,7 @@ func sniff(t *testing.T, link string) int {
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index}); err != nil {
 		t.Fatal(err)
 	}
-	//nolint:errcheck // of a kernel without it the frames of our own kernel come too, and the test fails on them.
+	// Of a kernel without it the frames of our own kernel come too, and the test fails on them.
 	unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(bootTimeout / time.Second)}); err != nil {
 		t.Fatal(err)

@@ -30,6 +30,7 @@ func startProcess(binary string, argv []string, files []*os.File, output *os.Fil
 	if err := closeOnExec(); err != nil {
 		return nil, fmt.Errorf("mark descriptors close-on-exec: %w", err)
 	}
+	//nolint:noctx // it outlives the call that starts it; kill ends it
 	cmd := exec.Command(binary, argv...)
 	// An engine's or a user's LD_LIBRARY_PATH and QEMU_* must not reach the vmm.
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
@@ -78,7 +79,7 @@ func (p *process) kill() error {
 
 func (p *process) closePidfd() {
 	if p.pidfd >= 0 {
-		//nolint:errcheck // nothing was written to it.
+		// Nothing was written to it.
 		unix.Close(p.pidfd)
 		p.pidfd = -1
 	}

@@ -68,7 +68,7 @@ type resources struct {
 
 func (r *resources) closeTheirs() {
 	for _, f := range r.theirs {
-		//nolint:errcheck // the vmm has its own duplicate; nothing was written here.
+		// The vmm has its own duplicate; nothing was written here.
 		f.Close()
 	}
 	r.theirs = nil
@@ -77,7 +77,7 @@ func (r *resources) closeTheirs() {
 func (r *resources) closeAll() {
 	r.closeTheirs()
 	for _, c := range r.ours {
-		//nolint:errcheck // the failure that leads here is the one to report.
+		// The failure that leads here is the one to report.
 		c.Close()
 	}
 }
@@ -225,7 +225,7 @@ func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
 	readers.Wait()
 	<-v.qmp.ended
 	for _, o := range append(outputs, v.qmp.conn) {
-		//nolint:errcheck // read to their end.
+		// Read to their end.
 		o.Close()
 	}
 	if !v.stopping.Load() {

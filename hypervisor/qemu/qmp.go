@@ -144,7 +144,7 @@ func (q *qmp) read() {
 		q.err = fmt.Errorf("%w: %w", errQMPClosed, err)
 		q.mu.Unlock()
 		// Whatever this was, QEMU and we no longer understand each other.
-		//nolint:errcheck // the error that ended the connection is the one kept.
+		// The error that ended the connection is the one kept.
 		q.conn.Close()
 		return
 	}
@@ -282,7 +282,7 @@ func (q *qmp) send(ctx context.Context, id uint64, cmd string, args any, f *os.F
 	}
 	if err := writeWith(q.conn, append(line, '\n'), f); err != nil {
 		// Half a command may be on its way: nothing after it would be understood.
-		//nolint:errcheck // the write's error is the one to report.
+		// The write's error is the one to report.
 		q.conn.Close()
 		return fmt.Errorf("send command: %w", err)
 	}
@@ -314,7 +314,7 @@ func (q *qmp) endErr() error {
 
 // Close ends the connection and waits for the reader.
 func (q *qmp) Close() {
-	//nolint:errcheck // closing a socket twice, or one whose peer is gone, loses nothing.
+	// Closing a socket twice, or one whose peer is gone, loses nothing.
 	q.conn.Close()
 	<-q.ended
 }

@@ -231,7 +231,7 @@ func FuzzQMPStream(f *testing.F) {
 		q := newQMP(near, nil)
 		defer q.Close()
 		go func() {
-			//nolint:errcheck // the client hangs up when it has seen enough.
+			// The client hangs up when it has seen enough.
 			far.Write(stream)
 			far.Close()
 		}()

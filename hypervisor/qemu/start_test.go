@@ -128,7 +128,7 @@ func TestErrSaysWhyTheVMMEnded(t *testing.T) {
 	} {
 		t.Run(cmd, func(t *testing.T) {
 			v := startVM(t, scriptConfig(t, greets))
-			//nolint:errcheck // it answers by ending.
+			// It answers by ending.
 			v.qmp.Execute(t.Context(), cmd, nil, nil)
 			waitDone(t, v, 10*time.Second)
 			if err := v.Err(); err == nil || err.Error() != want {
@@ -381,7 +381,7 @@ func TestVMDiesWithItsParent(t *testing.T) {
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	//nolint:errcheck // it was killed.
+	// It was killed.
 	parent.Wait()
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 10_000); n != 1 || err != nil {

@@ -111,7 +111,7 @@ func (v *vm) restore(ctx context.Context, hostPath string) error {
 	if err != nil {
 		return fmt.Errorf("restore template: %w", err)
 	}
-	//nolint:errcheck // only read from.
+	// Only read from.
 	defer f.Close()
 	if err := v.migrate(ctx, "migrate-incoming", f); err != nil {
 		return fmt.Errorf("restore template: %w", err)

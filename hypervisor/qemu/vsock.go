@@ -45,7 +45,7 @@ func reserveCID(path string, set func(*os.File, uint32) error) (*os.File, uint32
 func randomCID() uint32 {
 	var b [4]byte
 	for {
-		//nolint:errcheck // it never fails: it ends the program instead (crypto/rand).
+		// It never fails: it ends the program instead (crypto/rand).
 		rand.Read(b[:])
 		if cid := binary.NativeEndian.Uint32(b[:]) &^ (1 << 31); cid > unix.VMADDR_CID_HOST {
 			return cid
