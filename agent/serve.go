@@ -62,7 +62,7 @@ func (a *agent) serve(l net.Listener) error {
 	control := &controlListener{conns: make(chan net.Conn), addr: l.Addr(), done: make(chan struct{})}
 	served := make(chan error, 1)
 	go func() { served <- rpc.Serve(context.Background(), control) }()
-	defer func() { _ = <-served }()
+	defer func() { <-served }() //nolint:errcheck // it ends by Close and says only that
 	defer func() { _ = rpc.Close() }()
 	for {
 		conn, err := l.Accept()

@@ -22,7 +22,7 @@ func Wait(ctx context.Context, f *os.File) error {
 		return err
 	case <-ctx.Done():
 		go func() {
-			_ = <-got // nobody is left to be told
+			<-got //nolint:errcheck // nobody is left to be told
 			f.Close()
 		}()
 		return context.Cause(ctx)

@@ -66,7 +66,7 @@ func convertDevices(spec *specs.Spec, host Host) ([]specs.LinuxDevice, error) {
 				kind = "c"
 			}
 			_, known := guestDevices[deviceNumber{d.Major, d.Minor}]
-			if !(known && kind == "c") && host.HasDevice(kind, d.Major, d.Minor) {
+			if (!known || kind != "c") && host.HasDevice(kind, d.Major, d.Minor) {
 				return nil, fieldErrorf(index("linux.devices", i), "%s is a device of the host (%s %d:%d): not supported yet",
 					quote(d.Path), kind, d.Major, d.Minor)
 			}
