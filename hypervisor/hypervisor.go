@@ -58,10 +58,6 @@ type Config struct {
 	RAMFile     string
 	RAMShared   bool
 	DeviceState string
-
-	// Dir is a directory of the caller's, root only, for what the vmm must keep
-	// in files while it runs. The caller removes it.
-	Dir string
 }
 
 // NIC is one guest network card.

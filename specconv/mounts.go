@@ -92,9 +92,6 @@ func (c *converter) mounts(spec *specs.Spec) error {
 		}
 		if !isBind(m) {
 			c.guestMount(specs.Mount{Destination: destination(m), Type: m.Type, Source: m.Source, Options: m.Options})
-			if m.Type == "proc" {
-				c.plan.Shadow.ProcDestinations = append(c.plan.Shadow.ProcDestinations, destination(m))
-			}
 			continue
 		}
 		if err := c.bind(field, i, m); err != nil {

@@ -64,13 +64,10 @@ type Share struct {
 type Shadow struct {
 	// Namespaces are those of config.json, each with the host path to join or
 	// empty for a new one.
-	Namespaces []specs.LinuxNamespace
-	Hostname   string
-	Domainname string
-	// ProcDestinations are the destinations of proc mounts, so that the pid's
-	// mount namespace has its own /proc.
-	ProcDestinations []string
-	CgroupsPath      string
-	OOMScoreAdj      *int
-	Args             []string
+	Namespaces  []specs.LinuxNamespace
+	Hostname    string
+	Domainname  string
+	CgroupsPath string
+	OOMScoreAdj *int
+	Args        []string
 }

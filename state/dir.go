@@ -33,11 +33,10 @@ const (
 	LogFile       = "supervisor.log"
 	ShareDir      = "share"  // mount point of the tree exported to the guest
 	ShadowDir     = "rootfs" // mount point of the supervisor's own root
-	VMDir         = "vm"     // the vmm's files
 )
 
 var contents = []string{
-	stateFile, stateFileTemp, ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir, VMDir,
+	stateFile, stateFileTemp, ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir,
 }
 
 // maxStateFile bounds what is read back, in bytes.
@@ -117,7 +116,7 @@ func (d *Dir) fill(c *Container) error {
 	if err := d.tryLock(); err != nil {
 		return err
 	}
-	for _, name := range []string{ShareDir, ShadowDir, VMDir} {
+	for _, name := range []string{ShareDir, ShadowDir} {
 		if err := d.root.Mkdir(name, 0o700); err != nil {
 			return err
 		}

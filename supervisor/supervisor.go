@@ -160,7 +160,6 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	s.noteTaps()
 	cfg := s.boot.Machine.Config()
 	cfg.ShareDir = filepath.Join(s.boot.StateDir, state.ShareDir)
-	cfg.Dir = filepath.Join(s.boot.StateDir, state.VMDir)
 	for _, t := range s.taps {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
