@@ -56,7 +56,7 @@ func supported() *features.Features {
 			Namespaces:   namespaces(),
 			Capabilities: capabilities(),
 			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &no},
-			Seccomp:      &features.Seccomp{Enabled: &no},
+			Seccomp:      seccompFeatures(),
 			Apparmor:     &features.Apparmor{Enabled: &no},
 			Selinux:      &features.Selinux{Enabled: &no},
 			IntelRdt:     &features.IntelRdt{Enabled: &no, Schemata: &no, Monitoring: &no},
@@ -87,6 +87,28 @@ func namespaces() []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// seccompFeatures is what specconv/seccomp compiles; a test compares. Notification
+// (SCMP_ACT_NOTIFY) is refused.
+func seccompFeatures() *features.Seccomp {
+	yes := true
+	return &features.Seccomp{
+		Enabled: &yes,
+		Actions: []string{
+			"SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD",
+			"SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP",
+		},
+		Operators: []string{
+			"SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
+		},
+		Archs: []string{"SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"},
+		KnownFlags: []string{
+			"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC",
+			"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+		},
+		SupportedFlags: []string{"SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW", "SECCOMP_FILTER_FLAG_TSYNC"},
+	}
 }
 
 func capabilities() []string {

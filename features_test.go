@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/specconv/seccomp"
 )
 
 func sameJSON(t *testing.T, a, b string) bool {
@@ -63,7 +64,6 @@ func TestFeatures(t *testing.T) {
 	}
 	// Absent would mean unknown.
 	for name, enabled := range map[string]*bool{
-		"seccomp":               f.Linux.Seccomp.Enabled,
 		"apparmor":              f.Linux.Apparmor.Enabled,
 		"selinux":               f.Linux.Selinux.Enabled,
 		"intelRdt":              f.Linux.IntelRdt.Enabled,
@@ -218,4 +218,32 @@ func optionsOf(t *testing.T, fn *ast.FuncDecl) []string {
 		return false
 	})
 	return options
+}
+
+// TestSeccompFeatures: what features lists compiles.
+func TestSeccompFeatures(t *testing.T) {
+	f := supported().Linux.Seccomp
+	if f.Enabled == nil || !*f.Enabled || len(f.Actions) == 0 || len(f.Operators) == 0 || len(f.Archs) == 0 || len(f.KnownFlags) == 0 {
+		t.Fatalf("%+v", f)
+	}
+	for _, action := range f.Actions {
+		for _, op := range f.Operators {
+			s := &specs.LinuxSeccomp{
+				DefaultAction: specs.LinuxSeccompAction(action),
+				Syscalls: []specs.LinuxSyscall{{
+					Names: []string{"read"}, Action: specs.LinuxSeccompAction(action),
+					Args: []specs.LinuxSeccompArg{{Op: specs.LinuxSeccompOperator(op)}},
+				}},
+			}
+			for _, a := range f.Archs {
+				s.Architectures = append(s.Architectures, specs.Arch(a))
+			}
+			for _, flag := range f.KnownFlags {
+				s.Flags = append(s.Flags, specs.LinuxSeccompFlag(flag))
+			}
+			if _, err := seccomp.Compile(s); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }

@@ -38,7 +38,7 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 	if err := a.reserve(r.ContainerId); err != nil {
 		return nil, err
 	}
-	c, err := a.create(r.ContainerId, spec)
+	c, err := a.create(r, spec)
 	a.set(r.ContainerId, c)
 	if err != nil {
 		return nil, err
@@ -47,8 +47,12 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 }
 
 // create returns nil with an error.
-func (a *agent) create(id string, spec *specs.Spec) (*container, error) {
+func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container, error) {
+	id := r.ContainerId
 	cfg := &libcontainer.Config{ID: id, Spec: spec}
+	if f := r.Seccomp; f != nil {
+		cfg.Seccomp = &libcontainer.SeccompFilter{Program: f.Program, Flags: f.Flags}
+	}
 	if a.machine.cgroupParent != "" {
 		cfg.CgroupPath = path.Join(a.machine.cgroupParent, id)
 	}

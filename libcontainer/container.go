@@ -138,6 +138,7 @@ func (c *Container) Exec(spec *specs.Process) (*Process, error) {
 		return nil, err
 	}
 	cfg.Process.Personality = c.plan.init.Process.Personality
+	cfg.Process.Seccomp = c.plan.init.Process.Seccomp
 	p, err := c.forkExec(cfg)
 	if err != nil {
 		return nil, err

@@ -186,6 +186,11 @@ func loopbackUp() error {
 // become applies the process's settings, waits for the release and executes.
 func (s *stage) become() error {
 	p := &s.cfg.Process
+	// Whatever the parent's parent left open must not reach the container. It is
+	// done before a filter may forbid it; the stage's own files close at execve too.
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return os.NewSyscallError("close_range", err)
+	}
 	env, err := applyProcess(p)
 	if err != nil {
 		return err
@@ -205,12 +210,14 @@ func (s *stage) become() error {
 	if err := runHooks("startContainer", s.cfg.Hooks.StartContainer, s.cfg.State); err != nil {
 		return err
 	}
-	// Whatever the parent's parent left open must not reach the container.
-	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return os.NewSyscallError("close_range", err)
-	}
 	if err := resetSignals(); err != nil {
 		return err
+	}
+	// Last of all, so that the filter needs to allow no more than the program does.
+	if p.NoNewPrivs {
+		if err := loadSeccomp(p.Seccomp); err != nil {
+			return err
+		}
 	}
 	return &os.PathError{Op: "exec", Path: file, Err: syscall.Exec(file, p.Args, env)}
 }

@@ -104,6 +104,7 @@ type processConfig struct {
 	Scheduler   *unix.SchedAttr `json:"scheduler,omitempty"`
 	IOPriority  *int            `json:"ioPriority,omitempty"`
 	Personality *uintptr        `json:"personality,omitempty"`
+	Seccomp     *SeccompFilter  `json:"seccomp,omitempty"`
 	Terminal    bool            `json:"terminal,omitempty"`
 	ConsoleSize *unix.Winsize   `json:"consoleSize,omitempty"`
 }

@@ -20,6 +20,9 @@ type Config struct {
 	// Create. Of its hooks createContainer and startContainer are run; the others
 	// belong to the runtime's namespace and are the caller's.
 	Spec *specs.Spec
+	// Seccomp is the filter for all processes of the container; nil: none. The
+	// one in Spec, which is not compiled, is an error.
+	Seccomp *SeccompFilter
 	// CgroupPath is the container's cgroup below CgroupRoot, like "/husk/abc".
 	// Create makes it and Destroy removes it. Empty: no cgroup, and then no
 	// resources, statistics or pause.
@@ -179,6 +182,10 @@ func (p *plan) process(cfg *Config) error {
 	if p.init.Process, err = newProcessConfig(cfg.Spec.Process); err != nil {
 		return err
 	}
+	if err := checkSeccomp(cfg.Seccomp); err != nil {
+		return err
+	}
+	p.init.Process.Seccomp = cfg.Seccomp
 	p.init.Process.Personality, err = newPersonality(cfg.Spec.Linux.Personality)
 	return err
 }

@@ -43,6 +43,12 @@ func applyProcess(p *processConfig) ([]string, error) {
 		return nil, cwdError(p.Cwd, chdirErr)
 	}
 	env := withHome(p.Env, p.UID)
+	if !p.NoNewPrivs {
+		// It takes CAP_SYS_ADMIN, which is about to go.
+		if err := loadSeccomp(p.Seccomp); err != nil {
+			return nil, err
+		}
+	}
 	if err := applyUser(p); err != nil {
 		return nil, err
 	}
@@ -312,7 +318,9 @@ func executable(file string) error {
 	if st.IsDir() {
 		return syscall.EISDIR
 	}
-	if err := unix.Faccessat2(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS); err != nil {
+	err = unix.Faccessat2(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS)
+	// A filter may know nothing of this system call yet; execve will tell.
+	if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSYS) {
 		return err
 	}
 	if st.Mode()&0o111 == 0 {

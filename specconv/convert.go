@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/specconv/seccomp"
 )
 
 // shareOptions is the guest's mount data for the exported tree.
@@ -117,6 +119,9 @@ func (c *converter) linux(spec *specs.Spec) error {
 	if err != nil {
 		return err
 	}
+	if c.plan.Seccomp, err = seccomp.Compile(l.Seccomp); err != nil {
+		return err
+	}
 	c.plan.Guest.Linux = &specs.Linux{
 		Namespaces:        guestNamespaces(l),
 		Sysctl:            guestSysctls(l),
@@ -129,7 +134,6 @@ func (c *converter) linux(spec *specs.Spec) error {
 	if p := l.Personality; p != nil {
 		c.plan.Guest.Linux.Personality = &specs.LinuxPersonality{Domain: p.Domain}
 	}
-	c.warn.dropIf(l.Seccomp != nil, "linux.seccomp", "the container runs without a system call filter inside its virtual machine")
 	c.warn.dropIf(l.MountLabel != "", "linux.mountLabel", "the guest has no SELinux policy")
 	return nil
 }

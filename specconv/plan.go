@@ -6,6 +6,8 @@ package specconv
 
 import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/specconv/seccomp"
 )
 
 // Annotations by which one container overrides the settings file.
@@ -31,6 +33,8 @@ type Plan struct {
 	Shares []Share // the rootfs first
 	// Guest is the spec the agent receives: root.path and bind sources are guest paths.
 	Guest *specs.Spec
+	// Seccomp is the filter for all processes of the container, compiled; nil: none.
+	Seccomp *seccomp.Filter
 	// ShareOptions is the guest's mount data for the exported tree.
 	ShareOptions string
 	Shadow       Shadow

@@ -292,6 +292,42 @@ func TestRejectResources(t *testing.T) {
 	})
 }
 
+func TestRejectSeccomp(t *testing.T) {
+	edit := func(f func(*specs.LinuxSeccomp)) func(*specs.Spec) {
+		return func(s *specs.Spec) { f(s.Linux.Seccomp) }
+	}
+	call := func(c specs.LinuxSyscall) func(*specs.Spec) {
+		return edit(func(s *specs.LinuxSeccomp) { s.Syscalls = []specs.LinuxSyscall{c} })
+	}
+	arg := func(a specs.LinuxSeccompArg) func(*specs.Spec) {
+		return call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{{Op: specs.OpEqualTo}, a}})
+	}
+	read := []string{"read"}
+	const notify = "SCMP_ACT_NOTIFY is not supported: the system calls are made in a virtual machine, where the listener on the host can't answer for them"
+	const listener = ": notification of a process on the host is not supported: the system calls are made in a virtual machine"
+	testRejections(t, []rejection{
+		{edit(func(s *specs.LinuxSeccomp) { s.ListenerPath = "/x" }), "linux.seccomp.listenerPath" + listener},
+		{edit(func(s *specs.LinuxSeccomp) { s.ListenerMetadata = "x" }), "linux.seccomp.listenerMetadata" + listener},
+		{edit(func(s *specs.LinuxSeccomp) { s.DefaultAction = "" }), "linux.seccomp.defaultAction: must not be empty"},
+		{edit(func(s *specs.LinuxSeccomp) { s.DefaultAction = "ALLOW" }), `linux.seccomp.defaultAction: invalid action "ALLOW"`},
+		{edit(func(s *specs.LinuxSeccomp) { s.DefaultAction = specs.ActNotify }), "linux.seccomp.defaultAction: " + notify},
+		{edit(func(s *specs.LinuxSeccomp) { s.DefaultAction = specs.ActKill }), "linux.seccomp.defaultErrnoRet: SCMP_ACT_KILL takes no error number"},
+		{edit(func(s *specs.LinuxSeccomp) { s.DefaultErrnoRet = ptr(uint(4096)) }), "linux.seccomp.defaultErrnoRet: 4096 is not between 0 and 4095"},
+		{edit(func(s *specs.LinuxSeccomp) { s.Architectures = []specs.Arch{"x86_64"} }), `linux.seccomp.architectures[0]: invalid architecture "x86_64"`},
+		{edit(func(s *specs.LinuxSeccomp) {
+			s.Flags = []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog, "SECCOMP_FILTER_FLAG_NEW_LISTENER"}
+		}), `linux.seccomp.flags[1]: invalid flag "SECCOMP_FILTER_FLAG_NEW_LISTENER"`},
+		{call(specs.LinuxSyscall{Action: specs.ActAllow}), "linux.seccomp.syscalls[0].names: must not be empty"},
+		{call(specs.LinuxSyscall{Names: []string{"read", ""}, Action: specs.ActAllow}), "linux.seccomp.syscalls[0].names[1]: empty string is not a valid syscall"},
+		{call(specs.LinuxSyscall{Names: read}), "linux.seccomp.syscalls[0].action: must not be empty"},
+		{call(specs.LinuxSyscall{Names: read, Action: specs.ActNotify}), "linux.seccomp.syscalls[0].action: " + notify},
+		{call(specs.LinuxSyscall{Names: read, Action: specs.ActTrap, ErrnoRet: ptr(uint(1))}), "linux.seccomp.syscalls[0].errnoRet: SCMP_ACT_TRAP takes no error number"},
+		{call(specs.LinuxSyscall{Names: read, Action: specs.ActTrace, ErrnoRet: ptr(uint(65536))}), "linux.seccomp.syscalls[0].errnoRet: 65536 is not between 0 and 65535"},
+		{arg(specs.LinuxSeccompArg{Index: 6, Op: specs.OpEqualTo}), "linux.seccomp.syscalls[0].args[1].index: 6 is not between 0 and 5"},
+		{arg(specs.LinuxSeccompArg{Op: "=="}), `linux.seccomp.syscalls[0].args[1].op: invalid operator "=="`},
+	})
+}
+
 // TestRejectCall is about what the caller gives beside the spec.
 func TestRejectCall(t *testing.T) {
 	if _, err := Convert(testEnv(), nil); err == nil {

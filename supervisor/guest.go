@@ -98,9 +98,14 @@ func (s *supervisor) createInGuest() error {
 	if err != nil {
 		return fmt.Errorf("encode guest spec: %w", err)
 	}
+	var filter *protocol.Seccomp
+	if f := s.boot.Plan.Seccomp; f != nil {
+		filter = &protocol.Seccomp{Program: f.Program, Flags: f.Flags}
+	}
 	_, err = s.agent.Control().Create(ctx, &protocol.CreateRequest{
 		ContainerId: s.container.ID,
 		Spec:        spec,
+		Seccomp:     filter,
 		Share: &protocol.Share{
 			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
 		},

@@ -24,6 +24,7 @@ var commands = map[string]func(args []string) error{
 	"tcp":     tcp,
 	"udp":     udp,
 	"append":  appendLines,
+	"syscall": systemCalls,
 	"tty":     tty,
 	"vendor":  vendor,
 }
@@ -102,4 +103,24 @@ func number(args []string, i int) (int, error) {
 		return 0, fmt.Errorf("argument %d is missing", i+1)
 	}
 	return strconv.Atoi(args[i])
+}
+
+// systemCalls makes each system call of the form NUMBER or NUMBER,ARGUMENT... and
+// prints its error number, all on one line.
+func systemCalls(calls []string) error {
+	var line []string
+	for _, call := range calls {
+		var n [7]uintptr
+		for i, field := range strings.SplitN(call, ",", len(n)) {
+			v, err := strconv.ParseUint(field, 0, 64)
+			if err != nil {
+				return err
+			}
+			n[i] = uintptr(v)
+		}
+		_, _, errno := syscall.RawSyscall6(n[0], n[1], n[2], n[3], n[4], n[5], n[6])
+		line = append(line, strconv.Itoa(int(errno)))
+	}
+	fmt.Println(strings.Join(line, " "))
+	return nil
 }
