@@ -20,6 +20,7 @@ import (
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor"
 	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/timings"
 )
 
 // newContainer makes a container, up to the status created, from the flags that
@@ -45,6 +46,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err != nil {
 		return nil, false, err
 	}
+	timings.Lap(c.Context, "read config.json")
 	if c.Int("preserve-fds") > 0 {
 		return nil, false, errors.New("--preserve-fds: a descriptor of the host cannot be passed into a virtual machine")
 	}
@@ -59,6 +61,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err != nil {
 		return nil, false, err
 	}
+	timings.Lap(c.Context, "settings, kernel, template")
 	n := &creation{
 		plan: plan, hooks: hooksOf(spec.Hooks), pidFile: c.String("pid-file"),
 		container: &state.Container{
@@ -147,15 +150,20 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 			n.undo()
 		}
 	}()
+	timings.Lap(c.Context, "make state directory")
 	if err = n.launch(c, console); err != nil {
 		return nil, err
 	}
 	if err = n.runHooks(c.Context); err != nil {
 		return nil, err
 	}
-	if _, err = n.child.Wait(); err != nil {
+	timings.Lap(c.Context, "hooks")
+	report, err := n.child.Wait()
+	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
+	timings.From(c.Context).Add(report.Phases...)
+	timings.Lap(c.Context, "wait for supervisor")
 	if n.pidFile != "" {
 		if err = writePIDFile(n.pidFile, n.child.Process.Pid); err != nil {
 			return nil, err
@@ -164,6 +172,7 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 	if err = n.child.Commit(); err != nil {
 		return nil, err
 	}
+	timings.Lap(c.Context, "pid file, commit")
 	return n.child.Process, nil
 }
 
@@ -181,6 +190,7 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if n.child, err = launch.Start(opts); err != nil {
 		return err
 	}
+	timings.Lap(c.Context, "start supervisor")
 	pid := n.child.Process.Pid
 	if n.container.Supervisor, err = state.ProcessOf(pid); err != nil {
 		return err
@@ -198,6 +208,7 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	}
 	n.boot.StateDir = n.dir.Path
 	n.boot.Container = n.container
+	timings.Lap(c.Context, "cgroup")
 	return n.child.Bootstrap(n.boot)
 }
 

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/huskvm/husk/supervisor"
 	"github.com/huskvm/husk/supervisor/execprocess"
 	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/timings"
 )
 
 // Set by the Makefile. build is the same in husk and in the agent it carries.
@@ -52,7 +54,9 @@ func main() {
 	if err := launch.CloseOnExec(); err != nil {
 		fail(err)
 	}
-	if err := newApp().Run(os.Args); err != nil {
+	phases := timings.NewFromStart("cli")
+	err := newApp().RunContext(timings.With(context.Background(), phases), os.Args)
+	if err != nil {
 		fail(err)
 	}
 }
@@ -66,6 +70,7 @@ func newApp() *cli.App {
 		Usage:   "run each container in a virtual machine of its own; a drop-in for runc",
 		Version: version,
 		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "timings", Usage: "print where the time of create, start or run went to stderr, phase by phase"},
 			&cli.BoolFlag{Name: "debug", Usage: "enable debug logging"},
 			&cli.StringFlag{Name: "log", Usage: "`FILE` to append the log to (default: stderr)"},
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "log format: text or json"},
@@ -76,6 +81,7 @@ func newApp() *cli.App {
 			&cli.StringFlag{Name: "config", Usage: "settings `FILE` (default: " + config.DefaultPath + " if it exists)"},
 		},
 		Before: setUpLog,
+		After:  printTimings,
 		Commands: []*cli.Command{
 			createCommand, startCommand, stateCommand, killCommand, deleteCommand,
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
@@ -155,6 +161,15 @@ func setUpLog(c *cli.Context) error {
 	}
 	logrus.SetOutput(f)
 	return nil
+}
+
+// printTimings prints what --timings asks for, once the verb is done: for run
+// when the container has ended.
+func printTimings(c *cli.Context) error {
+	if !c.Bool("timings") {
+		return nil
+	}
+	return timings.From(c.Context).Print(c.App.ErrWriter)
 }
 
 // exactArgs and minArgs check the number of arguments, with runc's words.

@@ -6,6 +6,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/timings"
 )
 
 var runCommand = &cli.Command{
@@ -62,9 +64,11 @@ func run(c *cli.Context, id string, detach bool) (code int, err error) {
 	if code, err = fg.wait(process); err != nil {
 		return 0, err
 	}
+	timings.Lap(c.Context, "the container runs")
 	if c.Bool("keep") {
 		return code, nil
 	}
+	defer timings.Lap(c.Context, "delete")
 	return code, destroy(c, id, true)
 }
 

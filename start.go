@@ -5,6 +5,7 @@ import (
 
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/timings"
 )
 
 var startCommand = &cli.Command{
@@ -27,8 +28,12 @@ func start(c *cli.Context, id string) error {
 		return err
 	}
 	defer supervisor.Close()
-	if _, err := supervisor.Start(c.Context, &control.StartRequest{}); err != nil {
+	timings.Lap(c.Context, "connect to supervisor")
+	resp, err := supervisor.Start(c.Context, &control.StartRequest{})
+	if err != nil {
 		return control.Error(err)
 	}
+	timings.From(c.Context).Add(control.Phases(resp.Phases)...)
+	timings.Lap(c.Context, "start")
 	return runHooks(c.Context, hooksOf(container.Hooks).Poststart, "poststart", container.OCI(state.Running))
 }

@@ -32,9 +32,11 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 	if err := json.Unmarshal(r.Spec, spec); err != nil {
 		return nil, fmt.Errorf("read container's spec: %w", err)
 	}
+	began := time.Now()
 	if err := a.mountShare(r.Share); err != nil {
 		return nil, err
 	}
+	shared := time.Now()
 	if err := a.reserve(r.ContainerId); err != nil {
 		return nil, err
 	}
@@ -43,7 +45,13 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 	if err != nil {
 		return nil, err
 	}
-	return &protocol.CreateResponse{GuestPid: int32(c.c.Init().PID())}, nil
+	forked := c.c.Init().Forked()
+	return &protocol.CreateResponse{
+		GuestPid:   int32(c.c.Init().PID()),
+		ShareNanos: shared.Sub(began).Nanoseconds(),
+		SetupNanos: forked.Sub(shared).Nanoseconds(),
+		StageNanos: time.Since(forked).Nanoseconds(),
+	}, nil
 }
 
 // create returns nil with an error.

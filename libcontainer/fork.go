@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,6 +86,7 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("start init stage: %w", err)
 	}
+	p.forked = time.Now()
 	go p.reap(r.oomKilled)
 	if handle < 0 {
 		p.abandon()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,6 +25,8 @@ type Process struct {
 	proc *os.Process
 	conn *conn // to the init stage, until execve
 
+	forked time.Time
+
 	done   chan struct{} // closed when status and err are set
 	status ExitStatus
 	err    error
@@ -36,6 +39,9 @@ type ExitStatus struct {
 	// or another, for want of memory.
 	OOMKilled bool
 }
+
+// Forked is when the process was forked.
+func (p *Process) Forked() time.Time { return p.forked }
 
 // PID is the process's number in the caller's pid namespace.
 func (p *Process) PID() int { return p.proc.Pid }

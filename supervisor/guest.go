@@ -13,6 +13,7 @@ import (
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/supervisor/stdio"
+	"github.com/huskvm/husk/timings"
 )
 
 const shareTag = specconv.ShareTag
@@ -102,7 +103,7 @@ func (s *supervisor) createInGuest() error {
 	if f := s.boot.Plan.Seccomp; f != nil {
 		filter = &protocol.Seccomp{Program: f.Program, Flags: f.Flags}
 	}
-	_, err = s.agent.Control().Create(ctx, &protocol.CreateRequest{
+	resp, err := s.agent.Control().Create(ctx, &protocol.CreateRequest{
 		ContainerId: s.container.ID,
 		Spec:        spec,
 		Seccomp:     filter,
@@ -117,6 +118,8 @@ func (s *supervisor) createInGuest() error {
 	if err != nil {
 		return s.withConsole(s.explain(ctx, err))
 	}
+	s.timings.Lap("agent create")
+	s.notePhases(resp)
 	if s.pty != nil {
 		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty)
 	} else {
@@ -126,7 +129,25 @@ func (s *supervisor) createInGuest() error {
 		return err
 	}
 	stdio.Forward(s.forward, s.followSize())
+	s.timings.Lap("stdio")
 	return nil
+}
+
+// notePhases notes what the agent says its part of create has taken. The guest's
+// clock is another, so only lengths are taken: the last ended a moment ago.
+func (s *supervisor) notePhases(r *protocol.CreateResponse) {
+	end := timings.Now()
+	for _, p := range []struct {
+		name  string
+		nanos int64
+	}{{"init stage", r.StageNanos}, {"guest setup: cgroup, fork", r.SetupNanos}, {"guest setup: share", r.ShareNanos}} {
+		took := time.Duration(p.nanos)
+		if took < 0 || took > s.boot.Machine.BootTimeout {
+			continue // a guest may say anything
+		}
+		end -= took
+		s.timings.Add(timings.Phase{Process: "agent", Name: p.name, Began: end, Took: took})
+	}
 }
 
 func (s *supervisor) dial(processID string) stdio.Dial {

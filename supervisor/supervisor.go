@@ -26,6 +26,7 @@ import (
 	"github.com/huskvm/husk/supervisor/launch"
 	"github.com/huskvm/husk/supervisor/stdio"
 	"github.com/huskvm/husk/template"
+	"github.com/huskvm/husk/timings"
 )
 
 // Exit codes of the supervisor itself; any other is the container's.
@@ -41,10 +42,11 @@ const (
 const callTimeout = 30 * time.Second
 
 type supervisor struct {
-	boot   Bootstrap
-	dir    *state.Dir
-	log    *logrus.Logger
-	parent *launch.Parent
+	boot    Bootstrap
+	dir     *state.Dir
+	log     *logrus.Logger
+	parent  *launch.Parent
+	timings *timings.Log
 
 	control, streams *socket
 	null             *os.File // /dev/null, from before there was no path to trust
@@ -69,7 +71,7 @@ type supervisor struct {
 
 // Main is a re-executed husk in the role of supervisor. It returns the exit code.
 func Main(starter hypervisor.Starter) int {
-	s := &supervisor{execs: map[string]*execution{}}
+	s := &supervisor{execs: map[string]*execution{}, timings: timings.NewFromStart("supervisor")}
 	parent, err := launch.Receive(&s.boot)
 	if err != nil {
 		// There is nobody to tell: whoever started this closed the connection.
@@ -77,6 +79,7 @@ func Main(starter hypervisor.Starter) int {
 	}
 	s.parent = parent
 	s.container = s.boot.Container
+	s.timings.Lap("wait for bootstrap")
 	defer s.shutDown()
 	if err := s.create(starter); err != nil {
 		// A parent that is gone has no use for the reason.
@@ -94,6 +97,7 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := s.mountAll(); err != nil {
 		return err
 	}
+	s.timings.Lap("host setup")
 	if err := s.startVM(starter); err != nil {
 		return err
 	}
@@ -103,9 +107,11 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := enterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
 		return err
 	}
+	s.timings.Lap("enter shadow")
 	if err := s.meetAgent(); err != nil {
 		return s.withConsole(err)
 	}
+	s.timings.Lap("agent hello")
 	if err := s.createInGuest(); err != nil {
 		return err
 	}
@@ -113,7 +119,12 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := s.setStatus(state.Created); err != nil {
 		return err
 	}
-	return s.parent.Report(launch.Report{})
+	s.timings.Lap("save state")
+	phases := s.timings.Phases()
+	for _, p := range phases {
+		s.log.WithField("ms", float64(p.Took)/1e6).Debugf("phase %s", p.Name)
+	}
+	return s.parent.Report(launch.Report{Phases: phases})
 }
 
 func (s *supervisor) openState() (err error) {
@@ -158,12 +169,13 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 		return err
 	}
 	s.noteTaps()
+	s.timings.Lap("network: taps")
 	cfg := s.boot.Machine.Config()
 	cfg.ShareDir = filepath.Join(s.boot.StateDir, state.ShareDir)
 	for _, t := range s.taps {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), m.BootTimeout)
+	ctx, cancel := context.WithTimeout(timings.With(context.Background(), s.timings), m.BootTimeout)
 	defer cancel()
 	if s.vm = s.wakeUp(ctx, starter, cfg); s.vm == nil {
 		if s.vm, err = starter.Start(ctx, cfg); err != nil {

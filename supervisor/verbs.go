@@ -14,6 +14,7 @@ import (
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/timings"
 )
 
 // Start gives the guest the interfaces that are in the network namespace by
@@ -26,13 +27,18 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	phases := timings.New("supervisor")
 	if err := s.joinNetwork(ctx); err != nil {
 		return nil, err
 	}
+	phases.Lap("network")
 	if _, err := s.agent.Control().Start(ctx, &protocol.StartRequest{ContainerId: s.container.ID}); err != nil {
 		return nil, err
 	}
-	return &control.StartResponse{}, s.setStatus(state.Running)
+	phases.Lap("execve")
+	err := s.setStatus(state.Running)
+	phases.Lap("save state")
+	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, err
 }
 
 // Kill sends a signal to the container's process, to all of its processes, or

@@ -342,8 +342,12 @@ func (x *Seccomp) GetFlags() uint32 {
 }
 
 type CreateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	GuestPid      int32                  `protobuf:"varint,1,opt,name=guest_pid,json=guestPid,proto3" json:"guest_pid,omitempty"` // of the init process, in the guest's root pid namespace
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	GuestPid int32                  `protobuf:"varint,1,opt,name=guest_pid,json=guestPid,proto3" json:"guest_pid,omitempty"` // of the init process, in the guest's root pid namespace
+	// Where the time went, in nanoseconds of the guest's monotonic clock.
+	ShareNanos    int64 `protobuf:"varint,2,opt,name=share_nanos,json=shareNanos,proto3" json:"share_nanos,omitempty"` // mounting the share
+	SetupNanos    int64 `protobuf:"varint,3,opt,name=setup_nanos,json=setupNanos,proto3" json:"setup_nanos,omitempty"` // cgroup and fork
+	StageNanos    int64 `protobuf:"varint,4,opt,name=stage_nanos,json=stageNanos,proto3" json:"stage_nanos,omitempty"` // the init stage, until it waits for Start
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -381,6 +385,27 @@ func (*CreateResponse) Descriptor() ([]byte, []int) {
 func (x *CreateResponse) GetGuestPid() int32 {
 	if x != nil {
 		return x.GuestPid
+	}
+	return 0
+}
+
+func (x *CreateResponse) GetShareNanos() int64 {
+	if x != nil {
+		return x.ShareNanos
+	}
+	return 0
+}
+
+func (x *CreateResponse) GetSetupNanos() int64 {
+	if x != nil {
+		return x.SetupNanos
+	}
+	return 0
+}
+
+func (x *CreateResponse) GetStageNanos() int64 {
+	if x != nil {
+		return x.StageNanos
 	}
 	return 0
 }
@@ -1918,9 +1943,15 @@ const file_agent_proto_rawDesc = "" +
 	"\aseccomp\x18\x04 \x01(\v2\x16.husk.agent.v1.SeccompR\aseccomp\"9\n" +
 	"\aSeccomp\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
-	"\x05flags\x18\x02 \x01(\rR\x05flags\"-\n" +
+	"\x05flags\x18\x02 \x01(\rR\x05flags\"\x90\x01\n" +
 	"\x0eCreateResponse\x12\x1b\n" +
-	"\tguest_pid\x18\x01 \x01(\x05R\bguestPid\"m\n" +
+	"\tguest_pid\x18\x01 \x01(\x05R\bguestPid\x12\x1f\n" +
+	"\vshare_nanos\x18\x02 \x01(\x03R\n" +
+	"shareNanos\x12\x1f\n" +
+	"\vsetup_nanos\x18\x03 \x01(\x03R\n" +
+	"setupNanos\x12\x1f\n" +
+	"\vstage_nanos\x18\x04 \x01(\x03R\n" +
+	"stageNanos\"m\n" +
 	"\x0eNetworkRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x128\n" +
 	"\n" +

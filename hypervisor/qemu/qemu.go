@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/timings"
 )
 
 const (
@@ -95,14 +96,17 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("qemu did not answer within %v", startTimeout))
 	defer cancel()
 	v.greeted, err = v.qmp.negotiate(ctx)
+	timings.Lap(ctx, "vmm spawn")
 	if err == nil {
 		err = v.greeted.Version.QEMU.check()
 	}
 	if err == nil && cfg.RAMFile != "" && !cfg.RAMShared {
 		err = v.restore(ctx, cfg.DeviceState)
+		timings.Lap(ctx, "restore")
 	}
 	if err == nil {
 		err = v.proc.confine(cfg.ShareDir)
+		timings.Lap(ctx, "confine vmm")
 	}
 	if err == nil {
 		return v, nil

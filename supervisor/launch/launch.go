@@ -21,6 +21,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/timings"
 )
 
 // Role says what a re-executed husk is.
@@ -209,6 +211,8 @@ type Report struct {
 	Error string `json:"error,omitempty"`
 	// Warnings are for the user, one sentence each.
 	Warnings []string `json:"warnings,omitempty"`
+	// Phases say where the time went.
+	Phases []timings.Phase `json:"phases,omitempty"`
 }
 
 // maxReport bounds the report: it can hold text from the guest.
