@@ -36,11 +36,14 @@ func TestMain(m *testing.M) {
 func served(t *testing.T) (*client.Client, *agent) {
 	t.Helper()
 	h, g := pair(t)
-	a := newAgent(machine{
+	a, err := newAgent(machine{
 		setClock:   func(int64) error { return nil },
 		addEntropy: func([]byte) error { return nil },
 		powerOff:   func() {},
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	over := make(chan struct{})
 	go func() {
 		defer close(over)

@@ -16,6 +16,8 @@ const (
 	modulesFile = "/lib/modules/load"
 
 	cgroupRoot = "/sys/fs/cgroup"
+	// runDir is where the host has its share mounted, somewhere below.
+	runDir = "/run"
 	// cgroupParent holds one cgroup for each container, relative to cgroupRoot.
 	cgroupParent = "/husk"
 )
@@ -28,7 +30,7 @@ var kernelFilesystems = []struct {
 	{"devtmpfs", "/dev", unix.MS_NOSUID, "mode=755"},
 	{"proc", "/proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
 	{"sysfs", "/sys", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
-	{"tmpfs", "/run", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
+	{"tmpfs", runDir, unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 	{"tmpfs", "/tmp", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 	{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=620,ptmxmode=666"},
 	{"cgroup2", cgroupRoot, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},

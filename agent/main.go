@@ -60,6 +60,24 @@ func run() error {
 		return err
 	}
 	moduleErr := loadModules(modulesFile)
+	children := newReaper()
+	go children.run()
+	a, err := newAgent(machine{
+		cgroupParent: cgroupParent,
+		children:     children,
+		setClock:     setClock,
+		addEntropy:   addEntropy,
+		powerOff:     powerOff,
+	})
+	if err != nil {
+		return err
+	}
+	if becomesTemplate() {
+		if err := a.prepare(); err != nil {
+			return err
+		}
+	}
+	// Last of all: when the channel opens, a template is saved.
 	l, err := openChannel(events)
 	if err != nil {
 		return errors.Join(err, moduleErr)
@@ -67,16 +85,6 @@ func run() error {
 	if moduleErr != nil {
 		log.Print(moduleErr)
 	}
-
-	children := newReaper()
-	go children.run()
-	a := newAgent(machine{
-		cgroupParent: cgroupParent,
-		children:     children,
-		setClock:     setClock,
-		addEntropy:   addEntropy,
-		powerOff:     powerOff,
-	})
 	if err := a.serve(l); err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}

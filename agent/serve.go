@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/libcontainer"
 )
 
 // headerTimeout bounds how long an opened stream may go without its header.
@@ -36,14 +37,26 @@ type machine struct {
 // agent is the service and the state of one guest.
 type agent struct {
 	machine machine
+	rpc     *ttrpc.Server
+	control *controlListener
 
 	mu         sync.Mutex
 	containers map[string]*container
 	share      *share
+	prepared   *libcontainer.Prepared // for the first container; nil: none
 }
 
-func newAgent(m machine) *agent {
-	return &agent{machine: m, containers: make(map[string]*container)}
+func newAgent(m machine) (*agent, error) {
+	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(answerInUTF8))
+	if err != nil {
+		return nil, fmt.Errorf("make ttrpc server: %w", err)
+	}
+	a := &agent{
+		machine: m, rpc: rpc, containers: make(map[string]*container),
+		control: &controlListener{conns: make(chan net.Conn), done: make(chan struct{})},
+	}
+	protocol.RegisterAgentService(rpc, a)
+	return a, nil
 }
 
 // stream is what both channels give: a connection with a real half-close.
@@ -54,16 +67,10 @@ type stream interface {
 
 // serve takes the host's streams from l until l fails.
 func (a *agent) serve(l net.Listener) error {
-	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(answerInUTF8))
-	if err != nil {
-		return fmt.Errorf("make ttrpc server: %w", err)
-	}
-	protocol.RegisterAgentService(rpc, a)
-	control := &controlListener{conns: make(chan net.Conn), addr: l.Addr(), done: make(chan struct{})}
 	served := make(chan error, 1)
-	go func() { served <- rpc.Serve(context.Background(), control) }()
+	go func() { served <- a.rpc.Serve(context.Background(), a.control) }()
 	defer func() { <-served }() //nolint:errcheck // it ends by Close and says only that
-	defer func() { _ = rpc.Close() }()
+	defer func() { _ = a.rpc.Close() }()
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -75,7 +82,7 @@ func (a *agent) serve(l net.Listener) error {
 			return fmt.Errorf("accept stream: %T has no half-close", conn)
 		}
 		go func() {
-			if err := a.dispatch(s, control); err != nil {
+			if err := a.dispatch(s); err != nil {
 				_ = s.Close()
 				log.Print(err)
 			}
@@ -94,7 +101,7 @@ func answerInUTF8(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.Una
 }
 
 // dispatch reads a stream's header and gives the stream to whom it is for.
-func (a *agent) dispatch(s stream, control *controlListener) error {
+func (a *agent) dispatch(s stream) error {
 	if err := s.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
 		return fmt.Errorf("read stream header: %w", err)
 	}
@@ -109,7 +116,7 @@ func (a *agent) dispatch(s stream, control *controlListener) error {
 		if err := protocol.WriteStreamAck(s, nil); err != nil {
 			return err
 		}
-		return control.give(s)
+		return a.control.give(s)
 	}
 	p, err := a.process(h.ContainerID, h.ProcessID)
 	if err == nil {
@@ -127,7 +134,6 @@ func (a *agent) dispatch(s stream, control *controlListener) error {
 // controlListener gives ttrpc the control streams among all streams.
 type controlListener struct {
 	conns chan net.Conn
-	addr  net.Addr
 	once  sync.Once
 	done  chan struct{}
 }
@@ -155,4 +161,5 @@ func (l *controlListener) Close() error {
 	return nil
 }
 
-func (l *controlListener) Addr() net.Addr { return l.addr }
+// Addr is not asked for: a control stream came over the channel.
+func (l *controlListener) Addr() net.Addr { return &net.UnixAddr{} }

@@ -57,13 +57,14 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 // create returns nil with an error.
 func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container, error) {
 	id := r.ContainerId
-	cfg := &libcontainer.Config{ID: id, Spec: spec}
+	cfg := &libcontainer.Config{ID: id, Spec: spec, Prepared: a.takePrepared()}
 	if f := r.Seccomp; f != nil {
 		cfg.Seccomp = &libcontainer.SeccompFilter{Program: f.Program, Flags: f.Flags}
 	}
 	if a.machine.cgroupParent != "" {
 		cfg.CgroupPath = path.Join(a.machine.cgroupParent, id)
 	}
+	prepared := cfg.Prepared
 	c := &container{id: id, processes: make(map[string]*process)}
 	err := a.machine.children.start(func() (pid int, err error) {
 		if c.c, err = libcontainer.Create(cfg); err != nil {
@@ -71,6 +72,9 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container,
 		}
 		return c.c.Init().PID(), nil
 	})
+	if prepared != nil && cfg.Prepared == nil {
+		a.machine.children.release(prepared.PID()) // it did not fit, and has ended
+	}
 	if err != nil {
 		return nil, err
 	}

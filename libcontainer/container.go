@@ -46,6 +46,12 @@ func holdBack(s setting) bool {
 // nothing behind but mount points made in the rootfs.
 func Create(cfg *Config) (*Container, error) {
 	p, err := newPlan(cfg)
+	if ready := cfg.Prepared; ready != nil && (err != nil || !ready.fits(p)) {
+		if derr := ready.Discard(); derr != nil {
+			return nil, errors.Join(err, derr)
+		}
+		cfg.Prepared = nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -57,39 +63,57 @@ func Create(cfg *Config) (*Container, error) {
 }
 
 func (c *Container) create(cfg *Config) (err error) {
-	p := c.plan
+	if cfg.Prepared != nil {
+		cfg.Prepared.take(c)
+		err = c.limit()
+	} else {
+		err = c.fork(cfg)
+	}
+	if err == nil {
+		err = c.init.handshake(&c.plan.init)
+	}
+	if err != nil && c.init != nil {
+		c.init.abandon()
+		_ = c.pidfd.Close()
+	}
+	return err
+}
+
+// fork starts the container's init stage, in its cgroup. With an error there is
+// no stage.
+func (c *Container) fork(cfg *Config) (err error) {
 	cgroupFD := -1
 	if cfg.CgroupPath != "" {
-		if c.cgroup, err = createCgroup(p.cgroupRoot, cfg.CgroupPath); err != nil {
+		if c.cgroup, err = createCgroup(c.plan.cgroupRoot, cfg.CgroupPath); err != nil {
 			return err
 		}
-		for _, s := range p.settings {
-			if holdBack(s) {
-				c.held = append(c.held, s)
-			}
-		}
-		if err := c.cgroup.apply(p.settings, holdBack); err != nil {
+		if err := c.limit(); err != nil {
 			return err
 		}
 		cgroupFD = int(c.cgroup.file.Fd())
 	}
 	c.init, c.pidfd, err = fork(&forkRequest{
-		args:      p.initArgs,
-		clone:     p.clone,
-		enter:     enterNamespaces(p.joins),
+		args:      c.plan.initArgs,
+		clone:     c.plan.clone,
+		enter:     enterNamespaces(c.plan.joins),
 		cgroupFD:  cgroupFD,
-		terminal:  p.init.Process.Terminal,
+		terminal:  c.plan.init.Process.Terminal,
 		oomKilled: c.cgroup.oomKilled,
 	})
 	if err != nil {
-		return err
+		c.init = nil
 	}
-	if err := c.init.handshake(&p.init); err != nil {
-		c.init.abandon()
-		_ = c.pidfd.Close()
-		return err
+	return err
+}
+
+// limit applies the container's limits to its cgroup, but for those that wait.
+func (c *Container) limit() error {
+	for _, s := range c.plan.settings {
+		if holdBack(s) {
+			c.held = append(c.held, s)
+		}
 	}
-	return nil
+	return c.cgroup.apply(c.plan.settings, holdBack)
 }
 
 // Init is the container's first process.

@@ -23,8 +23,9 @@ type forkRequest struct {
 	oomKilled func() bool
 }
 
-// stageEnv keeps the stage small: it lives for milliseconds, on one thread.
-var stageEnv = []string{"GOGC=off", "GOMAXPROCS=1"}
+// stageEnv keeps the stage small: it lives for milliseconds, on one thread, and
+// must not be interrupted for its own good meanwhile.
+var stageEnv = []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
 
 // fork starts an init stage. pidfd is the caller's to close.
 func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {

@@ -49,6 +49,8 @@ type stage struct {
 	sock int
 	cfg  *initConfig
 	root root // the container's
+	// exits is set once exitOnSignals has been called.
+	exits bool
 }
 
 // socketReader reads the socket without Go's poller, whose descriptors and
@@ -78,7 +80,7 @@ func (s *stage) run() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
 	}
-	cfg, err := readConfig(socketReader(s.sock))
+	cfg, err := s.awaitConfig()
 	if err != nil {
 		return err
 	}
@@ -98,6 +100,26 @@ func (s *stage) run() error {
 		return err
 	}
 	return s.become()
+}
+
+// awaitConfig reads the stage's configuration; a prepared stage is given another
+// one first, so that it has done it before.
+func (s *stage) awaitConfig() (*initConfig, error) {
+	for {
+		cfg, err := readConfig(socketReader(s.sock))
+		if err != nil || !cfg.Rehearsal {
+			return cfg, err
+		}
+		if cfg.Loopback {
+			if err := loopbackUp(); err != nil {
+				return nil, err
+			}
+		}
+		s.exitOnSignals()
+		if err := sendFrame(s.sock, frameReady, "", -1); err != nil {
+			return nil, os.NewSyscallError("send to parent", err)
+		}
+	}
 }
 
 // join enters the mount and cgroup namespaces of the container; the others were
@@ -199,7 +221,7 @@ func (s *stage) become() error {
 	if err != nil {
 		return err
 	}
-	exitOnSignals()
+	s.exitOnSignals()
 	if err := sendFrame(s.sock, frameReady, "", -1); err != nil {
 		return os.NewSyscallError("send to parent", err)
 	}
@@ -226,7 +248,11 @@ func (s *stage) become() error {
 // killed by it has. Go's own handlers would do so outside of a pid namespace
 // only: PID 1 of one cannot kill itself. And SIGQUIT would write a trace of the
 // stage to the container's stderr.
-func exitOnSignals() {
+func (s *stage) exitOnSignals() {
+	if s.exits {
+		return
+	}
+	s.exits = true
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTRAP, unix.SIGABRT, unix.SIGUSR1,
 		unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTERM, unix.SIGSTKFLT, unix.SIGXCPU, unix.SIGXFSZ,

@@ -35,8 +35,10 @@ type initConfig struct {
 	// Join is set for a process in an existing container: descriptor pidfdFD is
 	// a pidfd of one of its processes. All but Process and the time namespace is
 	// unset then.
-	Join    bool          `json:"join,omitempty"`
-	Process processConfig `json:"process"`
+	Join bool `json:"join,omitempty"`
+	// Rehearsal is answered and no more: the next one is read.
+	Rehearsal bool          `json:"rehearsal,omitempty"`
+	Process   processConfig `json:"process"`
 
 	Root       rootConfig      `json:"root,omitzero"`
 	Mounts     []mountConfig   `json:"mounts,omitempty"`

@@ -32,6 +32,9 @@ type Config struct {
 	// InitArgs is the command of the init stage, whose first element is executed
 	// with InitArg in its place in argv; empty: this program.
 	InitArgs []string
+	// Prepared, if not nil, becomes the container where it fits, in its own
+	// cgroup instead of CgroupPath; else it is discarded.
+	Prepared *Prepared
 	// Bundle is what hooks are told of the bundle's directory.
 	Bundle string
 	// NoPivot enters the rootfs without pivot_root, which is done in any case
@@ -88,13 +91,7 @@ func newPlan(cfg *Config) (*plan, error) {
 	if err := checkSupported(spec.Linux); err != nil {
 		return nil, err
 	}
-	p := &plan{initArgs: cfg.InitArgs, cgroupRoot: cfg.CgroupRoot}
-	if len(p.initArgs) == 0 {
-		p.initArgs = []string{"/proc/self/exe"}
-	}
-	if p.cgroupRoot == "" {
-		p.cgroupRoot = DefaultCgroupRoot
-	}
+	p := &plan{initArgs: defaultInitArgs(cfg.InitArgs), cgroupRoot: defaultCgroupRoot(cfg.CgroupRoot)}
 	for _, f := range []func(*Config) error{p.namespaces, p.process, p.rootfs, p.resources, p.state} {
 		if err := f(cfg); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -48,7 +49,7 @@ func (m *Machine) Config() hypervisor.Config {
 	return hypervisor.Config{
 		Binary: m.QEMU, Accel: m.Accel,
 		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs,
-		Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: m.KernelParams,
+		Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: strings.TrimSpace(protocol.AgentEnv + " " + m.KernelParams),
 		ShareTag: specconv.ShareTag,
 		Vsock:    m.Vsock, ChannelPort: protocol.ChannelPort,
 	}

@@ -40,6 +40,9 @@ func (s *supervisor) joinNetwork(ctx context.Context) error {
 		return fmt.Errorf("join network: %d interfaces in the network namespace but the guest has %d network cards: set the annotation %s or the setting nics to %d",
 			len(found), len(s.taps), specconv.AnnotationNICs, len(found))
 	}
+	if len(found) == 0 {
+		return nil // the guest's card stays where no container sees it
+	}
 	var pairs []network.Pair
 	req := &protocol.NetworkRequest{ContainerId: s.container.ID}
 	for i := range found {

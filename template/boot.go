@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/network"
 )
@@ -44,6 +45,7 @@ func Boot(starter hypervisor.Starter, cfg hypervisor.Config, nics int) func(ctx 
 			cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 		}
 		cfg.ShareDir = share
+		cfg.Cmdline += " " + protocol.PrepareParam
 		cfg.RAMFile, cfg.DeviceState, cfg.RAMShared = ram, devices, true
 		return save(ctx, starter, cfg)
 	}

@@ -23,6 +23,16 @@ const (
 	// another CID than its template.
 	StreamVsockPort = 1024
 
+	// PrepareParam on the kernel's command line tells the agent that its guest
+	// becomes a memory template: before it opens the channel it prepares
+	// whatever the first container would have to wait for.
+	PrepareParam = "husk.prepare"
+
+	// AgentEnv goes on the kernel's command line, which the kernel hands to PID 1
+	// as environment. Go stops goroutines that run for 10 ms by a signal, which in
+	// an emulated guest is most of them: a tenth of a container's start.
+	AgentEnv = "GODEBUG=asyncpreemptoff=1"
+
 	// MaxMessage is the largest ttrpc message either side may send, in bytes
 	// (ttrpc's own limit).
 	MaxMessage = 4 << 20

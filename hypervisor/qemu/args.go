@@ -187,7 +187,9 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 	for i, nic := range cfg.NICs {
 		id := "net" + strconv.Itoa(i)
 		m.backends = append(m.backends, option{"-netdev", with("tap", "id", id, "fd", strconv.Itoa(h.taps[i]))})
-		m.add(with("virtio-net-device", "netdev", id, "mac", nic.MAC))
+		// A clone of a template must not announce the template's address; it gets its
+		// own from the agent.
+		m.add(with("virtio-net-device", "netdev", id, "mac", nic.MAC, "guest_announce", "off"))
 	}
 	return m
 }

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/ttrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/libcontainer"
+)
+
+// preparedCgroup is the name, below cgroupParent, of the prepared container's
+// cgroup: not its id, which nobody knows yet.
+const preparedCgroup = "prepared"
+
+// becomesTemplate says whether the host wants this guest as a memory template.
+func becomesTemplate() bool {
+	b, err := os.ReadFile("/proc/cmdline")
+	return err == nil && slices.Contains(strings.Fields(string(b)), protocol.PrepareParam)
+}
+
+// prepare does, before a template is saved, what is the same for every first
+// container, so that no clone has to wait for it.
+func (a *agent) prepare() error {
+	// The prepared container's mount namespace is made before the share is
+	// mounted, which reaches it all the same.
+	if err := unix.Mount("", runDir, "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("share mounts with a prepared container: %w", err)
+	}
+	err := a.machine.children.start(func() (pid int, err error) {
+		a.prepared, err = libcontainer.Prepare(nil, "", path.Join(a.machine.cgroupParent, preparedCgroup))
+		if err != nil {
+			return 0, err
+		}
+		return a.prepared.PID(), nil
+	})
+	if err != nil {
+		return fmt.Errorf("prepare a container: %w", err)
+	}
+	if err := rehearse(); err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	startThreads()
+	// What the rehearsal has left behind would otherwise be in every clone.
+	runtime.GC()
+	return nil
+}
+
+// rehearse reads and writes one of each thing that comes with a container: the
+// libraries make their tables for a type when they first meet it.
+func rehearse() error {
+	spec := &specs.Spec{
+		Process:  &specs.Process{Args: []string{"true"}, Env: []string{"A=b"}, Cwd: "/", Capabilities: &specs.LinuxCapabilities{}},
+		Root:     &specs.Root{Path: "/"},
+		Hostname: "guest",
+		Mounts:   []specs.Mount{{Destination: "/", Options: []string{"ro"}}},
+		Linux: &specs.Linux{
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.MountNamespace}},
+			MaskedPaths: []string{"/"}, ReadonlyPaths: []string{"/"},
+			Resources: &specs.LinuxResources{},
+		},
+	}
+	b, err := json.Marshal(spec)
+	if err == nil {
+		err = json.Unmarshal(b, &specs.Spec{})
+	}
+	if err != nil {
+		return err
+	}
+	for _, m := range []proto.Message{
+		&protocol.HelloRequest{UnixNanos: 1, Entropy: b}, &protocol.HelloResponse{KernelRelease: "1", Cpus: 1},
+		&protocol.CreateRequest{ContainerId: "1", Spec: b, Share: &protocol.Share{Tag: "1"}}, &protocol.CreateResponse{GuestPid: 1},
+		&protocol.NetworkRequest{Interfaces: []*protocol.Interface{{Name: "1", Routes: []*protocol.Route{{}}}}}, &protocol.NetworkResponse{},
+		&protocol.StartRequest{ContainerId: "1"}, &protocol.StartResponse{},
+		&protocol.WaitRequest{ContainerId: "1"}, &protocol.WaitResponse{ExitCode: 1},
+		&protocol.ExecRequest{ContainerId: "1", Process: b}, &protocol.ExecResponse{GuestPid: 1},
+		&protocol.KillRequest{ContainerId: "1"}, &protocol.KillResponse{},
+		&ttrpc.Request{Payload: b}, &ttrpc.Response{Payload: b},
+	} {
+		b, err := proto.Marshal(m)
+		if err == nil {
+			err = proto.Unmarshal(b, m.ProtoReflect().New().Interface())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startThreads leaves Go's runtime with idle threads, which it would otherwise
+// start one after the other as calls block.
+func startThreads() {
+	const threads = 8
+	var all sync.WaitGroup
+	all.Add(threads)
+	for range threads {
+		go func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			all.Done()
+			all.Wait()
+		}()
+	}
+	all.Wait()
+}
+
+// takePrepared gives the prepared container to the first who asks.
+func (a *agent) takePrepared() *libcontainer.Prepared {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.prepared
+	a.prepared = nil
+	return p
+}

@@ -1,0 +1,116 @@
+package libcontainer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// preparedNamespaces are what nearly every container has new ones of. A cgroup
+// namespace is the stage's to make, as always.
+const preparedNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+
+// Prepared is an init stage that has started and waits, in namespaces and a
+// cgroup of its own, for the container it is to become. To fork, to execute, to
+// make a network namespace and to start Go's runtime is most of what creating a
+// container costs; in a memory template it is paid once for all.
+type Prepared struct {
+	process  *Process
+	pidfd    *os.File
+	cgroup   *cgroup
+	initArgs []string
+}
+
+// Prepare starts a stage in the cgroup cgroupPath below cgroupRoot and returns
+// when it waits. initArgs and cgroupRoot are as in Config.
+func Prepare(initArgs []string, cgroupRoot, cgroupPath string) (_ *Prepared, err error) {
+	p := &Prepared{initArgs: defaultInitArgs(initArgs)}
+	if p.cgroup, err = createCgroup(defaultCgroupRoot(cgroupRoot), cgroupPath); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.cgroup.destroy())
+		}
+	}()
+	p.process, p.pidfd, err = fork(&forkRequest{
+		args:      p.initArgs,
+		clone:     preparedNamespaces,
+		cgroupFD:  int(p.cgroup.file.Fd()),
+		oomKilled: p.cgroup.oomKilled,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := p.process.handshake(rehearsal()); err != nil {
+		p.process.abandon()
+		_ = p.pidfd.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// rehearsal is a configuration as a container's, so that the stage has read one
+// before it reads its own.
+func rehearsal() *initConfig {
+	dir := "/"
+	return &initConfig{
+		Rehearsal: true, Loopback: true,
+		Process:   processConfig{Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: dir, Groups: []uint32{0}},
+		Root:      rootConfig{Dir: dir},
+		Mounts:    []mountConfig{{Destination: dir}},
+		Devices:   []deviceConfig{{Path: dir}},
+		Masked:    []string{dir}, Readonly: []string{dir},
+		Sysctl: []sysctlConfig{{}}, CgroupDir: dir, Hostname: dir,
+	}
+}
+
+// PID is the waiting process's number in the caller's pid namespace.
+func (p *Prepared) PID() int { return p.process.PID() }
+
+// fits says whether the stage can become the container of a plan.
+func (p *Prepared) fits(want *plan) bool {
+	return want.clone == preparedNamespaces && len(want.joins) == 0 &&
+		want.cgroupRoot == p.cgroup.root && len(want.initArgs) == 1 && want.initArgs[0] == p.initArgs[0]
+}
+
+// Discard ends the stage and removes its cgroup.
+func (p *Prepared) Discard() error {
+	p.process.abandon()
+	_ = p.pidfd.Close()
+	if err := p.cgroup.destroy(); err != nil {
+		return fmt.Errorf("discard prepared container: %w", err)
+	}
+	return nil
+}
+
+// take makes the stage the first process of c.
+func (p *Prepared) take(c *Container) {
+	c.init, c.pidfd, c.cgroup = p.process, p.pidfd, p.cgroup
+	c.init.forked = time.Now()
+	if c.plan.init.Process.Terminal {
+		// The stage puts the terminal in their place.
+		c.init.CloseIO()
+		c.init.Stdin, c.init.Stdout, c.init.Stderr = nil, nil, nil
+	}
+	c.plan.init.CgroupDir = p.cgroup.dir
+	c.plan.init.Loopback = false // it is up
+}
+
+func defaultInitArgs(args []string) []string {
+	if len(args) == 0 {
+		return []string{"/proc/self/exe"}
+	}
+	return args
+}
+
+func defaultCgroupRoot(root string) string {
+	if root == "" {
+		return DefaultCgroupRoot
+	}
+	return filepath.Clean(root)
+}
