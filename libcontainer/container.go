@@ -22,6 +22,7 @@ type Container struct {
 	init   *Process
 	pidfd  *os.File // of init
 	cgroup *cgroup  // nil: none
+	netns  *os.File // held open for a prepared container; nil: not held
 
 	mu        sync.Mutex
 	started   bool
@@ -395,5 +396,6 @@ func (c *Container) Destroy() error {
 	}
 	c.init.conn.close()
 	_ = c.pidfd.Close()
+	_ = c.netns.Close() // also of nil
 	return nil
 }

@@ -22,6 +22,7 @@ type Prepared struct {
 	process  *Process
 	pidfd    *os.File
 	cgroup   *cgroup
+	netns    *os.File
 	initArgs []string
 }
 
@@ -50,6 +51,11 @@ func Prepare(initArgs []string, cgroupRoot, cgroupPath string) (_ *Prepared, err
 		p.process.abandon()
 		_ = p.pidfd.Close()
 		return nil, err
+	}
+	// Held open, the namespace is not taken apart while the container's exit is
+	// being reported, which would compete with it for the processor.
+	if p.netns, err = os.Open(procFile(p.PID(), "ns/net")); err != nil {
+		return nil, errors.Join(err, p.Discard())
 	}
 	return p, nil
 }
@@ -82,6 +88,7 @@ func (p *Prepared) fits(want *plan) bool {
 func (p *Prepared) Discard() error {
 	p.process.abandon()
 	_ = p.pidfd.Close()
+	_ = p.netns.Close()
 	if err := p.cgroup.destroy(); err != nil {
 		return fmt.Errorf("discard prepared container: %w", err)
 	}
@@ -90,7 +97,7 @@ func (p *Prepared) Discard() error {
 
 // take makes the stage the first process of c.
 func (p *Prepared) take(c *Container) {
-	c.init, c.pidfd, c.cgroup = p.process, p.pidfd, p.cgroup
+	c.init, c.pidfd, c.cgroup, c.netns = p.process, p.pidfd, p.cgroup, p.netns
 	c.init.forked = time.Now()
 	if c.plan.init.Process.Terminal {
 		// The stage puts the terminal in their place.

@@ -16,7 +16,7 @@ const (
 
 	// tcgCPU leaves out the two features that tell a kernel to copy memory with rep
 	// movsb: TCG emulates that byte by byte, which halves what passes the channel.
-	tcgCPU = "max,-erms,-fsrm"
+	tcgCPU = "max,-erms,-fsrm,-la57"
 
 	ramID     = "ram"     // of the memory backend
 	channelID = "channel" // of the agent's virtio-serial port, as events name it
@@ -259,6 +259,7 @@ func (m machine) argv() []string {
 func kernelCmdline(cfg hypervisor.Config, tscKHz int) string {
 	params := []string{
 		"console=ttyS0", "quiet", "reboot=t", "panic=-1",
+		"lsm=landlock,lockdown,yama",
 		// The kernel would test its ciphers against known answers at each boot: a
 		// tenth of the boot under emulation.
 		"cryptomgr.notests",

@@ -5,6 +5,7 @@ package stdio
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,40 +45,39 @@ type Relay struct {
 // for another file to take. The caller opened it while it had a path to trust.
 func Pipes(ctx context.Context, dial Dial, null *os.File) (*Relay, error) {
 	r := &Relay{done: make(chan struct{})}
-	stdin, stdout, stderr, err := r.dialAll(ctx, dial)
-	if err != nil {
-		return nil, err
+	if err := r.dialAll(ctx, dial, protocol.StreamStdin, protocol.StreamStdout, protocol.StreamStderr); err != nil {
+		return nil, fmt.Errorf("relay stdio: %w", err)
 	}
-	go r.input(stdin, os.Stdin)
+	go r.input(r.streams[0], os.Stdin)
 	r.outputs.Add(2)
-	go r.output(os.Stdout, stdout, null)
-	go r.output(os.Stderr, stderr, null)
+	go r.output(os.Stdout, r.streams[1], null)
+	go r.output(os.Stderr, r.streams[2], null)
 	go r.finish()
 	return r, nil
 }
 
-func (r *Relay) dialAll(ctx context.Context, dial Dial) (stdin, stdout, stderr Stream, err error) {
-	var opened [3]Stream
-	for i, kind := range []protocol.StreamKind{protocol.StreamStdin, protocol.StreamStdout, protocol.StreamStderr} {
-		if opened[i], err = dial(ctx, kind); err != nil {
-			r.Abort()
-			return nil, nil, nil, fmt.Errorf("relay stdio: %w", err)
-		}
-		r.streams = append(r.streams, opened[i])
+// dialAll opens the streams at the same time: one after the other each would
+// wait for the guest's answer.
+func (r *Relay) dialAll(ctx context.Context, dial Dial, kinds ...protocol.StreamKind) error {
+	r.streams = make([]Stream, len(kinds))
+	errs := make([]error, len(kinds))
+	var all sync.WaitGroup
+	for i, kind := range kinds {
+		all.Go(func() { r.streams[i], errs[i] = dial(ctx, kind) })
 	}
-	return opened[0], opened[1], opened[2], nil
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		r.Abort()
+		return err
+	}
+	return nil
 }
 
 // Terminal relays one pty: input and output only.
 func Terminal(ctx context.Context, dial Dial, pty *PTY) (*Relay, error) {
 	r := &Relay{done: make(chan struct{}), closers: []io.Closer{pty}}
-	for _, kind := range []protocol.StreamKind{protocol.StreamStdin, protocol.StreamStdout} {
-		s, err := dial(ctx, kind)
-		if err != nil {
-			r.Abort()
-			return nil, fmt.Errorf("relay terminal: %w", err)
-		}
-		r.streams = append(r.streams, s)
+	if err := r.dialAll(ctx, dial, protocol.StreamStdin, protocol.StreamStdout); err != nil {
+		return nil, fmt.Errorf("relay terminal: %w", err)
 	}
 	go r.input(r.streams[0], pty)
 	r.outputs.Add(1)
@@ -121,7 +121,9 @@ func (r *Relay) Done() <-chan struct{} { return r.done }
 // Abort gives up what has not been carried yet.
 func (r *Relay) Abort() {
 	for _, s := range r.streams {
-		s.Close()
+		if s != nil { // one that could not be opened
+			s.Close()
+		}
 	}
 	for _, c := range r.closers {
 		c.Close()
