@@ -40,7 +40,7 @@ RUN ?= .
 FUZZTIME ?= 10s
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps kernel demo test unit integration integration-runc test-kvm test-bed lint vet proto proto-check fuzz install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc test-kvm test-bed lint vet proto proto-check fuzz install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -59,19 +59,25 @@ deps: ## install the Debian packages that are missing (root)
 test-deps:
 	@integration/setup/deps.sh run test
 
-kernel: $(KERNEL)/.done ## fetch Debian's stock kernel for tests and demo into build/kernel
+stock-kernel: $(KERNEL)/.done ## fetch Debian's stock kernel for tests and demo into build/kernel
 
 # The package is fetched once; make clean forgets it.
 $(KERNEL)/.done:
 	@integration/setup/kernel.sh $(KERNEL)
 	@touch $@
 
+kernel: ## build the trimmed guest kernel, optional, into build/guest-kernel (ten minutes)
+	guest/kernel/build.sh build/guest-kernel
+
+install-kernel: ## install it where husk prefers it to the distribution's
+	install -D -m 644 build/guest-kernel/vmlinuz $(DESTDIR)/usr/lib/husk/vmlinuz
+
 demo: deps ## install what is missing, build, and run a container in a VM
-	@$(MAKE) --no-print-directory build kernel
+	@$(MAKE) --no-print-directory build stock-kernel
 	@integration/setup/demo.sh ./husk $(KERNEL)
 
 test: test-deps ## everything: unit, integration under emulation, with runc, and on KVM in the test bed
-	@$(MAKE) --no-print-directory build kernel
+	@$(MAKE) --no-print-directory build stock-kernel
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory integration-runc
 	@$(MAKE) --no-print-directory integration

@@ -163,6 +163,7 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
 	timings.From(c.Context).Add(report.Phases...)
+	n.plan.Warnings = append(n.plan.Warnings, report.Warnings...)
 	timings.Lap(c.Context, "wait for supervisor")
 	if n.pidFile != "" {
 		if err = writePIDFile(n.pidFile, n.child.Process.Pid); err != nil {

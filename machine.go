@@ -33,21 +33,33 @@ func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error
 	if err != nil {
 		return nil, err
 	}
-	accel, _, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(plan.VM.Accel, settings.Accel)))
+	m, image, err := machineOf(c, settings, plan)
 	if err != nil {
 		return nil, err
+	}
+	if settings.Templates != "off" {
+		m.Template = useTemplate(c.Context, settings, m, image.Digest, plan)
+	}
+	return m, nil
+}
+
+// machineOf is newMachine without a template.
+func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, *guest.Image, error) {
+	accel, _, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(plan.VM.Accel, settings.Accel)))
+	if err != nil {
+		return nil, nil, err
 	}
 	binary, err := qemu.FindBinary(settings.QEMU)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	image, err := guest.Prepare(c.Context, guestSettings(settings), os.Stderr)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	vsock, err := useVsock(settings.Vsock)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	timeout := bootTimeoutKVM
 	if accel == hypervisor.TCG {
@@ -56,7 +68,7 @@ func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error
 	m := &supervisor.Machine{
 		QEMU: binary, Accel: accel,
 		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, defaultMemoryMiB),
-		VCPUs:        cmp.Or(plan.VM.VCPUs, settings.VCPUs, min(runtime.NumCPU(), maxDefaultVCPUs)),
+		VCPUs:        plan.FitVCPUs(cmp.Or(settings.VCPUs, min(runtime.NumCPU(), maxDefaultVCPUs))),
 		NICs:         cmp.Or(plan.VM.NICs, settings.NICs, defaultNICs),
 		Kernel:       image.Kernel,
 		Initrd:       image.Initrd,
@@ -64,10 +76,7 @@ func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error
 		Vsock:        vsock,
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
 	}
-	if settings.Templates != "off" && !vsock {
-		m.Template = useTemplate(c.Context, settings, m, image.Digest)
-	}
-	return m, nil
+	return m, image, nil
 }
 
 func guestSettings(s *config.Config) guest.Settings {

@@ -7,17 +7,21 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/config"
 	"github.com/huskvm/husk/hypervisor/qemu"
+	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/supervisor"
 	"github.com/huskvm/husk/template"
+	"github.com/huskvm/husk/timings"
 )
 
 var templateCommand = &cli.Command{
@@ -31,6 +35,16 @@ var templateCommand = &cli.Command{
 			Action: listTemplates,
 		},
 		{
+			Name:  "create",
+			Usage: "make the template of one kind of container before the first one needs it",
+			Flags: []cli.Flag{
+				&cli.IntFlag{Name: "memory", Usage: "RAM of the guest in `MIB` (default: as of a container without a limit)"},
+				&cli.IntFlag{Name: "vcpus", Usage: "CPUs of the guest (default: as of a container without a limit)"},
+				&cli.IntFlag{Name: "nics", Usage: "network cards of the guest (default: as of any container)"},
+			},
+			Action: createTemplate,
+		},
+		{
 			Name:   "prune",
 			Usage:  "remove templates; containers that run keep theirs",
 			Flags:  []cli.Flag{&cli.DurationFlag{Name: "unused", Usage: "only those that nothing has started from for this `TIME`"}},
@@ -40,7 +54,10 @@ var templateCommand = &cli.Command{
 }
 
 func templateStore(settings *config.Config) template.Store {
-	return template.Store{Dir: filepath.Join(settings.Cache, "templates")}
+	return template.Store{
+		Dir:    filepath.Join(settings.Cache, "templates"),
+		MaxAge: time.Duration(settings.TemplatesMaxAge), MaxBytes: int64(settings.TemplatesMaxMiB) << 20,
+	}
 }
 
 func listTemplates(c *cli.Context) error {
@@ -81,26 +98,67 @@ func printTemplates(w io.Writer, all []template.Entry) error {
 }
 
 // useTemplate finds the memory template for a machine and makes it when there is
-// none. Without one the container boots: that is slower and no failure.
-func useTemplate(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string) *supervisor.Template {
+// none. Without one the container boots: that is slower and no failure, and the
+// plan's warnings say why.
+func useTemplate(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, plan *specconv.Plan) *supervisor.Template {
+	t, discarded, err := findOrMake(ctx, settings, m, guestDigest)
+	if discarded != nil {
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("memory template: %v; it was made again", discarded))
+	}
+	if err != nil {
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("no memory template, so the container boots: %v", err))
+		return nil
+	}
+	return &supervisor.Template{Store: filepath.Dir(filepath.Dir(t.RAM)), Key: t.Key, RAM: t.RAM, Devices: t.Devices}
+}
+
+// findOrMake returns the template and, where one was found that could not be
+// used, why.
+func findOrMake(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string) (t *template.Template, discarded, err error) {
 	kind, err := kindOf(m, guestDigest)
 	if err != nil {
-		logrus.Debugf("no memory template: %v", err)
-		return nil
+		return nil, nil, err
 	}
 	store := templateStore(settings)
-	t, err := store.Find(*kind)
-	if errors.Is(err, template.ErrNone) {
-		logrus.Debugf("making a memory template: %v", err)
-		ctx, cancel := context.WithTimeout(ctx, m.BootTimeout)
-		defer cancel()
-		t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), m.Config(), m.NICs))
+	t, err = store.Find(*kind)
+	if !errors.Is(err, template.ErrNone) {
+		return t, nil, err
 	}
+	if err != template.ErrNone { //nolint:errorlint // exactly this one says that nothing was there
+		discarded = err
+	}
+	logrus.Debugf("making a memory template: %v", err)
+	// Its phases are not the container's.
+	ctx, cancel := context.WithTimeout(timings.With(ctx, nil), m.BootTimeout)
+	defer cancel()
+	t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), m.Config(), m.NICs))
+	return t, discarded, err
+}
+
+// createTemplate makes the template that a container with these limits would
+// make, before there is one.
+func createTemplate(c *cli.Context) error {
+	settings, err := config.Load(c.String("config"))
 	if err != nil {
-		logrus.Debugf("no memory template: %v", err)
-		return nil
+		return err
 	}
-	return &supervisor.Template{Store: store.Dir, Key: t.Key, RAM: t.RAM, Devices: t.Devices}
+	plan := &specconv.Plan{VM: specconv.VM{MemoryMiB: c.Int("memory"), VCPUs: c.Int("vcpus"), NICs: c.Int("nics")}}
+	if err := plan.VM.Check(); err != nil {
+		return err
+	}
+	m, image, err := machineOf(c, settings, plan)
+	if err != nil {
+		return err
+	}
+	t, _, err := findOrMake(c.Context, settings, m, image.Digest)
+	if err != nil {
+		return err
+	}
+	all, err := templateStore(settings).List()
+	if err != nil {
+		return err
+	}
+	return printTemplates(c.App.Writer, slices.DeleteFunc(all, func(e template.Entry) bool { return e.Key != t.Key }))
 }
 
 func kindOf(m *supervisor.Machine, guestDigest string) (*template.Kind, error) {
@@ -116,8 +174,13 @@ func kindOf(m *supervisor.Machine, guestDigest string) (*template.Kind, error) {
 	if err != nil {
 		return nil, err
 	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return nil, fmt.Errorf("uname: %w", err)
+	}
 	return &template.Kind{
 		Husk: husk, Guest: guestDigest, VMM: vmm, Accel: string(m.Accel), CPU: cpu,
+		Machine: qemu.Fingerprint(m.Config(), m.NICs), Host: unix.ByteSliceToString(uts.Release[:]),
 		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs, NICs: m.NICs, Cmdline: m.KernelParams,
 	}, nil
 }

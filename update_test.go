@@ -62,7 +62,6 @@ func TestUpdateRefused(t *testing.T) {
 		{[]string{"--blkio-weight", "x"}, `invalid value "x" for flag -blkio-weight: parse error`},
 		{[]string{"--blkio-weight", "70000"}, "invalid value for blkio-weight: 70000 is not between 10 and 1000"},
 		{[]string{"--blkio-weight", "500"}, "update is not supported: linux.resources.blockIO"},
-		{[]string{"--cpuset-cpus", "0"}, "update is not supported: linux.resources.cpu.cpus"},
 		{[]string{"--cpuset-mems", "0"}, "update is not supported: linux.resources.cpu.mems"},
 		{[]string{"--cpu-rt-period", "1000"}, "update is not supported: linux.resources.cpu.realtimePeriod"},
 		{[]string{"--cpu-rt-runtime", "1000"}, "update is not supported: linux.resources.cpu.realtimeRuntime"},

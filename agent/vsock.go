@@ -12,9 +12,14 @@ import (
 	"github.com/huskvm/husk/agent/protocol"
 )
 
-// dialPause separates attempts to reach a host that refuses. No event says that
-// it listens now. A lost attempt ends by the kernel's own timeout, 2 s.
-const dialPause = 50 * time.Millisecond
+// The pause between attempts to reach a host that refuses grows from the first
+// to the last: no event says that it listens now. A clone is refused when it is
+// awake before its host listens, which is a matter of a few milliseconds. A lost
+// attempt ends by the kernel's own timeout, 2 s.
+const (
+	firstDialPause = time.Millisecond
+	lastDialPause  = 50 * time.Millisecond
+)
 
 // vsockCID returns this guest's context id; ok is false without a vsock device.
 func vsockCID() (cid uint32, ok bool) {
@@ -57,31 +62,38 @@ func (l hostOnly) Accept() (net.Conn, error) {
 // then says which port to dial.
 func sayHello() {
 	var last string
+	pause := firstDialPause
 	for {
-		err := hello()
+		met, err := hello()
+		if met {
+			pause = firstDialPause
+			continue // a clone has woken up
+		}
 		// One line per reason, not per attempt.
 		if text := fmt.Sprint(err); text != last {
 			log.Print(text)
 			last = text
 		}
-		time.Sleep(dialPause)
+		time.Sleep(pause)
+		pause = min(2*pause, lastDialPause)
 	}
 }
 
-// hello dials, shakes hands and returns why the connection ended.
-func hello() error {
+// hello dials, shakes hands and returns why the connection ended, and whether
+// there was one.
+func hello() (met bool, err error) {
 	cid, ok := vsockCID()
 	if !ok {
-		return fmt.Errorf("dial the host: no vsock device")
+		return false, fmt.Errorf("dial the host: no vsock device")
 	}
 	conn, err := vsock.Dial(vsock.Host, cid, nil)
 	if err != nil {
-		return fmt.Errorf("dial the host: %w", err)
+		return false, fmt.Errorf("dial the host: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
 	if err := protocol.Answer(conn, build); err != nil {
-		return err
+		return true, err
 	}
 	_, err = conn.Read(make([]byte, 1))
-	return fmt.Errorf("connection to the host ended: %w", err)
+	return true, fmt.Errorf("connection to the host ended: %w", err)
 }

@@ -51,9 +51,15 @@ type Config struct {
 	// vhost-vsock. Default "auto": where /dev/vhost-vsock exists.
 	Vsock string `toml:"vsock"`
 	// Templates is "auto" or "off": whether VMs wake up from a memory template,
-	// which the first of a kind makes, instead of booting. Default "auto": where
-	// the agent channel is virtio-serial.
+	// which the first of a kind makes, instead of booting. Default "auto": they do.
 	Templates string `toml:"templates"`
+	// TemplatesMaxAge is how long a template stays that nothing starts from.
+	// Default 168h, a week.
+	TemplatesMaxAge Duration `toml:"templates_max_age"`
+	// TemplatesMaxMiB is how much of the disk all templates together may take
+	// before the ones unused for longest go, 256 to 1048576. Default 4096. One
+	// takes 100 to 150 MiB.
+	TemplatesMaxMiB int `toml:"templates_max_mib"`
 	// Cache holds memory templates, unpacked kernels and initramfs images. Default /var/cache/husk.
 	Cache string `toml:"cache"`
 }
@@ -108,6 +114,12 @@ func (c *Config) withDefaults() *Config {
 	if c.Templates == "" {
 		c.Templates = "auto"
 	}
+	if c.TemplatesMaxAge == 0 {
+		c.TemplatesMaxAge = Duration(7 * 24 * time.Hour)
+	}
+	if c.TemplatesMaxMiB == 0 {
+		c.TemplatesMaxMiB = 4096
+	}
 	if c.Cache == "" {
 		c.Cache = "/var/cache/husk"
 	}
@@ -136,6 +148,7 @@ func (c *Config) validate() error {
 		value, min, max int
 	}{
 		{"memory_mib", c.MemoryMiB, 128, 1 << 20}, {"vcpus", c.VCPUs, 1, 255}, {"nics", c.NICs, 1, 8},
+		{"templates_max_mib", c.TemplatesMaxMiB, 256, 1 << 20},
 	} {
 		if n.value != 0 && (n.value < n.min || n.value > n.max) {
 			return fmt.Errorf("%s: %d is not between %d and %d", n.key, n.value, n.min, n.max)

@@ -121,7 +121,7 @@ func writeSettings() error {
 	if kernel == "" {
 		found, _ := filepath.Glob("../build/kernel/boot/vmlinuz-*")
 		if len(found) == 0 {
-			return errors.New("no guest kernel: run make build/kernel, or set HUSK_KERNEL and HUSK_MODULES")
+			return errors.New("no guest kernel: run make stock-kernel, or set HUSK_KERNEL and HUSK_MODULES")
 		}
 		kernel = found[len(found)-1]
 	}

@@ -66,11 +66,11 @@ func rehearsal() *initConfig {
 	dir := "/"
 	return &initConfig{
 		Rehearsal: true, Loopback: true,
-		Process:   processConfig{Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: dir, Groups: []uint32{0}},
-		Root:      rootConfig{Dir: dir},
-		Mounts:    []mountConfig{{Destination: dir}},
-		Devices:   []deviceConfig{{Path: dir}},
-		Masked:    []string{dir}, Readonly: []string{dir},
+		Process: processConfig{Args: []string{"true"}, Env: []string{"PATH=/bin"}, Cwd: dir, Groups: []uint32{0}},
+		Root:    rootConfig{Dir: dir},
+		Mounts:  []mountConfig{{Destination: dir}},
+		Devices: []deviceConfig{{Path: dir}},
+		Masked:  []string{dir}, Readonly: []string{dir},
 		Sysctl: []sysctlConfig{{}}, CgroupDir: dir, Hostname: dir,
 	}
 }

@@ -45,7 +45,8 @@ type Plan struct {
 // VM is the size of the machine; zero means the settings file's default.
 type VM struct {
 	MemoryMiB int
-	VCPUs     int
+	VCPUs     int // as the annotation says
+	CPUs      int // how many the container's limits let it keep busy; 0: no limit
 	NICs      int
 	Accel     string
 }

@@ -204,8 +204,8 @@ func guestMemory(m *specs.LinuxMemory, w *warnings) *specs.LinuxMemory {
 	return &guest
 }
 
-// guestCPU leaves out the numbers of host CPUs: how many they are became the
-// number of vCPUs, and which ones is the host's cgroup's to say.
+// guestCPU leaves out the numbers of host CPUs: how many they are is for
+// Plan.FitVCPUs, and which ones is the host's cgroup's to say.
 func guestCPU(c *specs.LinuxCPU, w *warnings) *specs.LinuxCPU {
 	if c == nil {
 		return nil
@@ -269,14 +269,21 @@ func Resources(r *specs.LinuxResources) (guest *specs.LinuxResources, dropped []
 	honoured.HugepageLimits = nil
 	var refused warnings
 	guest = guestResources(&honoured, &refused)
-	if r.CPU != nil {
-		refused.dropIf(r.CPU.Cpus != "", "linux.resources.cpu.cpus", "the number of vCPUs is fixed while the guest runs")
-	}
 	if len(refused) > 0 {
 		return nil, nil, fmt.Errorf("update is not supported: %s", strings.Replace(refused[0], ": dropped: ", ": ", 1))
 	}
 	if guest == nil {
 		guest = &specs.LinuxResources{}
+	}
+	if r.CPU != nil && r.CPU.Cpus != "" {
+		n, err := cpuCount(r.CPU.Cpus)
+		if err != nil {
+			return nil, nil, fieldErrorf("linux.resources.cpu.cpus", "%s", err)
+		}
+		if guest.CPU == nil {
+			guest.CPU = &specs.LinuxCPU{}
+		}
+		guest.CPU.Cpus = firstCPUs(n)
 	}
 	return guest, w, nil
 }

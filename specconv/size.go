@@ -49,7 +49,7 @@ func (c *converter) vm(spec *specs.Spec) error {
 		vm.MemoryMiB = memoryClassMiB(limit, c.env.MemoryMiB)
 	}
 	if vm.VCPUs == 0 {
-		if vm.VCPUs, err = vcpus(spec.Linux.Resources, c.env.CPUs); err != nil {
+		if vm.CPUs, err = cpus(spec.Linux.Resources, c.env.CPUs); err != nil {
 			return err
 		}
 	}
@@ -100,9 +100,62 @@ func memoryClassMiB(limit int64, hostMiB int) int {
 	return int(min(max(class, smallestMemoryMiB), maxMemoryMiB))
 }
 
-// vcpus is how many CPUs the container can keep busy: its quota rounded up, or
-// its set of CPUs if that is smaller; 0 (the settings' default) with neither.
-func vcpus(r *specs.LinuxResources, hostCPUs int) (int, error) {
+// Check says whether the numbers are in range; 0 is none.
+func (vm VM) Check() error {
+	for _, n := range []struct {
+		name         string
+		v, low, high int
+	}{
+		{"memory", vm.MemoryMiB, minMemoryMiB, maxMemoryMiB}, {"vcpus", vm.VCPUs, 1, maxVCPUs}, {"nics", vm.NICs, 1, maxNICs},
+	} {
+		if n.v != 0 && (n.v < n.low || n.v > n.high) {
+			return fmt.Errorf("%s: %d is not between %d and %d", n.name, n.v, n.low, n.high)
+		}
+	}
+	return nil
+}
+
+// FitVCPUs returns how many vCPUs the machine gets and restricts the container
+// to those of them it may use. standard is the number without a limit, and the
+// least there are of a machine for a container with one: containers with
+// different limits then start from one memory template. More come as powers of
+// two.
+func (p *Plan) FitVCPUs(standard int) int {
+	if p.VM.VCPUs > 0 {
+		return p.VM.VCPUs
+	}
+	n := p.VM.CPUs
+	if n == 0 {
+		return standard
+	}
+	total := standard
+	if n > standard {
+		total = min(1<<bits.Len(uint(n-1)), maxVCPUs)
+	}
+	if n < total {
+		p.restrictCPUs(n)
+	}
+	return total
+}
+
+func (p *Plan) restrictCPUs(n int) {
+	l := p.Guest.Linux
+	if l.Resources == nil {
+		l.Resources = &specs.LinuxResources{}
+	}
+	if l.Resources.CPU == nil {
+		l.Resources.CPU = &specs.LinuxCPU{}
+	}
+	l.Resources.CPU.Cpus = firstCPUs(n)
+}
+
+// firstCPUs is the list of the first n CPUs. Which CPUs of the host they are is
+// the host's cgroup's to say.
+func firstCPUs(n int) string { return "0-" + strconv.Itoa(n-1) }
+
+// cpus is how many CPUs the container can keep busy: its quota rounded up, or
+// its set of CPUs if that is smaller; 0 with neither.
+func cpus(r *specs.LinuxResources, hostCPUs int) (int, error) {
 	if r == nil || r.CPU == nil {
 		return 0, nil
 	}
@@ -125,6 +178,15 @@ func vcpus(r *specs.LinuxResources, hostCPUs int) (int, error) {
 		n = min(n, hostCPUs)
 	}
 	return n, nil
+}
+
+// CountCPUs is the number of CPUs in a list that Resources has made.
+func CountCPUs(list string) int {
+	n, err := cpuCount(list)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // cpuCount counts the numbers of a list such as "0-2,7", as cpuset(7) has it.

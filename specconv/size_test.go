@@ -73,12 +73,12 @@ func TestVCPUs(t *testing.T) {
 		{specs.LinuxCPU{Cpus: "0-1,5", Quota: ptr(int64(100000))}, 8, 1},
 		{specs.LinuxCPU{Cpus: "7", Quota: ptr(int64(800000))}, 8, 1},
 	} {
-		got, err := vcpus(&specs.LinuxResources{CPU: &c.cpu}, c.host)
+		got, err := cpus(&specs.LinuxResources{CPU: &c.cpu}, c.host)
 		if err != nil || got != c.want {
 			t.Errorf("%+v on %d CPUs: got %d, %v, want %d", c.cpu, c.host, got, err, c.want)
 		}
 	}
-	if got, err := vcpus(nil, 4); got != 0 || err != nil {
+	if got, err := cpus(nil, 4); got != 0 || err != nil {
 		t.Errorf("no resources: %d, %v", got, err)
 	}
 }
@@ -141,7 +141,6 @@ func TestResources(t *testing.T) {
 		{`{"memory":{"kernel":7}}`, refused + "memory.kernel" + gone},
 		{`{"memory":{"swappiness":7}}`, refused + "memory.swappiness" + gone},
 		{`{"memory":{"disableOOMKiller":true}}`, refused + "memory.disableOOMKiller" + gone},
-		{`{"cpu":{"cpus":"0-1"}}`, refused + "cpu.cpus: the number of vCPUs is fixed while the guest runs"},
 		{`{"cpu":{"mems":"0"}}`, refused + "cpu.mems: the guest has one memory node"},
 		{`{"cpu":{"realtimeRuntime":5}}`, refused + "cpu.realtimeRuntime" + gone},
 		{`{"blockIO":{"weight":10}}`, refused + "blockIO: the guest's files are not block devices of its own"},
@@ -237,6 +236,32 @@ func TestShm(t *testing.T) {
 		}
 		if isTmpfs := plan.Guest.Mounts[7].Type == "tmpfs"; isTmpfs != (len(plan.Warnings) == 1) {
 			t.Errorf("%s: warnings %q", c.source, plan.Warnings)
+		}
+	}
+}
+
+func TestFitVCPUs(t *testing.T) {
+	for _, c := range []struct {
+		vm             VM
+		standard, want int
+		cpus           string
+	}{
+		{VM{}, 4, 4, ""},
+		{VM{CPUs: 1}, 4, 4, "0-0"},
+		{VM{CPUs: 3}, 4, 4, "0-2"},
+		{VM{CPUs: 4}, 4, 4, ""},
+		{VM{CPUs: 5}, 4, 8, "0-4"},
+		{VM{CPUs: 8}, 4, 8, ""},
+		{VM{CPUs: 200}, 4, 255, "0-199"},
+		{VM{CPUs: 1, VCPUs: 3}, 4, 3, ""},
+	} {
+		p := &Plan{VM: c.vm, Guest: &specs.Spec{Linux: &specs.Linux{}}}
+		got, cpus := p.FitVCPUs(c.standard), ""
+		if r := p.Guest.Linux.Resources; r != nil {
+			cpus = r.CPU.Cpus
+		}
+		if got != c.want || cpus != c.cpus {
+			t.Errorf("%+v of %d: %d vCPUs, cpuset %q; want %d, %q", c.vm, c.standard, got, cpus, c.want, c.cpus)
 		}
 	}
 }

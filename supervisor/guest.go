@@ -23,9 +23,10 @@ const shareTag = specconv.ShareTag
 const entropyBytes = 64
 
 // meetAgent waits for the guest to come up and exchanges greetings with it.
-func (s *supervisor) meetAgent() error {
-	ctx, cancel := s.whileWanted(s.boot.Machine.BootTimeout)
+func (s *supervisor) meetAgent(timeout time.Duration) error {
+	ctx, cancel := s.whileWanted(timeout)
 	defer cancel()
+	defer s.timings.Lap("agent hello")
 	a, err := client.Connect(ctx, s.transport(), s.boot.Build)
 	if err != nil {
 		return s.explain(ctx, err)
@@ -58,10 +59,11 @@ func (s *supervisor) whileWanted(limit time.Duration) (context.Context, context.
 	timer := time.AfterFunc(limit, func() {
 		cancel(fmt.Errorf("the guest did not answer within %s (setting boot_timeout)", limit))
 	})
+	vm := s.vm // another may take its place
 	go func() {
 		select {
-		case <-s.vm.Done():
-			cancel(fmt.Errorf("virtual machine ended early: %w", orUnknown(s.vm.Err())))
+		case <-vm.Done():
+			cancel(fmt.Errorf("virtual machine ended early: %w", orUnknown(vm.Err())))
 		case <-s.parent.Gone():
 			cancel(errors.New("the cli ended before the container was created"))
 		case <-ctx.Done():

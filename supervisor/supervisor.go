@@ -42,11 +42,12 @@ const (
 const callTimeout = 30 * time.Second
 
 type supervisor struct {
-	boot    Bootstrap
-	dir     *state.Dir
-	log     *logrus.Logger
-	parent  *launch.Parent
-	timings *timings.Log
+	boot     Bootstrap
+	dir      *state.Dir
+	log      *logrus.Logger
+	parent   *launch.Parent
+	timings  *timings.Log
+	warnings []string // for the user, with the report
 
 	control, streams *socket
 	null             *os.File // /dev/null, from before there was no path to trust
@@ -108,10 +109,6 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 		return err
 	}
 	s.timings.Lap("enter shadow")
-	if err := s.meetAgent(); err != nil {
-		return s.withConsole(err)
-	}
-	s.timings.Lap("agent hello")
 	if err := s.createInGuest(); err != nil {
 		return err
 	}
@@ -124,7 +121,7 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	for _, p := range phases {
 		s.log.WithField("ms", float64(p.Took)/1e6).Debugf("phase %s", p.Name)
 	}
-	return s.parent.Report(launch.Report{Phases: phases})
+	return s.parent.Report(launch.Report{Phases: phases, Warnings: s.warnings})
 }
 
 func (s *supervisor) openState() (err error) {
@@ -177,9 +174,12 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(timings.With(context.Background(), s.timings), m.BootTimeout)
 	defer cancel()
-	if s.vm = s.wakeUp(ctx, starter, cfg); s.vm == nil {
+	if !s.wakeUp(ctx, starter, cfg) {
 		if s.vm, err = starter.Start(ctx, cfg); err != nil {
 			return fmt.Errorf("start virtual machine: %w", err)
+		}
+		if err := s.meetAgent(m.BootTimeout); err != nil {
+			return s.withConsole(err)
 		}
 	}
 	// The vmm has its own descriptors now; with ours closed a tap ends with it.
@@ -189,27 +189,59 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	return nil
 }
 
-// wakeUp starts the VM from its template. It returns nil where there is none, and
-// where it does not work: then the template is thrown away and the VM boots.
-func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config) hypervisor.VM {
+// wakeTimeout is how long a clone may take to answer: a hundred times what it
+// takes, and short enough to boot instead and still be of use.
+const wakeTimeout = 15 * time.Second
+
+// wakeUp starts the VM from its template and reports whether its agent answers.
+// Where there is no template, or it does not work, which also throws it away,
+// the VM has to boot.
+func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config) bool {
 	t := s.boot.Machine.Template
 	if t == nil {
-		return nil
+		return false
 	}
 	if len(cfg.NICs) != s.boot.Machine.NICs {
 		s.log.Info("more interfaces than the template has network cards: booting")
-		return nil
+		return false
 	}
 	cfg.RAMFile, cfg.DeviceState = t.RAM, t.Devices
-	vm, err := starter.Start(ctx, cfg)
-	if err == nil {
-		return vm
+	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
+	defer cancel()
+	var err error
+	if s.vm, err = starter.Start(ctx, cfg); err == nil {
+		if err = s.meetAgent(wakeTimeout); err == nil {
+			return true
+		}
+		err = errors.Join(err, s.giveUpVM())
 	}
+	select {
+	case <-s.parent.Gone():
+		return false // nobody waits any more, which is not the template's fault
+	default:
+	}
+	s.warnings = append(s.warnings, fmt.Sprintf("the memory template does not work and is discarded, so the container boots: %v", err))
 	s.log.WithError(err).Warn("the memory template does not work and is discarded: booting")
 	if err := (template.Store{Dir: t.Store}).Discard(t.Key); err != nil {
 		s.log.WithError(err).Warn("discard memory template")
 	}
-	return nil
+	return false
+}
+
+// giveUpVM ends a VM that another takes the place of.
+func (s *supervisor) giveUpVM() error {
+	var err error
+	if s.agent != nil {
+		err = s.agent.Close()
+		s.agent = nil
+	}
+	if c := s.vm.Channel().Serial; c != nil {
+		// Closed already if the agent was met.
+		_ = c.Close()
+	}
+	err = errors.Join(err, s.vm.Stop())
+	s.vm = nil
+	return err
 }
 
 // noteTaps saves what delete needs to undo joinNetwork when this process cannot.

@@ -175,11 +175,16 @@ func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*c
 	return &control.UpdateResponse{}, nil
 }
 
-// fits refuses a memory limit that the VM could never give.
+// fits refuses a limit that the VM could never give.
 func (s *supervisor) fits(resources []byte) error {
 	var r specs.LinuxResources
 	if err := json.Unmarshal(resources, &r); err != nil {
 		return fmt.Errorf("read resources: %w", err)
+	}
+	vcpus := s.boot.Machine.VCPUs
+	if r.CPU != nil && r.CPU.Cpus != "" && specconv.CountCPUs(r.CPU.Cpus) > vcpus {
+		return fmt.Errorf("cpu.cpus: %s is more than the virtual machine's %d CPUs, which cannot grow: create the container with more or the annotation %s",
+			r.CPU.Cpus, vcpus, specconv.AnnotationVCPUs)
 	}
 	if r.Memory == nil || r.Memory.Limit == nil {
 		return nil

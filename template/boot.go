@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/agent/client"
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/network"
@@ -73,11 +75,20 @@ func save(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config
 		case <-ctx.Done():
 		}
 	}()
-	err = saver.AwaitChannel(ctx)
+	agent, err := awaitAgent(ctx, vm.Channel(), saver)
 	if err == nil {
-		err = saver.Save(ctx)
+		err = errors.Join(saver.Save(ctx), agent.Close())
 	}
 	return errors.Join(err, vm.Stop())
+}
+
+// awaitAgent waits until the agent waits for the host. What it returns is closed
+// when the guest has been saved.
+func awaitAgent(ctx context.Context, ch hypervisor.Channel, saver hypervisor.Saver) (io.Closer, error) {
+	if ch.Serial != nil {
+		return io.NopCloser(nil), saver.AwaitChannel(ctx)
+	}
+	return client.AwaitVsock(ctx, ch.VsockCID)
 }
 
 // tapsToNowhere makes taps in a network namespace of their own, which goes with

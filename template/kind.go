@@ -17,7 +17,9 @@ import (
 // wake up. Two VMs of equal kinds may share a template; any difference is
 // another template.
 type Kind struct {
-	Husk      string `json:"husk"`      // identity of husk's binary, which decides the vmm's arguments
+	Husk      string `json:"husk"`      // identity of husk's binary
+	Machine   string `json:"machine"`   // digest of the vmm's arguments, those of one VM left out
+	Host      string `json:"host"`      // release of the host's kernel: KVM is part of the machine
 	Guest     string `json:"guest"`     // digest of kernel, modules and agent
 	VMM       string `json:"vmm"`       // identity of the vmm's binary
 	Accel     string `json:"accel"`     //

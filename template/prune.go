@@ -7,15 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// KeepUnused is how long a template stays that nobody starts from: long enough
-// for a machine that is off over the weekend.
-const KeepUnused = 7 * 24 * time.Hour
 
 // Entry is one template of a store, for people.
 type Entry struct {
@@ -83,6 +80,61 @@ func (s Store) Prune(unused time.Duration) ([]Entry, error) {
 		removed = append(removed, e)
 	}
 	return removed, nil
+}
+
+// limit removes what the store's limits do not allow: templates unused for too
+// long, then those unused for longest until the rest fit.
+func (s Store) limit() error {
+	if s.MaxAge > 0 {
+		if _, err := s.Prune(s.MaxAge); err != nil {
+			return err
+		}
+	}
+	if err := s.removeHalfMade(); err != nil {
+		return err
+	}
+	if s.MaxBytes <= 0 {
+		return nil
+	}
+	all, err := s.List()
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(all, func(a, b Entry) int { return b.Used.Compare(a.Used) })
+	var total int64
+	for i, e := range all {
+		total += e.Bytes
+		// The newest stays, however large: it is why we are here.
+		if i == 0 || total <= s.MaxBytes {
+			continue
+		}
+		if err := s.Discard(e.Key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeHalfMade removes what makers that were killed have left: nobody holds the
+// lock of such a template.
+func (s Store) removeHalfMade() error {
+	left, err := filepath.Glob(filepath.Join(s.Dir, makingPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("find half-made templates: %w", err)
+	}
+	for _, dir := range left {
+		f, err := os.OpenFile(s.lockFile(strings.TrimPrefix(filepath.Base(dir), makingPrefix)), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return fmt.Errorf("lock half-made template: %w", err)
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			err = remove(dir)
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // noteUse sets the time by which Prune judges.

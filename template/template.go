@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,8 +25,13 @@ import (
 	"github.com/huskvm/husk/flock"
 )
 
-// Store is the directory templates are kept in, root only.
-type Store struct{ Dir string }
+// Store is the directory templates are kept in, root only, and its limits; zero
+// is no limit. They are looked at when a template is made.
+type Store struct {
+	Dir      string
+	MaxAge   time.Duration // since the last start from it
+	MaxBytes int64         // on disk, of all together
+}
 
 // Template is one that was checked and may be used.
 type Template struct {
@@ -40,17 +46,45 @@ type description struct {
 	Key         string    `json:"key"`
 	Kind        Kind      `json:"kind"` // for people: the key is made of it
 	Created     time.Time `json:"created"`
-	RAMBytes    int64     `json:"ramBytes"`
-	RAMChanged  int64     `json:"ramChanged"` // ns after the epoch: it must not have been touched since
+	RAM         ramState  `json:"ram"`
 	DevicesHash string    `json:"devicesHash"`
 }
 
+// ramState tells whether the RAM file is the one that was saved, untouched. Its
+// content is not read: that would take longer than to boot. The time of change
+// cannot be set back by who rewrites the file in place; only damage below the
+// file system goes unseen, and then the guest does not answer.
+type ramState struct {
+	Inode   uint64 `json:"inode"`
+	Bytes   int64  `json:"bytes"`
+	Blocks  int64  `json:"blocks"`
+	Mtime   int64  `json:"mtime"` // ns after the epoch
+	Ctime   int64  `json:"ctime"`
+	Regular bool   `json:"regular"`
+}
+
+// stateOf does not follow a link.
+func stateOf(path string) (ramState, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return ramState{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return ramState{
+		Inode: st.Ino, Bytes: st.Size, Blocks: st.Blocks,
+		Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(),
+		Regular: st.Mode&unix.S_IFMT == unix.S_IFREG && st.Uid == uint32(os.Geteuid()) && st.Mode&0o077 == 0,
+	}, nil
+}
+
 const (
-	format = 1 // raised when templates of an older husk must not be used
+	format = 2 // raised when templates of an older husk must not be used
 
 	ramFile     = "ram"
 	devicesFile = "devices"
 	descFile    = "template.json"
+
+	// makingPrefix and the key name the directory of a template being made.
+	makingPrefix = ".making-"
 
 	maxDescription = 1 << 20
 	maxDevices     = 64 << 20 // bytes; measured 75 kB
@@ -99,11 +133,11 @@ func check(dir, key string) error {
 	if d.Format != format || d.Key != key {
 		return fmt.Errorf("template %s: describes another", key)
 	}
-	info, err := os.Stat(filepath.Join(dir, ramFile))
+	ram, err := stateOf(filepath.Join(dir, ramFile))
 	if err != nil {
 		return err
 	}
-	if info.Size() != d.RAMBytes || info.ModTime().UnixNano() != d.RAMChanged {
+	if ram != d.RAM || !ram.Regular {
 		return fmt.Errorf("template %s: RAM has changed since it was made", key)
 	}
 	hash, err := hashFile(filepath.Join(dir, devicesFile))
@@ -116,15 +150,22 @@ func check(dir, key string) error {
 	return nil
 }
 
+// readBounded reads a regular file of at most limit bytes, and nothing else: a
+// fifo in its place would wait for ever.
 func readBounded(path string, limit int64) ([]byte, error) {
-	info, err := os.Stat(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > limit {
-		return nil, fmt.Errorf("read %s: larger than %d bytes", path, limit)
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
 	}
-	return os.ReadFile(path)
+	if !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, fmt.Errorf("read %s: not a file of at most %d bytes", path, limit)
+	}
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 func hashFile(path string) (string, error) {
@@ -151,11 +192,15 @@ func (s Store) Make(ctx context.Context, k Kind, boot func(ctx context.Context, 
 		return t, nil
 	}
 	// Each new kernel or husk makes new kinds; the old ones would stay for ever.
-	if _, err := s.Prune(KeepUnused); err != nil {
+	if err := s.limit(); err != nil {
 		return nil, err
 	}
-	temp, err := os.MkdirTemp(s.Dir, ".making-")
-	if err != nil {
+	temp := filepath.Join(s.Dir, makingPrefix+k.Key())
+	// Left by a maker that was killed: the lock is ours now.
+	if err := remove(temp); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(temp, 0o700); err != nil {
 		return nil, fmt.Errorf("make template: %w", err)
 	}
 	err = boot(ctx, filepath.Join(temp, ramFile), filepath.Join(temp, devicesFile))
@@ -172,7 +217,7 @@ func (s Store) Make(ctx context.Context, k Kind, boot func(ctx context.Context, 
 }
 
 func describe(dir string, k Kind) error {
-	info, err := os.Stat(filepath.Join(dir, ramFile))
+	ram, err := stateOf(filepath.Join(dir, ramFile))
 	if err != nil {
 		return err
 	}
@@ -182,7 +227,7 @@ func describe(dir string, k Kind) error {
 	}
 	b, err := json.MarshalIndent(description{
 		Format: format, Key: k.Key(), Kind: k, Created: time.Now().UTC(),
-		RAMBytes: info.Size(), RAMChanged: info.ModTime().UnixNano(), DevicesHash: hash,
+		RAM: ram, DevicesHash: hash,
 	}, "", "  ")
 	if err != nil {
 		return err
@@ -209,7 +254,7 @@ func (s Store) open() error {
 // lock waits for the lock of a key until ctx ends. The lock's file stays: to
 // remove it would let two hold "the" lock.
 func (s Store) lock(ctx context.Context, key string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(s.Dir, "."+key+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(s.lockFile(key), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock template: %w", err)
 	}
@@ -219,18 +264,33 @@ func (s Store) lock(ctx context.Context, key string) (unlock func(), err error) 
 	return func() { f.Close() }, nil
 }
 
+func (s Store) lockFile(key string) string { return filepath.Join(s.Dir, "."+key+".lock") }
+
 // Discard removes the template of a key, e.g. after a VM could not wake up from it.
 func (s Store) Discard(key string) error { return remove(filepath.Join(s.Dir, key)) }
 
-// remove removes a template's files by name. VMs that map its RAM keep it.
+// remove removes a template. VMs that map its RAM keep it. First it loses its
+// name, so that nothing that somebody put there can stand in the way of a new
+// one; then its files go, each by its name and none recursively, for a directory
+// in a file's place could hold a mount. What is not a template's own stays, under
+// a name that nobody looks at.
 func remove(dir string) error {
-	for _, name := range contents {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove template: %w", err)
-		}
-	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	gone, err := os.MkdirTemp(filepath.Dir(dir), ".gone-")
+	if err != nil {
 		return fmt.Errorf("remove template: %w", err)
 	}
+	moved := filepath.Join(gone, "template")
+	if err := os.Rename(dir, moved); err != nil {
+		_ = os.Remove(gone)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("remove template: %w", err)
+	}
+	for _, name := range contents {
+		_ = os.Remove(filepath.Join(moved, name))
+	}
+	_ = os.Remove(moved)
+	_ = os.Remove(gone)
 	return nil
 }

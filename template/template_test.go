@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func kind() Kind {
@@ -77,6 +79,33 @@ func TestDamage(t *testing.T) {
 		"ram changed": func(dir string) error {
 			return os.Chtimes(filepath.Join(dir, ramFile), time.Time{}, time.Now().Add(time.Second))
 		},
+		"ram changed, its time put back": func(dir string) error {
+			path := filepath.Join(dir, ramFile)
+			info, err := os.Stat(path)
+			if err != nil {
+				return err
+			}
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt([]byte{'X'}, 0)
+			return errors.Join(err, f.Close(), os.Chtimes(path, info.ModTime(), info.ModTime()))
+		},
+		"ram readable by others": func(dir string) error { return os.Chmod(filepath.Join(dir, ramFile), 0o644) },
+		"ram is a link": func(dir string) error {
+			path := filepath.Join(dir, ramFile)
+			return errors.Join(os.Rename(path, path+".moved"), os.Symlink(path+".moved", path))
+		},
+		"ram is a directory": func(dir string) error {
+			path := filepath.Join(dir, ramFile)
+			return errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "x"), 0o700))
+		},
+		"devices are a fifo": func(dir string) error {
+			path := filepath.Join(dir, devicesFile)
+			return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600))
+		},
+		"no directory":     func(dir string) error { return errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o600)) },
 		"ram shorter":      func(dir string) error { return os.Truncate(filepath.Join(dir, ramFile), 1) },
 		"ram gone":         func(dir string) error { return os.Remove(filepath.Join(dir, ramFile)) },
 		"devices changed":  func(dir string) error { return os.WriteFile(filepath.Join(dir, devicesFile), []byte("DEVICES"), 0o600) },
@@ -115,11 +144,12 @@ func TestPrune(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	longAgo := time.Now().Add(-2 * KeepUnused)
+	const maxAge = time.Hour
+	longAgo := time.Now().Add(-2 * maxAge)
 	if err := os.Chtimes(filepath.Join(s.Dir, old.Key(), descFile), longAgo, longAgo); err != nil {
 		t.Fatal(err)
 	}
-	removed, err := s.Prune(KeepUnused)
+	removed, err := s.Prune(maxAge)
 	if err != nil || len(removed) != 1 || removed[0].Kind.Husk != "old" || removed[0].Bytes == 0 {
 		t.Errorf("pruned %+v, %v", removed, err)
 	}
@@ -131,6 +161,48 @@ func TestPrune(t *testing.T) {
 	}
 	if left, err := s.List(); err != nil || len(left) != 0 {
 		t.Errorf("left after pruning all: %v, %v", left, err)
+	}
+}
+
+// TestLimits holds that making one template removes those the limits do not
+// allow, and what a killed maker has left.
+func TestLimits(t *testing.T) {
+	s := newStore(t)
+	var n atomic.Int32
+	kinds := make([]Kind, 3)
+	for i := range kinds {
+		kinds[i] = kind()
+		kinds[i].VCPUs = i + 1
+		if _, err := s.Make(t.Context(), kinds[i], boots(&n)); err != nil {
+			t.Fatal(err)
+		}
+		used := time.Now().Add(time.Duration(i-10) * time.Minute)
+		if err := os.Chtimes(filepath.Join(s.Dir, kinds[i].Key(), descFile), used, used); err != nil {
+			t.Fatal(err)
+		}
+	}
+	half := filepath.Join(s.Dir, makingPrefix+"killed")
+	if err := errors.Join(os.Mkdir(half, 0o700), os.WriteFile(filepath.Join(half, ramFile), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.MaxBytes = all[0].Bytes * 2
+	last := kind()
+	last.VCPUs = 9
+	if _, err := s.Make(t.Context(), last, boots(&n)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Find(kinds[0]); !errors.Is(err, ErrNone) {
+		t.Errorf("the one unused for longest is still there: %v", err)
+	}
+	if _, err := s.Find(kinds[2]); err != nil {
+		t.Errorf("one used lately: %v", err)
+	}
+	if exists(half) {
+		t.Error("the half-made one is still there")
 	}
 }
 

@@ -99,20 +99,10 @@ func (t *vsockTransport) connect(ctx context.Context, build string) (link, error
 		t.listener = listening.(*vsockTransport).listener
 	}
 	defer func() { _ = t.listener.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = t.listener.Close() })
-	defer stop()
 	for {
-		conn, err := t.listener.Accept()
+		conn, err := t.accept(ctx)
 		if err != nil {
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
-			return nil, fmt.Errorf("wait for the agent of cid %d: %w", t.cid, err)
-		}
-		// Any guest of this host may dial this port.
-		if peer, ok := conn.RemoteAddr().(*vsock.Addr); !ok || peer.ContextID != t.cid {
-			_ = conn.Close()
-			continue
+			return nil, err
 		}
 		err = greet(ctx, conn, build)
 		if err == nil {
@@ -124,6 +114,38 @@ func (t *vsockTransport) connect(ctx context.Context, build string) (link, error
 			return nil, err
 		}
 	}
+}
+
+// accept waits for the agent to dial.
+func (t *vsockTransport) accept(ctx context.Context) (net.Conn, error) {
+	stop := context.AfterFunc(ctx, func() { _ = t.listener.Close() })
+	defer stop()
+	for {
+		conn, err := t.listener.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				err = ctx.Err()
+			}
+			return nil, fmt.Errorf("wait for the agent of cid %d: %w", t.cid, err)
+		}
+		// Any guest of this host may dial this port.
+		if peer, ok := conn.RemoteAddr().(*vsock.Addr); ok && peer.ContextID == t.cid {
+			return conn, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+// AwaitVsock waits until the agent with this cid has dialled and says nothing to
+// it: the agent waits for a greeting until the result is closed, or until it
+// wakes up as a clone, whose kernel resets the connection.
+func AwaitVsock(ctx context.Context, cid uint32) (io.Closer, error) {
+	t, err := ListenVsock(cid)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = t.Close() }()
+	return t.(*vsockTransport).accept(ctx)
 }
 
 // vsockLink keeps the connection the agent made: it breaks when the VM ends.

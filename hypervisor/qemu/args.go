@@ -1,6 +1,8 @@
 package qemu
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -252,6 +254,24 @@ func (m machine) argv() []string {
 		}
 	}
 	return argv
+}
+
+// Fingerprint is a digest of the machine that cfg describes with nics network
+// cards: two VMs of equal fingerprints differ at most in what a clone of a
+// template may have of its own.
+func Fingerprint(cfg hypervisor.Config, nics int) string {
+	h := handles{}
+	if cfg.ShareTag != "" {
+		cfg.ShareDir = "/"
+	}
+	for range nics {
+		cfg.NICs = append(cfg.NICs, hypervisor.NIC{})
+		h.taps = append(h.taps, 0)
+	}
+	// The clock rate is read anew for each boot, and a clone keeps its template's.
+	const noRate = 0
+	sum := sha256.Sum256([]byte(strings.Join(newMachine(cfg, h, noRate).argv(), "\x00")))
+	return hex.EncodeToString(sum[:16])
 }
 
 // kernelCmdline puts the caller's parameters last: the kernel takes the last of

@@ -51,7 +51,7 @@ func kernel(t *testing.T) (image, modules string) {
 	if image == "" {
 		found, _ := filepath.Glob("../../build/kernel/boot/vmlinuz-*")
 		if len(found) == 0 {
-			t.Fatal("no kernel for the outer machine: run make build/kernel, or set HUSK_KERNEL and HUSK_MODULES")
+			t.Fatal("no kernel for the outer machine: run make stock-kernel, or set HUSK_KERNEL and HUSK_MODULES")
 		}
 		image = found[len(found)-1]
 	}
