@@ -38,9 +38,12 @@ export HUSK_CACHE := $(CURDIR)/build/cache
 PARALLEL ?= 2
 RUN ?= .
 FUZZTIME ?= 10s
+BENCH ?= .
+SAMPLES ?= 20
+MIB ?= 1024
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc test-kvm test-bed lint vet proto proto-check fuzz install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc test-kvm test-bed lint vet proto proto-check fuzz bench install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -106,6 +109,16 @@ test-kvm: ## the core of them on real KVM and vhost-vsock, in an emulated outer 
 
 test-bed: ## the test bed without husk: when test-kvm fails, is it the bed?
 	go test -tags integration -count=1 -v -timeout 10m -run TestBed ./integration/kvm
+
+bench: ## time husk beside runc, crun and bare QEMU: one table (root, half an hour); BENCH=regexp picks, SAMPLES=n
+	@integration/setup/deps.sh run test bench
+	@$(MAKE) --no-print-directory build stock-kernel
+	@mkdir -p build/bin
+	go build -trimpath -o build/bin/bench ./integration/bench
+	go build -trimpath -ldflags "-s -w" -o build/testprog ./integration/testprog
+	@integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/bench.toml
+	build/bin/bench -husk ./husk -config build/bench.toml -testprog build/testprog -samples $(SAMPLES) -mib $(MIB) \
+		-only '$(value BENCH)' -json build/bench.json
 
 lint: ## golangci-lint; the first run builds it, which takes minutes
 	go run $(GOLANGCI_LINT) run --build-tags integration ./...

@@ -15,11 +15,7 @@ cp "$(command -v busybox)" "$bundle/rootfs/bin/busybox"
 for applet in sh uname cat grep head ps; do
 	ln -s busybox "$bundle/rootfs/bin/$applet"
 done
-vmlinuz=$(ls "$kernel"/boot/vmlinuz-* | tail -1)
-cat >"$bundle/husk.toml" <<TOML
-kernel = "$vmlinuz"
-modules = "$kernel/lib/modules/${vmlinuz##*/vmlinuz-}"
-TOML
+"$(dirname "$0")/settings.sh" "$kernel" >"$bundle/husk.toml"
 "$husk" spec --bundle "$bundle"
 # The spec asks for a terminal and a shell; the demo wants one command's output.
 sed -i -e 's/"terminal": true/"terminal": false/' \

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages husk is built, run and tested with, only those
 # that are missing, and says why each is wanted.
-#   deps.sh [run|test|proto]...    default: run
+#   deps.sh [run|test|bench|proto]...    default: run
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
@@ -22,6 +22,7 @@ wanted() {
 		util-linux|nsenter|entering a container's namespaces as engines do
 	LIST
 		;;
+	bench) echo 'crun|crun|a second runtime to compare with' ;;
 	proto) echo 'protobuf-compiler|protoc|generating code from the .proto files' ;;
 	*) echo "deps.sh: unknown set $1" >&2; exit 2 ;;
 	esac

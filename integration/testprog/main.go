@@ -14,22 +14,28 @@ import (
 )
 
 var commands = map[string]func(args []string) error{
-	"signals": signals,
-	"status":  status,
-	"files":   files,
-	"fds":     openFiles,
-	"memory":  memory,
-	"pattern": pattern,
-	"flood":   flood,
-	"tcp":     tcp,
-	"udp":     udp,
-	"append":  appendLines,
-	"syscall": systemCalls,
-	"tty":     tty,
-	"vendor":  vendor,
+	"signals":  signals,
+	"zeros":    zeros,
+	"filework": fileWork,
+	"status":   status,
+	"files":    files,
+	"fds":      openFiles,
+	"memory":   memory,
+	"pattern":  pattern,
+	"flood":    flood,
+	"tcp":      tcp,
+	"udp":      udp,
+	"append":   appendLines,
+	"syscall":  systemCalls,
+	"tty":      tty,
+	"vendor":   vendor,
 }
 
 func main() {
+	if os.Getpid() == 1 && len(os.Args) == 1 && os.Args[0] == "/init" {
+		floorInit()
+		return
+	}
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
 		fmt.Fprintln(os.Stderr, "usage: testprog COMMAND [ARGUMENT...]")
 		os.Exit(2)

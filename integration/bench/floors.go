@@ -1,0 +1,343 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+	"unsafe"
+
+	"github.com/cavaliergopher/cpio"
+	"golang.org/x/sys/unix"
+)
+
+// floorName is the subject of what bare QEMU takes: below it no runtime that
+// uses QEMU the same way can get.
+const floorName = "bare qemu"
+
+// floors times bare QEMU: the boot of the same kernel to its init and power-off,
+// and the restore of the same template to the agent's first answer.
+func (b *bench) floors() error {
+	vm, err := b.huskVM()
+	if err != nil {
+		return err
+	}
+	initrd := filepath.Join(b.dir, "floor.cpio")
+	if err := writeFloorInitrd(initrd, b.prog); err != nil {
+		return err
+	}
+	var restores, boots []time.Duration
+	for range b.samples {
+		took, err := timed(func() error { return vm.restore(b.dir) })
+		if err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+		restores = append(restores, took)
+	}
+	for range max(b.samples/4, 1) {
+		took, err := timed(func() error { return vm.boot(initrd) })
+		if err != nil {
+			return fmt.Errorf("boot: %w", err)
+		}
+		boots = append(boots, took)
+	}
+	b.results.durations(figureRestore, floorName, "", restores)
+	b.results.durations(figureCold, floorName, "", boots)
+	return nil
+}
+
+// vmArgs is the command line of a VM that husk has started from a template.
+type vmArgs struct{ argv []string }
+
+// huskVM starts a container and reads its VM's command line.
+func (b *bench) huskVM() (*vmArgs, error) {
+	r, id := b.runtimes[0], b.id()
+	if err := r.call("run", "--detach", "--bundle", b.bundle("sleep 1000"), id); err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.call("delete", "--force", id) }()
+	pid, err := r.pid(id)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range descendants(pid) {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))
+		if err != nil {
+			continue
+		}
+		argv := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
+		if slices.Contains(argv, "-accel") {
+			vm := &vmArgs{argv: argv}
+			if vm.value("-incoming") == "" {
+				return nil, errors.New("husk's VM was not started from a template")
+			}
+			return vm, nil
+		}
+	}
+	return nil, errors.New("husk's VM was not found below its supervisor")
+}
+
+// value is the argument after a flag, "" without the flag.
+func (v *vmArgs) value(flag string) string {
+	if i := slices.Index(v.argv, flag); i >= 0 && i+1 < len(v.argv) {
+		return v.argv[i+1]
+	}
+	return ""
+}
+
+// property is a key's value in an option such as "tap,id=net0,fd=6".
+func property(option, key string) string {
+	for part := range strings.SplitSeq(option, ",") {
+		if name, value, ok := strings.Cut(part, "="); ok && name == key {
+			return value
+		}
+	}
+	return ""
+}
+
+// boot runs the same kernel on the same machine to the end of its init.
+func (v *vmArgs) boot(initrd string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, v.argv[0],
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "microvm",
+		"-accel", v.value("-accel"), "-cpu", v.value("-cpu"), "-m", v.value("-m"), "-smp", v.value("-smp"),
+		"-kernel", v.value("-kernel"), "-initrd", initrd, "-append", v.value("-append"),
+		"-serial", "stdio")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	if !bytes.Contains(out, []byte("floor ready")) {
+		return fmt.Errorf("init did not run: %s", out)
+	}
+	return nil
+}
+
+// writeFloorInitrd writes an initramfs with nothing but testprog as its init.
+func writeFloorInitrd(path, prog string) error {
+	program, err := os.ReadFile(prog)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	w := cpio.NewWriter(f)
+	for _, e := range []struct {
+		name string
+		mode cpio.FileMode
+		data []byte
+	}{
+		{"dev", cpio.TypeDir | 0o755, nil},
+		{"init", cpio.TypeReg | 0o755, program},
+	} {
+		err = errors.Join(err, w.WriteHeader(&cpio.Header{Name: e.name, Mode: e.mode, Size: int64(len(e.data))}))
+		if err == nil {
+			_, err = w.Write(e.data)
+		}
+	}
+	return errors.Join(err, w.Close(), f.Close())
+}
+
+// restore wakes a clone up with nothing around QEMU but what it needs, says hello
+// to the agent and returns at the first byte of its answer.
+func (v *vmArgs) restore(dir string) (err error) {
+	share, err := os.MkdirTemp(dir, "share-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(share)) }()
+	argv, files, conns, err := v.cloneArgs(share)
+	defer func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.ExtraFiles = files
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, said.String())
+		}
+	}()
+	deadline := time.Now().Add(time.Minute)
+	for _, c := range conns {
+		if err := c.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	devices := filepath.Join(filepath.Dir(property(v.value("-object"), "mem-path")), "devices")
+	if err := wake(conns[0], devices); err != nil {
+		return err
+	}
+	// The agent answers a greeting before it judges it.
+	if _, err := io.WriteString(conns[2], "husk/1 bench\n"); err != nil {
+		return err
+	}
+	_, err = conns[2].Read(make([]byte, 1))
+	return err
+}
+
+// cloneArgs is the command line with descriptors of our own: QMP, console and
+// agent channel, in the order in which husk passes them, then a tap for each card.
+func (v *vmArgs) cloneArgs(share string) (argv []string, files []*os.File, conns []*net.UnixConn, err error) {
+	argv = slices.Clone(v.argv)
+	for i, arg := range argv {
+		switch {
+		case strings.HasPrefix(arg, "local,id=share,"):
+			argv[i] = strings.Replace(arg, "path="+property(arg, "path"), "path="+share, 1)
+		case strings.HasPrefix(arg, "vhost-vsock-device"):
+			return nil, nil, nil, errors.New("the restore floor is measured over virtio-serial: set vsock to off")
+		}
+	}
+	for range 3 {
+		ours, theirs, err := socketPair()
+		if err != nil {
+			return nil, files, conns, err
+		}
+		files, conns = append(files, theirs), append(conns, ours)
+	}
+	for i, arg := range argv {
+		if i > 0 && argv[i-1] == "-netdev" && strings.HasPrefix(arg, "tap,") {
+			tap, err := openTap()
+			if err != nil {
+				return nil, files, conns, err
+			}
+			files = append(files, tap)
+		}
+	}
+	return argv, files, conns, nil
+}
+
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "ours")
+	conn, err := net.FileConn(f)
+	theirs := os.NewFile(uintptr(fds[1]), "theirs")
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// openTap makes a tap in a network namespace of its own, which goes with it.
+func openTap() (*os.File, error) {
+	type result struct {
+		f   *os.File
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		// Not unlocked: the thread ends with its goroutine.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- result{nil, os.NewSyscallError("unshare", err)}
+			return
+		}
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			done <- result{nil, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}}
+			return
+		}
+		var ifr struct {
+			name  [16]byte
+			flags uint16
+			_     [22]byte
+		}
+		ifr.flags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&ifr))); errno != 0 {
+			_ = unix.Close(fd)
+			done <- result{nil, os.NewSyscallError("ioctl TUNSETIFF", errno)}
+			return
+		}
+		done <- result{os.NewFile(uintptr(fd), "tap"), nil}
+	}()
+	r := <-done
+	return r.f, r.err
+}
+
+// wake is the least that QMP needs to resume a clone.
+func wake(conn *net.UnixConn, devices string) error {
+	r := bufio.NewReader(conn)
+	await := func(what string) error {
+		for {
+			line, err := r.ReadBytes('\n')
+			if err != nil {
+				return err
+			}
+			if bytes.Contains(line, []byte(`"error"`)) {
+				return fmt.Errorf("qmp: %s", line)
+			}
+			if bytes.Contains(line, []byte(what)) {
+				return nil
+			}
+		}
+	}
+	execute := func(command string, args any, oob []byte) error {
+		doc, err := json.Marshal(map[string]any{"execute": command, "arguments": args})
+		if err != nil {
+			return err
+		}
+		if _, _, err := conn.WriteMsgUnix(doc, oob, nil); err != nil {
+			return err
+		}
+		return await(`"return"`)
+	}
+	state, err := os.Open(devices)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = state.Close() }()
+	none := map[string]any{}
+	capabilities := []map[string]any{{"capability": "x-ignore-shared", "state": true}, {"capability": "events", "state": true}}
+	if err := await(`"QMP"`); err != nil {
+		return err
+	}
+	for _, c := range []struct {
+		command string
+		args    any
+		oob     []byte
+	}{
+		{"qmp_capabilities", none, nil},
+		{"migrate-set-capabilities", map[string]any{"capabilities": capabilities}, nil},
+		{"getfd", map[string]any{"fdname": "state"}, unix.UnixRights(int(state.Fd()))},
+		{"migrate-incoming", map[string]any{"uri": "fd:state"}, nil},
+	} {
+		if err := execute(c.command, c.args, c.oob); err != nil {
+			return fmt.Errorf("%s: %w", c.command, err)
+		}
+	}
+	if err := await(`"completed"`); err != nil {
+		return err
+	}
+	return execute("cont", none, nil)
+}

@@ -1,0 +1,156 @@
+// Command bench measures husk beside runc, what other runtimes there are, and
+// bare QEMU, all in one run on one machine, sample by sample in turn, so that
+// whatever else the machine does hits all of them alike. Its figures are ratios
+// first: the milliseconds of one machine mean little on another.
+//
+// What is timed is also checked: a wrong exit code or output ends the run.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// bench is one run of the program.
+type bench struct {
+	husk    string // path of the binary
+	config  string // husk's settings file
+	prog    string // path of testprog
+	dir     string // scratch, removed at the end
+	samples int
+	mib     int // of stdout
+
+	runtimes []*oci // husk first, then runc
+	results  results
+}
+
+// sections in the order they are run.
+var sections = []struct {
+	name string
+	run  func(*bench) error
+}{
+	{"start", (*bench).start},
+	{"floors", (*bench).floors},
+	{"parallel", (*bench).parallel},
+	{"memory", (*bench).memory},
+	{"stdout", (*bench).stdout},
+	{"files", (*bench).files},
+}
+
+func main() {
+	b := &bench{}
+	only := flag.String("only", ".", "run the sections that match this `regexp`")
+	out := flag.String("json", "", "write the figures to this `file` as well")
+	flag.StringVar(&b.husk, "husk", "./husk", "husk's `binary`")
+	flag.StringVar(&b.config, "config", "", "husk's settings `file`")
+	flag.StringVar(&b.prog, "testprog", "", "testprog's `binary`")
+	flag.IntVar(&b.samples, "samples", 20, "samples of each start-up figure")
+	flag.IntVar(&b.mib, "mib", 1024, "MiB through stdout")
+	flag.Parse()
+	if err := b.main(*only, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func (b *bench) main(only, out string) (err error) {
+	match, err := regexp.Compile(only)
+	if err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "husk-bench-"); err != nil {
+		return err
+	}
+	defer b.cleanUp()
+	if err := b.setUp(); err != nil {
+		return err
+	}
+	began := time.Now()
+	for _, s := range sections {
+		if !match.MatchString(s.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "%5.0f s  %s\n", time.Since(began).Seconds(), s.name)
+		if err := s.run(b); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	fmt.Printf("\n%s\n\n", machine())
+	b.results.print(os.Stdout)
+	if out == "" {
+		return nil
+	}
+	doc, err := json.MarshalIndent(map[string]any{"machine": machine(), "figures": b.results.rows}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, append(doc, '\n'), 0o644)
+}
+
+// setUp finds the runtimes and makes a bundle for each command that is timed.
+func (b *bench) setUp() error {
+	var err error
+	for _, path := range []*string{&b.husk, &b.config, &b.prog} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+		if _, err := os.Stat(*path); err != nil {
+			return err
+		}
+	}
+	b.runtimes = []*oci{{name: "husk", argv: []string{b.husk, "--config", b.config, "--root", filepath.Join(b.dir, "husk")}}}
+	for name, flags := range map[string][]string{"runc": nil, "crun": nil, "runsc": {"--platform=ptrace", "--network=none"}} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			if name == "runc" {
+				return fmt.Errorf("%w: it is what husk is compared with", err)
+			}
+			continue
+		}
+		argv := append([]string{path}, flags...)
+		b.runtimes = append(b.runtimes, &oci{name: name, argv: append(argv, "--root", filepath.Join(b.dir, name))})
+	}
+	rootfs := filepath.Join(b.dir, "rootfs")
+	if err := makeRootfs(rootfs, b.prog); err != nil {
+		return err
+	}
+	for _, command := range []string{"true", "sleep 1000", "bench"} {
+		if err := b.makeBundle(b.bundle(command), rootfs, strings.Fields(command)); err != nil {
+			return err
+		}
+	}
+	// A runtime that does not work here at all is left out, and said to be.
+	working := b.runtimes[:0]
+	for _, r := range b.runtimes {
+		if err := r.run(b.bundle("true"), b.id()); err != nil {
+			if r.name == "husk" || r.name == "runc" {
+				return err
+			}
+			fmt.Fprintf(os.Stderr, "%s is left out: %v\n", r.name, err)
+			continue
+		}
+		working = append(working, r)
+	}
+	b.runtimes = working
+	return nil
+}
+
+// machine names where the figures are from.
+func machine() string {
+	model := "unknown CPU"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if m := regexp.MustCompile(`model name\s*:\s*(.*)`).FindStringSubmatch(string(info)); m != nil {
+			model = m[1]
+		}
+	}
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return fmt.Sprintf("%d x %s, Linux %s", runtime.NumCPU(), model, strings.TrimSpace(string(release)))
+}

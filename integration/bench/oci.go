@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// callTimeout bounds every call of a runtime: what takes longer hangs.
+const callTimeout = 5 * time.Minute
+
+// oci is one runtime.
+type oci struct {
+	name string
+	argv []string // with its global flags
+}
+
+var lastID atomic.Int64
+
+// id returns an id nobody else uses.
+func (b *bench) id() string {
+	return fmt.Sprintf("%s-%d", filepath.Base(b.dir), lastID.Add(1))
+}
+
+func (b *bench) bundle(command string) string {
+	return filepath.Join(b.dir, "bundle-"+strings.ReplaceAll(command, " ", "-"))
+}
+
+// call runs the runtime with stdout and stderr in files: a pipe would be held
+// open by the container.
+func (r *oci) call(args ...string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], args...)...)
+	said, err := os.CreateTemp("", "husk-bench-said-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = errors.Join(said.Close(), os.Remove(said.Name())) }()
+	cmd.Stdout, cmd.Stderr = said, said
+	if err := cmd.Run(); err != nil {
+		text, _ := os.ReadFile(said.Name())
+		return fmt.Errorf("%s %s: %w: %s", r.name, strings.Join(args, " "), err, bytes.TrimSpace(text))
+	}
+	return nil
+}
+
+func (r *oci) run(bundle, id string) error { return r.call("run", "--bundle", bundle, id) }
+
+// output runs a container and hands its stdout to read.
+func (r *oci) output(bundle, id string, read func(io.Reader) error) error {
+	cmd := exec.Command(r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "run", "--bundle", bundle, id)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	readErr := read(out)
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s run: %w", r.name, err)
+	}
+	return readErr
+}
+
+// timed returns how long f takes.
+func timed(f func() error) (time.Duration, error) {
+	began := time.Now()
+	err := f()
+	return time.Since(began), err
+}
+
+// makeRootfs makes a root file system of busybox and testprog.
+func makeRootfs(dir, prog string) error {
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{"bin", "proc", "sys", "dev", "tmp", "etc", "volume"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	for from, to := range map[string]string{busybox: "busybox", prog: "testprog"} {
+		data, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "bin", to), data, 0o755)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, applet := range []string{"sh", "true", "sleep", "echo", "cat"} {
+		if err := os.Symlink("busybox", filepath.Join(dir, "bin", applet)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeBundle writes the configuration that every runtime's own spec command
+// would, for a command without a terminal.
+func (b *bench) makeBundle(dir, rootfs string, args []string, mounts ...specs.Mount) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := exec.Command(b.husk, "spec", "--bundle", dir).Run(); err != nil {
+		return fmt.Errorf("husk spec: %w", err)
+	}
+	path := filepath.Join(dir, "config.json")
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(doc, spec); err != nil {
+		return err
+	}
+	spec.Version = "1.0.2" // Debian 12's crun refuses a newer one
+	spec.Process.Terminal = false
+	spec.Process.Args = args
+	spec.Root.Path, spec.Root.Readonly = rootfs, false
+	spec.Mounts = append(spec.Mounts, mounts...)
+	if doc, err = json.Marshal(spec); err != nil {
+		return err
+	}
+	return os.WriteFile(path, doc, 0o644)
+}
+
+// pid is the container's process on the host.
+func (r *oci) pid(id string) (int, error) {
+	out, err := exec.Command(r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "state", id)...).Output()
+	if err != nil {
+		return 0, fmt.Errorf("%s state: %w", r.name, err)
+	}
+	var st specs.State
+	if err := json.Unmarshal(out, &st); err != nil {
+		return 0, err
+	}
+	return st.Pid, nil
+}
+
+// descendants returns a process and all below it.
+func descendants(pid int) []int {
+	all := []int{pid}
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				all = append(all, descendants(child)...)
+			}
+		}
+	}
+	return all
+}
+
+// cleanUp deletes what containers are left and removes the scratch directory,
+// which by then no mount hangs below.
+func (b *bench) cleanUp() {
+	for _, r := range b.runtimes {
+		out, err := exec.Command(r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "list", "-q")...).Output()
+		if err != nil {
+			continue
+		}
+		for id := range strings.FieldsSeq(string(out)) {
+			_ = r.call("delete", "--force", id)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), b.dir) {
+		fmt.Fprintf(os.Stderr, "bench: %s is left: something is mounted there\n", b.dir)
+		return
+	}
+	_ = os.RemoveAll(b.dir)
+	unix.Sync() // the next run should not pay for this one's files
+}
