@@ -103,7 +103,7 @@ func printTemplates(w io.Writer, all []template.Entry) error {
 func useTemplate(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, plan *specconv.Plan) *supervisor.Template {
 	t, discarded, err := findOrMake(ctx, settings, m, guestDigest)
 	if discarded != nil {
-		plan.Warnings = append(plan.Warnings, fmt.Sprintf("memory template: %v; it was made again", discarded))
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("memory template %v; it was made again", discarded))
 	}
 	if err != nil {
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("no memory template, so the container boots: %v", err))
@@ -124,8 +124,9 @@ func findOrMake(ctx context.Context, settings *config.Config, m *supervisor.Mach
 	if !errors.Is(err, template.ErrNone) {
 		return t, nil, err
 	}
-	if err != template.ErrNone { //nolint:errorlint // exactly this one says that nothing was there
-		discarded = err
+	var unusable *template.DiscardedError
+	if errors.As(err, &unusable) {
+		discarded = unusable
 	}
 	logrus.Debugf("making a memory template: %v", err)
 	// Its phases are not the container's.

@@ -224,35 +224,6 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// Containers that start from one memory template draw different random numbers:
-// the kernel's boot id, /dev/urandom, and the addresses that AT_RANDOM and the
-// kernel's own choices give a process.
-func TestClonesAreNotTwins(t *testing.T) {
-	needVM(t)
-	t.Parallel()
-	e := newEnv(t)
-	bundle := e.bundle(withScript("cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; " +
-		"grep stack /proc/self/maps; mktemp -u XXXXXXXXXXXX"))
-	e.ok("run", "--bundle", bundle, e.id()) // makes the template if need be
-	var calls []*process
-	for range 3 {
-		calls = append(calls, e.start(call{}, "run", "--bundle", bundle, e.id()))
-	}
-	seen := map[string]bool{}
-	for _, p := range calls {
-		lines := strings.Split(strings.TrimSpace(p.wait().is(0).stdout), "\n")
-		if len(lines) != 4 {
-			t.Fatalf("output %q", lines)
-		}
-		for i, line := range lines {
-			if seen[fmt.Sprint(i, line)] {
-				t.Errorf("two clones have drawn %q", line)
-			}
-			seen[fmt.Sprint(i, line)] = true
-		}
-	}
-}
-
 // In the KVM test bed: KVM and vhost-vsock are truly in use, by the processor's
 // own word inside the guest and by what the vmm holds open outside.
 func TestKVMIsUsed(t *testing.T) {

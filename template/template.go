@@ -53,11 +53,11 @@ type description struct {
 // ramState tells whether the RAM file is the one that was saved, untouched. Its
 // content is not read: that would take longer than to boot. The time of change
 // cannot be set back by who rewrites the file in place; only damage below the
-// file system goes unseen, and then the guest does not answer.
+// file system goes unseen, and then the guest does not answer. The number of
+// blocks is no part of it: it settles only when the file has reached the disk.
 type ramState struct {
 	Inode   uint64 `json:"inode"`
 	Bytes   int64  `json:"bytes"`
-	Blocks  int64  `json:"blocks"`
 	Mtime   int64  `json:"mtime"` // ns after the epoch
 	Ctime   int64  `json:"ctime"`
 	Regular bool   `json:"regular"`
@@ -70,7 +70,7 @@ func stateOf(path string) (ramState, error) {
 		return ramState{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return ramState{
-		Inode: st.Ino, Bytes: st.Size, Blocks: st.Blocks,
+		Inode: st.Ino, Bytes: st.Size,
 		Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano(),
 		Regular: st.Mode&unix.S_IFMT == unix.S_IFREG && st.Uid == uint32(os.Geteuid()) && st.Mode&0o077 == 0,
 	}, nil
@@ -111,8 +111,15 @@ func (s Store) Find(k Kind) (*Template, error) {
 	if rerr := remove(dir); rerr != nil {
 		return nil, fmt.Errorf("%w: %w; removing it: %w", ErrNone, err, rerr)
 	}
-	return nil, fmt.Errorf("%w: discarded: %w", ErrNone, err)
+	return nil, &DiscardedError{err}
 }
+
+// DiscardedError is ErrNone where there was a template that could not be used.
+type DiscardedError struct{ Why error }
+
+func (e *DiscardedError) Error() string        { return "discarded: " + e.Why.Error() }
+func (e *DiscardedError) Unwrap() error        { return e.Why }
+func (e *DiscardedError) Is(target error) bool { return target == ErrNone }
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

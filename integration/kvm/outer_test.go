@@ -182,7 +182,7 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + 
 // network, and the proof that KVM and vhost-vsock are in use. Each group has an
 // outer machine of its own, since one that has stopped begins from the start.
 var coreTests = [][]string{
-	{"TestKVMIsUsed", "TestLifecycle", "TestKillForms"},
+	{"TestKVMIsUsed", "TestStartsFromTemplate", "TestClonesAreNotTwins", "TestLifecycle", "TestKillForms"},
 	{"TestExec", "TestCheck"},
 	{"TestConsoleSocket", "TestStdinEndOfFile", "TestStdoutWhole", "TestStalledStderrDoesNotStallStdout"},
 	{"TestNetworkVeth", "TestNetworkAppearsBeforeStart"},

@@ -16,6 +16,7 @@ import (
 var commands = map[string]func(args []string) error{
 	"signals":  signals,
 	"zeros":    zeros,
+	"draws":    draws,
 	"filework": fileWork,
 	"status":   status,
 	"files":    files,

@@ -1,0 +1,232 @@
+//go:build integration
+
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// By default a container does not boot.
+func TestStartsFromTemplate(t *testing.T) {
+	needVM(t)
+	e := newEnv(t) // not parallel: it looks at all of this machine's vmms below this test
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
+	vmms := e.vmms()
+	if len(vmms) != 1 || !strings.Contains(describe(vmms[0]), "-incoming") {
+		t.Errorf("the container's VM was not started from a template: %v", vmms)
+	}
+	c.stop()
+}
+
+// clones is how many containers start from one template at the same moment.
+const clones = 20
+
+// Containers that start from one memory template have nothing in common that a
+// stranger could use: what they draw from every source of randomness differs,
+// their clocks are right, and their names are their own.
+func TestClonesAreNotTwins(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	bundle := e.bundle(withArgs("testprog", "draws"))
+	e.ok("run", "--bundle", bundle, e.id()) // makes the template if need be
+	n := clones
+	if os.Getenv("HUSK_EXPECT_ACCEL") == "kvm" {
+		n = 2 // the emulated outer machine has one processor
+	}
+	var calls []*process
+	for range n {
+		calls = append(calls, e.start(call{}, "run", "--bundle", bundle, e.id()))
+	}
+	seen := map[string]bool{}
+	for _, p := range calls {
+		drawn := map[string]string{}
+		for line := range strings.Lines(p.wait().is(0).stdout) {
+			name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			drawn[name] = value
+		}
+		for _, name := range []string{"getrandom", "urandom", "at_random", "boot_id", "uuid", "stack"} {
+			value := drawn[name]
+			if len(value) < 10 || seen[name+value] {
+				t.Errorf("%s: %q was drawn by another clone, or not at all", name, value)
+			}
+			seen[name+value] = true
+		}
+		nanos, err := time.ParseDuration(drawn["clock"] + "ns")
+		if off := time.Since(time.Unix(0, int64(nanos))); err != nil || off < 0 || off > time.Minute {
+			t.Errorf("a clone's clock says %q, %v ago: %v", drawn["clock"], off, err)
+		}
+	}
+}
+
+// templates lists the templates in a cache directory.
+func templates(t *testing.T, cache string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(cache, "templates", "[0-9a-f]*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// Whatever happens to a template, containers start, and a sound one is made.
+func TestDamagedTemplate(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	cache := e.mkdir("cache")
+	// The kernel is unpacked already.
+	unpacked, err := filepath.Abs(os.Getenv("HUSK_CACHE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"vmlinux*", "initramfs*", "index*"} {
+		files, _ := filepath.Glob(filepath.Join(unpacked, pattern))
+		for _, file := range files {
+			_ = os.Link(file, filepath.Join(cache, filepath.Base(file))) // else it is made anew
+		}
+	}
+	with := e.otherSettings(map[string]string{"cache": fmt.Sprintf("%q", cache)})
+	bundle := e.bundle(withScript("echo whole"))
+	run := func() *result {
+		t.Helper()
+		r := e.with(with, "run", "--bundle", bundle, e.id()).is(0)
+		if r.stdout != "whole\n" {
+			t.Errorf("stdout %q", r.stdout)
+		}
+		return r
+	}
+	run()
+	made := templates(t, cache)
+	if len(made) != 1 {
+		t.Fatalf("templates: %v", made)
+	}
+	if r := run(); r.log != "" {
+		t.Errorf("a start from a sound template says %q", r.log)
+	}
+	for _, damage := range []struct {
+		name string
+		do   func(dir string) error
+	}{
+		{"device state of other bytes", func(dir string) error {
+			return flip(filepath.Join(dir, "devices"), 1000)
+		}},
+		{"RAM of other bytes", func(dir string) error { return flip(filepath.Join(dir, "ram"), 16<<20) }},
+		{"description cut short", func(dir string) error { return os.Truncate(filepath.Join(dir, "template.json"), 100) }},
+		// Nothing but the guest itself can tell.
+		{"RAM empty and described so", emptyRAM},
+	} {
+		t.Run(damage.name, func(t *testing.T) {
+			dir := templates(t, cache)[0]
+			if err := damage.do(dir); err != nil {
+				t.Fatal(err)
+			}
+			if r := run(); !strings.Contains(r.log, "template") {
+				t.Errorf("no warning in the log: %q", r.log)
+			}
+			run()
+			if r := run(); r.log != "" || len(templates(t, cache)) != 1 {
+				t.Errorf("templates %v, log %q", templates(t, cache), r.log)
+			}
+		})
+	}
+}
+
+// flip changes one byte of a file.
+func flip(path string, at int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, at); err != nil {
+		return err
+	}
+	b[0] ^= 0xff
+	_, err = f.WriteAt(b, at)
+	return err
+}
+
+// emptyRAM makes a template whose RAM holds zeros and whose description fits it.
+func emptyRAM(dir string) error {
+	ram := filepath.Join(dir, "ram")
+	info, err := os.Stat(ram)
+	if err != nil {
+		return err
+	}
+	if err := os.Truncate(ram, 0); err != nil {
+		return err
+	}
+	if err := os.Truncate(ram, info.Size()); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(ram, &st); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "template.json")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var d map[string]any
+	if err := json.Unmarshal(text, &d); err != nil {
+		return err
+	}
+	d["ram"] = map[string]any{
+		"inode": st.Ino, "bytes": st.Size, "mtime": st.Mtim.Nano(), "ctime": st.Ctim.Nano(), "regular": true,
+	}
+	if text, err = json.Marshal(d); err != nil {
+		return err
+	}
+	return os.WriteFile(path, text, 0o600)
+}
+
+// Containers with different limits start from one template, and nproc is right
+// from the first instruction.
+func TestCPUsOfLimit(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	r := e.do("run", "--bundle", e.bundle(withArgs("nproc"), func(s *specs.Spec) {
+		s.Linux.Resources.CPU = &specs.LinuxCPU{Cpus: "0"}
+	}), e.id()).is(0)
+	if r.stdout != "1\n" {
+		t.Errorf("nproc with cpus \"0\": %q", r.stdout)
+	}
+	if !isVM {
+		return
+	}
+	quota, period := int64(50000), uint64(100000)
+	r = e.do("run", "--bundle", e.bundle(withArgs("nproc"), func(s *specs.Spec) {
+		s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
+	}), e.id()).is(0)
+	if r.stdout != "1\n" {
+		t.Errorf("nproc with half a CPU: %q", r.stdout)
+	}
+}
+
+// husk --timings accounts for every phase of a start.
+func TestTimings(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	r := e.do("--timings", "run", "--bundle", e.bundle(), e.id()).is(0)
+	for _, phase := range []string{
+		"process start", "read config.json", "settings, kernel, template", "start supervisor", "cgroup", "hooks",
+		"host setup", "network: taps", "vmm spawn", "agent hello", "agent create", "init stage", "execve", "the container runs", "delete",
+	} {
+		if !strings.Contains(r.stderr, phase+"\n") {
+			t.Errorf("no phase %q in\n%s", phase, r.stderr)
+		}
+	}
+}
