@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -37,7 +38,7 @@ func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error
 	if err != nil {
 		return nil, err
 	}
-	if settings.Templates != "off" {
+	if settings.Templates != "off" && !m.FreePages {
 		m.Template = useTemplate(c.Context, settings, m, image.Digest, plan)
 	}
 	return m, nil
@@ -74,6 +75,7 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 		Initrd:       image.Initrd,
 		KernelParams: settings.KernelParams,
 		Vsock:        vsock,
+		FreePages:    cmp.Or(plan.VM.FreePages, strconv.FormatBool(settings.FreePageReporting)) == "true",
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
 	}
 	return m, image, nil

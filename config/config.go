@@ -60,6 +60,9 @@ type Config struct {
 	// before the ones unused for longest go, 256 to 1048576. Default 4096. One
 	// takes 100 to 150 MiB.
 	TemplatesMaxMiB int `toml:"templates_max_mib"`
+	// FreePageReporting makes guests give memory that they have freed back to the
+	// host. Such a guest boots instead of starting from a template. Default false.
+	FreePageReporting bool `toml:"free_page_reporting"`
 	// Cache holds memory templates, unpacked kernels and initramfs images. Default /var/cache/husk.
 	Cache string `toml:"cache"`
 }

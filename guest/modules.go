@@ -27,7 +27,7 @@ const (
 // Each costs boot time, so what only some containers use is left out, though on
 // a host it would be loaded on demand: tun, netfilter, bridge, veth, loop, ext4,
 // inet_diag, binfmt_misc. So are the buses and disks the guest does not have:
-// virtio_pci (microvm has no PCI), virtio_blk, virtio_balloon.
+// virtio_pci (microvm has no PCI), virtio_blk.
 var wanted = []struct {
 	name     string
 	required bool
@@ -40,7 +40,8 @@ var wanted = []struct {
 	{"virtiofs", false}, // the same, faster; brings fuse, which containers use too
 	{"overlay", false},
 	{"virtio_net", false},
-	{"virtio_rng", false}, // entropy without waiting for it
+	{"virtio_rng", false},     // entropy without waiting for it
+	{"virtio_balloon", false}, // returns memory to the host
 	// Built into Debian's kernels; elsewhere programs take them for granted.
 	{"unix", false},
 	{"af_packet", false}, // ping, DHCP clients, tcpdump

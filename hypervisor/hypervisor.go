@@ -48,6 +48,10 @@ type Config struct {
 	Vsock       bool
 	ChannelPort string
 
+	// FreePageReporting gives the guest a balloon device over which it returns
+	// the pages it has freed. Not with RAMFile.
+	FreePageReporting bool
+
 	// RAMFile backs the guest's RAM when it is not empty, and DeviceState is the
 	// file that goes with it. With RAMShared the guest boots, what it writes goes
 	// into RAMFile, and Saver.Save writes DeviceState: that is how a template is

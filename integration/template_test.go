@@ -18,7 +18,11 @@ import (
 // By default a container does not boot.
 func TestStartsFromTemplate(t *testing.T) {
 	needVM(t)
-	e := newEnv(t) // not parallel: it looks at all of this machine's vmms below this test
+	t.Parallel()
+	e := newEnv(t)
+	if r := e.do("run", "--bundle", e.bundle(), e.id()).is(0); r.log != "" {
+		t.Errorf("a first start says %s", r.log)
+	}
 	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
 	vmms := e.vmms()
 	if len(vmms) != 1 || !strings.Contains(describe(vmms[0]), "-incoming") {

@@ -17,6 +17,9 @@ const (
 	AnnotationVCPUs     = "org.huskvm.vcpus"
 	AnnotationAccel     = "org.huskvm.accel" // "kvm" or "tcg"; in `state` also the one in use
 	AnnotationNICs      = "org.huskvm.nics"
+	// AnnotationFreePages is "true" or "false": whether the guest gives memory that
+	// it has freed back to the host, which a start from a template rules out.
+	AnnotationFreePages = "org.huskvm.free_page_reporting"
 )
 
 // Guest paths both halves of a plan are made with.
@@ -49,6 +52,7 @@ type VM struct {
 	CPUs      int // how many the container's limits let it keep busy; 0: no limit
 	NICs      int
 	Accel     string
+	FreePages string // as the annotation says; empty: the settings' default
 }
 
 // Share is one file or directory of the host exported to the guest.

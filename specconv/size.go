@@ -239,7 +239,7 @@ func validateAnnotations(spec *specs.Spec) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Annotations)) {
 		switch name {
-		case AnnotationNetwork, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs:
+		case AnnotationNetwork, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs, AnnotationFreePages:
 		default:
 			if strings.HasPrefix(name, annotationPrefix) {
 				// A misspelt setting must not pass for set.
@@ -278,6 +278,12 @@ func annotatedVM(annotations map[string]string) (VM, error) {
 			return VM{}, fieldErrorf(key("annotations", AnnotationAccel), `%s is neither "kvm" nor "tcg"`, quote(s))
 		}
 		vm.Accel = s
+	}
+	if s, found := annotations[AnnotationFreePages]; found {
+		if s != "true" && s != "false" {
+			return VM{}, fieldErrorf(key("annotations", AnnotationFreePages), `%s is neither "true" nor "false"`, quote(s))
+		}
+		vm.FreePages = s
 	}
 	return vm, nil
 }

@@ -38,6 +38,7 @@ type Machine struct {
 	Initrd       string
 	KernelParams string
 	Vsock        bool
+	FreePages    bool // the guest gives them back to the host
 	BootTimeout  time.Duration
 	// Template is what to wake up from instead of booting, nil for a boot.
 	Template *Template
@@ -52,6 +53,7 @@ func (m *Machine) Config() hypervisor.Config {
 		Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: strings.TrimSpace(protocol.AgentEnv + " " + m.KernelParams),
 		ShareTag: specconv.ShareTag,
 		Vsock:    m.Vsock, ChannelPort: protocol.ChannelPort,
+		FreePageReporting: m.FreePages,
 	}
 }
 

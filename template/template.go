@@ -287,11 +287,13 @@ func remove(dir string) error {
 		return fmt.Errorf("remove template: %w", err)
 	}
 	moved := filepath.Join(gone, "template")
-	if err := os.Rename(dir, moved); err != nil {
+	switch err := os.Rename(dir, moved); {
+	case errors.Is(err, fs.ErrNotExist):
+		return os.Remove(gone)
+	case errors.Is(err, unix.EXDEV):
+		moved = dir // on an overlay, whose directories cannot all be renamed
+	case err != nil:
 		_ = os.Remove(gone)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
 		return fmt.Errorf("remove template: %w", err)
 	}
 	for _, name := range contents {

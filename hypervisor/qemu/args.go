@@ -141,6 +141,9 @@ func countDevices(cfg hypervisor.Config) int {
 	if cfg.ShareDir != "" {
 		n++
 	}
+	if cfg.FreePageReporting {
+		n++
+	}
 	return n
 }
 
@@ -186,6 +189,9 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 		m.add(with("virtio-9p-device", "fsdev", "share", "mount_tag", cfg.ShareTag))
 	}
 	m.add("virtio-rng-device")
+	if cfg.FreePageReporting {
+		m.add(with("virtio-balloon-device", "free-page-reporting", "on"))
+	}
 	for i, nic := range cfg.NICs {
 		id := "net" + strconv.Itoa(i)
 		m.backends = append(m.backends, option{"-netdev", with("tap", "id", id, "fd", strconv.Itoa(h.taps[i]))})
