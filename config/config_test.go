@@ -32,6 +32,9 @@ nics = 3
 boot_timeout = "1m30s"
 vsock = "off"
 templates = "off"
+templates_max_age = "1h"
+templates_max_mib = 512
+free_page_reporting = true
 cache = "/tmp/cache"
 `))
 	if err != nil {
@@ -41,6 +44,7 @@ cache = "/tmp/cache"
 		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/boot/vmlinuz", Modules: "/lib/modules/6.1",
 		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
 		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", Cache: "/tmp/cache",
+		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -55,7 +59,10 @@ cache = "/tmp/cache"
 }
 
 func TestLoadDefaults(t *testing.T) {
-	want := &Config{Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk"}
+	want := &Config{
+		Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk",
+		TemplatesMaxAge: Duration(7 * 24 * time.Hour), TemplatesMaxMiB: 4096,
+	}
 	for _, content := range []string{"", "# nothing\n", "memory_mib = 0\naccel = \"\"\n"} {
 		got, err := Load(write(t, content))
 		if err != nil || !reflect.DeepEqual(got, want) {
