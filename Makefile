@@ -41,6 +41,9 @@ FUZZTIME ?= 10s
 BENCH ?= .
 SAMPLES ?= 20
 MIB ?= 1024
+# Unless bounded, making the first input of interest smaller takes up to a minute,
+# all of the budget.
+FUZZFLAGS := -fuzzminimizetime 10x
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
 .PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc test-kvm test-bed lint vet proto proto-check fuzz bench install clean
@@ -86,8 +89,9 @@ test: test-deps ## everything: unit, integration under emulation, with runc, and
 	@$(MAKE) --no-print-directory integration
 	@$(MAKE) --no-print-directory test-kvm
 
-unit: vet ## format, vet, and the tests that need no VM
+unit: vet ## format, vet, and the tests that need no VM, among them 10s of fuzzing config.json
 	go test ./...
+	go test ./specconv -run '^$$' -fuzz '^FuzzConvert$$' -fuzztime 10s $(FUZZFLAGS)
 
 vet:
 	@unformatted=$$(go run $(GOFUMPT) -l $$(find . -name '*.go' -not -name '*.pb.go' -not -path './build/*')); \
@@ -139,7 +143,7 @@ fuzz: ## each fuzz target for FUZZTIME (default 10s)
 		dir=$$(go list -f '{{.Dir}}' $$pkg); \
 		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | cut -d' ' -f2); do \
 			echo "$$pkg $$target"; \
-			go test $$pkg -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME); \
+			go test $$pkg -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $(FUZZFLAGS); \
 		done; \
 	done
 

@@ -101,6 +101,9 @@ func (c *converter) rootfs(spec *specs.Spec) error {
 	if !file.Type.IsDir() {
 		return fmt.Errorf("invalid rootfs: %s is not a directory", hostDir)
 	}
+	if err := c.notSymlinked(spec.Root.Path, hostDir); err != nil {
+		return err
+	}
 	c.plan.Shares = append(c.plan.Shares, Share{
 		HostPath:    hostDir,
 		Name:        rootfsName,
@@ -110,6 +113,28 @@ func (c *converter) rootfs(spec *specs.Spec) error {
 		Destination: "/",
 	})
 	c.plan.Guest.Root = &specs.Root{Path: path.Join(GuestShareDir, rootfsName), Readonly: spec.Root.Readonly}
+	return nil
+}
+
+// notSymlinked refuses, as runc does, a rootfs behind a symbolic link: who may
+// write where the link is could put another directory in its place. How the
+// caller has named the bundle does not matter.
+func (c *converter) notSymlinked(rootPath, hostDir string) error {
+	real, err := c.host.RealPath(hostDir)
+	if err != nil {
+		return fmt.Errorf("invalid rootfs: %w", err)
+	}
+	want := hostDir
+	if !filepath.IsAbs(rootPath) {
+		bundle, err := c.host.RealPath(c.env.Bundle)
+		if err != nil {
+			return fmt.Errorf("invalid rootfs: %w", err)
+		}
+		want = filepath.Join(bundle, rootPath)
+	}
+	if real != want {
+		return fmt.Errorf("invalid rootfs: root.path: %s: not an absolute path, or a symlink", quote(hostDir))
+	}
 	return nil
 }
 

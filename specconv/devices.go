@@ -26,6 +26,8 @@ const (
 	// Device numbers of Linux: 12 bits of major, 20 of minor.
 	maxMajor = 1<<12 - 1
 	maxMinor = 1<<20 - 1
+	// maxFileMode has the bits of the type too: engines send them.
+	maxFileMode = 0o177777
 )
 
 func validateDevices(spec *specs.Spec) error {
@@ -40,6 +42,8 @@ func validateDevices(spec *specs.Spec) error {
 			return fieldErrorf(field+".uid", "%d is not a user id", *d.UID)
 		case d.GID != nil && *d.GID == noID:
 			return fieldErrorf(field+".gid", "%d is not a group id", *d.GID)
+		case d.FileMode != nil && *d.FileMode > maxFileMode:
+			return fieldErrorf(field+".fileMode", "%#o is not between 0 and %#o", uint32(*d.FileMode), maxFileMode)
 		case d.Type == "p":
 			// A fifo has no numbers; engines send some all the same.
 		case d.Major < 0 || d.Major > maxMajor:

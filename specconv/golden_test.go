@@ -38,6 +38,10 @@ func (h testHost) Stat(path string) (File, error) {
 	return File{Type: fs.ModeDir}, nil
 }
 
+func (h testHost) RealPath(path string) (string, error) {
+	return strings.ReplaceAll(path, "/symlink", "/target"), nil
+}
+
 func (h testHost) Filesystem(path string) (Filesystem, error) {
 	if path == "/srv/broken" {
 		return Filesystem{}, &fs.PathError{Op: "statfs", Path: path, Err: syscall.EIO}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,8 @@ type Env struct {
 type Host interface {
 	// Stat follows symbolic links; its error prints as "stat PATH: reason".
 	Stat(path string) (File, error)
+	// RealPath is path with all symbolic links resolved.
+	RealPath(path string) (string, error)
 	// Filesystem tells of the filesystem that path is on.
 	Filesystem(path string) (Filesystem, error)
 	// HasDevice says whether the host's kernel has a driver for a device
@@ -77,6 +80,8 @@ func (machine) Stat(path string) (File, error) {
 	}
 	return f, nil
 }
+
+func (machine) RealPath(path string) (string, error) { return filepath.EvalSymlinks(path) }
 
 func (machine) Filesystem(path string) (Filesystem, error) {
 	var st unix.Statfs_t

@@ -94,5 +94,8 @@ func decode(b []byte) (*specs.Spec, error) {
 	if err := json.Unmarshal(b, spec); err != nil {
 		return nil, err
 	}
+	if err := checkTwice(b); err != nil {
+		return nil, err
+	}
 	return spec, nil
 }

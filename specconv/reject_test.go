@@ -90,6 +90,8 @@ func TestRejectTop(t *testing.T) {
 		{func(s *specs.Spec) { s.Root.Path = "" }, "root.path: must not be empty"},
 		{func(s *specs.Spec) { s.Root.Path = "/nosuchroot" }, "invalid rootfs: stat /nosuchroot: no such file or directory"},
 		{func(s *specs.Spec) { s.Root.Path = "file" }, "invalid rootfs: /bundle/file is not a directory"},
+		{func(s *specs.Spec) { s.Root.Path = "/srv/symlink" }, `invalid rootfs: root.path: "/srv/symlink": not an absolute path, or a symlink`},
+		{func(s *specs.Spec) { s.Root.Path = "symlink/rootfs" }, `invalid rootfs: root.path: "/bundle/symlink/rootfs": not an absolute path, or a symlink`},
 		{func(s *specs.Spec) { s.Root.Path = "a\x00b" }, `root.path: "a\x00b" contains a NUL byte`},
 		{func(s *specs.Spec) { s.Linux = nil }, "linux: must be specified: a mount and a network namespace are required"},
 		{func(s *specs.Spec) { s.VM = &specs.VM{} }, "vm: not supported: the virtual machine is described by husk's settings file and annotations"},
