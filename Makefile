@@ -38,6 +38,8 @@ export HUSK_CACHE := $(CURDIR)/build/cache
 PARALLEL ?= 2
 RUN ?= .
 FUZZTIME ?= 10s
+# make bench BENCH='start|stdout': start-run, start-exec, start-create, start-cold,
+# parallel, memory, stdout, files, 9p, network.
 BENCH ?= .
 SAMPLES ?= 20
 MIB ?= 1024
@@ -121,7 +123,8 @@ bench: ## time husk beside runc, crun and bare QEMU: one table (root, half an ho
 	go build -trimpath -o build/bin/bench ./integration/bench
 	go build -trimpath -ldflags "-s -w" -o build/testprog ./integration/testprog
 	@integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/bench.toml
-	build/bin/bench -husk ./husk -config build/bench.toml -testprog build/testprog -samples $(SAMPLES) -mib $(MIB) \
+	@# Whatever ends it, its mounts end with it.
+	unshare --mount build/bin/bench -husk ./husk -config build/bench.toml -testprog build/testprog -samples $(SAMPLES) -mib $(MIB) \
 		-only '$(value BENCH)' -json build/bench.json
 
 lint: ## golangci-lint; the first run builds it, which takes minutes

@@ -12,11 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/cavaliergopher/cpio"
 	"golang.org/x/sys/unix"
@@ -25,37 +24,6 @@ import (
 // floorName is the subject of what bare QEMU takes: below it no runtime that
 // uses QEMU the same way can get.
 const floorName = "bare qemu"
-
-// floors times bare QEMU: the boot of the same kernel to its init and power-off,
-// and the restore of the same template to the agent's first answer.
-func (b *bench) floors() error {
-	vm, err := b.huskVM()
-	if err != nil {
-		return err
-	}
-	initrd := filepath.Join(b.dir, "floor.cpio")
-	if err := writeFloorInitrd(initrd, b.prog); err != nil {
-		return err
-	}
-	var restores, boots []time.Duration
-	for range b.samples {
-		took, err := timed(func() error { return vm.restore(b.dir) })
-		if err != nil {
-			return fmt.Errorf("restore: %w", err)
-		}
-		restores = append(restores, took)
-	}
-	for range max(b.samples/4, 1) {
-		took, err := timed(func() error { return vm.boot(initrd) })
-		if err != nil {
-			return fmt.Errorf("boot: %w", err)
-		}
-		boots = append(boots, took)
-	}
-	b.results.durations(figureRestore, floorName, "", restores)
-	b.results.durations(figureCold, floorName, "", boots)
-	return nil
-}
 
 // vmArgs is the command line of a VM that husk has started from a template.
 type vmArgs struct{ argv []string }
@@ -153,11 +121,11 @@ func writeFloorInitrd(path, prog string) error {
 }
 
 // restore wakes a clone up with nothing around QEMU but what it needs, says hello
-// to the agent and returns at the first byte of its answer.
-func (v *vmArgs) restore(dir string) (err error) {
+// to the agent and returns the time from starting QEMU to the agent's answer.
+func (v *vmArgs) restore(dir string) (took time.Duration, err error) {
 	share, err := os.MkdirTemp(dir, "share-")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(share)) }()
 	argv, files, conns, err := v.cloneArgs(share)
@@ -170,14 +138,18 @@ func (v *vmArgs) restore(dir string) (err error) {
 		}
 	}()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	cmd := exec.Command(argv[0], argv[1:]...)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.ExtraFiles = files
 	var said bytes.Buffer
 	cmd.Stderr = &said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	began := time.Now()
 	if err := cmd.Start(); err != nil {
-		return err
+		return 0, err
 	}
 	defer func() {
 		_ = cmd.Process.Kill()
@@ -189,19 +161,22 @@ func (v *vmArgs) restore(dir string) (err error) {
 	deadline := time.Now().Add(time.Minute)
 	for _, c := range conns {
 		if err := c.SetDeadline(deadline); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	devices := filepath.Join(filepath.Dir(property(v.value("-object"), "mem-path")), "devices")
 	if err := wake(conns[0], devices); err != nil {
-		return err
+		return 0, err
 	}
 	// The agent answers a greeting before it judges it.
 	if _, err := io.WriteString(conns[2], "husk/1 bench\n"); err != nil {
-		return err
+		return 0, err
 	}
-	_, err = conns[2].Read(make([]byte, 1))
-	return err
+	answer, err := bufio.NewReader(conns[2]).ReadString('\n')
+	if err == nil && !strings.HasPrefix(answer, "husk/") {
+		err = fmt.Errorf("the agent answered %q", answer)
+	}
+	return time.Since(began), err
 }
 
 // cloneArgs is the command line with descriptors of our own: QMP, console and
@@ -250,39 +225,32 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 }
 
 // openTap makes a tap in a network namespace of its own, which goes with it.
-func openTap() (*os.File, error) {
-	type result struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		// Not unlocked: the thread ends with its goroutine.
-		runtime.LockOSThread()
+func openTap() (tap *os.File, err error) {
+	err = onThread(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, os.NewSyscallError("unshare", err)}
-			return
+			return os.NewSyscallError("unshare", err)
 		}
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err != nil {
-			done <- result{nil, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}}
-			return
-		}
-		var ifr struct {
-			name  [16]byte
-			flags uint16
-			_     [22]byte
-		}
-		ifr.flags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&ifr))); errno != 0 {
-			_ = unix.Close(fd)
-			done <- result{nil, os.NewSyscallError("ioctl TUNSETIFF", errno)}
-			return
-		}
-		done <- result{os.NewFile(uintptr(fd), "tap"), nil}
-	}()
-	r := <-done
-	return r.f, r.err
+		tap, err = openTapHere()
+		return err
+	})
+	return tap, err
+}
+
+// openTapHere makes a tap in the thread's network namespace, of husk's kind.
+func openTapHere() (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
+	}
+	req, err := unix.NewIfreq("tap%d")
+	if err == nil {
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make tap: %w", err), unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), "tap"), nil
 }
 
 // wake is the least that QMP needs to resume a clone.

@@ -37,12 +37,21 @@ var sections = []struct {
 	name string
 	run  func(*bench) error
 }{
-	{"start", (*bench).start},
-	{"floors", (*bench).floors},
+	{"start-run", (*bench).warm},
+	{"start-exec", (*bench).exec},
+	{"start-create", (*bench).create},
+	{"start-cold", (*bench).cold},
 	{"parallel", (*bench).parallel},
 	{"memory", (*bench).memory},
 	{"stdout", (*bench).stdout},
 	{"files", (*bench).files},
+	{"9p", (*bench).ninep},
+	{"network", (*bench).network},
+}
+
+func init() {
+	// QEMU is to end with the thread that has started it: keep that one.
+	runtime.LockOSThread()
 }
 
 func main() {
@@ -88,7 +97,7 @@ func (b *bench) main(only, out string) (err error) {
 	if out == "" {
 		return nil
 	}
-	doc, err := json.MarshalIndent(map[string]any{"machine": machine(), "figures": b.results.rows}, "", "  ")
+	doc, err := json.MarshalIndent(map[string]any{"machine": machine(), "figures": b.results.rows, "notes": b.results.notes}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -107,7 +116,8 @@ func (b *bench) setUp() error {
 		}
 	}
 	b.runtimes = []*oci{{name: "husk", argv: []string{b.husk, "--config", b.config, "--root", filepath.Join(b.dir, "husk")}}}
-	for name, flags := range map[string][]string{"runc": nil, "crun": nil, "runsc": {"--platform=ptrace", "--network=none"}} {
+	for _, argv := range [][]string{{"runc"}, {"crun"}, {"runsc", "--platform=ptrace", "--network=none"}} {
+		name := argv[0]
 		path, err := exec.LookPath(name)
 		if err != nil {
 			if name == "runc" {
@@ -115,7 +125,7 @@ func (b *bench) setUp() error {
 			}
 			continue
 		}
-		argv := append([]string{path}, flags...)
+		argv[0] = path
 		b.runtimes = append(b.runtimes, &oci{name: name, argv: append(argv, "--root", filepath.Join(b.dir, name))})
 	}
 	rootfs := filepath.Join(b.dir, "rootfs")

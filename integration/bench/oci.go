@@ -62,7 +62,9 @@ func (r *oci) run(bundle, id string) error { return r.call("run", "--bundle", bu
 
 // output runs a container and hands its stdout to read.
 func (r *oci) output(bundle, id string, read func(io.Reader) error) error {
-	cmd := exec.Command(r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "run", "--bundle", bundle, id)...)
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "run", "--bundle", bundle, id)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -76,6 +78,17 @@ func (r *oci) output(bundle, id string, read func(io.Reader) error) error {
 		return fmt.Errorf("%s run: %w", r.name, err)
 	}
 	return readErr
+}
+
+// ask returns what a verb prints.
+func (r *oci) ask(args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], args...)...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", r.name, strings.Join(args, " "), err)
+	}
+	return out, nil
 }
 
 // timed returns how long f takes.
@@ -119,10 +132,21 @@ func (b *bench) makeBundle(dir, rootfs string, args []string, mounts ...specs.Mo
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := exec.Command(b.husk, "spec", "--bundle", dir).Run(); err != nil {
-		return fmt.Errorf("husk spec: %w", err)
+	if err := b.runtimes[0].call("spec", "--bundle", dir); err != nil {
+		return err
 	}
-	path := filepath.Join(dir, "config.json")
+	return editSpec(dir, func(spec *specs.Spec) {
+		spec.Version = "1.0.2" // Debian 12's crun refuses a newer one
+		spec.Process.Terminal = false
+		spec.Process.Args = args
+		spec.Root.Path, spec.Root.Readonly = rootfs, false
+		spec.Mounts = append(spec.Mounts, mounts...)
+	})
+}
+
+// editSpec changes a bundle's configuration.
+func editSpec(bundle string, edit func(*specs.Spec)) error {
+	path := filepath.Join(bundle, "config.json")
 	doc, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -131,11 +155,7 @@ func (b *bench) makeBundle(dir, rootfs string, args []string, mounts ...specs.Mo
 	if err := json.Unmarshal(doc, spec); err != nil {
 		return err
 	}
-	spec.Version = "1.0.2" // Debian 12's crun refuses a newer one
-	spec.Process.Terminal = false
-	spec.Process.Args = args
-	spec.Root.Path, spec.Root.Readonly = rootfs, false
-	spec.Mounts = append(spec.Mounts, mounts...)
+	edit(spec)
 	if doc, err = json.Marshal(spec); err != nil {
 		return err
 	}
@@ -144,9 +164,9 @@ func (b *bench) makeBundle(dir, rootfs string, args []string, mounts ...specs.Mo
 
 // pid is the container's process on the host.
 func (r *oci) pid(id string) (int, error) {
-	out, err := exec.Command(r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "state", id)...).Output()
+	out, err := r.ask("state", id)
 	if err != nil {
-		return 0, fmt.Errorf("%s state: %w", r.name, err)
+		return 0, err
 	}
 	var st specs.State
 	if err := json.Unmarshal(out, &st); err != nil {
@@ -177,7 +197,7 @@ func descendants(pid int) []int {
 // which by then no mount hangs below.
 func (b *bench) cleanUp() {
 	for _, r := range b.runtimes {
-		out, err := exec.Command(r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "list", "-q")...).Output()
+		out, err := r.ask("list", "-q")
 		if err != nil {
 			continue
 		}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,74 +20,111 @@ const (
 	figureRestore = "restore to the agent's answer"
 )
 
-// start times the verbs of a container's life.
-func (b *bench) start() error {
-	cold, err := b.coldHusk()
+// step is one thing that is timed.
+type step struct {
+	figure, subject string
+	floor           string // the figure whose floor is this one's, if any
+	f               func() (time.Duration, error)
+}
+
+// inTurn takes samples of all steps in turn, so that what else the machine does
+// hits them alike.
+func (b *bench) inTurn(steps []step) error {
+	samples := make([][]time.Duration, len(steps))
+	for range b.samples {
+		for i, s := range steps {
+			took, err := s.f()
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", s.figure, s.subject, err)
+			}
+			samples[i] = append(samples[i], took)
+		}
+	}
+	for i, s := range steps {
+		b.results.durations(s.figure, s.subject, s.floor, samples[i])
+	}
+	return nil
+}
+
+// timing makes a step of a function.
+func timing(f func() error) func() (time.Duration, error) {
+	return func() (time.Duration, error) { return timed(f) }
+}
+
+// warm times containers that start from a template, and bare QEMU that wakes up
+// from the same.
+func (b *bench) warm() error {
+	vm, err := b.huskVM()
 	if err != nil {
 		return err
 	}
-	times := map[string][]time.Duration{}
-	note := func(figure, subject string, f func() error) error {
-		took, err := timed(f)
-		key := figure + "\x00" + subject
-		times[key] = append(times[key], took)
+	var steps []step
+	for _, r := range b.runtimes {
+		run := func() error { return r.run(b.bundle("true"), b.id()) }
+		steps = append(steps, step{figureRun, r.name, figureRestore, timing(run)})
+	}
+	steps = append(
+		steps,
+		step{figureRestore, "husk", figureRestore, b.restoreTime},
+		step{figureRestore, floorName, "", func() (time.Duration, error) { return vm.restore(b.dir) }},
+	)
+	return b.inTurn(steps)
+}
+
+// cold times containers whose guest boots, and bare QEMU that boots the same
+// kernel to an init that ends it.
+func (b *bench) cold() error {
+	husk, err := b.coldHusk()
+	if err != nil {
 		return err
 	}
-	running := map[string]string{}
+	vm, err := b.huskVM()
+	if err != nil {
+		return err
+	}
+	initrd := filepath.Join(b.dir, "floor.cpio")
+	if err := writeFloorInitrd(initrd, b.prog); err != nil {
+		return err
+	}
+	return b.inTurn([]step{
+		{figureCold, "husk", figureCold, timing(func() error { return husk.run(b.bundle("true"), b.id()) })},
+		{figureCold, floorName, "", timing(func() error { return vm.boot(initrd) })},
+	})
+}
+
+// create times what engines call a container's creation and its removal.
+func (b *bench) create() error {
+	var steps []step
 	for _, r := range b.runtimes {
-		running[r.name] = b.id()
-		if err := r.call("run", "--detach", "--bundle", b.bundle("sleep 1000"), running[r.name]); err != nil {
+		var id string
+		steps = append(
+			steps,
+			step{"create", r.name, figureRestore, timing(func() error {
+				id = b.id()
+				return r.call("create", "--bundle", b.bundle("true"), id)
+			})},
+			step{"delete", r.name, "", timing(func() error { return r.call("delete", "--force", id) })},
+		)
+	}
+	return b.inTurn(steps)
+}
+
+// exec times one more process in a container that runs.
+func (b *bench) exec() (err error) {
+	var steps []step
+	for _, r := range b.runtimes {
+		id := b.id()
+		if err := r.call("run", "--detach", "--bundle", b.bundle("sleep 1000"), id); err != nil {
 			return err
 		}
+		defer func() { err = errors.Join(err, r.call("delete", "--force", id)) }()
 		// The first exec of an emulated guest translates what the others reuse.
-		if err := r.call("exec", running[r.name], "true"); err != nil {
+		if err := r.call("exec", id, "true"); err != nil {
 			return err
 		}
+		steps = append(steps, step{"exec true", r.name, "", timing(func() error { return r.call("exec", id, "true") })})
 	}
-	var restores []time.Duration
-	for range b.samples {
-		for _, r := range b.runtimes {
-			id := b.id()
-			for _, step := range []struct {
-				figure string
-				f      func() error
-			}{
-				{figureRun, func() error { return r.run(b.bundle("true"), b.id()) }},
-				{"exec true", func() error { return r.call("exec", running[r.name], "true") }},
-				{"create", func() error { return r.call("create", "--bundle", b.bundle("true"), id) }},
-				{"delete of a created one", func() error { return r.call("delete", "--force", id) }},
-			} {
-				if err := note(step.figure, r.name, step.f); err != nil {
-					return err
-				}
-			}
-		}
-		took, err := b.restoreTime()
-		if err != nil {
-			return err
-		}
-		restores = append(restores, took)
-	}
-	// A cold start takes seconds: fewer samples.
-	for range max(b.samples/4, 1) {
-		if err := note(figureCold, "husk", func() error { return cold.run(b.bundle("true"), b.id()) }); err != nil {
-			return err
-		}
-	}
-	for _, figure := range []string{figureRun, figureCold, "exec true", "create", "delete of a created one"} {
-		for _, r := range b.runtimes {
-			if samples := times[figure+"\x00"+r.name]; len(samples) > 0 {
-				b.results.durations(figure, r.name, figure, samples)
-			}
-		}
-	}
-	b.results.durations(figureRestore, "husk", figureRestore, restores)
-	for _, r := range b.runtimes {
-		if err := r.call("delete", "--force", running[r.name]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.inTurn(steps)
 }
 
 // coldHusk is husk without templates, its kernel unpacked already.
@@ -106,7 +145,9 @@ func (b *bench) coldHusk() (*oci, error) {
 func (b *bench) restoreTime() (time.Duration, error) {
 	r := b.runtimes[0]
 	var said bytes.Buffer
-	cmd := exec.Command(r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "--timings", "run", "--bundle", b.bundle("true"), b.id())...)
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.argv[0], append(r.argv[1:len(r.argv):len(r.argv)], "--timings", "run", "--bundle", b.bundle("true"), b.id())...)
 	cmd.Stderr = &said
 	if err := cmd.Run(); err != nil {
 		return 0, fmt.Errorf("husk --timings run: %w: %s", err, said.String())

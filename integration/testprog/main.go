@@ -15,9 +15,10 @@ import (
 
 var commands = map[string]func(args []string) error{
 	"signals":  signals,
-	"zeros":    zeros,
+	"blocks":   blocks,
 	"draws":    draws,
 	"filework": fileWork,
+	"network":  netWork,
 	"status":   status,
 	"files":    files,
 	"fds":      openFiles,
@@ -34,6 +35,9 @@ var commands = map[string]func(args []string) error{
 
 func main() {
 	if os.Getpid() == 1 && len(os.Args) == 1 && os.Args[0] == "/init" {
+		if os.Getenv(guestVariable) == "guest" {
+			guestInit()
+		}
 		floorInit()
 		return
 	}

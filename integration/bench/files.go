@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// How husk exports files and mounts them: what bare guests do too, so that only
+// husk differs. checkExport holds both to what husk does.
+const (
+	husksExport = "security_model=passthrough,multidevs=remap"
+	husksMount  = "trans=virtio,version=9p2000.L,cache=mmap,msize=512000,access=client"
+	husksTag    = "husk"
+)
+
+// places are what directories of a container stand for.
+var places = map[string]string{"/tmp": "rootfs: ", "/volume": "volume: "}
+
+// text is what a container of the bundle prints.
+func (b *bench) text(r *oci, bundle string) (string, error) {
+	var said []byte
+	err := r.output(bundle, b.id(), func(out io.Reader) (err error) {
+		said, err = io.ReadAll(io.LimitReader(out, mib))
+		return err
+	})
+	return string(said), err
+}
+
+// rates adds the figures that a piece of testprog's work has printed.
+func (b *bench) rates(place, subject, printed string) error {
+	var rates map[string][]float64
+	if err := json.Unmarshal([]byte(printed), &rates); err != nil {
+		return fmt.Errorf("%s: %w in %q", subject, err, printed)
+	}
+	for _, what := range slices.Sorted(maps.Keys(rates)) {
+		name, unit, _ := strings.Cut(what, ", ")
+		figure := place + name
+		b.results.values(figure, subject, unit, figure, rates[what])
+	}
+	return nil
+}
+
+// files times work on files, in the rootfs and in a volume.
+func (b *bench) files() error {
+	vm, err := b.huskVM()
+	if err != nil {
+		return err
+	}
+	if err := b.checkExport(vm); err != nil {
+		return err
+	}
+	samples := strconv.Itoa(b.samples)
+	for _, r := range b.runtimes {
+		volume := filepath.Join(b.dir, "volume-"+r.name)
+		if err := os.MkdirAll(volume, 0o755); err != nil {
+			return err
+		}
+		for _, dir := range []string{"/tmp", "/volume"} {
+			place := places[dir]
+			bundle := b.bundle("files-" + r.name + strings.ReplaceAll(dir, "/", "-"))
+			err := b.makeBundle(bundle, filepath.Join(b.dir, "rootfs"), []string{"testprog", "filework", dir, samples},
+				specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"rbind", "rw"}})
+			if err != nil {
+				return err
+			}
+			said, err := b.text(r, bundle)
+			if err != nil {
+				return err
+			}
+			if err := b.rates(place, r.name, said); err != nil {
+				return err
+			}
+		}
+	}
+	// One export holds the rootfs and the volume: one floor for both.
+	share := filepath.Join(b.dir, "export")
+	if err := os.MkdirAll(share, 0o755); err != nil {
+		return err
+	}
+	g, err := b.bareGuest(vm, share, husksExport, nil)
+	if err != nil {
+		return err
+	}
+	defer g.stop()
+	if err := g.command(io.Discard, "mount", husksTag, "/share", husksMount); err != nil {
+		return err
+	}
+	said, err := g.text("filework", "/share", samples)
+	if err != nil {
+		return err
+	}
+	for _, place := range places {
+		if err := b.rates(place, floorName, said); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkExport fails if husk no longer exports and mounts as the floors do.
+func (b *bench) checkExport(vm *vmArgs) error {
+	fsdev := vm.value("-fsdev")
+	if !strings.HasSuffix(fsdev, husksExport) {
+		return fmt.Errorf("husk exports %q, bare QEMU %q: the floor is not one", fsdev, husksExport)
+	}
+	bundle := b.bundle("mountinfo")
+	err := b.makeBundle(bundle, filepath.Join(b.dir, "rootfs"), []string{"cat", "/proc/self/mountinfo"})
+	if err != nil {
+		return err
+	}
+	said, err := b.text(b.runtimes[0], bundle)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(said) {
+		if f := strings.Fields(line); len(f) < 5 || f[4] != "/" {
+			continue
+		}
+		for option := range strings.SplitSeq(husksMount, ",") {
+			// The kernel does not show the version it assumes anyway, and before
+			// Linux 6.4 shows the kind of cache alone.
+			shown := strings.TrimPrefix(option, "cache=")
+			if !strings.HasPrefix(option, "version=") && !strings.Contains(line, shown) {
+				return fmt.Errorf("husk's rootfs is not mounted with %s, as the floor's: %q", option, line)
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("no rootfs in %q", bytes.TrimSpace([]byte(said)))
+}
