@@ -69,7 +69,7 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 	m := &supervisor.Machine{
 		QEMU: binary, Accel: accel,
 		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, defaultMemoryMiB),
-		VCPUs:        plan.FitVCPUs(cmp.Or(settings.VCPUs, min(runtime.NumCPU(), maxDefaultVCPUs))),
+		VCPUs:        plan.FitVCPUs(cmp.Or(settings.VCPUs, defaultVCPUs(accel))),
 		NICs:         cmp.Or(plan.VM.NICs, settings.NICs, defaultNICs),
 		Kernel:       image.Kernel,
 		Initrd:       image.Initrd,
@@ -79,6 +79,16 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
 	}
 	return m, image, nil
+}
+
+// defaultVCPUs is one under emulation: of several, those that wait in the guest's
+// kernel for one that the host is not running spin meanwhile, and twenty
+// containers that start at the same time take half as long again with two.
+func defaultVCPUs(accel hypervisor.Accel) int {
+	if accel == hypervisor.TCG {
+		return 1
+	}
+	return min(runtime.NumCPU(), maxDefaultVCPUs)
 }
 
 func guestSettings(s *config.Config) guest.Settings {

@@ -38,7 +38,8 @@ type Config struct {
 	// guest touches.
 	MemoryMiB int `toml:"memory_mib"`
 	// VCPUs is the guest's CPU count for a container without a CPU limit, 1 to
-	// 255. Default: the host's CPUs, at most 4.
+	// 255. Default: the host's CPUs, at most 4; under emulation 1, since emulated
+	// CPUs that wait for each other waste more than they bring.
 	VCPUs int `toml:"vcpus"`
 	// NICs is how many network cards a container's VM has ready for the
 	// interfaces that are found in its network namespace at start, 1 to 8.
