@@ -151,6 +151,9 @@ func createTemplate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if kind, err := kindOf(m, image.Digest); err == nil {
+		templateStore(settings).Retry(kind.Key())
+	}
 	t, _, err := findOrMake(c.Context, settings, m, image.Digest)
 	if err != nil {
 		return err

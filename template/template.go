@@ -86,6 +86,10 @@ const (
 	// makingPrefix and the key name the directory of a template being made.
 	makingPrefix = ".making-"
 
+	// retryAfter is how long after a failure to make a template the containers of
+	// its kind boot without another try, which takes as long as their own boot.
+	retryAfter = 10 * time.Minute
+
 	maxDescription = 1 << 20
 	maxDevices     = 64 << 20 // bytes; measured 75 kB
 )
@@ -198,6 +202,10 @@ func (s Store) Make(ctx context.Context, k Kind, boot func(ctx context.Context, 
 	if t, err := s.Find(k); err == nil {
 		return t, nil
 	}
+	if info, err := os.Stat(s.failedFile(k.Key())); err == nil && time.Since(info.ModTime()) < retryAfter {
+		return nil, fmt.Errorf("make template: it failed at %s and is tried again after %v: husk template create says why",
+			info.ModTime().Format(time.TimeOnly), retryAfter)
+	}
 	// Each new kernel or husk makes new kinds; the old ones would stay for ever.
 	if err := s.limit(); err != nil {
 		return nil, err
@@ -218,7 +226,10 @@ func (s Store) Make(ctx context.Context, k Kind, boot func(ctx context.Context, 
 		err = os.Rename(temp, filepath.Join(s.Dir, k.Key()))
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("make template: %w", err), remove(temp))
+		err = errors.Join(fmt.Errorf("make template: %w", err), remove(temp))
+		// Where not even that can be noted, each container tries.
+		_ = os.WriteFile(s.failedFile(k.Key()), nil, 0o600)
+		return nil, err
 	}
 	return s.Find(k)
 }
@@ -271,6 +282,11 @@ func (s Store) lock(ctx context.Context, key string) (unlock func(), err error) 
 	return func() { f.Close() }, nil
 }
 
+func (s Store) failedFile(key string) string { return filepath.Join(s.Dir, ".failed-"+key) }
+
+// Retry lets the template of a key be made at once though it has failed lately.
+func (s Store) Retry(key string) { _ = os.Remove(s.failedFile(key)) }
+
 func (s Store) lockFile(key string) string { return filepath.Join(s.Dir, "."+key+".lock") }
 
 // Discard removes the template of a key, e.g. after a VM could not wake up from it.
@@ -282,24 +298,24 @@ func (s Store) Discard(key string) error { return remove(filepath.Join(s.Dir, ke
 // in a file's place could hold a mount. What is not a template's own stays, under
 // a name that nobody looks at.
 func remove(dir string) error {
+	moved := dir
 	gone, err := os.MkdirTemp(filepath.Dir(dir), ".gone-")
-	if err != nil {
-		return fmt.Errorf("remove template: %w", err)
+	if err == nil {
+		defer func() { _ = os.Remove(gone) }()
+		moved = filepath.Join(gone, "template")
+		switch err := os.Rename(dir, moved); {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case errors.Is(err, unix.EXDEV):
+			moved = dir // on an overlay, whose directories cannot all be renamed
+		case err != nil:
+			return fmt.Errorf("remove template: %w", err)
+		}
 	}
-	moved := filepath.Join(gone, "template")
-	switch err := os.Rename(dir, moved); {
-	case errors.Is(err, fs.ErrNotExist):
-		return os.Remove(gone)
-	case errors.Is(err, unix.EXDEV):
-		moved = dir // on an overlay, whose directories cannot all be renamed
-	case err != nil:
-		_ = os.Remove(gone)
-		return fmt.Errorf("remove template: %w", err)
-	}
+	// Without room for another directory the files go from where they are.
 	for _, name := range contents {
 		_ = os.Remove(filepath.Join(moved, name))
 	}
 	_ = os.Remove(moved)
-	_ = os.Remove(gone)
 	return nil
 }

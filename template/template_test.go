@@ -215,6 +215,14 @@ func TestBootFails(t *testing.T) {
 	if !errors.Is(err, broken) {
 		t.Errorf("make: %v", err)
 	}
+	var n atomic.Int32
+	if _, err := s.Make(t.Context(), kind(), boots(&n)); err == nil || n.Load() != 0 {
+		t.Errorf("it was tried again at once: %v", err)
+	}
+	s.Retry(kind().Key())
+	if _, err := s.Make(t.Context(), kind(), boots(&n)); err != nil || n.Load() != 1 {
+		t.Errorf("it was not tried again: %v", err)
+	}
 	if left, _ := filepath.Glob(filepath.Join(s.Dir, ".making-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
