@@ -39,7 +39,7 @@ PARALLEL ?= 2
 RUN ?= .
 FUZZTIME ?= 10s
 # make bench BENCH='start|stdout': start-run, start-exec, start-create, start-cold,
-# parallel, memory, stdout, files, 9p, network.
+# parallel, memory, stdout, files-rootfs, files-volume, 9p, network.
 BENCH ?= .
 SAMPLES ?= 20
 MIB ?= 1024

@@ -23,9 +23,6 @@ const (
 	husksTag    = "husk"
 )
 
-// places are what directories of a container stand for.
-var places = map[string]string{"/tmp": "rootfs: ", "/volume": "volume: "}
-
 // text is what a container of the bundle prints.
 func (b *bench) text(r *oci, bundle string) (string, error) {
 	var said []byte
@@ -50,8 +47,13 @@ func (b *bench) rates(place, subject, printed string) error {
 	return nil
 }
 
-// files times work on files, in the rootfs and in a volume.
-func (b *bench) files() error {
+// rootfsFiles and volumeFiles time work on files in either.
+func (b *bench) rootfsFiles() error { return b.files("/tmp", "rootfs: ") }
+func (b *bench) volumeFiles() error { return b.files("/volume", "volume: ") }
+
+// files times work on files in a container's directory, and in bare QEMU's mount
+// of the same export.
+func (b *bench) files(dir, place string) error {
 	vm, err := b.huskVM()
 	if err != nil {
 		return err
@@ -59,35 +61,27 @@ func (b *bench) files() error {
 	if err := b.checkExport(vm); err != nil {
 		return err
 	}
-	samples := strconv.Itoa(b.samples)
-	for _, r := range b.runtimes {
-		volume := filepath.Join(b.dir, "volume-"+r.name)
-		if err := os.MkdirAll(volume, 0o755); err != nil {
-			return err
-		}
-		for _, dir := range []string{"/tmp", "/volume"} {
-			place := places[dir]
-			bundle := b.bundle("files-" + r.name + strings.ReplaceAll(dir, "/", "-"))
-			err := b.makeBundle(bundle, filepath.Join(b.dir, "rootfs"), []string{"testprog", "filework", dir, samples},
-				specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"rbind", "rw"}})
-			if err != nil {
-				return err
-			}
-			said, err := b.text(r, bundle)
-			if err != nil {
-				return err
-			}
-			if err := b.rates(place, r.name, said); err != nil {
-				return err
-			}
-		}
-	}
-	// One export holds the rootfs and the volume: one floor for both.
-	share := filepath.Join(b.dir, "export")
-	if err := os.MkdirAll(share, 0o755); err != nil {
+	volume := filepath.Join(b.dir, "volume")
+	if err := os.MkdirAll(volume, 0o755); err != nil {
 		return err
 	}
-	g, err := b.bareGuest(vm, share, husksExport, nil)
+	samples := strconv.Itoa(b.samples)
+	bundle := b.bundle("files" + strings.ReplaceAll(dir, "/", "-"))
+	err = b.makeBundle(bundle, filepath.Join(b.dir, "rootfs"), []string{"testprog", "filework", dir, samples},
+		specs.Mount{Destination: "/volume", Type: "bind", Source: volume, Options: []string{"rbind", "rw"}})
+	if err != nil {
+		return err
+	}
+	for _, r := range b.runtimes {
+		said, err := b.text(r, bundle)
+		if err != nil {
+			return err
+		}
+		if err := b.rates(place, r.name, said); err != nil {
+			return err
+		}
+	}
+	g, err := b.bareGuest(vm, volume, husksExport, nil)
 	if err != nil {
 		return err
 	}
@@ -99,12 +93,7 @@ func (b *bench) files() error {
 	if err != nil {
 		return err
 	}
-	for _, place := range places {
-		if err := b.rates(place, floorName, said); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.rates(place, floorName, said)
 }
 
 // checkExport fails if husk no longer exports and mounts as the floors do.

@@ -44,7 +44,8 @@ var sections = []struct {
 	{"parallel", (*bench).parallel},
 	{"memory", (*bench).memory},
 	{"stdout", (*bench).stdout},
-	{"files", (*bench).files},
+	{"files-rootfs", (*bench).rootfsFiles},
+	{"files-volume", (*bench).volumeFiles},
 	{"9p", (*bench).ninep},
 	{"network", (*bench).network},
 }

@@ -19,6 +19,8 @@ type row struct {
 	// P95 is what 95 of 100 samples are no worse than: no longer than a time, no
 	// less than a rate.
 	P95 float64 `json:"p95"`
+	// Taken is every sample, in the order in which they were taken.
+	Taken []float64 `json:"taken"`
 	// Floor is what bare QEMU takes for the same, where that was measured.
 	Floor string `json:"floor,omitempty"`
 }
@@ -38,6 +40,7 @@ func (r *results) durations(figure, subject, floor string, samples []time.Durati
 }
 
 func (r *results) values(figure, subject, unit, floor string, values []float64) {
+	taken := slices.Clone(values)
 	slices.Sort(values)
 	bad := 95
 	if strings.HasSuffix(unit, "/s") {
@@ -45,7 +48,7 @@ func (r *results) values(figure, subject, unit, floor string, values []float64) 
 	}
 	r.rows = append(r.rows, row{
 		Figure: figure, Subject: subject, Unit: unit, Floor: floor, Samples: len(values),
-		P50: percentile(values, 50), P95: percentile(values, bad),
+		P50: percentile(values, 50), P95: percentile(values, bad), Taken: taken,
 	})
 }
 
