@@ -133,13 +133,15 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 	if boot.Process, err = json.Marshal(process); err != nil {
 		return nil, fmt.Errorf("encode process: %w", err)
 	}
+	if err = child.Bootstrap(boot); err != nil {
+		return nil, err
+	}
+	// Meanwhile: an exec process has no child that would have to be born there, and
+	// the kernel takes its time over a move.
 	if container.Cgroup != nil {
 		if err = container.Cgroup.Join(child.Process.Pid); err != nil {
 			return nil, err
 		}
-	}
-	if err = child.Bootstrap(boot); err != nil {
-		return nil, err
 	}
 	if _, err = child.Wait(); err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
