@@ -227,7 +227,7 @@ func TestTimings(t *testing.T) {
 	r := e.do("--timings", "run", "--bundle", e.bundle(), e.id()).is(0)
 	for _, phase := range []string{
 		"process start", "read config.json", "settings, kernel, template", "start supervisor", "cgroup", "hooks",
-		"host setup", "network: taps", "vmm spawn", "agent hello", "agent create", "init stage", "execve", "the container runs", "delete",
+		"host setup", "network: taps", "vmm spawn", "agent answers", "agent hello", "agent create", "init stage", "execve", "the container runs", "delete",
 	} {
 		if !strings.Contains(r.stderr, phase+"\n") {
 			t.Errorf("no phase %q in\n%s", phase, r.stderr)

@@ -27,7 +27,7 @@ func (s *supervisor) meetAgent(timeout time.Duration) error {
 	ctx, cancel := s.whileWanted(timeout)
 	defer cancel()
 	defer s.timings.Lap("agent hello")
-	a, err := client.Connect(ctx, s.transport(), s.boot.Build)
+	a, err := client.Connect(timings.With(ctx, s.timings), s.transport(), s.boot.Build)
 	if err != nil {
 		return s.explain(ctx, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/agent/protocol/mux"
+	"github.com/huskvm/husk/timings"
 )
 
 // Transport is a VM's byte path to its agent, not yet spoken on.
@@ -35,6 +36,7 @@ func (t serial) connect(ctx context.Context, build string) (link, error) {
 		_ = t.conn.Close()
 		return nil, err
 	}
+	timings.Lap(ctx, "agent answers")
 	session, err := mux.Host(t.conn)
 	if err != nil {
 		_ = t.conn.Close()
@@ -106,6 +108,7 @@ func (t *vsockTransport) connect(ctx context.Context, build string) (link, error
 		}
 		err = greet(ctx, conn, build)
 		if err == nil {
+			timings.Lap(ctx, "agent answers")
 			return newVsockLink(t.cid, conn), nil
 		}
 		_ = conn.Close()

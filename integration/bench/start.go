@@ -159,7 +159,7 @@ func (b *bench) restoreTime() (time.Duration, error) {
 			continue
 		}
 		switch strings.Join(f[3:], " ") {
-		case "vmm spawn", "restore", "confine vmm", "agent hello":
+		case "vmm spawn", "restore", "confine vmm", "agent answers":
 			took, err := strconv.ParseFloat(f[1], 64)
 			if err != nil {
 				return 0, fmt.Errorf("read timings: %w", err)
