@@ -72,7 +72,7 @@ func (b *bench) trySetting(vm *vmArgs, share, name, export, mount string) (err e
 		subject += " (wrong)"
 		b.results.notes = append(b.results.notes, name+": "+strings.Join(wrong, "; "))
 	}
-	said, err := g.text("filework", "/share", "2")
+	said, err := g.text("filework", "/share", "6")
 	if err != nil {
 		return err
 	}

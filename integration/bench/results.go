@@ -69,26 +69,94 @@ func (r *results) find(figure, subject string) *row {
 	return nil
 }
 
-// print writes a Markdown table: each figure beside runc's and its floor's.
+// columns are the subjects that are set side by side.
+var columns = []string{"husk", "runc", "crun", "runsc", floorName}
+
+// print writes Markdown: a line for each figure, with the subjects' "p50 (p95)"
+// side by side and husk's p50 as a ratio to runc's and to the floor's. Subjects
+// that are not runtimes follow in a table of their own.
 func (r *results) print(w io.Writer) {
+	var shown []string
+	for _, c := range columns {
+		if slices.ContainsFunc(r.rows, func(row row) bool { return row.Subject == c }) {
+			shown = append(shown, c)
+		}
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
-	fmt.Fprintln(t, "| figure\t| of\t| p50\t| p95\t| unit\t| n\t| x runc\t| x floor\t|")
-	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
-	for _, row := range r.grouped() {
-		fmt.Fprintf(t, "| %s\t| %s\t| %.1f\t| %.1f\t| %s\t| %d\t| %s\t| %s\t|\n", row.Figure, row.Subject, row.P50, row.P95,
-			row.Unit, row.Samples, ratio(row, r.find(row.Figure, "runc")), ratio(row, r.find(row.Floor, floorName)))
+	if len(shown) > 0 {
+		fmt.Fprintf(t, "| p50 (p95)\t| unit\t| %s\t| husk / runc\t| husk / floor\t|\n", strings.Join(shown, "\t| "))
+		fmt.Fprintf(t, "|---\t%s|\n", strings.Repeat("|---\t", len(shown)+3))
+	}
+	done := map[string]bool{}
+	for _, row := range r.rows {
+		if done[row.Figure] || !slices.Contains(columns, row.Subject) {
+			continue
+		}
+		done[row.Figure] = true
+		fmt.Fprintf(t, "| %s\t| %s\t", row.Figure, row.Unit)
+		for _, c := range shown {
+			fmt.Fprintf(t, "| %s\t", r.find(row.Figure, c))
+		}
+		husk := r.find(row.Figure, "husk")
+		var floor string
+		if husk != nil {
+			floor = husk.Floor
+		}
+		fmt.Fprintf(t, "| %s\t| %s\t|\n", ratio(husk, r.find(row.Figure, "runc")), ratio(husk, r.find(floor, floorName)))
 	}
 	_ = t.Flush()
+	r.printOthers(w)
 	for _, note := range r.notes {
 		fmt.Fprintf(w, "\n%s\n", note)
 	}
 }
 
-func ratio(a row, b *row) string {
-	if b == nil || b.P50 == 0 || a.Subject == b.Subject {
+// printOthers writes what has subjects of its own.
+func (r *results) printOthers(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
+	began := false
+	for _, row := range r.grouped() {
+		if slices.Contains(columns, row.Subject) {
+			continue
+		}
+		if !began {
+			fmt.Fprintln(t, "\n| figure\t| of\t| unit\t| p50 (p95)\t|\n|---\t|---\t|---\t|---\t|")
+			began = true
+		}
+		fmt.Fprintf(t, "| %s\t| %s\t| %s\t| %s\t|\n", row.Figure, row.Subject, row.Unit, &row)
+	}
+	_ = t.Flush()
+}
+
+// String is what the table shows of a figure; nothing of one that was not taken.
+func (r *row) String() string {
+	switch {
+	case r == nil:
+		return ""
+	case r.Samples == 1:
+		return short(r.P50)
+	default:
+		return fmt.Sprintf("%s (%s)", short(r.P50), short(r.P95))
+	}
+}
+
+// short is a number with about three digits.
+func short(v float64) string {
+	if v < 100 {
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
+
+func ratio(a, b *row) string {
+	if a == nil || b == nil || b.P50 == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%.2f", a.P50/b.P50)
+	v := a.P50 / b.P50
+	if v >= 10 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.2g", v)
 }
 
 // grouped is the rows with those of one figure together, in the order in which
