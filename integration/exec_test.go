@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -168,9 +169,8 @@ func execDetached(t *testing.T, c *container) {
 	}
 	pid := readPID(t, pidFile)
 	exit := reap(pid)
-	if !strings.Contains(describe(pid), "read line") {
-		t.Errorf("argv of the exec's pid: %q", describe(pid))
-	}
+	// runc's own process becomes the command only after exec has returned.
+	eventually(t, "argv of the exec's pid", 10*time.Second, func() bool { return strings.Contains(describe(pid), "read line") })
 	if _, err := p.stdin.WriteString("text\n"); err != nil {
 		t.Fatal(err)
 	}
