@@ -328,3 +328,22 @@ func TestConcurrentCreatesOfOneID(t *testing.T) {
 	e.ok("delete", "--force", id)
 	e.exitOf(exit)
 }
+
+// A program that cannot be executed is known only at start, and start says so:
+// the end of the container, which follows at once, must not come before it.
+func TestStartSaysWhyNotExecuted(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	bundle := e.bundle(withArgs("/bin/bad"))
+	bad := filepath.Join(bundle, "rootfs/bin/bad")
+	writeFile(t, bad, "#!/no/such/interpreter\n")
+	if err := os.Chmod(bad, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		r := e.do("run", "--bundle", bundle, e.id())
+		if r.code != 1 || !strings.Contains(r.stderr, "no such file or directory") {
+			t.Fatalf("exit code %d, stderr %q", r.code, r.stderr)
+		}
+	}
+}

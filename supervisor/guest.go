@@ -23,11 +23,11 @@ const shareTag = specconv.ShareTag
 const entropyBytes = 64
 
 // meetAgent waits for the guest to come up and exchanges greetings with it.
-func (s *supervisor) meetAgent(timeout time.Duration) error {
-	ctx, cancel := s.whileWanted(timeout)
+func (s *supervisor) meetAgent(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := s.whileWanted(ctx, timeout)
 	defer cancel()
 	defer s.timings.Lap("agent hello")
-	a, err := client.Connect(timings.With(ctx, s.timings), s.transport(), s.boot.Build)
+	a, err := client.Connect(ctx, s.transport(), s.boot.Build)
 	if err != nil {
 		return s.explain(ctx, err)
 	}
@@ -54,8 +54,8 @@ func (s *supervisor) transport() client.Transport {
 
 // whileWanted is a context for the time before created: it ends with the VM,
 // with the cli, or after limit, and its cause says which.
-func (s *supervisor) whileWanted(limit time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(context.Background())
+func (s *supervisor) whileWanted(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(limit, func() {
 		cancel(fmt.Errorf("the guest did not answer within %s (setting boot_timeout)", limit))
 	})
@@ -95,7 +95,7 @@ func (s *supervisor) explain(ctx context.Context, err error) error {
 // createInGuest makes the container in the guest, its process waiting, and
 // connects its stdio.
 func (s *supervisor) createInGuest() error {
-	ctx, cancel := s.whileWanted(s.boot.Machine.BootTimeout)
+	ctx, cancel := s.whileWanted(context.Background(), s.boot.Machine.BootTimeout)
 	defer cancel()
 	spec, err := json.Marshal(s.boot.Plan.Guest)
 	if err != nil {

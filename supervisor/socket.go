@@ -31,16 +31,14 @@ func listen(dir *state.Dir, name string) (*socket, error) {
 }
 
 // serve answers verbs and exec processes until the process ends.
-func (s *supervisor) serve() {
-	server, err := ttrpc.NewServer()
-	if err != nil {
-		// Only a malformed option makes it fail, and none is given.
-		s.log.WithError(err).Error("create control service")
-		return
+func (s *supervisor) serve() error {
+	var err error
+	if s.server, err = ttrpc.NewServer(); err != nil {
+		return fmt.Errorf("create control service: %w", err)
 	}
-	control.RegisterSupervisorService(server, s)
+	control.RegisterSupervisorService(s.server, s)
 	go func() {
-		if err := server.Serve(context.Background(), s.control); err != nil {
+		if err := s.server.Serve(context.Background(), s.control); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 			s.log.WithError(err).Error("serve control socket")
 		}
 	}()
@@ -58,6 +56,7 @@ func (s *supervisor) serve() {
 			}()
 		}
 	}()
+	return nil
 }
 
 // headerTimeout is how long a connection to the stream socket may take to say

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -50,7 +51,8 @@ type supervisor struct {
 	warnings []string // for the user, with the report
 
 	control, streams *socket
-	null             *os.File // /dev/null, from before there was no path to trust
+	server           *ttrpc.Server // of the control socket
+	null             *os.File      // /dev/null, from before there was no path to trust
 
 	vm    hypervisor.VM
 	agent *client.Client
@@ -112,7 +114,9 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := s.createInGuest(); err != nil {
 		return err
 	}
-	s.serve()
+	if err := s.serve(); err != nil {
+		return err
+	}
 	if err := s.setStatus(state.Created); err != nil {
 		return err
 	}
@@ -172,13 +176,12 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	for _, t := range s.taps {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
-	ctx, cancel := context.WithTimeout(timings.With(context.Background(), s.timings), m.BootTimeout)
-	defer cancel()
+	ctx := timings.With(context.Background(), s.timings)
 	if !s.wakeUp(ctx, starter, cfg) {
-		if s.vm, err = starter.Start(ctx, cfg); err != nil {
+		if s.vm, err = startWithin(ctx, m.BootTimeout, starter, cfg); err != nil {
 			return fmt.Errorf("start virtual machine: %w", err)
 		}
-		if err := s.meetAgent(m.BootTimeout); err != nil {
+		if err := s.meetAgent(ctx, m.BootTimeout); err != nil {
 			return s.withConsole(err)
 		}
 	}
@@ -206,11 +209,9 @@ func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg
 		return false
 	}
 	cfg.RAMFile, cfg.DeviceState = t.RAM, t.Devices
-	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
-	defer cancel()
 	var err error
-	if s.vm, err = starter.Start(ctx, cfg); err == nil {
-		if err = s.meetAgent(wakeTimeout); err == nil {
+	if s.vm, err = startWithin(ctx, wakeTimeout, starter, cfg); err == nil {
+		if err = s.meetAgent(ctx, wakeTimeout); err == nil {
 			return true
 		}
 		err = errors.Join(err, s.giveUpVM())
@@ -226,6 +227,12 @@ func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg
 		s.log.WithError(err).Warn("discard memory template")
 	}
 	return false
+}
+
+func startWithin(ctx context.Context, limit time.Duration, starter hypervisor.Starter, cfg hypervisor.Config) (hypervisor.VM, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return starter.Start(ctx, cfg)
 }
 
 // giveUpVM ends a VM that another takes the place of.
@@ -295,10 +302,34 @@ func (s *supervisor) untilEnd() int {
 	select {
 	case code := <-s.waitInit():
 		s.flush()
+		s.answerVerbs()
 		return code
 	case <-s.vm.Done():
 		s.log.Error(s.withConsole(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))))
 		return exitLost
+	}
+}
+
+// answerTimeout is how long the verbs under way may take once the container has
+// ended, which all of them notice.
+const answerTimeout = 2 * time.Second
+
+// answerVerbs lets verbs that are under way say what they have to: a start whose
+// execve failed ends the container and is about to tell why.
+func (s *supervisor) answerVerbs() {
+	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+	defer cancel()
+	idle := make(chan struct{})
+	go func() {
+		s.verbs.Lock() // and keeps it: no other begins
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+	if err := s.server.Shutdown(ctx); err != nil {
+		s.log.WithError(err).Warn("answer verbs")
 	}
 }
 

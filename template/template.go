@@ -121,9 +121,10 @@ func (s Store) Find(k Kind) (*Template, error) {
 // DiscardedError is ErrNone where there was a template that could not be used.
 type DiscardedError struct{ Why error }
 
-func (e *DiscardedError) Error() string        { return "discarded: " + e.Why.Error() }
-func (e *DiscardedError) Unwrap() error        { return e.Why }
-func (e *DiscardedError) Is(target error) bool { return target == ErrNone }
+func (e *DiscardedError) Error() string { return "discarded: " + e.Why.Error() }
+
+// Unwrap returns why, and that there is none.
+func (e *DiscardedError) Unwrap() []error { return []error{e.Why, ErrNone} }
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

@@ -20,7 +20,7 @@ func TestTable(t *testing.T) {
 	phases := l.Phases()
 	for i, want := range []string{"first", "second", "beside", "elsewhere"} {
 		// "second" and "beside" may begin in the same nanosecond.
-		if got := phases[i].Name; got != want && !(i == 1 || i == 2) {
+		if got := phases[i].Name; got != want && i != 1 && i != 2 {
 			t.Errorf("phase %d is %q, want %q", i, got, want)
 		}
 	}

@@ -91,7 +91,8 @@ func quote[S ~string](v S) string {
 
 // returnValue is what the program returns for an action.
 func returnValue(field string, a specs.LinuxSeccompAction, errnoField string, errno *uint) (uint32, error) {
-	most, ret := uint(0), uint32(0)
+	var most uint
+	var ret uint32
 	switch a {
 	case "":
 		return 0, fieldErrorf(field, "must not be empty")
