@@ -1,6 +1,11 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/containerd/ttrpc"
 	"github.com/urfave/cli/v2"
 
 	"github.com/huskvm/husk/state"
@@ -22,6 +27,21 @@ func (c *connection) Close() {
 // it, and connects to the supervisor. The supervisor checks the status again:
 // it may have changed by then.
 func connect(c *cli.Context, id string, verb state.Verb) (*state.Container, *connection, error) {
+	container, dir, err := find(c, id, verb)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := dial(dir, container, verb)
+	if err != nil {
+		dir.Close()
+		return nil, nil, err
+	}
+	return container, &connection{Client: client, dir: dir}, nil
+}
+
+// find opens a container's directory and refuses the verb where the status does
+// not allow it.
+func find(c *cli.Context, id string, verb state.Verb) (*state.Container, *state.Dir, error) {
 	dir, err := state.Open(c.String("root"), id)
 	if err != nil {
 		return nil, nil, err
@@ -34,15 +54,38 @@ func connect(c *cli.Context, id string, verb state.Verb) (*state.Container, *con
 		dir.Close()
 		return nil, nil, err
 	}
-	client, err := control.Connect(dir)
-	if err != nil {
-		dir.Close()
-		// It has ended since its status was read, or is about to: say so in the
-		// words of a stopped container.
-		if !container.Supervisor.Alive() {
-			err = state.Allowed(verb, id, state.Stopped)
+	return container, dir, nil
+}
+
+// endTimeout is how long a supervisor that does not answer any more may take to
+// be gone.
+const endTimeout = 5 * time.Second
+
+// dial connects to a container's supervisor. One that has ended since its status
+// was read, or ends before it answers, is spoken of in the words of a stopped
+// container.
+func dial(dir *state.Dir, container *state.Container, verb state.Verb) (*control.Client, error) {
+	stopped := func(ctx context.Context, err error) error {
+		ctx, cancel := context.WithTimeout(ctx, endTimeout)
+		defer cancel()
+		if container.Supervisor.Wait(ctx) != nil {
+			return err
 		}
-		return nil, nil, err
+		if refused := state.Allowed(verb, container.ID, state.Stopped); refused != nil {
+			return refused
+		}
+		return err
 	}
-	return container, &connection{Client: client, dir: dir}, nil
+	client, err := control.Connect(dir, ttrpc.WithUnaryClientInterceptor(
+		func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+			err := invoke(ctx, req, resp)
+			if errors.Is(err, ttrpc.ErrClosed) {
+				err = stopped(ctx, err)
+			}
+			return err
+		}))
+	if err != nil && !container.Supervisor.Alive() {
+		err = stopped(context.Background(), err)
+	}
+	return client, err
 }

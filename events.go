@@ -30,19 +30,19 @@ var eventsCommand = &cli.Command{
 			return err
 		}
 		id := c.Args().First()
-		container, supervisor, err := connect(c, id, state.Events)
+		container, dir, err := find(c, id, state.Events)
 		if err != nil {
 			return err
 		}
-		defer supervisor.Close()
+		defer dir.Close()
 		interval := c.Duration("interval")
 		if interval <= 0 {
 			return errors.New("duration interval must be greater than 0")
 		}
 		if c.Bool("stats") {
-			return printStats(c.Context, c.App.Writer, supervisor, id)
+			return printStats(c.Context, c.App.Writer, dir, container)
 		}
-		return followStats(c.Context, c.App.Writer, supervisor, container, interval)
+		return followStats(c.Context, c.App.Writer, dir, container, interval)
 	},
 }
 
@@ -53,12 +53,19 @@ type event struct {
 	Data json.RawMessage `json:"data,omitempty"`
 }
 
-func printStats(ctx context.Context, w io.Writer, supervisor *connection, id string) error {
+// printStats connects for its one line: a supervisor lets its callers finish
+// before it ends, so nobody stays connected who has no question.
+func printStats(ctx context.Context, w io.Writer, dir *state.Dir, container *state.Container) error {
+	supervisor, err := dial(dir, container, state.Events)
+	if err != nil {
+		return err
+	}
+	defer supervisor.Close()
 	resp, err := supervisor.Stats(ctx, &control.StatsRequest{})
 	if err != nil {
 		return control.Error(err)
 	}
-	if err := json.NewEncoder(w).Encode(event{Type: "stats", ID: id, Data: resp.Stats}); err != nil {
+	if err := json.NewEncoder(w).Encode(event{Type: "stats", ID: container.ID, Data: resp.Stats}); err != nil {
 		return fmt.Errorf("print stats: %w", err)
 	}
 	return nil
@@ -66,7 +73,7 @@ func printStats(ctx context.Context, w io.Writer, supervisor *connection, id str
 
 // followStats prints a line at each tick and returns nil as soon as the
 // container has stopped.
-func followStats(ctx context.Context, w io.Writer, supervisor *connection, container *state.Container, interval time.Duration) error {
+func followStats(ctx context.Context, w io.Writer, dir *state.Dir, container *state.Container, interval time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -79,13 +86,13 @@ func followStats(ctx context.Context, w io.Writer, supervisor *connection, conta
 			return err
 		case <-tick.C:
 		}
-		err := printStats(ctx, w, supervisor, container.ID)
+		err := printStats(ctx, w, dir, container)
 		if err == nil {
 			continue
 		}
 		// The container may have stopped while its supervisor still writes out what
 		// nobody has read yet.
-		if hasStopped(supervisor.dir) {
+		if hasStopped(dir) {
 			return nil // why stats failed
 		}
 		return err

@@ -63,7 +63,7 @@ func (s *supervisor) whileWanted(ctx context.Context, limit time.Duration) (cont
 	go func() {
 		select {
 		case <-vm.Done():
-			cancel(fmt.Errorf("virtual machine ended early: %w", orUnknown(vm.Err())))
+			cancel(fmt.Errorf("virtual machine ended: %w", orUnknown(vm.Err())))
 		case <-s.parent.Gone():
 			cancel(errors.New("the cli ended before the container was created"))
 		case <-ctx.Done():
@@ -84,7 +84,7 @@ const endGrace = 2 * time.Second
 func (s *supervisor) explain(ctx context.Context, err error) error {
 	select {
 	case <-s.vm.Done():
-		return fmt.Errorf("virtual machine ended early: %w", orUnknown(s.vm.Err()))
+		return fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-time.After(endGrace):

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
 
+	"github.com/huskvm/husk/agent/client"
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
@@ -18,7 +20,58 @@ import (
 
 // socket is one of the supervisor's listening sockets. It is bound before the
 // supervisor leaves the host's mount namespace and lives on without its path.
-type socket struct{ *net.UnixListener }
+type socket struct {
+	*net.UnixListener
+	mu    sync.Mutex
+	peers int           // accepted and not closed yet
+	empty chan struct{} // closed when there are none; nil until left is called
+}
+
+// Accept counts what it returns. ttrpc's Shutdown is no help here: it takes a
+// connection for idle while its only request is being answered, and cuts it.
+func (s *socket) Accept() (net.Conn, error) {
+	c, err := s.AcceptUnix()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peers++
+	return &peer{UnixConn: c, leave: sync.OnceFunc(s.leave)}, nil
+}
+
+func (s *socket) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peers--
+	if s.peers == 0 && s.empty != nil {
+		close(s.empty)
+		s.empty = nil
+	}
+}
+
+// left is closed as soon as nobody is connected. It may be called once.
+func (s *socket) left() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	none := make(chan struct{})
+	if s.peers == 0 {
+		close(none)
+	} else {
+		s.empty = none
+	}
+	return none
+}
+
+type peer struct {
+	*net.UnixConn
+	leave func()
+}
+
+func (p *peer) Close() error {
+	defer p.leave()
+	return p.UnixConn.Close()
+}
 
 func listen(dir *state.Dir, name string) (*socket, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})
@@ -27,20 +80,19 @@ func listen(dir *state.Dir, name string) (*socket, error) {
 	}
 	// By the time it is closed its path leads into the container's rootfs.
 	l.SetUnlinkOnClose(false)
-	return &socket{l}, nil
+	return &socket{UnixListener: l}, nil
 }
 
 // serve answers verbs and exec processes until the process ends.
 func (s *supervisor) serve() error {
-	var err error
-	if s.server, err = ttrpc.NewServer(); err != nil {
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.saveTheReason))
+	if err != nil {
 		return fmt.Errorf("create control service: %w", err)
 	}
-	control.RegisterSupervisorService(s.server, s)
+	control.RegisterSupervisorService(server, s)
 	go func() {
-		if err := s.server.Serve(context.Background(), s.control); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
-			s.log.WithError(err).Error("serve control socket")
-		}
+		err := server.Serve(context.Background(), s.control)
+		s.log.WithError(err).Error("serve control socket")
 	}()
 	go func() {
 		for {
@@ -57,6 +109,15 @@ func (s *supervisor) serve() error {
 		}
 	}()
 	return nil
+}
+
+// saveTheReason answers a verb whose call the guest left open with why it did.
+func (s *supervisor) saveTheReason(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, verb ttrpc.Method) (any, error) {
+	resp, err := verb(ctx, decode)
+	if errors.Is(err, client.ErrClosed) {
+		err = s.withConsole(s.explain(ctx, err))
+	}
+	return resp, err
 }
 
 // headerTimeout is how long a connection to the stream socket may take to say

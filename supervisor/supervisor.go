@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -51,8 +50,7 @@ type supervisor struct {
 	warnings []string // for the user, with the report
 
 	control, streams *socket
-	server           *ttrpc.Server // of the control socket
-	null             *os.File      // /dev/null, from before there was no path to trust
+	null             *os.File // /dev/null, from before there was no path to trust
 
 	vm    hypervisor.VM
 	agent *client.Client
@@ -192,9 +190,13 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	return nil
 }
 
-// wakeTimeout is how long a clone may take to answer: a hundred times what it
-// takes, and short enough to boot instead and still be of use.
-const wakeTimeout = 15 * time.Second
+// wakeTimeout is how long a clone may take to answer where a boot may take this
+// long: a hundred times what it takes, and short enough to boot instead and
+// still be of use. A template thrown away because the host was busy would make
+// it busier.
+func wakeTimeout(boot time.Duration) time.Duration {
+	return max(15*time.Second, boot/4)
+}
 
 // wakeUp starts the VM from its template and reports whether its agent answers.
 // Where there is no template, or it does not work, which also throws it away,
@@ -210,8 +212,9 @@ func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg
 	}
 	cfg.RAMFile, cfg.DeviceState = t.RAM, t.Devices
 	var err error
-	if s.vm, err = startWithin(ctx, wakeTimeout, starter, cfg); err == nil {
-		if err = s.meetAgent(ctx, wakeTimeout); err == nil {
+	limit := wakeTimeout(s.boot.Machine.BootTimeout)
+	if s.vm, err = startWithin(ctx, limit, starter, cfg); err == nil {
+		if err = s.meetAgent(ctx, limit); err == nil {
 			return true
 		}
 		err = errors.Join(err, s.giveUpVM())
@@ -306,6 +309,7 @@ func (s *supervisor) untilEnd() int {
 		return code
 	case <-s.vm.Done():
 		s.log.Error(s.withConsole(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))))
+		s.answerVerbs()
 		return exitLost
 	}
 }
@@ -314,22 +318,14 @@ func (s *supervisor) untilEnd() int {
 // ended, which all of them notice.
 const answerTimeout = 2 * time.Second
 
-// answerVerbs lets verbs that are under way say what they have to: a start whose
-// execve failed ends the container and is about to tell why.
+// answerVerbs lets whoever is connected hear the end of it: a start whose execve
+// failed ends the container and is about to tell why, and an exec process still
+// writes what the one in the guest has left.
 func (s *supervisor) answerVerbs() {
-	ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
-	defer cancel()
-	idle := make(chan struct{})
-	go func() {
-		s.verbs.Lock() // and keeps it: no other begins
-		close(idle)
-	}()
 	select {
-	case <-idle:
-	case <-ctx.Done():
-	}
-	if err := s.server.Shutdown(ctx); err != nil {
-		s.log.WithError(err).Warn("answer verbs")
+	case <-s.control.left():
+	case <-time.After(answerTimeout):
+		s.log.Warn("a verb or an exec process is still connected: ending without it")
 	}
 }
 

@@ -21,12 +21,12 @@ type Client struct {
 
 // Connect connects to the supervisor whose container has this directory. The
 // directory stays open for as long as the client: Stream needs it.
-func Connect(dir *state.Dir) (*Client, error) {
+func Connect(dir *state.Dir, opts ...ttrpc.ClientOpts) (*Client, error) {
 	conn, err := dial(dir, state.ControlSocket)
 	if err != nil {
 		return nil, err
 	}
-	c := ttrpc.NewClient(conn)
+	c := ttrpc.NewClient(conn, opts...)
 	return &Client{SupervisorService: NewSupervisorClient(c), dir: dir, conn: c}, nil
 }
 
