@@ -48,7 +48,7 @@ MIB ?= 1024
 FUZZFLAGS := -fuzzminimizetime 10x
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc test-kvm test-bed lint vet proto proto-check fuzz bench install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance test-kvm test-bed lint vet proto proto-check fuzz bench install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -105,6 +105,15 @@ integration: ## black-box tests of ./husk under emulation (root); RUN=regexp pic
 
 integration-runc: ## the same tests against runc: they ask only what runc gives
 	RUNTIME=runc $(INTEGRATION) -timeout 10m ./integration
+
+conformance: ## the OCI validation suite against husk and runc (root, five minutes); RUN=regexp, SUITE=version or ./checkout
+	@integration/setup/deps.sh run test
+	@$(MAKE) --no-print-directory build stock-kernel
+	@mkdir -p build/bin
+	go build -trimpath -o build/bin/conformance ./integration/conformance
+	@integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/conformance.toml
+	build/bin/conformance -husk ./husk -config build/conformance.toml $(if $(SUITE),-suite $(SUITE)) \
+		-only '$(value RUN)' -markdown build/conformance.md -json build/conformance.json
 
 test-kvm: ## the core of them on real KVM and vhost-vsock, in an emulated outer machine
 	@[ -n "$$(ls $(HUSK_CACHE) 2>/dev/null)" ] || RUNTIME=$(CURDIR)/husk go test -tags integration -count=1 -run '^TestGuestHasItsOwnKernel$$' ./integration

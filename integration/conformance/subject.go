@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// callTimeout bounds the calls made besides the suite's.
+const callTimeout = time.Minute
+
+// subject is a runtime under test.
+type subject struct {
+	version string // first line of --version
+	wrapper string // script that adds the global flags
+	temp    string // TMPDIR of its tests: their bundles
+	output  string // directory for what its tests print
+}
+
+func newSubject(name, scratch, output string, argv []string) (*subject, error) {
+	s := &subject{wrapper: filepath.Join(scratch, name), temp: filepath.Join(scratch, name+"-tmp"), output: output}
+	if err := errors.Join(os.Mkdir(s.temp, 0o755), os.RemoveAll(output), os.MkdirAll(output, 0o755)); err != nil {
+		return nil, err
+	}
+	argv = append(argv, "--root", filepath.Join(scratch, name+"-root"))
+	for i, arg := range argv {
+		argv[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+	}
+	script := "#!/bin/sh\nexec " + strings.Join(argv, " ") + " \"$@\"\n"
+	if err := os.WriteFile(s.wrapper, []byte(script), 0o755); err != nil {
+		return nil, err
+	}
+	out, err := s.call("--version")
+	if err != nil {
+		return nil, err
+	}
+	s.version, _, _ = strings.Cut(string(out), "\n")
+	return s, nil
+}
+
+// call runs a verb and returns what it prints.
+func (s *subject) call(args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, s.wrapper, args...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", filepath.Base(s.wrapper), strings.Join(args, " "), err)
+	}
+	return out, nil
+}
+
+// run runs one test. Its error is one of running it; what the test thinks of the
+// runtime is in the outcome.
+func (s *subject) run(suite *suite, test string, deadline time.Duration, interrupted <-chan os.Signal) (outcome, error) {
+	stdout, err := os.Create(filepath.Join(s.output, test+".out"))
+	if err != nil {
+		return outcome{}, err
+	}
+	defer stdout.Close()
+	stderr, err := os.Create(filepath.Join(s.output, test+".err"))
+	if err != nil {
+		return outcome{}, err
+	}
+	defer stderr.Close()
+	cmd := exec.Command(filepath.Join(suite.dir, "bin", test))
+	cmd.Dir = suite.dir // they look for the root file system and runtimetest there
+	cmd.Env = append(os.Environ(), "RUNTIME="+s.wrapper, "TMPDIR="+s.temp)
+	// Files, not pipes: a container that is left would hold a pipe open.
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return outcome{}, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	var trouble string
+	select {
+	case err := <-ended:
+		if err != nil {
+			trouble = err.Error()
+		}
+	case <-time.After(deadline):
+		trouble = fmt.Sprintf("not done after %s", deadline)
+		err = s.kill(cmd, ended)
+	case <-interrupted:
+		err = errors.Join(errors.New("interrupted"), s.kill(cmd, ended))
+	}
+	if err := errors.Join(err, s.deleteAll()); err != nil {
+		return outcome{}, err
+	}
+	text, err := os.ReadFile(stdout.Name())
+	if err != nil {
+		return outcome{}, err
+	}
+	o := parse(text)
+	if trouble != "" {
+		o.Trouble = trouble
+	}
+	o.Seconds = time.Since(began).Seconds()
+	return o, nil
+}
+
+// kill ends a test and what it has started itself; its containers are sessions
+// of their own.
+func (s *subject) kill(cmd *exec.Cmd, ended <-chan error) error {
+	if err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); err != nil {
+		return err
+	}
+	<-ended
+	return nil
+}
+
+// deleteAll removes the containers that a test has left: several leave theirs.
+func (s *subject) deleteAll() error {
+	out, err := s.call("list", "-q")
+	if err != nil {
+		return err
+	}
+	for id := range strings.FieldsSeq(string(out)) {
+		if _, err := s.call("delete", "--force", id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cleanUp removes the scratch directory, which by then no mount hangs below.
+func cleanUp(scratch string, subjects ...*subject) {
+	for _, s := range subjects {
+		if err := s.deleteAll(); err != nil {
+			fmt.Fprintln(os.Stderr, "conformance:", err)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || bytes.Contains(mounts, []byte(scratch)) {
+		fmt.Fprintf(os.Stderr, "conformance: %s is left: something is mounted there\n", scratch)
+		return
+	}
+	if err := os.RemoveAll(scratch); err != nil {
+		fmt.Fprintln(os.Stderr, "conformance:", err)
+	}
+}

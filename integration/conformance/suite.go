@@ -1,0 +1,126 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+)
+
+const (
+	module        = "github.com/opencontainers/runtime-tools"
+	pinnedVersion = "v0.9.1-0.20251114084447-edf4cb3d2116"
+	pinnedSum     = "h1:tAKu3NkKWZYpqBSOJKwTxT1wIGueiF7gcmcNgr5pNTY="
+)
+
+// suite is the validation suite, built.
+type suite struct {
+	version string
+	dir     string   // the root of its tree, where its tests must run
+	tests   []string // names, sorted; the binaries are in bin/
+}
+
+// prepareSuite fetches the suite through the module proxy unless a checkout is
+// given, and builds a copy of it.
+func (o *options) prepareSuite() (*suite, error) {
+	from, version := o.suite, "checkout "+o.suite
+	if !strings.Contains(o.suite, "/") {
+		var err error
+		if from, err = download(o.suite); err != nil {
+			return nil, fmt.Errorf("fetch %s@%s: %w (without a module proxy: clone https://%s and say -suite DIRECTORY)", module, o.suite, err, module)
+		}
+		version = module + "@" + o.suite
+	}
+	dir, err := filepath.Abs(filepath.Join(o.build, "suite"))
+	if err != nil {
+		return nil, err
+	}
+	if err := copyTree(from, dir); err != nil {
+		return nil, fmt.Errorf("copy the suite: %w", err)
+	}
+	s := &suite{version: version, dir: dir}
+	if err := s.build(); err != nil {
+		return nil, fmt.Errorf("build the suite: %w", err)
+	}
+	return s, s.list()
+}
+
+// download returns the directory of the module cache that holds the suite.
+func download(version string) (string, error) {
+	cmd := exec.Command("go", "mod", "download", "-json", module+"@"+version)
+	cmd.Dir = os.TempDir() // outside husk's own module
+	out, runErr := cmd.Output()
+	var got struct{ Dir, Sum, Error string }
+	if err := json.Unmarshal(out, &got); err != nil {
+		return "", errors.Join(runErr, err)
+	}
+	switch {
+	case got.Error != "":
+		return "", errors.New(got.Error)
+	case runErr != nil:
+		return "", runErr
+	case version == pinnedVersion && got.Sum != pinnedSum:
+		return "", fmt.Errorf("its sum is %s, not %s", got.Sum, pinnedSum)
+	}
+	return got.Dir, nil
+}
+
+// copyTree makes a fresh copy that can be written to: the module cache cannot,
+// and the suite's tests write beside themselves.
+func copyTree(from, to string) error {
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		return err
+	}
+	// All that a module's file leaves of it is a list that go would object to.
+	return os.RemoveAll(filepath.Join(to, "vendor"))
+}
+
+func (s *suite) build() error {
+	if err := os.Mkdir(filepath.Join(s.dir, "bin"), 0o755); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"-o", "runtimetest", "./cmd/runtimetest"}, // runs inside the container
+		{"-o", "bin/", "./validation/..."},
+	} {
+		cmd := exec.Command("go", append([]string{"build", "-mod=readonly"}, args...)...)
+		cmd.Dir = s.dir
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
+		}
+	}
+	return nil
+}
+
+// list finds the tests in the source, so that one that was not built is missed.
+func (s *suite) list() error {
+	rootfs := filepath.Join(s.dir, "rootfs-"+runtime.GOARCH+".tar.gz")
+	if _, err := os.Stat(rootfs); err != nil {
+		return fmt.Errorf("the suite has no root file system for %s: %w", runtime.GOARCH, err)
+	}
+	entries, err := os.ReadDir(filepath.Join(s.dir, "validation"))
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() || entry.Name() == "util" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(s.dir, "bin", entry.Name())); err != nil {
+			return fmt.Errorf("test %s was not built: %w", entry.Name(), err)
+		}
+		s.tests = append(s.tests, entry.Name())
+	}
+	if len(s.tests) == 0 {
+		return errors.New("the suite has no tests")
+	}
+	return nil
+}
