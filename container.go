@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/huskvm/husk/cgroup"
+	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor"
@@ -63,7 +64,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	}
 	timings.Lap(c.Context, "settings, kernel, template")
 	n := &creation{
-		plan: plan, hooks: hooksOf(spec.Hooks), pidFile: c.String("pid-file"),
+		plan: plan, pidFile: c.String("pid-file"),
 		container: &state.Container{
 			OCIVersion: specs.Version, ID: id, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
 			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating,
@@ -130,7 +131,6 @@ func owner() string {
 // is to undo.
 type creation struct {
 	plan      *specconv.Plan
-	hooks     specs.Hooks
 	container *state.Container
 	boot      supervisor.Bootstrap
 	pidFile   string
@@ -154,10 +154,12 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 	if err = n.launch(c, console); err != nil {
 		return nil, err
 	}
-	if err = n.runHooks(c.Context); err != nil {
-		return nil, err
+	if hooks.AtCreate(n.container.Hooks) {
+		if err = n.runHooks(c.Context); err != nil {
+			return nil, err
+		}
+		timings.Lap(c.Context, "hooks")
 	}
-	timings.Lap(c.Context, "hooks")
 	report, err := n.child.Wait()
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
@@ -214,13 +216,22 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 }
 
 // runHooks runs prestart and createRuntime hooks while the guest boots: the
-// namespaces they look for are there.
+// namespaces and mounts they look for are there. Those of createContainer are the
+// supervisor's to run, after these.
 func (n *creation) runHooks(ctx context.Context) error {
-	st := n.container.OCI(state.Created)
-	if err := runHooks(ctx, n.hooks.Prestart, "prestart", st); err != nil { //nolint:staticcheck // deprecated, and what Docker before 28 wires its networks with
+	if err := n.child.WaitPrepared(); err != nil {
+		return fmt.Errorf("unable to start container process: %w", err)
+	}
+	all, st := hooks.Of(n.container.Hooks), n.container.OCI(state.Created)
+	if err := hooks.Run(ctx, all.Prestart, "prestart", st, st.Bundle); err != nil { //nolint:staticcheck // deprecated, and what Docker before 28 wires its networks with
 		return err
 	}
-	return runHooks(ctx, n.hooks.CreateRuntime, "createRuntime", st)
+	if err := hooks.Run(ctx, all.CreateRuntime, "createRuntime", st, st.Bundle); err != nil {
+		return err
+	}
+	// A supervisor that has ended meanwhile has said why.
+	_ = n.child.Proceed()
+	return nil
 }
 
 // undo takes back what run did. It returns nothing: the error that made it

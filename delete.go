@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/state"
 )
@@ -74,7 +75,8 @@ func destroy(c *cli.Context, id string, force bool) error {
 		return fmt.Errorf("delete container %s: %w", id, err)
 	}
 	// The spec: a failing poststop hook is logged and nothing else.
-	if err := runHooks(c.Context, hooksOf(container.Hooks).Poststop, "poststop", container.OCI(state.Stopped)); err != nil {
+	st := container.OCI(state.Stopped)
+	if err := hooks.Run(c.Context, hooks.Of(container.Hooks).Poststop, "poststop", st, st.Bundle); err != nil {
 		logrus.Warn(err)
 	}
 	return nil

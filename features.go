@@ -49,9 +49,8 @@ func supported() *features.Features {
 	f := &features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
-		// createContainer and startContainer run inside the guest, which is refused.
-		Hooks:        []string{"prestart", "createRuntime", "poststart", "poststop"},
-		MountOptions: mountOptions(),
+		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
+		MountOptions:  mountOptions(),
 		Linux: &features.Linux{
 			Namespaces:   namespaces(),
 			Capabilities: capabilities(),

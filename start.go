@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
 	"github.com/huskvm/husk/timings"
@@ -35,5 +36,6 @@ func start(c *cli.Context, id string) error {
 	}
 	timings.From(c.Context).Add(control.Phases(resp.Phases)...)
 	timings.Lap(c.Context, "start")
-	return runHooks(c.Context, hooksOf(container.Hooks).Poststart, "poststart", container.OCI(state.Running))
+	st := container.OCI(state.Running)
+	return hooks.Run(c.Context, hooks.Of(container.Hooks).Poststart, "poststart", st, st.Bundle)
 }

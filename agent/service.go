@@ -57,7 +57,7 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 // create returns nil with an error.
 func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container, error) {
 	id := r.ContainerId
-	cfg := &libcontainer.Config{ID: id, Spec: spec, Prepared: a.takePrepared()}
+	cfg := &libcontainer.Config{ID: id, Spec: spec, Bundle: r.Bundle, Prepared: a.takePrepared()}
 	if f := r.Seccomp; f != nil {
 		cfg.Seccomp = &libcontainer.SeccompFilter{Program: f.Program, Flags: f.Flags}
 	}

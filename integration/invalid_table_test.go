@@ -190,6 +190,8 @@ var invalidConfigs = []invalid{
 	{"linux.devices", `{}`, "", false},
 	{"hooks.prestart", `[{"path":"bin/true"}]`, "hooks.prestart[0].path", false},
 	{"hooks.createRuntime", `[{"path":"bin/true"}]`, "hooks.createRuntime[0].path", false},
+	{"hooks.createContainer", `[{"path":"bin/true"}]`, "hooks.createContainer[0].path", true},
+	{"hooks.startContainer", `[{"path":"bin/true"}]`, "hooks.startContainer[0].path", true},
 	{"hooks.poststart", `[{"path":"bin/true"}]`, "hooks.poststart[0].path", false},
 	{"hooks.poststop", `[{"path":"bin/true"}]`, "hooks.poststop[0].path", true},
 	{"hooks.prestart", `[{"path":""}]`, "hooks.prestart[0].path", false},

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,8 +17,9 @@ import (
 const maxHookOutput = 4096
 
 // runHooks runs hooks one after the other in the namespaces of the stage. state
-// is the container's as the parent knows it; the hooks get the pid they see.
-func runHooks(kind string, hooks []specs.Hook, state json.RawMessage) error {
+// is the container's as the parent knows it; the hooks get the pid they see. Those
+// that name no environment get env.
+func runHooks(kind string, hooks []specs.Hook, state json.RawMessage, env []string) error {
 	if len(hooks) == 0 {
 		return nil
 	}
@@ -37,6 +37,9 @@ func runHooks(kind string, hooks []specs.Hook, state json.RawMessage) error {
 		return fmt.Errorf("encode state for hooks: %w", err)
 	}
 	for i, h := range hooks {
+		if len(h.Env) == 0 {
+			h.Env = env
+		}
 		if err := runHook(&h, doc); err != nil {
 			return fmt.Errorf("error running %s hook #%d: %w", kind, i, err)
 		}
@@ -44,21 +47,24 @@ func runHooks(kind string, hooks []specs.Hook, state json.RawMessage) error {
 	return nil
 }
 
-func runHook(h *specs.Hook, state []byte) (err error) {
+func runHook(h *specs.Hook, state []byte) error {
 	// Files in memory, not pipes: nothing has to be read or written meanwhile.
-	in, err := memFile("hook-stdin")
-	if err != nil {
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}()
+	for _, name := range [...]string{"hook-stdin", "hook-stdout", "hook-stderr"} {
+		f, err := memFile(name)
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	if _, err := files[0].WriteAt(state, 0); err != nil {
 		return err
 	}
-	defer func() { _ = in.Close() }()
-	if _, err := in.WriteAt(state, 0); err != nil {
-		return err
-	}
-	out, err := memFile("hook-output")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = out.Close() }()
 	args := h.Args
 	if len(args) == 0 {
 		args = []string{h.Path}
@@ -67,30 +73,40 @@ func runHook(h *specs.Hook, state []byte) (err error) {
 	if env == nil {
 		env = []string{} // nil is this process's
 	}
-	p, err := os.StartProcess(h.Path, args, &os.ProcAttr{Env: env, Files: []*os.File{in, out, out}})
+	p, err := os.StartProcess(h.Path, args, &os.ProcAttr{Env: env, Files: files})
 	if err != nil {
 		return err
 	}
-	if h.Timeout != nil {
-		t := time.AfterFunc(time.Duration(*h.Timeout)*time.Second, func() { _ = p.Kill() })
-		defer func() {
-			if !t.Stop() && err == nil {
-				err = fmt.Errorf("hook ran past specified timeout of %ds", *h.Timeout)
-			}
-		}()
+	late, err := waitHook(p, h.Timeout)
+	switch {
+	case late:
+		// The words of runc.
+		return fmt.Errorf("hook ran past specified timeout of %.1fs", float64(*h.Timeout))
+	case err != nil:
+		return fmt.Errorf("%w, stdout: %s, stderr: %s", err, hookOutput(files[1]), hookOutput(files[2]))
+	}
+	return nil
+}
+
+// waitHook waits for a hook's end and says whether it was killed for being late.
+// timeout is in seconds; nil: there is none.
+func waitHook(p *os.Process, timeout *int) (late bool, err error) {
+	if timeout != nil {
+		t := time.AfterFunc(time.Duration(*timeout)*time.Second, func() { _ = p.Kill() })
+		defer func() { late = !t.Stop() && err != nil }()
 	}
 	st, err := p.Wait()
-	if err != nil {
-		return err
+	if err == nil && !st.Success() {
+		err = errors.New(st.String())
 	}
-	if st.Success() {
-		return nil
-	}
-	text, readErr := io.ReadAll(io.NewSectionReader(out, 0, maxHookOutput))
-	if readErr != nil {
-		return errors.Join(errors.New(st.String()), readErr)
-	}
-	return fmt.Errorf("%s, output: %s", st, strings.TrimSpace(string(text)))
+	return false, err
+}
+
+// hookOutput is the beginning of what a hook has written; the error it is part
+// of tells of nothing else that goes wrong.
+func hookOutput(f *os.File) string {
+	text, _ := io.ReadAll(io.NewSectionReader(f, 0, maxHookOutput))
+	return string(text)
 }
 
 func memFile(name string) (*os.File, error) {

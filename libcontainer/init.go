@@ -229,17 +229,18 @@ func (s *stage) become() error {
 	if _, err := socketReader(s.sock).Read(release); err != nil {
 		return err
 	}
-	if err := runHooks("startContainer", s.cfg.Hooks.StartContainer, s.cfg.State); err != nil {
-		return err
-	}
 	if err := resetSignals(); err != nil {
 		return err
 	}
-	// Last of all, so that the filter needs to allow no more than the program does.
+	// Last of all, so that the filter needs to allow no more than the program does;
+	// but a hook comes out of the container's files and is no freer than the program.
 	if p.NoNewPrivs {
 		if err := loadSeccomp(p.Seccomp); err != nil {
 			return err
 		}
+	}
+	if err := runHooks("startContainer", s.cfg.Hooks.StartContainer, s.cfg.State, env); err != nil {
+		return err
 	}
 	return &os.PathError{Op: "exec", Path: file, Err: syscall.Exec(file, p.Args, env)}
 }

@@ -35,7 +35,7 @@ func (s *stage) setUpRootfs() error {
 			return err
 		}
 	}
-	if err := runHooks("createContainer", cfg.Hooks.CreateContainer, cfg.State); err != nil {
+	if err := runHooks("createContainer", cfg.Hooks.CreateContainer, cfg.State, nil); err != nil {
 		return err
 	}
 	if err := s.enterRootfs(); err != nil {

@@ -391,7 +391,7 @@ func TestHooks(t *testing.T) {
 
 	spec.Hooks.CreateContainer = []specs.Hook{hook("echo why; exit 4")}
 	_, err := Create(&Config{ID: "x", Spec: spec})
-	want := "error during container init: error running createContainer hook #0: exit status 4, output: why"
+	want := "error during container init: error running createContainer hook #0: exit status 4, stdout: why\n, stderr: "
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
@@ -400,8 +400,17 @@ func TestHooks(t *testing.T) {
 	spec.Hooks.CreateContainer, spec.Hooks.StartContainer = nil, []specs.Hook{slow}
 	c = create(t, &Config{ID: "x", Spec: spec})
 	err = c.Start()
-	want = "error running startContainer hook #0: signal: killed"
-	if err == nil || !strings.HasPrefix(err.Error(), want) {
+	want = "error running startContainer hook #0: hook ran past specified timeout of 1.0s"
+	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
+	// Without an environment of its own it has the process's, HOME and all.
+	spec.Process.Env = []string{"PATH=/bin", "FOO=bar"}
+	spec.Hooks.StartContainer = []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `echo "$FOO $HOME" >/env`}}}
+	spec.Process.Args = []string{"cat", "/env"}
+	c = create(t, &Config{ID: "x", Spec: spec})
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "environment", collect(t, c.Init()).out, "bar /root\n")
 }

@@ -75,8 +75,9 @@ func (c *converter) hostPath(p string) string {
 	return filepath.Join(c.env.Bundle, p)
 }
 
-// guest starts the guest's spec with what belongs to no other step. Annotations
-// stay on the host: nothing in the guest acts on them.
+// guest starts the guest's spec with what belongs to no other step. Of the hooks
+// it gets those that run in the guest, and with them the annotations, which are
+// part of the state that hooks are given; nothing else in the guest acts on them.
 func (c *converter) guest(spec *specs.Spec) error {
 	process, dropped, err := ConvertProcess(spec.Process)
 	if err != nil {
@@ -88,6 +89,10 @@ func (c *converter) guest(spec *specs.Spec) error {
 		Process:    process,
 		Hostname:   spec.Hostname,
 		Domainname: spec.Domainname,
+	}
+	if h := spec.Hooks; h != nil && len(h.StartContainer) > 0 {
+		c.plan.Guest.Hooks = &specs.Hooks{StartContainer: h.StartContainer}
+		c.plan.Guest.Annotations = spec.Annotations
 	}
 	return nil
 }

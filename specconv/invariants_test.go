@@ -55,7 +55,10 @@ func checkGuest(t *testing.T, g *specs.Spec, shared map[string]Share) {
 	if g.Root == nil || g.Root.Path != GuestShareDir+"/rootfs" {
 		t.Errorf("root of the guest: %+v", g.Root)
 	}
-	if g.Hooks != nil || g.Annotations != nil || g.Linux.Seccomp != nil || g.Solaris != nil || g.Windows != nil || g.VM != nil || g.ZOS != nil || g.FreeBSD != nil {
+	if h := g.Hooks; h == nil && g.Annotations != nil || h != nil && (len(h.StartContainer) == 0 || len(h.CreateContainer)+len(h.CreateRuntime)+len(h.Poststart)+len(h.Poststop) > 0) {
+		t.Errorf("hooks of the guest: %+v, with annotations %v", h, g.Annotations)
+	}
+	if g.Linux.Seccomp != nil || g.Solaris != nil || g.Windows != nil || g.VM != nil || g.ZOS != nil || g.FreeBSD != nil {
 		t.Error("the guest is told what it has no use for")
 	}
 	for i, ns := range g.Linux.Namespaces {

@@ -216,7 +216,6 @@ func TestRejectLinux(t *testing.T) {
 	edit := func(f func(*specs.Linux)) func(*specs.Spec) {
 		return func(s *specs.Spec) { f(s.Linux) }
 	}
-	const hooksLater = ": not supported yet: hooks that run in the container's namespaces"
 	testRejections(t, []rejection{
 		{edit(func(l *specs.Linux) { l.RootfsPropagation = "foo" }), `linux.rootfsPropagation: rootfsPropagation="foo" is not supported`},
 		{edit(func(l *specs.Linux) { l.MaskedPaths = []string{"proc/kcore"} }), `linux.maskedPaths[0]: "proc/kcore" is not an absolute path`},
@@ -229,8 +228,8 @@ func TestRejectLinux(t *testing.T) {
 		{edit(func(l *specs.Linux) { l.MemoryPolicy = &specs.LinuxMemoryPolicy{} }), "linux.memoryPolicy: not supported yet"},
 		{edit(func(l *specs.Linux) { l.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }), "linux.netDevices: not supported yet"},
 		{edit(func(l *specs.Linux) { l.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}} }), "linux.timeOffsets: not supported yet"},
-		{func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "/x"}} }, "hooks.createContainer" + hooksLater},
-		{func(s *specs.Spec) { s.Hooks.StartContainer = []specs.Hook{{Path: "/x"}} }, "hooks.startContainer" + hooksLater},
+		{func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "x"}} }, `hooks.createContainer[0].path: "x" is not an absolute path`},
+		{func(s *specs.Spec) { s.Hooks.StartContainer = []specs.Hook{{}} }, `hooks.startContainer[0].path: "" is not an absolute path`},
 		{func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "x"}} }, `hooks.prestart[0].path: "x" is not an absolute path`}, //nolint:staticcheck // deprecated, and used by Docker
 		{func(s *specs.Spec) { s.Hooks.CreateRuntime = []specs.Hook{{Path: "/x"}, {}} }, `hooks.createRuntime[1].path: "" is not an absolute path`},
 		{func(s *specs.Spec) { s.Hooks.Poststart = []specs.Hook{{Path: "/x", Timeout: ptr(0)}} }, "hooks.poststart[0].timeout: 0 is not a positive number of seconds"},

@@ -121,28 +121,22 @@ func validateLinux(spec *specs.Spec) error {
 	return nil
 }
 
-// validateHooks checks the hooks the cli will run on the host, and refuses those
-// that would run inside the container: their paths are the host's.
 func validateHooks(spec *specs.Spec) error {
 	h := spec.Hooks
 	if h == nil {
 		return nil
 	}
 	for _, kind := range []struct {
-		field   string
-		hooks   []specs.Hook
-		inGuest bool
+		field string
+		hooks []specs.Hook
 	}{
-		{"hooks.prestart", h.Prestart, false}, //nolint:staticcheck // deprecated, and what Docker up to 27 sends
-		{"hooks.createRuntime", h.CreateRuntime, false},
-		{"hooks.createContainer", h.CreateContainer, true},
-		{"hooks.startContainer", h.StartContainer, true},
-		{"hooks.poststart", h.Poststart, false},
-		{"hooks.poststop", h.Poststop, false},
+		{"hooks.prestart", h.Prestart}, //nolint:staticcheck // deprecated, and what Docker up to 27 sends
+		{"hooks.createRuntime", h.CreateRuntime},
+		{"hooks.createContainer", h.CreateContainer},
+		{"hooks.startContainer", h.StartContainer},
+		{"hooks.poststart", h.Poststart},
+		{"hooks.poststop", h.Poststop},
 	} {
-		if kind.inGuest && len(kind.hooks) > 0 {
-			return fieldErrorf(kind.field, "not supported yet: hooks that run in the container's namespaces")
-		}
 		for i, hook := range kind.hooks {
 			field := index(kind.field, i)
 			if !filepath.IsAbs(hook.Path) {

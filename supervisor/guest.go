@@ -109,6 +109,7 @@ func (s *supervisor) createInGuest() error {
 		ContainerId: s.container.ID,
 		Spec:        spec,
 		Seccomp:     filter,
+		Bundle:      s.container.Bundle,
 		Share: &protocol.Share{
 			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
 		},

@@ -29,6 +29,10 @@ func buildShadow(hostDir string, plan *specconv.Plan) error {
 	if err := unix.Mount(rootfs.HostPath, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind rootfs: %w", err)
 	}
+	// What is mounted here is not to show in the rootfs: see showRootfs.
+	if err := unix.Mount("", hostDir, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("leave the mounts of rootfs: %w", err)
+	}
 	root, err := os.OpenFile(hostDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open rootfs: %w", err)

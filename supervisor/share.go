@@ -57,6 +57,9 @@ func bindShare(hostPath string, s specconv.Share) error {
 	if err := unix.Mount(s.HostPath, hostPath, "", flags, ""); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
+	if err := unix.Mount("", hostPath, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("leave the source's mounts: %w", err)
+	}
 	if s.ReadOnly {
 		return setReadOnly(hostPath, s.Recursive)
 	}

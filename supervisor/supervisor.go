@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/client"
+	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/state"
@@ -99,10 +100,17 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 		return err
 	}
 	s.timings.Lap("host setup")
+	finishHooks, err := s.prepareHooks()
+	if err != nil {
+		return err
+	}
 	if err := s.startVM(starter); err != nil {
 		return err
 	}
 	if err := s.openTerminal(); err != nil {
+		return err
+	}
+	if err := finishHooks(); err != nil {
 		return err
 	}
 	if err := enterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
@@ -152,6 +160,11 @@ func (s *supervisor) openState() (err error) {
 func (s *supervisor) mountAll() error {
 	if err := leaveHostMounts(); err != nil {
 		return err
+	}
+	if hooks.AtCreate(s.container.Hooks) {
+		if err := showRootfs(s.boot.Plan.Shares[0].HostPath); err != nil {
+			return err
+		}
 	}
 	// The shadow first: it makes the missing mount points while the rootfs may
 	// still be written.

@@ -25,7 +25,7 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 	if err := s.allowed(state.Start); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := startTimeout(ctx, s.boot.Plan.Guest.Hooks)
 	defer cancel()
 	phases := timings.New("supervisor")
 	if err := s.joinNetwork(ctx); err != nil {
@@ -39,6 +39,21 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 	err := s.setStatus(state.Running)
 	phases.Lap("save state")
 	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, err
+}
+
+// startTimeout gives hooks that run in the guest the time they may take: without
+// a timeout of their own that is any, and a kill ends it.
+func startTimeout(ctx context.Context, hooks *specs.Hooks) (context.Context, context.CancelFunc) {
+	limit := callTimeout
+	if hooks != nil {
+		for _, h := range hooks.StartContainer {
+			if h.Timeout == nil {
+				return context.WithCancel(ctx)
+			}
+			limit += time.Duration(*h.Timeout) * time.Second
+		}
+	}
+	return context.WithTimeout(ctx, limit)
 }
 
 // Kill sends a signal to the container's process, to all of its processes, or

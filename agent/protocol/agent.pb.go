@@ -225,6 +225,7 @@ type CreateRequest struct {
 	Spec          []byte   `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Share         *Share   `protobuf:"bytes,3,opt,name=share,proto3" json:"share,omitempty"`
 	Seccomp       *Seccomp `protobuf:"bytes,4,opt,name=seccomp,proto3" json:"seccomp,omitempty"` // for all processes of the container; absent: none
+	Bundle        string   `protobuf:"bytes,5,opt,name=bundle,proto3" json:"bundle,omitempty"`   // what hooks are told of the bundle's directory, which is the host's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -285,6 +286,13 @@ func (x *CreateRequest) GetSeccomp() *Seccomp {
 		return x.Seccomp
 	}
 	return nil
+}
+
+func (x *CreateRequest) GetBundle() string {
+	if x != nil {
+		return x.Bundle
+	}
+	return ""
 }
 
 // Seccomp is a system call filter as seccomp(2) takes it. The host has compiled
@@ -1935,12 +1943,13 @@ const file_agent_proto_rawDesc = "" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
 	"\aoptions\x18\x03 \x01(\tR\aoptions\x12\x1b\n" +
-	"\tguest_dir\x18\x04 \x01(\tR\bguestDir\"\xa4\x01\n" +
+	"\tguest_dir\x18\x04 \x01(\tR\bguestDir\"\xbc\x01\n" +
 	"\rCreateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12*\n" +
 	"\x05share\x18\x03 \x01(\v2\x14.husk.agent.v1.ShareR\x05share\x120\n" +
-	"\aseccomp\x18\x04 \x01(\v2\x16.husk.agent.v1.SeccompR\aseccomp\"9\n" +
+	"\aseccomp\x18\x04 \x01(\v2\x16.husk.agent.v1.SeccompR\aseccomp\x12\x16\n" +
+	"\x06bundle\x18\x05 \x01(\tR\x06bundle\"9\n" +
 	"\aSeccomp\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\"\x90\x01\n" +

@@ -1,6 +1,8 @@
 // Package launch is how the cli re-executes husk as a process that outlives it,
 // a supervisor or an exec process, and how the two talk until it stands by
-// itself: one bootstrap down, one report up, one commit down. A child whose
+// itself: one bootstrap down, one report up, one commit down. Where the parent has
+// something to do halfway, the child says up when it is prepared, and the parent
+// down when to proceed. A child whose
 // parent vanishes before the commit must end, so that a cli killed in the middle
 // of create leaves nothing running.
 package launch
@@ -47,8 +49,11 @@ const (
 	FDConsole   = "console"   // the engine's console socket, connected
 )
 
-// commitByte cannot be mistaken for the newline that ends a JSON document.
-const commitByte = 'C'
+// None of these can be mistaken for the newline that ends a JSON document.
+const (
+	proceedByte = 'P'
+	commitByte  = 'C'
+)
 
 // CurrentRole returns what this process was re-executed as, or "" for a cli.
 func CurrentRole() Role { return Role(os.Getenv(roleEnv)) }
@@ -72,6 +77,7 @@ type Options struct {
 type Child struct {
 	Process *os.Process
 	conn    net.Conn
+	reports *json.Decoder
 }
 
 // cloneFlags maps the spec's namespace types to clone(2) flags.
@@ -118,7 +124,10 @@ func Start(o Options) (*Child, error) {
 		conn.Close()
 		return nil, fmt.Errorf("start %s: %w", o.Role, err)
 	}
-	return &Child{Process: cmd.Process, conn: conn}, nil
+	return &Child{
+		Process: cmd.Process, conn: conn,
+		reports: json.NewDecoder(io.LimitReader(conn, maxReport)),
+	}, nil
 }
 
 // fileOrNil keeps a nil *os.File from becoming a non-nil interface, which
@@ -215,7 +224,7 @@ type Report struct {
 	Phases []timings.Phase `json:"phases,omitempty"`
 }
 
-// maxReport bounds the report: it can hold text from the guest.
+// maxReport bounds all that is reported, in bytes: it can hold text from the guest.
 const maxReport = 1 << 20
 
 // Bootstrap gives the child what it is to do.
@@ -230,7 +239,7 @@ func (c *Child) Bootstrap(v any) error {
 // says how it ended.
 func (c *Child) Wait() (Report, error) {
 	var r Report
-	err := json.NewDecoder(io.LimitReader(c.conn, maxReport)).Decode(&r)
+	err := c.reports.Decode(&r)
 	switch {
 	case errors.Is(err, io.EOF):
 		st, werr := c.Process.Wait()
@@ -244,6 +253,20 @@ func (c *Child) Wait() (Report, error) {
 		return r, errors.New(r.Error)
 	}
 	return r, nil
+}
+
+// WaitPrepared waits until the child has called Prepared; the error is its report.
+func (c *Child) WaitPrepared() error {
+	_, err := c.Wait()
+	return err
+}
+
+// Proceed tells a prepared child that this side is done.
+func (c *Child) Proceed() error {
+	if _, err := c.conn.Write([]byte{proceedByte}); err != nil {
+		return fmt.Errorf("proceed: %w", err)
+	}
+	return nil
 }
 
 // Commit tells the child to go on alone.
@@ -266,6 +289,7 @@ func (c *Child) Abort() {
 type Parent struct {
 	conn      net.Conn
 	console   *os.File
+	proceed   chan struct{}
 	committed chan struct{}
 	gone      chan struct{}
 }
@@ -292,7 +316,7 @@ func Receive(v any) (*Parent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive bootstrap: %w", err)
 	}
-	p := &Parent{conn: conn, committed: make(chan struct{}), gone: make(chan struct{})}
+	p := &Parent{conn: conn, proceed: make(chan struct{}), committed: make(chan struct{}), gone: make(chan struct{})}
 	if fd, ok := fds[FDConsole]; ok {
 		p.console = os.NewFile(uintptr(fd), FDConsole)
 	}
@@ -340,6 +364,12 @@ func CloseOnExec() error {
 // Console is the connected console socket, nil when none was passed.
 func (p *Parent) Console() *os.File { return p.console }
 
+// Prepared tells a parent that calls WaitPrepared to go on. What the parent does
+// then is done when the channel is closed.
+func (p *Parent) Prepared() (<-chan struct{}, error) {
+	return p.proceed, p.Report(Report{})
+}
+
 // Report answers the parent; with an error the child is expected to end.
 func (p *Parent) Report(r Report) error {
 	if err := json.NewEncoder(p.conn).Encode(r); err != nil {
@@ -358,7 +388,10 @@ func (p *Parent) watch() {
 			return
 		}
 		// Anything else is the newline that ends the bootstrap document.
-		if b[0] == commitByte {
+		switch b[0] {
+		case proceedByte:
+			close(p.proceed)
+		case commitByte:
 			close(p.committed)
 			return
 		}

@@ -41,6 +41,17 @@ func child() int {
 	case "fail":
 		_ = p.Report(Report{Error: o.Text})
 		return 1
+	case "prepare":
+		proceed, err := p.Prepared()
+		if err != nil {
+			return 93
+		}
+		select {
+		case <-proceed:
+		case <-p.Gone():
+			return 94
+		}
+		_ = p.Report(Report{Warnings: []string{"went on"}})
 	case "netns":
 		ns, _ := os.Readlink("/proc/self/ns/net")
 		_ = p.Report(Report{Warnings: []string{ns}})
@@ -127,6 +138,42 @@ func TestParentThatVanishesIsNoticed(t *testing.T) {
 	}
 	c.conn.Close() // what the kernel does for a cli that is killed
 	if code := exitCode(t, c); code != 92 {
+		t.Errorf("an abandoned child ended with %d", code)
+	}
+}
+
+// TestPrepared: child and parent take turns before the report.
+func TestPrepared(t *testing.T) {
+	c := launch(t, Options{Role: Supervisor, Args: []string{"x"}}, order{Do: "prepare"})
+	if err := c.WaitPrepared(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Proceed(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.Wait()
+	if err != nil || len(r.Warnings) != 1 || r.Warnings[0] != "went on" {
+		t.Errorf("report %+v, %v", r, err)
+	}
+	if err := c.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if code := exitCode(t, c); code != 0 {
+		t.Errorf("a committed child ended with %d", code)
+	}
+
+	// One that fails before says why in the same place.
+	c = launch(t, Options{Role: Supervisor, Args: []string{"x"}}, order{Do: "fail", Text: "no such thing"})
+	if err := c.WaitPrepared(); err == nil || err.Error() != "no such thing" {
+		t.Errorf("got %v", err)
+	}
+	// A parent that ends instead of going on is no parent that goes on.
+	c = launch(t, Options{Role: Supervisor, Args: []string{"x"}}, order{Do: "prepare"})
+	if err := c.WaitPrepared(); err != nil {
+		t.Fatal(err)
+	}
+	c.conn.Close()
+	if code := exitCode(t, c); code != 94 {
 		t.Errorf("an abandoned child ended with %d", code)
 	}
 }

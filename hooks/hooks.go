@@ -1,4 +1,5 @@
-package main
+// Package hooks runs the hooks of a container that are programs of the host.
+package hooks
 
 import (
 	"bytes"
@@ -13,18 +14,26 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// hooksOf spares callers a nil check.
-func hooksOf(h *specs.Hooks) specs.Hooks {
+// Of spares callers a nil check.
+func Of(h *specs.Hooks) specs.Hooks {
 	if h == nil {
 		return specs.Hooks{}
 	}
 	return *h
 }
 
-// runHooks runs hooks of the runtime namespace in order, each with the state on
-// its stdin, and stops at the first that fails (runtime-spec, config.md,
-// "POSIX-platform Hooks").
-func runHooks(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State) error {
+// AtCreate says whether a container has any that run during create. The supervisor
+// is ready for them before they run, and waits until they have.
+func AtCreate(h *specs.Hooks) bool {
+	all := Of(h)
+	//nolint:staticcheck // prestart is deprecated, and what Docker before 28 wires its networks with
+	return len(all.Prestart)+len(all.CreateRuntime)+len(all.CreateContainer) > 0
+}
+
+// Run runs hooks in order, in the directory dir where that exists, each with the
+// state on its stdin, and stops at the first that fails (runtime-spec, config.md,
+// "POSIX-platform Hooks"). The error has the words of runc.
+func Run(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State, dir string) error {
 	if len(hooks) == 0 {
 		return nil
 	}
@@ -33,14 +42,14 @@ func runHooks(ctx context.Context, hooks []specs.Hook, kind string, st *specs.St
 		return fmt.Errorf("run %s hooks: %w", kind, err)
 	}
 	for i, h := range hooks {
-		if err := runHook(ctx, h, stdin, st.Bundle); err != nil {
+		if err := run(ctx, h, stdin, dir); err != nil {
 			return fmt.Errorf("error running %s hook #%d: %w", kind, i, err)
 		}
 	}
 	return nil
 }
 
-func runHook(ctx context.Context, h specs.Hook, stdin []byte, bundle string) error {
+func run(ctx context.Context, h specs.Hook, stdin []byte, dir string) error {
 	if h.Timeout != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
@@ -54,8 +63,8 @@ func runHook(ctx context.Context, h specs.Hook, stdin []byte, bundle string) err
 	// Not nil: an empty environment is the spec's default, nil would be husk's own.
 	cmd.Env = append([]string{}, h.Env...)
 	// By the time of poststop the bundle may be gone.
-	if _, err := os.Stat(bundle); err == nil {
-		cmd.Dir = bundle
+	if _, err := os.Stat(dir); err == nil {
+		cmd.Dir = dir
 	}
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Stdout = &stdout
@@ -67,7 +76,7 @@ func runHook(ctx context.Context, h specs.Hook, stdin []byte, bundle string) err
 	case err == nil, errors.Is(err, exec.ErrWaitDelay):
 		return nil
 	case ctx.Err() != nil && h.Timeout != nil:
-		return fmt.Errorf("hook ran past timeout of %ds", *h.Timeout)
+		return fmt.Errorf("hook ran past specified timeout of %.1fs", float64(*h.Timeout))
 	}
 	return fmt.Errorf("%w, stdout: %s, stderr: %s", err, stdout.String(), stderr.String())
 }

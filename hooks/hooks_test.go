@@ -1,4 +1,4 @@
-package main
+package hooks
 
 import (
 	"context"
@@ -27,11 +27,41 @@ func hookState(t *testing.T) *specs.State {
 	}
 }
 
-func TestHooksOf(t *testing.T) {
-	if h := hooksOf(nil); h.Poststart != nil || h.Poststop != nil {
+// runIn runs hooks as create does, in the bundle.
+func runIn(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State) error {
+	return Run(ctx, hooks, kind, st, st.Bundle)
+}
+
+func wantError(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil || err.Error() != want {
+		t.Errorf("error %q, want %q", err, want)
+	}
+}
+
+func TestAtCreate(t *testing.T) {
+	h := []specs.Hook{hook("true")}
+	for _, c := range []struct {
+		hooks *specs.Hooks
+		want  bool
+	}{
+		{nil, false},
+		{&specs.Hooks{StartContainer: h, Poststart: h, Poststop: h}, false},
+		{&specs.Hooks{Prestart: h}, true}, //nolint:staticcheck // deprecated, and used by Docker
+		{&specs.Hooks{CreateRuntime: h}, true},
+		{&specs.Hooks{CreateContainer: h}, true},
+	} {
+		if got := AtCreate(c.hooks); got != c.want {
+			t.Errorf("%+v: %t", c.hooks, got)
+		}
+	}
+}
+
+func TestOf(t *testing.T) {
+	if h := Of(nil); h.Poststart != nil || h.Poststop != nil {
 		t.Errorf("no hooks are %+v", h)
 	}
-	if h := hooksOf(&specs.Hooks{Poststop: []specs.Hook{hook("true")}}); len(h.Poststop) != 1 {
+	if h := Of(&specs.Hooks{Poststop: []specs.Hook{hook("true")}}); len(h.Poststop) != 1 {
 		t.Errorf("lost a hook: %+v", h)
 	}
 }
@@ -41,7 +71,7 @@ func TestHooksOf(t *testing.T) {
 func TestHookSurroundings(t *testing.T) {
 	t.Setenv("HUSK_SECRET", "of the engine")
 	st := hookState(t)
-	err := runHooks(t.Context(), []specs.Hook{
+	err := runIn(t.Context(), []specs.Hook{
 		hook(`cat > stdin; pwd > cwd; env > env; echo "$0" > arg0`, "A=1", "B=two words"),
 	}, "prestart", st)
 	if err != nil {
@@ -77,7 +107,7 @@ func TestHookSurroundings(t *testing.T) {
 func TestHookWithoutEnv(t *testing.T) {
 	t.Setenv("HUSK_SECRET", "of the engine")
 	st := hookState(t)
-	if err := runHooks(t.Context(), []specs.Hook{hook(`echo "$HUSK_SECRET" > secret`)}, "prestart", st); err != nil {
+	if err := runIn(t.Context(), []specs.Hook{hook(`echo "$HUSK_SECRET" > secret`)}, "prestart", st); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := os.ReadFile(filepath.Join(st.Bundle, "secret")); err != nil || string(b) != "\n" {
@@ -89,14 +119,14 @@ func TestHookWithoutEnv(t *testing.T) {
 func TestHookUnreadStdin(t *testing.T) {
 	st := hookState(t)
 	st.Annotations["long"] = strings.Repeat("x", 1<<20)
-	if err := runHooks(t.Context(), []specs.Hook{hook("exit 0")}, "prestart", st); err != nil {
+	if err := runIn(t.Context(), []specs.Hook{hook("exit 0")}, "prestart", st); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestHooksStopAtFirstFailure(t *testing.T) {
 	st := hookState(t)
-	err := runHooks(t.Context(), []specs.Hook{
+	err := runIn(t.Context(), []specs.Hook{
 		hook("echo 0 >> ran"),
 		hook("echo 1 >> ran; echo to stdout; echo to stderr >&2; exit 3"),
 		hook("echo 2 >> ran"),
@@ -108,7 +138,7 @@ func TestHooksStopAtFirstFailure(t *testing.T) {
 }
 
 func TestHookMissing(t *testing.T) {
-	err := runHooks(t.Context(), []specs.Hook{{Path: "/no/such"}}, "poststart", hookState(t))
+	err := runIn(t.Context(), []specs.Hook{{Path: "/no/such"}}, "poststart", hookState(t))
 	if err == nil || !strings.HasPrefix(err.Error(), "error running poststart hook #0: fork/exec /no/such: no such file or directory") {
 		t.Errorf("error %v", err)
 	}
@@ -119,8 +149,8 @@ func TestHookTimeout(t *testing.T) {
 	h := hook("exec sleep 300")
 	h.Timeout = &seconds
 	began := time.Now()
-	err := runHooks(t.Context(), []specs.Hook{h}, "prestart", hookState(t))
-	wantError(t, err, "error running prestart hook #0: hook ran past timeout of 1s")
+	err := runIn(t.Context(), []specs.Hook{h}, "prestart", hookState(t))
+	wantError(t, err, "error running prestart hook #0: hook ran past specified timeout of 1.0s")
 	if took := time.Since(began); took < time.Second || took > 20*time.Second {
 		t.Errorf("took %s", took)
 	}
@@ -129,7 +159,7 @@ func TestHookTimeout(t *testing.T) {
 func TestHookCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := runHooks(ctx, []specs.Hook{hook("exec sleep 300")}, "prestart", hookState(t)); !errors.Is(err, context.Canceled) {
+	if err := runIn(ctx, []specs.Hook{hook("exec sleep 300")}, "prestart", hookState(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want %v", err, context.Canceled)
 	}
 }
@@ -138,7 +168,7 @@ func TestHookCancelled(t *testing.T) {
 func TestHookLeavesChild(t *testing.T) {
 	st := hookState(t)
 	began := time.Now()
-	if err := runHooks(t.Context(), []specs.Hook{hook("sleep 300 & echo $! > pid")}, "prestart", st); err != nil {
+	if err := runIn(t.Context(), []specs.Hook{hook("sleep 300 & echo $! > pid")}, "prestart", st); err != nil {
 		t.Error(err)
 	}
 	if took := time.Since(began); took > 20*time.Second {

@@ -1,0 +1,207 @@
+//go:build integration
+
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// hostHook is a shell script on the host, with $0 a directory to write to.
+func hostHook(script, dir string) specs.Hook {
+	return specs.Hook{
+		Path: "/bin/sh", Args: []string{"sh", "-c", script, dir},
+		Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+	}
+}
+
+// guestHook is a shell script in the container.
+func guestHook(script string) specs.Hook {
+	return specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin"}}
+}
+
+// TestContainerHooks: hooks of createContainer are the host's programs in the
+// container's namespaces, with the rootfs as their directory; those of
+// startContainer are the container's own, and come last.
+func TestContainerHooks(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	dir := e.mkdir("hooks")
+	order := func(name string) specs.Hook { return hostHook("echo "+name+` >> "$0/order"`, dir) }
+	bundle := e.bundle(withScript("cat /started; tr '\\0' '\\n' </env; cat /order"), func(s *specs.Spec) {
+		s.Annotations = map[string]string{"key": "value"}
+		s.Process.Env = append(s.Process.Env, "MARK=of-the-process")
+		s.Hooks = &specs.Hooks{
+			Prestart:      []specs.Hook{order("prestart")}, //nolint:staticcheck // it comes before createRuntime
+			CreateRuntime: []specs.Hook{order("createRuntime")},
+			CreateContainer: []specs.Hook{
+				hostHook(`cat > "$0/state"; pwd > "$0/cwd"; cp "$0/order" order; echo createContainer >> order
+				for ns in mnt net pid uts; do readlink /proc/self/ns/$ns > "$0/$ns"; done`, dir),
+			},
+			StartContainer: []specs.Hook{
+				guestHook("cat > /started; echo >> /started; pwd >> /started; echo startContainer >> /order"),
+				{Path: "/bin/cp", Args: []string{"cp", "/proc/self/environ", "/env"}}, // as the process's
+			},
+		}
+	})
+	c := e.create(bundle)
+	var s status
+	mustJSON(t, readFile(t, filepath.Join(dir, "state")), &s)
+	if s.ID != c.id || s.Bundle != bundle || s.Status != "creating" || s.PID != 1 || s.Annotations["key"] != "value" {
+		t.Errorf("createContainer: state on stdin: %+v", s)
+	}
+	if got := strings.TrimSpace(readFile(t, filepath.Join(dir, "cwd"))); got != filepath.Join(bundle, "rootfs") {
+		t.Errorf("createContainer: run in %s", got)
+	}
+	for _, ns := range []string{"mnt", "net", "pid", "uts"} {
+		if got := strings.TrimSpace(readFile(t, filepath.Join(dir, ns))); got != nsOf(t, c.pid, ns) {
+			t.Errorf("createContainer: not run in the container's %s namespace", ns)
+		}
+	}
+	if got := readFile(t, filepath.Join(bundle, "rootfs/order")); got != "prestart\ncreateRuntime\ncreateContainer\n" {
+		t.Errorf("by create, these have run: %q", got)
+	}
+	e.ok("start", c.id)
+	c.exits(0)
+	out := strings.SplitN(c.stdout.String(), "\n", 2)
+	if len(out) != 2 {
+		t.Fatalf("output %q", out)
+	}
+	mustJSON(t, out[0], &s)
+	if s.ID != c.id || s.Bundle != bundle || s.Status != "created" || s.PID != 1 || s.Annotations["key"] != "value" {
+		t.Errorf("startContainer: state on stdin: %+v", s)
+	}
+	rest := "\n" + out[1]
+	for _, line := range []string{"/", "MARK=of-the-process", "HOME=/root", "PATH=/bin:/sbin", "createRuntime\ncreateContainer\nstartContainer"} {
+		if !strings.Contains(rest, "\n"+line+"\n") {
+			t.Errorf("startContainer: %q is missing in %q", line, rest)
+		}
+	}
+	e.ok("delete", c.id)
+}
+
+// TestHookMounts: what hooks mount in the rootfs before the container enters it,
+// its process finds there, and nobody else.
+func TestHookMounts(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	dir := e.mkdir("hooks")
+	bundle := e.bundle()
+	rootfs := filepath.Join(bundle, "rootfs")
+	spec := defaultSpec()
+	spec.Process.Args = []string{"cat", "/entered", "/within"}
+	spec.Hooks = &specs.Hooks{
+		CreateRuntime: []specs.Hook{hostHook(`pid=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
+			echo entered > "$0/a" && touch `+rootfs+`/entered && nsenter -m -t $pid mount --bind "$0/a" `+rootfs+`/entered`, dir)},
+		CreateContainer: []specs.Hook{hostHook(`echo within > "$0/b" && touch ./within && mount --bind "$0/b" ./within`, dir)},
+	}
+	writeSpec(t, bundle, spec)
+	c := e.createStarted(bundle)
+	c.exits(0)
+	if got := c.stdout.String(); got != "entered\nwithin\n" {
+		t.Errorf("the container read %q", got)
+	}
+	for _, name := range []string{"entered", "within"} {
+		if got := readFile(t, filepath.Join(rootfs, name)); got != "" {
+			t.Errorf("%s on the host holds %q", name, got)
+		}
+	}
+	e.ok("delete", c.id)
+}
+
+func TestCreateContainerHookFails(t *testing.T) {
+	t.Parallel()
+	one := 1
+	for name, tc := range map[string]struct {
+		bad  specs.Hook
+		want []string
+	}{
+		"fails":   {hostHook("echo said; echo why >&2; exit 3", ""), []string{"hook #1: ", `exit status 3, stdout: said`, `stderr: why`}},
+		"late":    {specs.Hook{Path: "/bin/sleep", Args: []string{"sleep", "300"}, Timeout: &one}, []string{"hook #1: hook ran past specified timeout of 1.0s"}},
+		"missing": {specs.Hook{Path: "/no/such/hook"}, []string{"hook #1: ", "/no/such/hook: no such file or directory"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			good := hostHook("exit 0", "")
+			bundle := e.bundle(func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{good, tc.bad, good}} })
+			id := e.id()
+			r := e.do("create", "--bundle", bundle, id).is(1)
+			for _, want := range append(tc.want, runtimeName+" create failed: unable to start container process: error during container init: ") {
+				if !strings.Contains(r.stderr, want) {
+					t.Errorf("%q is not in stderr %q", want, r.stderr)
+				}
+			}
+			e.do("state", id).fails(1, missing)
+		})
+	}
+}
+
+// TestStartContainerHookFails: the process never runs, and the rest of its life
+// is as that of any container that has ended.
+func TestStartContainerHookFails(t *testing.T) {
+	t.Parallel()
+	one := 1
+	for name, tc := range map[string]struct {
+		bad  specs.Hook
+		want string
+	}{
+		"fails":   {guestHook("echo said; echo why >&2; exit 3"), "exit status 3, stdout: said"},
+		"late":    {specs.Hook{Path: "/bin/sleep", Args: []string{"sleep", "300"}, Timeout: &one}, "hook #1: hook ran past specified timeout of 1.0s"},
+		"missing": {specs.Hook{Path: "/no/such/hook"}, "/no/such/hook: no such file or directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			dir := e.mkdir("hooks")
+			bundle := e.bundle(withArgs("echo", "the process runs"), func(s *specs.Spec) {
+				s.Hooks = &specs.Hooks{
+					StartContainer: []specs.Hook{guestHook("exit 0"), tc.bad},
+					Poststop:       []specs.Hook{hostHook(`touch "$0/poststop"`, dir)},
+				}
+			})
+			c := e.create(bundle)
+			r := e.do("start", c.id)
+			c.exits(1)
+			told := c.stderr.String() // where runc writes it, whose start knows of nothing
+			if isVM {
+				told = r.is(1).stderr
+				r.oneLogLine(strings.TrimSpace(r.stderr))
+			}
+			if !strings.Contains(told, "hook #1: ") || !strings.Contains(told, tc.want) {
+				t.Errorf("%q is not in %q", tc.want, told)
+			}
+			if got := c.stdout.String(); got != "" {
+				t.Errorf("output %q", got)
+			}
+			if got := c.status(); got != "stopped" {
+				t.Errorf("status %s", got)
+			}
+			e.ok("delete", c.id)
+			readFile(t, filepath.Join(dir, "poststop"))
+		})
+	}
+}
+
+// TestKillInStartContainerHook: a hook that never ends holds start, and no more.
+func TestKillInStartContainerHook(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	bundle := e.bundle(withArgs("true"), func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{guestHook("touch /begun; exec sleep 1000")}}
+	})
+	c := e.create(bundle)
+	start := e.start(call{}, "start", c.id)
+	eventually(t, "the hook runs", testTimeout, func() bool {
+		_, err := os.Stat(filepath.Join(bundle, "rootfs/begun"))
+		return err == nil
+	})
+	e.ok("kill", c.id, "KILL")
+	c.exits(137)
+	start.wait()
+	e.ok("delete", c.id)
+}
