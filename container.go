@@ -68,8 +68,8 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		container: &state.Container{
 			OCIVersion: specs.Version, ID: id, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
 			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating,
-			Annotations: withAccel(spec.Annotations, string(machine.Accel)),
-			Hooks:       spec.Hooks, Process: spec.Process,
+			Annotations: spec.Annotations, Accel: string(machine.Accel),
+			Hooks: spec.Hooks, Process: spec.Process,
 		},
 		boot: supervisor.Bootstrap{
 			Plan: plan, Machine: *machine, Build: build, Debug: c.Bool("debug"),
@@ -107,16 +107,6 @@ func refuseExisting(root, id string) error {
 	default:
 		return err
 	}
-}
-
-func withAccel(annotations map[string]string, accel string) map[string]string {
-	all := map[string]string{specconv.AnnotationAccel: accel}
-	for k, v := range annotations {
-		if k != specconv.AnnotationAccel {
-			all[k] = v
-		}
-	}
-	return all
 }
 
 func owner() string {

@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 )
 
@@ -48,10 +50,23 @@ func describe(c *state.Container) description {
 	status := c.Status()
 	d := description{
 		Version: c.OCIVersion, ID: c.ID, Status: status, Bundle: c.Bundle, Rootfs: c.Rootfs,
-		Created: c.Created, Annotations: c.Annotations, Owner: c.Owner,
+		Created: c.Created, Annotations: withAccel(c.Annotations, c.Accel), Owner: c.Owner,
 	}
 	if status != state.Stopped {
 		d.PID = c.Supervisor.PID
 	}
 	return d
+}
+
+// withAccel adds what the virtual machine runs on, in place of what was asked for.
+func withAccel(annotations map[string]string, accel string) map[string]string {
+	if accel == "" {
+		return annotations // not known yet
+	}
+	all := maps.Clone(annotations)
+	if all == nil {
+		all = map[string]string{}
+	}
+	all[specconv.AnnotationAccel] = accel
+	return all
 }

@@ -256,6 +256,33 @@ func TestMounts(t *testing.T) {
 	unmount()
 }
 
+func TestRootfsPropagation(t *testing.T) {
+	t.Parallel()
+	for word, want := range map[string]string{
+		"private": "", "rprivate": "", "slave": "", "rslave": "", "shared": "shared:", "rshared": "shared:", "unbindable": "unbindable",
+	} {
+		if !isVM && (word == "unbindable" || want == "shared:") {
+			continue // runc 1.1 refuses the one and forgets the other
+		}
+		t.Run(word, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			r := e.do("run", "--bundle", e.bundle(withArgs("cat", "/proc/self/mountinfo"),
+				func(s *specs.Spec) { s.Linux.RootfsPropagation = word }), e.id()).is(0)
+			for line := range strings.Lines(r.stdout) {
+				// Number, parent's, device, root, mount point, options, propagation...
+				before, _, _ := strings.Cut(line, " - ")
+				if f := strings.Fields(before); f[4] == "/" {
+					got := strings.Join(f[6:], " ")
+					if !strings.HasPrefix(got, want) || want == "" && strings.Contains(got, "shared:") {
+						t.Errorf("propagation of the root %q, want %q", got, want)
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestReadonlyRootfs(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

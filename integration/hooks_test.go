@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,7 +41,7 @@ func TestHooks(t *testing.T) {
 		t.Helper()
 		var s status
 		mustJSON(t, readFile(t, filepath.Join(dir, name+".json")), &s)
-		if s.ID != c.id || s.Bundle != bundle || s.Status != wantStatus || s.Annotations["key"] != "value" {
+		if s.ID != c.id || s.Bundle != bundle || s.Status != wantStatus || !maps.Equal(s.Annotations, map[string]string{"key": "value"}) {
 			t.Errorf("%s: state on stdin: %+v, want status %s", name, s, wantStatus)
 		}
 		if name != "poststop" {

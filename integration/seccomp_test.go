@@ -120,6 +120,21 @@ func TestSeccompAllows(t *testing.T) {
 	}
 }
 
+// What the runtime itself asks the kernel between the filter and execve, the
+// filter need not allow.
+func TestSeccompIsNotForTheRuntime(t *testing.T) {
+	needVM(t) // runc 1.1 fails where getcwd is forbidden
+	t.Parallel()
+	e := newEnv(t)
+	r := e.do("run", "--bundle", e.bundle(withArgs("testprog", "syscall", num(unix.SYS_GETCWD)), withSeccomp(&specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow,
+		Syscalls:      []specs.LinuxSyscall{rule("getcwd", specs.ActErrno, unix.EXDEV)},
+	}, false)), e.id()).is(0)
+	if got, want := strings.TrimSpace(r.stdout), num(uint64(unix.EXDEV)); got != want {
+		t.Errorf("error number %s, want %s", got, want)
+	}
+}
+
 func TestSeccompKillsFirstProcess(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

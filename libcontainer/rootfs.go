@@ -100,8 +100,9 @@ func (s *stage) bindRootfs() error {
 		return err
 	}
 	defer func() { _ = unix.Close(dir.fd) }()
-	if cfg.Propagation&unix.MS_SHARED != 0 {
-		// pivot_root refuses shared parents, and the bind must not show outside.
+	if cfg.Propagation != 0 {
+		// Neither pivot_root nor a move works from a shared parent, which what the
+		// spec asks for may leave shared, and the bind must not show outside.
 		if err := privateParent(dir); err != nil {
 			return fmt.Errorf("make parent mount of rootfs private: %w", err)
 		}

@@ -38,9 +38,9 @@ func applyProcess(p *processConfig) ([]string, error) {
 	}
 	// As root first, then as the user where that was not permitted: on a network
 	// filesystem either may be the one who can.
-	chdirErr := unix.Chdir(p.Cwd)
+	chdirErr := enterCwd(p.Cwd)
 	if chdirErr != nil && !errors.Is(chdirErr, fs.ErrPermission) {
-		return nil, cwdError(p.Cwd, chdirErr)
+		return nil, chdirErr
 	}
 	env := withHome(p.Env, p.UID)
 	if !p.NoNewPrivs {
@@ -53,12 +53,9 @@ func applyProcess(p *processConfig) ([]string, error) {
 		return nil, err
 	}
 	if chdirErr != nil {
-		if err := unix.Chdir(p.Cwd); err != nil {
-			return nil, cwdError(p.Cwd, err)
+		if err := enterCwd(p.Cwd); err != nil {
+			return nil, err
 		}
-	}
-	if err := checkCwd(); err != nil {
-		return nil, err
 	}
 	if err := applyCaps(p.Caps); err != nil {
 		return nil, fmt.Errorf("unable to apply caps: %w", err)
@@ -67,8 +64,13 @@ func applyProcess(p *processConfig) ([]string, error) {
 	return env, nil
 }
 
-func cwdError(cwd string, err error) error {
-	return fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", cwd, err)
+// enterCwd looks where it is right away: a system call filter that comes later
+// may forbid to ask.
+func enterCwd(cwd string) error {
+	if err := unix.Chdir(cwd); err != nil {
+		return fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", cwd, err)
+	}
+	return checkCwd()
 }
 
 // checkCwd refuses a working directory outside of the container's mounts, which

@@ -17,7 +17,8 @@ type Container struct {
 	Rootfs      string            `json:"rootfs"` // absolute
 	Created     time.Time         `json:"created"`
 	Owner       string            `json:"owner"`
-	Annotations map[string]string `json:"annotations,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"` // of config.json
+	Accel       string            `json:"accel"`                 // in use; `state` says it in an annotation, hooks get config.json's alone
 
 	// Saved is the status as last written. Whoever wants to know the status asks
 	// Status, which also looks whether the supervisor lives.
