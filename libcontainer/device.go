@@ -79,17 +79,84 @@ func (s *stage) makeDevice(d *deviceConfig) error {
 		return err
 	}
 	defer func() { _ = unix.Close(dirFD) }()
-	err = unix.Mknodat(dirFD, base, d.Mode, int(d.Dev))
-	if errors.Is(err, unix.EEXIST) {
+	err = mknod(dirFD, base, d)
+	switch {
+	case errors.Is(err, unix.EEXIST):
 		return checkDevice(dirFD, base, d)
+	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP):
+		// A network filesystem may hold files only.
+		if bindErr := s.bindDevice(dirFD, d); bindErr != nil {
+			return errors.Join(err, bindErr)
+		}
+		return nil
 	}
-	if err != nil {
+	return err
+}
+
+func mknod(dirFD int, base string, d *deviceConfig) error {
+	if err := unix.Mknodat(dirFD, base, d.Mode, int(d.Dev)); err != nil {
 		return &os.PathError{Op: "mknod", Path: d.Path, Err: err}
 	}
 	if err := unix.Fchownat(dirFD, base, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "chown", Path: d.Path, Err: err}
 	}
 	return nil
+}
+
+// bindDevice puts a node on an empty file. It is made in a tmpfs that is mounted
+// on the directory of that file only until the node has been bound.
+func (s *stage) bindDevice(dirFD int, d *deviceConfig) error {
+	if err := mountOn(dirFD, "tmpfs", "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "nr_blocks=1,nr_inodes=2"); err != nil {
+		return fmt.Errorf("bind device %s: %w", d.Path, err)
+	}
+	tree, err := s.deviceTree(d)
+	if err != nil {
+		return fmt.Errorf("bind device %s: %w", d.Path, err)
+	}
+	defer func() { _ = unix.Close(tree) }()
+	file, err := s.root.createFile(d.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(file) }()
+	if err := attachTree(tree, file); err != nil {
+		return fmt.Errorf("bind device %s: %w", d.Path, err)
+	}
+	return nil
+}
+
+// deviceTree makes the node in the tmpfs that is mounted on its directory, ends
+// that mount, and returns a mount of the node alone.
+func (s *stage) deviceTree(d *deviceConfig) (tree int, err error) {
+	dir, base := path.Split(d.Path)
+	top, err := s.root.lookup(dir)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(top) }()
+	defer func() {
+		if uerr := unmount(top); uerr != nil && err == nil {
+			_ = unix.Close(tree)
+			tree, err = -1, uerr
+		}
+	}()
+	if err := mknod(top, base, d); err != nil {
+		return -1, err
+	}
+	node, err := unix.Openat(top, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(node) }()
+	return cloneTree(node, false)
+}
+
+// unmount ends the mount whose root is fd.
+func unmount(fd int) error {
+	if err := unix.Fchdir(fd); err != nil {
+		return err
+	}
+	return unix.Unmount(".", unix.MNT_DETACH)
 }
 
 // checkDevice accepts a node that is in the rootfs already if it is the same

@@ -85,6 +85,9 @@ func validateMounts(spec *specs.Spec) error {
 // mounts converts spec.Mounts. One function makes both halves of a bind, the
 // host's share and the guest's mount, so that they can't drift apart.
 func (c *converter) mounts(spec *specs.Spec) error {
+	if !slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return destination(m) == deviceDir.Destination }) {
+		c.guestMount(deviceDir) // first, as others may be below it
+	}
 	for i, m := range spec.Mounts {
 		field := index("mounts", i)
 		if !strings.HasPrefix(m.Destination, "/") {
@@ -99,6 +102,15 @@ func (c *converter) mounts(spec *specs.Spec) error {
 		}
 	}
 	return nil
+}
+
+// deviceDir is what the guest mounts at /dev where the spec has nothing mounted
+// there. Device nodes can't be made in the rootfs: the filesystem it is shared by
+// has none, and those the host would get are not for the guest to make. What the
+// image has in its /dev is copied.
+var deviceDir = specs.Mount{
+	Destination: "/dev", Type: "tmpfs", Source: "tmpfs",
+	Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k", "tmpcopyup"},
 }
 
 func (c *converter) guestMount(m specs.Mount) {

@@ -1,0 +1,82 @@
+//go:build integration
+
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// withoutMount removes what is mounted at the destinations and below them.
+func withoutMount(destinations ...string) specOption {
+	return func(s *specs.Spec) {
+		s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool {
+			return slices.ContainsFunc(destinations, func(d string) bool {
+				return m.Destination == d || strings.HasPrefix(m.Destination, d+"/")
+			})
+		})
+	}
+}
+
+// TestNothingMountedOnDev: the default devices and links are there all the same,
+// beside what the image has in its /dev, and mounts below /dev.
+func TestNothingMountedOnDev(t *testing.T) {
+	t.Parallel()
+	for name, readonly := range map[string]bool{"writable": false, "read-only": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			bundle := e.bundle(withScript(`set -e
+				echo gone > /dev/null
+				head -c 3 /dev/zero | od -An -tx1
+				! (echo full > /dev/full) 2>/dev/null
+				head -c 8 /dev/urandom | wc -c
+				for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done
+				cat /dev/dir/file
+				echo shm > /dev/shm/x && cat /dev/shm/x
+				stat -c '%a %F %t:%T' /dev/null /dev/tty`),
+				withoutMount("/dev"),
+				withMount(specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"mode=1777"}}),
+				func(s *specs.Spec) { s.Root.Readonly = readonly })
+			writeFile(t, filepath.Join(bundle, "rootfs/dev/dir/file"), "from the image\n")
+			if err := os.Mkdir(filepath.Join(bundle, "rootfs/dev/shm"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			c := e.createStarted(bundle)
+			c.exits(0)
+			want := " 00 00 00\n8\n/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n" +
+				"from the image\nshm\n666 character special file 1:3\n666 character special file 5:0\n"
+			if got := c.stdout.String(); got != want {
+				t.Errorf("output %q, want %q", got, want)
+			}
+			e.ok("delete", c.id)
+		})
+	}
+}
+
+// TestDeviceNodes: nodes of linux.devices, on a tmpfs and in the rootfs itself.
+func TestDeviceNodes(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	mode, owner := os.FileMode(0o640), uint32(7)
+	bundle := e.bundle(withScript(`set -e
+		for d in /dev/nothing /a/b/nothing; do echo gone > $d; stat -c '%a %u:%g %F %t:%T' $d; done
+		stat -c '%a %F' /dev/pipe`), func(s *specs.Spec) {
+		for _, path := range []string{"/dev/nothing", "/a/b/nothing"} {
+			s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: path, Type: "c", Major: 1, Minor: 3, FileMode: &mode, UID: &owner, GID: &owner})
+		}
+		s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/pipe", Type: "p", FileMode: &mode})
+	})
+	c := e.createStarted(bundle)
+	c.exits(0)
+	want := strings.Repeat("640 7:7 character special file 1:3\n", 2) + "640 fifo\n"
+	if got := c.stdout.String(); got != want {
+		t.Errorf("output %q, want %q", got, want)
+	}
+	e.ok("delete", c.id)
+}
