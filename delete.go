@@ -76,11 +76,12 @@ func destroy(c *cli.Context, id string, force bool) error {
 	}
 	// The spec: a failing poststop hook is logged and nothing else.
 	st := container.OCI(state.Stopped)
-	if err := hooks.Run(c.Context, hooks.Of(container.Hooks).Poststop, "poststop", st, st.Bundle); err != nil {
-		logrus.Warn(err)
-	}
+	hooks.RunAll(c.Context, hooks.Of(container.Hooks).Poststop, "poststop", st, st.Bundle, warn)
 	return nil
 }
+
+// warn is for failures that change nothing.
+func warn(err error) { logrus.Warn(err) }
 
 // removeContainer removes what a container whose supervisor is gone has left on
 // the host. Mounts, taps and the vmm went with the supervisor.

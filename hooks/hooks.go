@@ -34,6 +34,18 @@ func AtCreate(h *specs.Hooks) bool {
 // state on its stdin, and stops at the first that fails (runtime-spec, config.md,
 // "POSIX-platform Hooks"). The error has the words of runc.
 func Run(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State, dir string) error {
+	return runEach(ctx, hooks, kind, st, dir, nil)
+}
+
+// RunAll is Run for hooks whose failure is a warning: it hands that to warn and
+// goes on with the next.
+func RunAll(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State, dir string, warn func(error)) {
+	if err := runEach(ctx, hooks, kind, st, dir, warn); err != nil {
+		warn(err)
+	}
+}
+
+func runEach(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State, dir string, warn func(error)) error {
 	if len(hooks) == 0 {
 		return nil
 	}
@@ -43,7 +55,11 @@ func Run(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State, 
 	}
 	for i, h := range hooks {
 		if err := run(ctx, h, stdin, dir); err != nil {
-			return fmt.Errorf("error running %s hook #%d: %w", kind, i, err)
+			err = fmt.Errorf("error running %s hook #%d: %w", kind, i, err)
+			if warn == nil {
+				return err
+			}
+			warn(err)
 		}
 	}
 	return nil

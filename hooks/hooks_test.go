@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,6 +135,23 @@ func TestHooksStopAtFirstFailure(t *testing.T) {
 	wantError(t, err, "error running createRuntime hook #1: exit status 3, stdout: to stdout\n, stderr: to stderr\n")
 	if b, err := os.ReadFile(filepath.Join(st.Bundle, "ran")); err != nil || string(b) != "0\n1\n" {
 		t.Errorf("ran %q, %v; want the first two", b, err)
+	}
+}
+
+func TestRunAllGoesOn(t *testing.T) {
+	st := hookState(t)
+	var warned []string
+	RunAll(t.Context(), []specs.Hook{hook("exit 3"), hook("echo 1 >> ran"), hook("exit 4")}, "poststop", st, st.Bundle,
+		func(err error) { warned = append(warned, err.Error()) })
+	want := []string{
+		"error running poststop hook #0: exit status 3, stdout: , stderr: ",
+		"error running poststop hook #2: exit status 4, stdout: , stderr: ",
+	}
+	if !slices.Equal(warned, want) {
+		t.Errorf("warnings %q, want %q", warned, want)
+	}
+	if b, err := os.ReadFile(filepath.Join(st.Bundle, "ran")); err != nil || string(b) != "1\n" {
+		t.Errorf("ran %q, %v; want the second", b, err)
 	}
 }
 
