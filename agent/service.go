@@ -195,7 +195,7 @@ func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.Wa
 }
 
 // Kill signals one process or all of the container's.
-func (a *agent) Kill(_ context.Context, r *protocol.KillRequest) (*protocol.KillResponse, error) {
+func (a *agent) Kill(ctx context.Context, r *protocol.KillRequest) (*protocol.KillResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
 		return nil, err
@@ -209,6 +209,9 @@ func (a *agent) Kill(_ context.Context, r *protocol.KillRequest) (*protocol.Kill
 	} else {
 		var p *process
 		if p, err = c.process(r.ProcessId); err == nil {
+			if r.ProcessId == protocol.InitProcess {
+				p.p.AwaitHandler(ctx, sig)
+			}
 			err = p.signal(sig)
 		}
 	}

@@ -95,6 +95,25 @@ func TestKillCreated(t *testing.T) {
 	}
 }
 
+// TestSignalOfYoungProcess: a signal that comes before its handler would be lost.
+func TestSignalOfYoungProcess(t *testing.T) {
+	rootfs := newRootfs(t)
+	c := start(t, &Config{Spec: newSpec(rootfs, "sleep 0.2; trap 'exit 7' TERM; sleep 10 & wait")})
+	c.Init().AwaitHandler(t.Context(), unix.SIGTERM)
+	if err := c.Kill(unix.SIGTERM, false); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "exit code of a process with a handler", wait(t, c.Init()).Code, 7)
+
+	c = start(t, &Config{Spec: newSpec(rootfs, "exec sleep 1000")})
+	c.Init().AwaitHandler(t.Context(), unix.SIGTERM) // it never has one, and grows up
+	if err := c.Kill(unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, c.Init())
+	c.Init().AwaitHandler(t.Context(), unix.SIGTERM)
+}
+
 // TestSignalsReset: what the caller ignores or blocks must not reach the process.
 func TestSignalsReset(t *testing.T) {
 	rootfs := newRootfs(t)

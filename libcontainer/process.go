@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,7 +26,8 @@ type Process struct {
 	proc *os.Process
 	conn *conn // to the init stage, until execve
 
-	forked time.Time
+	forked   time.Time
+	executed atomic.Pointer[time.Time] // when the program was, nil before
 
 	done   chan struct{} // closed when status and err are set
 	status ExitStatus
@@ -192,5 +194,7 @@ func (p *Process) release() error {
 		<-p.done
 		return errors.New(f.text)
 	}
+	now := time.Now()
+	p.executed.Store(&now)
 	return nil
 }
