@@ -33,6 +33,9 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 		return nil, fmt.Errorf("read container's spec: %w", err)
 	}
 	began := time.Now()
+	if err := loadDrivers(spec, demandFile, sysDevices); err != nil {
+		return nil, err
+	}
 	if err := a.mountShare(r.Share); err != nil {
 		return nil, err
 	}

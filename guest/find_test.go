@@ -43,7 +43,9 @@ kernel/net/9p/9pnet_virtio.ko.gz: kernel/net/9p/9pnet.ko.zst kernel/drivers/virt
 kernel/fs/fscache/fscache.ko: kernel/fs/netfs/netfs.ko
 kernel/fs/netfs/netfs.ko:
 kernel/fs/9p/9p.ko: kernel/net/9p/9pnet.ko.zst kernel/fs/fscache/fscache.ko kernel/fs/netfs/netfs.ko
-kernel/drivers/net/tun.ko:
+kernel/drivers/net/tun.ko: kernel/net/tunnel.ko kernel/drivers/virtio/virtio.ko
+kernel/net/tunnel.ko:
+kernel/drivers/net/dummy.ko:
 `
 
 func fakeModule(name string) []byte { return append([]byte("\x7fELF module "), name...) }

@@ -10,6 +10,10 @@ import (
 // one a line, each after all that it depends on.
 const loadList = "/lib/modules/load"
 
+// demandList is the file with those to load when they are asked for: a line has
+// the name that is asked for and a path, in an order as of loadList.
+const demandList = "/lib/modules/demand"
+
 // File types and permissions of an archive member, as in stat.st_mode.
 const (
 	modeDir  = 0o040000
@@ -57,7 +61,7 @@ func (c *cpioWriter) close() error {
 }
 
 // writeInitramfs writes the guest's first root: the agent as /init, the modules
-// in load order with their list, and the few directories and devices the agent
+// in load order with their lists, and the few directories and devices the agent
 // starts from. Equal input gives equal bytes. The archive is not compressed:
 // under emulation, unpacking would cost more than reading.
 func writeInitramfs(w io.Writer, agent []byte, modules []module) error {
@@ -69,15 +73,21 @@ func writeInitramfs(w io.Writer, agent []byte, modules []module) error {
 	c.member("dev/console", modeChar|0o600, 5, 1, nil)
 	c.member("dev/null", modeChar|0o666, 1, 3, nil)
 	c.member("init", modeReg|0o755, 0, 0, agent)
-	var list strings.Builder
+	var list, demand strings.Builder
 	for _, m := range modules {
 		b, err := readModule(m)
 		if err != nil {
 			return err
 		}
 		c.member(m.guestPath(), modeReg|0o644, 0, 0, b)
-		list.WriteString(m.guestPath() + "\n")
+		for _, name := range m.For {
+			demand.WriteString(name + " " + m.guestPath() + "\n")
+		}
+		if len(m.For) == 0 {
+			list.WriteString(m.guestPath() + "\n")
+		}
 	}
+	c.member(demandList, modeReg|0o644, 0, 0, []byte(demand.String()))
 	c.member(loadList, modeReg|0o644, 0, 0, []byte(list.String()))
 	return c.close()
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -25,9 +26,8 @@ const (
 // agent channel, so that the host hears of a failure early.
 //
 // Each costs boot time, so what only some containers use is left out, though on
-// a host it would be loaded on demand: tun, netfilter, bridge, veth, loop, ext4,
-// inet_diag, binfmt_misc. So are the buses and disks the guest does not have:
-// virtio_pci (microvm has no PCI), virtio_blk.
+// a host it would be loaded on demand: netfilter, bridge, veth, loop, ext4,
+// inet_diag, binfmt_misc. So is virtio_pci: microvm has no PCI.
 var wanted = []struct {
 	name     string
 	required bool
@@ -48,10 +48,17 @@ var wanted = []struct {
 	{"ipv6", false},
 }
 
+// onDemand are the drivers of devices that few containers ask for: they are in the
+// initramfs, and the agent loads one with those it depends on when a container
+// asks. Their names are known to the agent, which tells when one is missing.
+var onDemand = []string{"fuse", "tun"}
+
 // module is one to load in the guest.
 type module struct {
 	Name string // e.g. virtio_net, with underscores
 	Path string // on the host, perhaps compressed
+	// For are those of onDemand that need it; none: it is loaded at boot.
+	For []string
 }
 
 // guestPath is where the module lies in the initramfs, unpacked.
@@ -107,9 +114,21 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 			return nil, &moduleNotFoundError{name: w.name, modulesDir: dir}
 		}
 	}
+	atBoot := len(r.order)
+	for _, name := range onDemand {
+		if _, known := entries[name]; !known || inKernel[name] {
+			continue
+		}
+		if err := r.add(name); err != nil {
+			return nil, fmt.Errorf("%s: %w: run %s", depPath, err, depmodCommand(dir, release))
+		}
+	}
 	mods := make([]module, 0, len(r.order))
-	for _, name := range r.order {
+	for i, name := range r.order {
 		m := module{Name: name, Path: filepath.Join(dir, entries[name].path)}
+		if i >= atBoot {
+			m.For = needing(entries, name)
+		}
 		id, err := seen.note(m.Path)
 		if err != nil {
 			return nil, err
@@ -120,6 +139,18 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 		mods = append(mods, m)
 	}
 	return mods, nil
+}
+
+// needing lists those of onDemand that need a module, itself among them. A line of
+// modules.dep has all that its module needs, however far.
+func needing(entries map[string]depEntry, name string) []string {
+	var all []string
+	for _, d := range onDemand {
+		if d == name || slices.Contains(entries[d].deps, name) {
+			all = append(all, d)
+		}
+	}
+	return all
 }
 
 // depmodCommand is the command that makes dir's modules.dep.

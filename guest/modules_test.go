@@ -30,11 +30,12 @@ func TestResolveModules(t *testing.T) {
 		{"modules", fakeDep, "", []string{
 			"virtio_ring", "virtio", "virtio_mmio", "virtio_console",
 			"9pnet", "9pnet_virtio", "netfs", "fscache", "9p", "virtio_rng",
+			"tunnel", "tun", // on demand, after all others
 		}, ""},
 		{
 			"partly built in", fakeDep, "kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio_ring.ko\n" +
 				"kernel/drivers/virtio/virtio_mmio.ko\nkernel/drivers/char/hw_random/virtio-rng.ko\n",
-			[]string{"virtio_console", "9pnet", "9pnet_virtio", "netfs", "fscache", "9p"},
+			[]string{"virtio_console", "9pnet", "9pnet_virtio", "netfs", "fscache", "9p", "tunnel", "tun"},
 			"",
 		},
 		{"required is missing", withoutLines(fakeDep, "9pnet_virtio"), "", nil, "the kernel has no 9pnet_virtio"},
@@ -110,7 +111,7 @@ func TestReadModuleRefuses(t *testing.T) {
 		"truncated":     packXZ(t, fakeModule("x"))[:40],
 		"bomb":          packZstd(t, make([]byte, maxModule+1)),
 	} {
-		if _, err := readModule(module{"x", h.write("/"+strings.ReplaceAll(name, " ", "_"), b)}); err == nil {
+		if _, err := readModule(module{Name: "x", Path: h.write("/"+strings.ReplaceAll(name, " ", "_"), b)}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -118,7 +119,7 @@ func TestReadModuleRefuses(t *testing.T) {
 
 func TestInitramfs(t *testing.T) {
 	h := newFakeHost(t)
-	h.modules("/m", fakeDep, "")
+	h.modules("/m", fakeDep+"kernel/fs/fuse/fuse.ko:\nkernel/fs/fuse/virtiofs.ko: kernel/fs/fuse/fuse.ko\n", "")
 	mods, err := resolveModules(h.path("/m"), "6.1.0", witnesses{})
 	if err != nil {
 		t.Fatal(err)
@@ -166,10 +167,13 @@ func TestInitramfs(t *testing.T) {
 	}
 	var list strings.Builder
 	for _, m := range mods {
-		list.WriteString("/lib/modules/" + m.Name + ".ko\n")
+		if len(m.For) == 0 {
+			list.WriteString("/lib/modules/" + m.Name + ".ko\n")
+		}
 		want["lib/modules/"+m.Name+".ko 0100644"] = string(fakeModule(m.Name))
 	}
 	want["lib/modules/load 0100644"] = list.String()
+	want["lib/modules/demand 0100644"] = "tun /lib/modules/tunnel.ko\ntun /lib/modules/tun.ko\n"
 	for name, content := range want {
 		if got, ok := files[name]; !ok || got != content {
 			t.Errorf("%s: %q (there: %v), want %q", name, got, ok, content)

@@ -80,3 +80,66 @@ func TestDeviceNodes(t *testing.T) {
 	}
 	e.ok("delete", c.id)
 }
+
+// withDevice gives the container a device, as engines do with --device.
+func withDevice(path string, major, minor int64) specOption {
+	return func(s *specs.Spec) {
+		s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor})
+		s.Linux.Resources.Devices = append(s.Linux.Resources.Devices,
+			specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rwm"})
+	}
+}
+
+func withCapabilities(names ...string) specOption {
+	return func(s *specs.Spec) {
+		caps := append(slices.Clone(dockerCaps), names...)
+		s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+	}
+}
+
+// TestDriversOnDemand: devices whose driver the guest loads for the container
+// that asks for them.
+func TestDriversOnDemand(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		options []specOption
+		script  string
+		want    string
+	}{
+		"tun": {
+			[]specOption{withDevice("/dev/net/tun", 10, 200), withCapabilities("CAP_NET_ADMIN")},
+			"tunctl -t tap7 >/dev/null && cat /sys/class/net/tap7/tun_flags", "0x1802\n",
+		},
+		"tun, bound": {
+			[]specOption{withDevice("/dev/other", 10, 200), withBind("/dev/net/tun", "/dev/net/tun"), withCapabilities("CAP_NET_ADMIN")},
+			"tunctl -t tap7 >/dev/null && cat /sys/class/net/tap7/operstate", "down\n",
+		},
+		"fuse": {
+			[]specOption{withDevice("/dev/fuse", 10, 229), withCapabilities("CAP_SYS_ADMIN")},
+			"exec 3<>/dev/fuse && mount -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 none /tmp && grep -c ' /tmp fuse' /proc/mounts && umount /tmp", "1\n",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			c := e.createStarted(e.bundle(append(tc.options, withScript(tc.script))...))
+			c.exits(0)
+			if got := c.stdout.String(); got != tc.want {
+				t.Errorf("output %q, want %q; stderr %q", got, tc.want, c.stderr)
+			}
+			e.ok("delete", c.id)
+		})
+	}
+}
+
+// TestOtherDevicesAreRefused: a node that would open something else in the guest
+// than on the host, or nothing, is not made.
+func TestOtherDevicesAreRefused(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	id := e.id()
+	e.do("create", "--bundle", e.bundle(withDevice("/dev/kmsg", 1, 11)), id).
+		fails(1, `runc create failed: linux.devices[0]: "/dev/kmsg" is a device of the host (c 1:11): not supported yet`)
+	e.do("state", id).fails(1, missing)
+}

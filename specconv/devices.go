@@ -9,9 +9,10 @@ import (
 // deviceNumber identifies a character device.
 type deviceNumber struct{ major, minor int64 }
 
-// guestDevices are the character devices that every guest kernel has built in,
-// each with the path that the guest's devtmpfs gives it. One of these means the
-// same in the guest as on the host.
+// guestDevices are the character devices that a guest has of its own, each with
+// the path that the guest's devtmpfs gives it. One of these means the same in the
+// guest as on the host. Most are built into every kernel; the agent loads the
+// driver of the others, and refuses a container whose kernel has none.
 var guestDevices = map[deviceNumber]string{
 	{1, 3}: "/dev/null",
 	{1, 5}: "/dev/zero",
@@ -20,6 +21,9 @@ var guestDevices = map[deviceNumber]string{
 	{1, 9}: "/dev/urandom",
 	{5, 0}: "/dev/tty",
 	{5, 2}: "/dev/ptmx",
+
+	{10, 200}: "/dev/net/tun",
+	{10, 229}: "/dev/fuse",
 }
 
 const (
