@@ -169,6 +169,10 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 	return n.child.Process, nil
 }
 
+// procName is what /proc calls the namespaces a supervisor shows in place of those
+// it works in.
+var procName = map[specs.LinuxNamespaceType]string{specs.MountNamespace: "mnt", specs.NetworkNamespace: "net"}
+
 // launch starts the supervisor, saves who it is, puts it into its cgroup before
 // it has any child, and tells it what to do.
 func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
@@ -198,6 +202,12 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	}
 	if err = n.container.Cgroup.Join(pid); err != nil {
 		return err
+	}
+	for i, ns := range n.plan.Shadow.Face {
+		if ns.Path == "" {
+			// This process's own, which outlasts the supervisor's setting up.
+			n.plan.Shadow.Face[i].Path = fmt.Sprintf("/proc/%d/ns/%s", os.Getpid(), procName[ns.Type])
+		}
 	}
 	n.boot.StateDir = n.dir.Path
 	n.boot.Container = n.container

@@ -55,11 +55,41 @@ func TestNamespacesOfHost(t *testing.T) {
 	c.stop()
 }
 
+// A config without namespaces: the pid is in the host's, with the rootfs for its
+// root, and what is done for the container leaves no trace there.
+func TestNoNamespaces(t *testing.T) {
+	needVM(t) // runc leaves the container's mounts behind
+	t.Parallel()
+	e := newEnv(t)
+	bundle := e.bundle(withScript("echo inside > /file; ls /sys/class/net; exec sleep 1000"), func(s *specs.Spec) {
+		s.Hostname = ""
+		s.Linux.Namespaces = nil
+	})
+	mounts := readFile(t, "/proc/self/mountinfo")
+	c := e.createStarted(bundle)
+	c.stdout.expect(t, "lo\n")
+	for _, kind := range []string{"mnt", "net", "pid", "ipc", "uts", "user", "cgroup"} {
+		if nsOf(t, c.pid, kind) != nsOf(t, os.Getpid(), kind) {
+			t.Errorf("a %s namespace nobody asked for", kind)
+		}
+	}
+	if got := readFile(t, fmt.Sprintf("/proc/%d/root/file", c.pid)); got != "inside\n" {
+		t.Errorf("the container's file through the pid: %q", got)
+	}
+	if strings.Contains(mounts, bundle) != strings.Contains(readFile(t, "/proc/self/mountinfo"), bundle) {
+		t.Error("mounts of the container show on the host")
+	}
+	if r := c.exec("cat", "/file").is(0); r.stdout != "inside\n" || c.stdout.String() != "lo\n" {
+		t.Errorf("exec: %q; interfaces: %q", r.stdout, c.stdout)
+	}
+	c.stop()
+}
+
 // As podman's pods and CRI's do it: a member names its sandbox's namespaces.
 func TestNamespacesJoined(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	holder := exec.Command("unshare", "--ipc", "--uts", "--net", "sleep", "1000")
+	holder := exec.Command("unshare", "--ipc", "--uts", "--net", "--mount", "sleep", "1000")
 	if err := holder.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -72,8 +102,16 @@ func TestNamespacesJoined(t *testing.T) {
 	path := func(kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", pid, kind) }
 	c := e.create(e.bundle(withArgs("sleep", "1000"), withNamespace(specs.IPCNamespace, path("ipc")),
 		withNamespace(specs.UTSNamespace, path("uts")), withNamespace(specs.NetworkNamespace, path("net")),
-		func(s *specs.Spec) { s.Hostname = "" }))
-	for _, kind := range []string{"ipc", "uts", "net"} {
+		func(s *specs.Spec) { s.Hostname = "" }, func(s *specs.Spec) {
+			if isVM { // runc mounts there, and removes nothing of it
+				withNamespace(specs.MountNamespace, path("mnt"))(s)
+			}
+		}))
+	kinds := []string{"ipc", "uts", "net"}
+	if isVM {
+		kinds = append(kinds, "mnt")
+	}
+	for _, kind := range kinds {
 		if nsOf(t, c.pid, kind) != nsOf(t, pid, kind) {
 			t.Errorf("the %s namespace is not the one given", kind)
 		}

@@ -48,6 +48,9 @@ func checkPlan(t *testing.T, p *Plan) {
 	if !slices.ContainsFunc(p.Shadow.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace }) {
 		t.Error("the supervisor would look for interfaces in the host's network namespace")
 	}
+	if !slices.Contains(p.Shadow.Namespaces, specs.LinuxNamespace{Type: specs.MountNamespace}) {
+		t.Error("the supervisor would mount in a namespace that is not its own")
+	}
 }
 
 func checkGuest(t *testing.T, g *specs.Spec, shared map[string]Share) {

@@ -22,7 +22,7 @@ var namespaceTypes = map[specs.LinuxNamespaceType]bool{
 
 func validateNamespaces(spec *specs.Spec) error {
 	if spec.Linux == nil {
-		return fieldErrorf("linux", "must be specified: a mount and a network namespace are required")
+		return fieldErrorf("linux", "must be specified: a network namespace is required")
 	}
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for i, ns := range spec.Linux.Namespaces {
@@ -44,9 +44,9 @@ func validateNamespaces(spec *specs.Spec) error {
 		return fieldErrorf("linux.uidMappings", "user namespaces are not supported yet")
 	case len(spec.Linux.GIDMappings) > 0:
 		return fieldErrorf("linux.gidMappings", "user namespaces are not supported yet")
-	case !seen[specs.MountNamespace]:
-		return fieldErrorf("linux.namespaces", "a mount namespace is required")
-	case !seen[specs.NetworkNamespace] && spec.Annotations[AnnotationNetwork] != "none":
+	case !seen[specs.NetworkNamespace] && seen[specs.MountNamespace] && spec.Annotations[AnnotationNetwork] != "none":
+		// Engines ask for the host's network so, and would have the container start
+		// without any. What lacks a mount namespace as well is from no engine.
 		return fieldErrorf("linux.namespaces", "a network namespace is required: the host's network is not supported yet "+
 			"(the annotation %s=none runs the container without network)", AnnotationNetwork)
 	}
@@ -71,20 +71,28 @@ func guestNamespaces(l *specs.Linux) []specs.LinuxNamespace {
 	return guest
 }
 
-// shadowNamespaces are those the supervisor is put into. Without a network
-// namespace entry it gets a new one: it must find lo and nothing else when it
-// looks for interfaces to join to the guest.
-func shadowNamespaces(l *specs.Linux) []specs.LinuxNamespace {
-	var shadow []specs.LinuxNamespace
+// shadowNamespaces are those the supervisor is put into, and those its pid shows
+// in the end instead of some of them. It always has a mount namespace to work in,
+// and without a network namespace entry a network namespace: it must find lo and
+// nothing else when it looks for interfaces to join to the guest.
+func shadowNamespaces(l *specs.Linux) (shadow, face []specs.LinuxNamespace) {
 	for _, ns := range l.Namespaces {
-		if ns.Type != specs.TimeNamespace {
+		switch {
+		case ns.Type == specs.TimeNamespace:
+		case ns.Type == specs.MountNamespace && ns.Path != "":
+			shadow = append(shadow, specs.LinuxNamespace{Type: ns.Type})
+			face = append(face, ns)
+		default:
 			shadow = append(shadow, specs.LinuxNamespace{Type: ns.Type, Path: ns.Path})
 		}
 	}
-	if !hasNamespace(l, specs.NetworkNamespace) {
-		shadow = append(shadow, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	for _, t := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.MountNamespace} {
+		if !hasNamespace(l, t) {
+			shadow = append(shadow, specs.LinuxNamespace{Type: t})
+			face = append(face, specs.LinuxNamespace{Type: t})
+		}
 	}
-	return shadow
+	return shadow, face
 }
 
 func namespaceWarnings(spec *specs.Spec, w *warnings) {
@@ -93,19 +101,22 @@ func namespaceWarnings(spec *specs.Spec, w *warnings) {
 		switch ns.Type {
 		case specs.TimeNamespace:
 			w.addf(field, "dropped: the time namespace; the clocks are the guest's own")
-		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace:
+		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace:
 			if ns.Path != "" {
 				w.addf(field, "the %s namespace at %s is joined on the host only: in the guest the container has its own",
 					ns.Type, quote(ns.Path))
 			}
 		}
 	}
-	for _, t := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+	for _, t := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace} {
 		if !hasNamespace(spec.Linux, t) {
 			w.addf("linux.namespaces", "no %s namespace: the container has its own in the guest and does not see the host's", t)
 		}
 	}
-	_, set := spec.Annotations[AnnotationNetwork]
+	network, set := spec.Annotations[AnnotationNetwork]
+	if network != "none" && !hasNamespace(spec.Linux, specs.NetworkNamespace) {
+		w.addf("linux.namespaces", "no network namespace: the container has its own in the guest, with lo alone")
+	}
 	w.dropIf(set && hasNamespace(spec.Linux, specs.NetworkNamespace), key("annotations", AnnotationNetwork),
 		"the spec has a network namespace")
 }

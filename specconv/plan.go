@@ -71,9 +71,14 @@ type Share struct {
 
 // Shadow is the shape of the supervisor's own process on the host.
 type Shadow struct {
-	// Namespaces are those of config.json, each with the host path to join or
+	// Namespaces are those it is started in, each with the host path to join or
 	// empty for a new one.
-	Namespaces  []specs.LinuxNamespace
+	Namespaces []specs.LinuxNamespace
+	// Face are the namespaces that its pid shows in the end, each with the host
+	// path to join or empty for the runtime's own: where config.json joins a mount
+	// namespace, or has no mount or network namespace. What the supervisor does
+	// for the container needs such of its own.
+	Face        []specs.LinuxNamespace `json:",omitempty"`
 	Hostname    string
 	Domainname  string
 	CgroupsPath string

@@ -93,7 +93,7 @@ func TestRejectTop(t *testing.T) {
 		{func(s *specs.Spec) { s.Root.Path = "/srv/symlink" }, `invalid rootfs: root.path: "/srv/symlink": not an absolute path, or a symlink`},
 		{func(s *specs.Spec) { s.Root.Path = "symlink/rootfs" }, `invalid rootfs: root.path: "/bundle/symlink/rootfs": not an absolute path, or a symlink`},
 		{func(s *specs.Spec) { s.Root.Path = "a\x00b" }, `root.path: "a\x00b" contains a NUL byte`},
-		{func(s *specs.Spec) { s.Linux = nil }, "linux: must be specified: a mount and a network namespace are required"},
+		{func(s *specs.Spec) { s.Linux = nil }, "linux: must be specified: a network namespace is required"},
 		{func(s *specs.Spec) { s.VM = &specs.VM{} }, "vm: not supported: the virtual machine is described by husk's settings file and annotations"},
 		{both(without(specs.UTSNamespace), func(s *specs.Spec) { s.Hostname = "h" }), "hostname: unable to set hostname without a private UTS namespace"},
 		{both(without(specs.UTSNamespace), func(s *specs.Spec) { s.Domainname = "h" }), "domainname: unable to set domainname without a private UTS namespace"},
@@ -193,7 +193,6 @@ func TestRejectNamespaces(t *testing.T) {
 		{add(specs.LinuxNamespace{Type: "user"}), "linux.namespaces[6].type: user namespaces are not supported yet"},
 		{func(s *specs.Spec) { s.Linux.UIDMappings = mapping }, "linux.uidMappings: user namespaces are not supported yet"},
 		{func(s *specs.Spec) { s.Linux.GIDMappings = mapping }, "linux.gidMappings: user namespaces are not supported yet"},
-		{without(specs.MountNamespace), "linux.namespaces: a mount namespace is required"},
 		{
 			without(specs.NetworkNamespace),
 			"linux.namespaces: a network namespace is required: the host's network is not supported yet " +

@@ -96,6 +96,10 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := s.openState(); err != nil {
 		return err
 	}
+	face, err := openFace(s.boot.Plan.Shadow.Face)
+	if err != nil {
+		return err
+	}
 	if err := s.mountAll(); err != nil {
 		return err
 	}
@@ -121,6 +125,9 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 		return err
 	}
 	if err := s.serve(); err != nil {
+		return err
+	}
+	if err := enterFace(face, s.container.Rootfs); err != nil {
 		return err
 	}
 	if err := s.setStatus(state.Created); err != nil {

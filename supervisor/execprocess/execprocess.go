@@ -169,21 +169,36 @@ func (e *execProcess) followSize() func() {
 }
 
 // enterMounts moves the main thread, which is what /proc/PID shows, into the
-// supervisor's mount namespace. The Go runtime's other threads stay behind and,
-// like this one, open nothing by path any more.
+// supervisor's mount namespace and root. The Go runtime's other threads stay
+// behind and, like this one, open nothing by path any more.
 func enterMounts(supervisorPID int) error {
-	fd, err := unix.Open("/proc/"+strconv.Itoa(supervisorPID)+"/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("enter the container's mounts: %w", err)
-	}
-	defer unix.Close(fd)
-	// A thread that shares its root and working directory may not change its
-	// mount namespace.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("enter the container's mounts: %w", err)
-	}
-	if err := unix.Setns(fd, unix.CLONE_NEWNS); err != nil {
+	if err := enterMountsOf("/proc/" + strconv.Itoa(supervisorPID)); err != nil {
 		return fmt.Errorf("enter the container's mounts: %w", err)
 	}
 	return nil
+}
+
+func enterMountsOf(proc string) error {
+	ns, err := os.Open(proc + "/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	root, err := os.OpenFile(proc+"/root", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	// A thread that shares its root and working directory may not change its
+	// mount namespace.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return os.NewSyscallError("unshare", err)
+	}
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+		return os.NewSyscallError("setns", err)
+	}
+	if err := unix.Fchdir(int(root.Fd())); err != nil {
+		return os.NewSyscallError("fchdir", err)
+	}
+	return os.NewSyscallError("chroot", unix.Chroot("."))
 }
