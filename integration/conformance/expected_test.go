@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -12,6 +14,31 @@ func TestExpectedFile(t *testing.T) {
 	}
 	if len(all) != 58 {
 		t.Errorf("expected.txt has %d tests, the pinned suite 58", len(all))
+	}
+}
+
+// The document says of every test that does not pass with husk why.
+func TestDocument(t *testing.T) {
+	all, err := readExpectations("expected.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../docs/spec-conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := 0
+	for test, e := range all {
+		if e.husk.clean() {
+			continue
+		}
+		rows++
+		if row := fmt.Sprintf("| %s | %s | %s | %s |\n", test, e.husk, e.runc, e.reason); !strings.Contains(string(text), row) {
+			t.Errorf("docs/spec-conformance.md has no row %s", row)
+		}
+	}
+	if clean := fmt.Sprintf("%d of the %d tests pass clean", len(all)-rows, len(all)); !strings.Contains(string(text), clean) {
+		t.Errorf("docs/spec-conformance.md does not say that %s", clean)
 	}
 }
 

@@ -14,6 +14,8 @@ func TestParse(t *testing.T) {
 		{"diagnostic before its result", "  ---\n  {\n    \"stdout\": \"not ok 1\\n\"\n  }\n  ...\nok 1 - a\n1..1\n", "1/0"},
 		{"result inside a diagnostic", "ok 1 - a\n  ---\nnot ok 2 - b\n  ...\n1..1\n", "1/0"},
 		{"results missing", "ok 1 - a\n1..2\n", "1/0!"},
+		{"two documents", "TAP version 13\nok 1 - a\n1..1\nTAP version 13\nok 1 - b\nnot ok 2 - c\n1..2\n", "2/1"},
+		{"two documents, results missing", "ok 1 - a\n1..1\nok 1 - b\n1..2\n", "2/0!"},
 		{"no plan", "ok 1 - a\n", "1/0"},
 	} {
 		if got := parse([]byte(c.text)).String(); got != c.want {
@@ -36,7 +38,8 @@ func TestAtLeast(t *testing.T) {
 		{"0/0", "309/0!", true},
 		{"309/0!", "0/0", false},
 		{"0/0!", "0/0!", true},
-		{"0/1!", "0/0!", false},
+		{"4/4!", "0/0!", true},
+		{"0/0!", "1/4!", false},
 	} {
 		o, err := parseOutcome(c.o)
 		if err != nil {
