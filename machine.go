@@ -38,7 +38,8 @@ func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error
 	if err != nil {
 		return nil, err
 	}
-	if settings.Templates != "off" && !m.FreePages {
+	// A template's devices are those of every container, so one with disks boots.
+	if settings.Templates != "off" && !m.FreePages && len(plan.Disks) == 0 {
 		m.Template = useTemplate(c.Context, settings, m, image.Digest, plan)
 	}
 	return m, nil

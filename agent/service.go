@@ -36,6 +36,9 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 	if err := loadDrivers(spec, demandFile, sysDevices); err != nil {
 		return nil, err
 	}
+	if err := plugDisks(spec, r.Disks, demandFile, sysBlock); err != nil {
+		return nil, err
+	}
 	if err := a.mountShare(r.Share); err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ var wanted = []struct {
 // onDemand are the drivers of devices that few containers ask for: they are in the
 // initramfs, and the agent loads one with those it depends on when a container
 // asks. Their names are known to the agent, which tells when one is missing.
-var onDemand = []string{"fuse", "tun"}
+var onDemand = []string{"fuse", "tun", "virtio_blk"}
 
 // module is one to load in the guest.
 type module struct {

@@ -39,6 +39,9 @@ type Config struct {
 
 	// NICs are virtio-net devices, each on an already open tap.
 	NICs []NIC
+	// Disks are virtio-blk devices, each a block device of the host that is open
+	// already. Not with RAMFile.
+	Disks []Disk
 	// ShareDir is exported to the guest under ShareTag.
 	ShareDir string
 	ShareTag string
@@ -68,6 +71,17 @@ type Config struct {
 type NIC struct {
 	MAC string   // "02:..", locally administered
 	Tap *os.File // /dev/net/tun after TUNSETIFF with IFF_TAP|IFF_NO_PI|IFF_VNET_HDR
+}
+
+// Disk is one guest disk.
+type Disk struct {
+	File     *os.File // open for reading, and unless ReadOnly for writing
+	ReadOnly bool
+	// Serial is what the guest knows the disk by, at most 20 bytes.
+	Serial string
+	// LogicalBlock and PhysicalBlock are the sizes, in bytes, in which the device
+	// can be and is best accessed: powers of two from 512.
+	LogicalBlock, PhysicalBlock int
 }
 
 // Channel is the byte path to the agent: exactly one of the two is set.

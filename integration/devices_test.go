@@ -4,12 +4,14 @@ package integration
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // withoutMount removes what is mounted at the destinations and below them.
@@ -142,4 +144,87 @@ func TestOtherDevicesAreRefused(t *testing.T) {
 	e.do("create", "--bundle", e.bundle(withDevice("/dev/kmsg", 1, 11)), id).
 		fails(1, `runc create failed: linux.devices[0]: "/dev/kmsg" is a device of the host (c 1:11): not supported yet`)
 	e.do("state", id).fails(1, missing)
+}
+
+// loopDevice attaches a file of size bytes to a loop device and returns its path
+// and minor number.
+func loopDevice(t *testing.T, file string, size int64) (path string, minor int64) {
+	t.Helper()
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, size); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
+	if err != nil {
+		t.Fatalf("losetup: %v: %s", err, out)
+	}
+	path = strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if out, err := exec.Command("losetup", "--detach", path).CombinedOutput(); err != nil {
+			t.Errorf("losetup --detach: %v: %s", err, out)
+		}
+	})
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return path, int64(unix.Minor(st.Rdev))
+}
+
+// TestBlockDevices: block devices of the host are the container's to read and,
+// where the rules say so, to write.
+func TestBlockDevices(t *testing.T) {
+	t.Parallel()
+	const loop, size = int64(7), int64(3 << 20)
+	e := newEnv(t)
+	rw, rwMinor := loopDevice(t, e.path("rw"), size)
+	ro, roMinor := loopDevice(t, e.path("ro"), 2*size)
+	for path, text := range map[string]string{rw: "of rw\n", ro: "of ro\n"} {
+		writeAt(t, path, text)
+	}
+	mode := os.FileMode(0o640)
+	bundle := e.bundle(withScript(`set -e
+		for d in rw ro; do head -c 6 /dev/$d; blockdev --getsize64 /dev/$d; stat -c '%a %F' /dev/$d; done
+		echo written | dd of=/dev/rw bs=4096 conv=fsync,notrunc 2>/dev/null
+		! echo refused | dd of=/dev/ro bs=4096 conv=fsync,notrunc 2>/dev/null
+		head -c 8 /dev/sub/rw-again`), func(s *specs.Spec) {
+		major := loop
+		for _, d := range []struct {
+			path, access string
+			minor        int64
+		}{{"/dev/rw", "rwm", rwMinor}, {"/dev/ro", "r", roMinor}, {"/dev/sub/rw-again", "rwm", rwMinor}} {
+			s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: d.path, Type: "b", Major: loop, Minor: d.minor, FileMode: &mode})
+			s.Linux.Resources.Devices = append(s.Linux.Resources.Devices,
+				specs.LinuxDeviceCgroup{Allow: true, Type: "b", Major: &major, Minor: &d.minor, Access: d.access})
+		}
+	})
+	c := e.createStarted(bundle)
+	c.exits(0)
+	want := "of rw\n3145728\n640 block special file\nof ro\n6291456\n640 block special file\nwritten\n"
+	if got := c.stdout.String(); got != want {
+		t.Errorf("output %q, want %q; stderr %q", got, want, c.stderr)
+	}
+	e.ok("delete", c.id)
+	for path, want := range map[string]string{rw: "written\n", ro: "of ro\n"} {
+		if got := readFile(t, path)[:len(want)]; got != want {
+			t.Errorf("%s holds %q, want %q", path, got, want)
+		}
+	}
+}
+
+// writeAt writes to the beginning of a device and through to it.
+func writeAt(t *testing.T, path, text string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_SYNC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -145,7 +145,7 @@ func (c *converter) notSymlinked(rootPath, hostDir string) error {
 
 func (c *converter) linux(spec *specs.Spec) error {
 	l := spec.Linux
-	devices, err := convertDevices(spec, c.host)
+	devices, err := c.devices(l)
 	if err != nil {
 		return err
 	}

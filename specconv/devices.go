@@ -2,6 +2,8 @@ package specconv
 
 import (
 	"path/filepath"
+	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -59,27 +61,79 @@ func validateDevices(spec *specs.Spec) error {
 	return nil
 }
 
-// convertDevices returns the nodes the guest makes. A device is refused if the
-// host has it and the guest can't: the node would be there and open something
-// else, or nothing. One that the host hasn't got either (the spec allows any
-// number) is made as asked, as it is a node without a driver on both sides.
-func convertDevices(spec *specs.Spec, host Host) ([]specs.LinuxDevice, error) {
+// maxDisks is how many block devices one container may have: the virtual
+// machine has room for two dozen devices of all kinds.
+const maxDisks = 12
+
+// devices returns the nodes the guest makes. A block device of the host is plugged
+// into the guest. A character device is refused if the host has it and the guest
+// can't: the node would be there and open something else, or nothing. One that the
+// host hasn't got either (the spec allows any number) is made as asked, as it is a
+// node without a driver on both sides.
+func (c *converter) devices(l *specs.Linux) ([]specs.LinuxDevice, error) {
 	var guest []specs.LinuxDevice
-	for i, d := range spec.Linux.Devices {
+	for i, d := range l.Devices {
+		field := index("linux.devices", i)
 		node := specs.LinuxDevice{Path: filepath.Clean(d.Path), Type: d.Type, FileMode: d.FileMode, UID: d.UID, GID: d.GID}
 		if d.Type != "p" {
 			node.Major, node.Minor = d.Major, d.Minor
-			kind := d.Type
-			if kind == "u" { // an unbuffered character device: the same to Linux
-				kind = "c"
+		}
+		switch d.Type {
+		case "b":
+			if err := c.disk(field, d, l.Resources); err != nil {
+				return nil, err
 			}
+		case "c", "u": // the latter is unbuffered: the same to Linux
 			_, known := guestDevices[deviceNumber{d.Major, d.Minor}]
-			if (!known || kind != "c") && host.HasDevice(kind, d.Major, d.Minor) {
-				return nil, fieldErrorf(index("linux.devices", i), "%s is a device of the host (%s %d:%d): not supported yet",
-					quote(d.Path), kind, d.Major, d.Minor)
+			if !known && c.host.HasDevice("c", d.Major, d.Minor) {
+				return nil, fieldErrorf(field, "%s is a device of the host (c %d:%d): not supported yet", quote(d.Path), d.Major, d.Minor)
 			}
 		}
 		guest = append(guest, node)
 	}
 	return guest, nil
+}
+
+// disk adds a block device of the host to the plan, if it is one, unless the
+// container may not use it or has it by another name.
+func (c *converter) disk(field string, d specs.LinuxDevice, r *specs.LinuxResources) error {
+	read, write := blockAccess(r, d.Major, d.Minor)
+	has := slices.ContainsFunc(c.plan.Disks, func(has Disk) bool {
+		return int64(has.Major) == d.Major && int64(has.Minor) == d.Minor
+	})
+	if has || !read || !c.host.HasDevice("b", d.Major, d.Minor) {
+		return nil
+	}
+	if len(c.plan.Disks) == maxDisks {
+		return fieldErrorf(field, "%s is one block device more than the %d that a virtual machine has room for", quote(d.Path), maxDisks)
+	}
+	c.plan.Disks = append(c.plan.Disks, Disk{Major: uint32(d.Major), Minor: uint32(d.Minor), ReadOnly: !write, Field: field})
+	return nil
+}
+
+// blockAccess is what the device rules let a container do with a block device:
+// later rules go before earlier ones, and what none is about is denied, as with
+// runc.
+func blockAccess(r *specs.LinuxResources, major, minor int64) (read, write bool) {
+	if r == nil {
+		return read, write
+	}
+	matches := func(want *int64, got int64) bool { return want == nil || *want < 0 || *want == got }
+	for _, rule := range r.Devices {
+		all := rule.Type == "" || rule.Type == "a"
+		if !all && (rule.Type != "b" || !matches(rule.Major, major) || !matches(rule.Minor, minor)) {
+			continue
+		}
+		access := rule.Access
+		if access == "" && !rule.Allow {
+			access = "rwm"
+		}
+		if strings.Contains(access, "r") {
+			read = rule.Allow
+		}
+		if strings.Contains(access, "w") {
+			write = rule.Allow
+		}
+	}
+	return read, write
 }

@@ -5,6 +5,8 @@
 package specconv
 
 import (
+	"fmt"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/huskvm/husk/specconv/seccomp"
@@ -34,6 +36,9 @@ const (
 type Plan struct {
 	VM     VM
 	Shares []Share // the rootfs first
+	// Disks are the host's block devices that the guest gets, in the order in which
+	// they are plugged.
+	Disks []Disk `json:",omitempty"`
 	// Guest is the spec the agent receives: root.path and bind sources are guest paths.
 	Guest *specs.Spec
 	// Seccomp is the filter for all processes of the container, compiled; nil: none.
@@ -68,6 +73,19 @@ type Share struct {
 	// Destination is where the container sees it, absolute; "/" for the rootfs.
 	Destination string
 }
+
+// Disk is one block device of the host. The guest's spec has its node with the
+// host's number, which is another in the guest.
+type Disk struct {
+	Major, Minor uint32
+	// ReadOnly is set where the device rules of the spec do not let the container
+	// write: the guest's kernel is not to be believed.
+	ReadOnly bool
+	Field    string // of the spec, for errors
+}
+
+// Serial is what the guest knows disk number i by.
+func Serial(i int) string { return fmt.Sprintf("husk-%d", i) }
 
 // Shadow is the shape of the supervisor's own process on the host.
 type Shadow struct {

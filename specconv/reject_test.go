@@ -242,8 +242,12 @@ func TestRejectLinux(t *testing.T) {
 		{addDevice(specs.LinuxDevice{Path: "/dev/x", Type: "p", UID: ptr(uint32(1<<32 - 1))}), "linux.devices[0].uid: 4294967295 is not a user id"},
 		{addDevice(specs.LinuxDevice{Path: "/dev/x", Type: "p", GID: ptr(uint32(1<<32 - 1))}), "linux.devices[0].gid: 4294967295 is not a group id"},
 		{addDevice(specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}), `linux.devices[0]: "/dev/kvm" is a device of the host (c 10:232): not supported yet`},
-		{addDevice(specs.LinuxDevice{Path: "/dev/sda", Type: "b", Major: 8}), `linux.devices[0]: "/dev/sda" is a device of the host (b 8:0): not supported yet`},
-		{addDevice(specs.LinuxDevice{Path: "/dev/ram3", Type: "b", Major: 1, Minor: 3}), `linux.devices[0]: "/dev/ram3" is a device of the host (b 1:3): not supported yet`},
+		{func(s *specs.Spec) {
+			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+			for i := range int64(13) {
+				addDevice(specs.LinuxDevice{Path: "/dev/vd", Type: "b", Major: 252, Minor: i})(s)
+			}
+		}, `linux.devices[12]: "/dev/vd" is one block device more than the 12 that a virtual machine has room for`},
 	})
 }
 

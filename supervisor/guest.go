@@ -105,11 +105,16 @@ func (s *supervisor) createInGuest() error {
 	if f := s.boot.Plan.Seccomp; f != nil {
 		filter = &protocol.Seccomp{Program: f.Program, Flags: f.Flags}
 	}
+	var disks []*protocol.Disk
+	for i, d := range s.boot.Plan.Disks {
+		disks = append(disks, &protocol.Disk{Serial: specconv.Serial(i), Major: d.Major, Minor: d.Minor})
+	}
 	resp, err := s.agent.Control().Create(ctx, &protocol.CreateRequest{
 		ContainerId: s.container.ID,
 		Spec:        spec,
 		Seccomp:     filter,
 		Bundle:      s.container.Bundle,
+		Disks:       disks,
 		Share: &protocol.Share{
 			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
 		},

@@ -188,12 +188,18 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 		return err
 	}
 	s.noteTaps()
+	disks, err := openDisks(s.boot.Plan.Disks)
+	if err != nil {
+		return err
+	}
+	defer closeDisks(disks)
 	s.timings.Lap("network: taps")
 	cfg := s.boot.Machine.Config()
 	cfg.ShareDir = filepath.Join(s.boot.StateDir, state.ShareDir)
 	for _, t := range s.taps {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
+	cfg.Disks = disks
 	ctx := timings.With(context.Background(), s.timings)
 	if !s.wakeUp(ctx, starter, cfg) {
 		if s.vm, err = startWithin(ctx, m.BootTimeout, starter, cfg); err != nil {

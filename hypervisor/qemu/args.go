@@ -37,6 +37,7 @@ type handles struct {
 	channel int // virtio-serial; -1 with vsock
 	vhost   int // /dev/vhost-vsock; -1 without vsock
 	taps    []int
+	disks   []int
 
 	vsockCID uint32
 }
@@ -84,7 +85,7 @@ type machine struct {
 	initrd   string
 	cmdline  string
 	chardevs []string
-	backends []option // fsdevs and netdevs
+	backends []option // fsdevs, netdevs and block devices
 	devices  []string // in the order of their virtio-mmio slots
 }
 
@@ -130,14 +131,17 @@ func check(cfg hypervisor.Config) error {
 			return fmt.Errorf("network card %d: %q is not the MAC address of a card", i, nic.MAC)
 		}
 	}
+	if err := checkDisks(cfg); err != nil {
+		return err
+	}
 	if n := countDevices(cfg); n > maxTransports {
-		return fmt.Errorf("%d devices, %d of them network cards, but the machine has room for %d", n, len(cfg.NICs), maxTransports)
+		return fmt.Errorf("%d devices, %d of them network cards and %d disks, but the machine has room for %d", n, len(cfg.NICs), len(cfg.Disks), maxTransports)
 	}
 	return nil
 }
 
 func countDevices(cfg hypervisor.Config) int {
-	n := 2 + len(cfg.NICs) // channel and rng
+	n := 2 + len(cfg.NICs) + len(cfg.Disks) // channel and rng
 	if cfg.ShareDir != "" {
 		n++
 	}
@@ -198,6 +202,9 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 		// A clone of a template must not announce the template's address; it gets its
 		// own from the agent.
 		m.add(with("virtio-net-device", "netdev", id, "mac", nic.MAC, "guest_announce", "off"))
+	}
+	for i, disk := range cfg.Disks {
+		m.addDisk(i, disk, h.disks[i])
 	}
 	return m
 }

@@ -37,6 +37,12 @@ func TestArgvGolden(t *testing.T) {
 		"tcg-two-nics": {handles: twoNICs, tscKHz: 2596140, change: func(c *hypervisor.Config) {
 			c.NICs = []hypervisor.NIC{{MAC: "02:00:00:00:00:01", Tap: os.Stdin}, {MAC: "02:00:00:00:00:02", Tap: os.Stdin}}
 		}},
+		"tcg-disks": {handles: handles{qmp: 3, console: 4, channel: 5, vhost: -1, disks: []int{6, 7}}, change: func(c *hypervisor.Config) {
+			c.Disks = []hypervisor.Disk{
+				{File: os.Stdin, Serial: "disk0", LogicalBlock: 512, PhysicalBlock: 4096},
+				{File: os.Stdin, Serial: "a,b", ReadOnly: true, LogicalBlock: 4096, PhysicalBlock: 4096},
+			}
+		}},
 		"kvm-vsock": {handles: handles{qmp: 3, console: 4, channel: -1, vhost: 5, vsockCID: 4242}, change: func(c *hypervisor.Config) {
 			c.Accel, c.Vsock, c.ChannelPort = hypervisor.KVM, true, ""
 		}},
@@ -80,6 +86,9 @@ func TestCheckRefuses(t *testing.T) {
 		}
 		return list
 	}
+	disk := func(serial string, logical, physical int) []hypervisor.Disk {
+		return []hypervisor.Disk{{File: os.Stdin, Serial: serial, LogicalBlock: logical, PhysicalBlock: physical}}
+	}
 	cases := map[string]struct {
 		change func(*hypervisor.Config)
 		want   string
@@ -98,7 +107,15 @@ func TestCheckRefuses(t *testing.T) {
 		"no tap":      {func(c *hypervisor.Config) { c.NICs = nics(2); c.NICs[1].Tap = nil }, "network card 1 has no tap"},
 		"mac":         {func(c *hypervisor.Config) { c.NICs = nics(1); c.NICs[0].MAC = "02:00,x=y" }, "is not the MAC"},
 		"group mac":   {func(c *hypervisor.Config) { c.NICs = nics(1); c.NICs[0].MAC = "03:00:00:00:00:01" }, "is not the MAC"},
-		"devices":     {func(c *hypervisor.Config) { c.NICs = nics(22) }, "25 devices, 22 of them network cards, but the machine has room for 24"},
+		"devices":     {func(c *hypervisor.Config) { c.NICs = nics(22) }, "25 devices, 22 of them network cards and 0 disks, but the machine has room for 24"},
+		"no file":     {func(c *hypervisor.Config) { c.Disks = disk("x", 512, 512); c.Disks[0].File = nil }, "disk 0 has no file"},
+		"no serial":   {func(c *hypervisor.Config) { c.Disks = disk("", 512, 512) }, `disk 0: serial number "" is not of 1 to 20 bytes`},
+		"long serial": {func(c *hypervisor.Config) { c.Disks = disk(strings.Repeat("x", 21), 512, 512) }, "is not of 1 to 20 bytes"},
+		"block size":  {func(c *hypervisor.Config) { c.Disks = disk("x", 768, 1024) }, "blocks of 768 and 1024 bytes"},
+		"block sizes": {func(c *hypervisor.Config) { c.Disks = disk("x", 4096, 512) }, "blocks of 4096 and 512 bytes"},
+		"disk clone": {func(c *hypervisor.Config) {
+			c.Disks, c.RAMFile, c.DeviceState = disk("x", 512, 512), "/ram", "/state"
+		}, "no template's"},
 		"21 nics fit": {func(c *hypervisor.Config) { c.NICs = nics(21) }, ""},
 	}
 	for name, c := range cases {

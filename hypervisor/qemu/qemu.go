@@ -177,6 +177,9 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	for _, nic := range cfg.NICs {
 		h.taps = append(h.taps, inherit(nic.Tap))
 	}
+	for _, disk := range cfg.Disks {
+		h.disks = append(h.disks, inherit(disk.File))
+	}
 
 	outRead, outWrite, err := os.Pipe()
 	if err != nil {

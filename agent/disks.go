@@ -1,0 +1,77 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/agent/protocol"
+)
+
+const (
+	// diskModule is the name in demandFile of the driver of the guest's disks.
+	diskModule = "virtio_blk"
+	// sysBlock has a directory for each disk.
+	sysBlock = "/sys/block"
+)
+
+// plugDisks makes the container's nodes of block devices those of the guest's
+// disks, whose numbers are the guest kernel's to choose. list is demandFile and
+// sysDir sysBlock, but for tests.
+func plugDisks(spec *specs.Spec, disks []*protocol.Disk, list, sysDir string) error {
+	if len(disks) == 0 || spec.Linux == nil {
+		return nil
+	}
+	if err := loadOnDemand(list, diskModule); err != nil {
+		return fmt.Errorf("load driver of disks: %w", err)
+	}
+	numbers, err := diskNumbers(sysDir)
+	if err != nil {
+		return fmt.Errorf("find disks: %w", err)
+	}
+	was := make([]specs.LinuxDevice, len(spec.Linux.Devices))
+	copy(was, spec.Linux.Devices)
+	for _, d := range disks {
+		number, ok := numbers[d.Serial]
+		if !ok {
+			return fmt.Errorf("disk %q for the host's block device %d:%d is not there: the guest's kernel needs %s, built in or as a module",
+				d.Serial, d.Major, d.Minor, diskModule)
+		}
+		for i, node := range was {
+			if node.Type == "b" && node.Major == int64(d.Major) && node.Minor == int64(d.Minor) {
+				spec.Linux.Devices[i].Major, spec.Linux.Devices[i].Minor = number.major, number.minor
+			}
+		}
+	}
+	return nil
+}
+
+type diskNumber struct{ major, minor int64 }
+
+// diskNumbers returns the number of each disk that has a serial.
+func diskNumbers(sysDir string) (map[string]diskNumber, error) {
+	dirs, err := filepath.Glob(filepath.Join(sysDir, "*", "serial"))
+	if err != nil {
+		return nil, err
+	}
+	numbers := make(map[string]diskNumber, len(dirs))
+	for _, file := range dirs {
+		serial, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		dev, err := os.ReadFile(filepath.Join(filepath.Dir(file), "dev"))
+		if err != nil {
+			return nil, err
+		}
+		var n diskNumber
+		if _, err := fmt.Sscanf(string(dev), "%d:%d", &n.major, &n.minor); err != nil {
+			return nil, fmt.Errorf("%s/dev holds %q", filepath.Dir(file), dev)
+		}
+		numbers[strings.TrimSpace(string(serial))] = n
+	}
+	return numbers, nil
+}
