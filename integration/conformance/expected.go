@@ -78,6 +78,8 @@ type verdict struct {
 	Expected string  `json:"expected,omitempty"`
 	Verdict  string  `json:"verdict"` // pass, or why not
 	Reason   string  `json:"reason,omitempty"`
+	// HeldToRunc: this machine does not give what expected.txt says.
+	HeldToRunc bool `json:"heldToRunc,omitempty"`
 }
 
 const pass = "pass"
@@ -97,6 +99,7 @@ func judge(test string, e expectation, known bool, runc, husk outcome) verdict {
 	case known && !husk.atLeast(e.husk) && runc.atLeast(e.runc):
 		v.Verdict = "FAIL: less than " + e.husk.String()
 	case known && !husk.atLeast(e.husk):
+		v.HeldToRunc = true
 		v.Reason = join(v.Reason, fmt.Sprintf("held to runc, which gives less here than its usual %s", e.runc))
 	case !known:
 		v.Reason = "not in expected.txt: held to runc"

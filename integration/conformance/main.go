@@ -80,6 +80,10 @@ func (o *options) run() error {
 	if err != nil {
 		return err
 	}
+	// Users that a test maps to others have to reach their root file system.
+	if err := os.Chmod(scratch, 0o755); err != nil {
+		return err
+	}
 	husk, runc, err := o.runtimes(scratch)
 	if err != nil {
 		return err

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,19 +133,40 @@ func (s *subject) deleteAll() error {
 	return nil
 }
 
-// cleanUp removes the scratch directory, which by then no mount hangs below.
+// cleanUp removes the scratch directory once no mount hangs below it.
 func cleanUp(scratch string, subjects ...*subject) {
 	for _, s := range subjects {
 		if err := s.deleteAll(); err != nil {
 			fmt.Fprintln(os.Stderr, "conformance:", err)
 		}
 	}
+	// runc leaves the mounts of a container without a mount namespace.
+	mounts, err := mountsBelow(scratch)
+	for _, dir := range slices.Backward(mounts) {
+		err = errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
+	}
+	if err == nil {
+		mounts, err = mountsBelow(scratch)
+	}
+	if err == nil && len(mounts) == 0 {
+		err = os.RemoveAll(scratch)
+	}
+	if err != nil || len(mounts) > 0 {
+		fmt.Fprintf(os.Stderr, "conformance: %s is left, with %d mounts: %v\n", scratch, len(mounts), err)
+	}
+}
+
+// mountsBelow lists the mount points below a directory, each after what it is on.
+func mountsBelow(dir string) ([]string, error) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil || bytes.Contains(mounts, []byte(scratch)) {
-		fmt.Fprintf(os.Stderr, "conformance: %s is left: something is mounted there\n", scratch)
-		return
+	if err != nil {
+		return nil, err
 	}
-	if err := os.RemoveAll(scratch); err != nil {
-		fmt.Fprintln(os.Stderr, "conformance:", err)
+	var below []string
+	for line := range strings.Lines(string(mounts)) {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+			below = append(below, fields[4])
+		}
 	}
+	return below, nil
 }
