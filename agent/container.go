@@ -3,12 +3,16 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log"
 	"sync"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/huskvm/husk/agent/names"
+	"github.com/huskvm/husk/agent/netconf"
+	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/libcontainer"
 )
 
@@ -20,6 +24,9 @@ const maxProcesses = 1024
 type container struct {
 	id string
 	c  *libcontainer.Container
+
+	network sync.Mutex
+	cards   netconf.Cards // under network
 
 	mu        sync.Mutex
 	processes map[string]*process
@@ -77,6 +84,24 @@ func (c *container) set(processID string, p *process) {
 		return
 	}
 	c.processes[processID] = p
+}
+
+// relayNames takes the stream over unless it returns an error.
+func (c *container) relayNames(s stream) error {
+	r, err := names.Listen(c.c.NetNS(), c.c.CgroupDir())
+	if err != nil {
+		return err
+	}
+	if err := protocol.WriteStreamAck(s, nil); err != nil {
+		return errors.Join(err, r.Close())
+	}
+	go func() {
+		if err := r.Serve(s); err != nil {
+			log.Print(err)
+		}
+		_ = s.Close()
+	}()
+	return nil
 }
 
 func (c *container) process(processID string) (*process, error) {

@@ -118,17 +118,28 @@ func (a *agent) dispatch(s stream) error {
 		}
 		return a.control.give(s)
 	}
-	p, err := a.process(h.ContainerID, h.ProcessID)
-	if err == nil {
-		err = p.stdio.attach(h.Kind, s)
-	}
-	if err != nil {
+	if err := a.attach(h, s); err != nil {
 		// The host's mistake, and the host learns of it.
 		refusal := errors.New(status.Convert(err).Message())
 		defer func() { _ = s.Close() }()
 		return protocol.WriteStreamAck(s, refusal)
 	}
 	return nil
+}
+
+func (a *agent) attach(h protocol.StreamHeader, s stream) error {
+	if h.Kind == protocol.StreamNames {
+		c, err := a.container(h.ContainerID)
+		if err != nil {
+			return err
+		}
+		return c.relayNames(s)
+	}
+	p, err := a.process(h.ContainerID, h.ProcessID)
+	if err != nil {
+		return err
+	}
+	return p.stdio.attach(h.Kind, s)
 }
 
 // controlListener gives ttrpc the control streams among all streams.

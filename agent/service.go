@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/huskvm/husk/agent/netconf"
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/libcontainer"
 )
@@ -100,14 +99,16 @@ func checkID(id string) error {
 	return nil
 }
 
-// Network configures the container's interfaces, or where it has no network
-// namespace of its own, the guest's.
+// Network makes the interfaces the container's, or where it has no network
+// namespace of its own, the guest's: those and no others.
 func (a *agent) Network(_ context.Context, r *protocol.NetworkRequest) (*protocol.NetworkResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
 		return nil, err
 	}
-	if err := netconf.Apply(c.c.NetNS(), r.Interfaces); err != nil {
+	c.network.Lock()
+	defer c.network.Unlock()
+	if err := c.cards.Apply(c.c.NetNS(), r.Interfaces); err != nil {
 		return nil, fmt.Errorf("configure network: %w", err)
 	}
 	return &protocol.NetworkResponse{}, nil

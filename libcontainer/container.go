@@ -124,6 +124,14 @@ func (c *Container) Init() *Process { return c.init }
 // process lives.
 func (c *Container) NetNS() string { return procFile(c.init.PID(), "ns/net") }
 
+// CgroupDir is the container's cgroup as a directory, "" without one.
+func (c *Container) CgroupDir() string {
+	if c.cgroup == nil {
+		return ""
+	}
+	return c.cgroup.dir
+}
+
 // Start lets the container's process go and returns when it executes the
 // program, or with the reason why it can't.
 func (c *Container) Start() error {

@@ -2,15 +2,22 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/state"
 )
 
 // openTaps makes a tap for each interface that the namespace has by now, and n
-// at least, for those that engines put there between create and start.
+// at least, for those that engines put there between create and start, or later.
 func openTaps(n int) ([]*network.Tap, error) {
 	found, _, err := network.Scan()
 	if err != nil {
@@ -19,10 +26,26 @@ func openTaps(n int) ([]*network.Tap, error) {
 	return network.OpenTaps(max(n, len(found)))
 }
 
-// joinNetwork joins each interface in the container's network namespace with
-// one of the guest's cards. It runs at start, because some engines wire the
-// namespace between create and start. Where the guest refuses, the host's side
-// is undone.
+// wiring is which interface of the container's network namespace each tap is
+// joined with. The verbs' lock guards it.
+type wiring struct {
+	joined map[int]*joint // by the interface's index
+	given  *protocol.NetworkRequest
+	leftOf map[string]bool // interfaces the user was told of
+}
+
+type joint struct {
+	tap   *network.Tap
+	links *network.Links
+}
+
+// errNoCard is for an interface more than the guest has network cards.
+var errNoCard = errors.New("no network card of the guest is free")
+
+// joinNetwork makes the guest's interfaces those of the container's network
+// namespace. It runs at start, because some engines wire the namespace between
+// create and start, and when something has changed there. Where the guest
+// refuses, what is new on the host's side is undone.
 func (s *supervisor) joinNetwork(ctx context.Context) error {
 	if len(s.taps) == 0 {
 		return nil
@@ -31,33 +54,113 @@ func (s *supervisor) joinNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, skip := range skipped {
-		if !skip.Expected {
-			s.log.WithField("interface", skip.Name).WithField("reason", skip.Reason).Warn("interface left out of the guest")
-		}
-	}
-	if len(found) > len(s.taps) {
-		return fmt.Errorf("join network: %d interfaces in the network namespace but the guest has %d network cards: set the annotation %s or the setting nics to %d",
-			len(found), len(s.taps), specconv.AnnotationNICs, len(found))
-	}
-	if len(found) == 0 {
-		return nil // the guest's card stays where no container sees it
-	}
-	var pairs []network.Pair
+	s.noteSkipped(skipped)
 	req := &protocol.NetworkRequest{ContainerId: s.container.ID}
-	for i := range found {
-		pairs = append(pairs, network.Pair{Interface: found[i], Tap: s.taps[i]})
-		req.Interfaces = append(req.Interfaces, found[i].ToProto(s.taps[i].MAC))
-	}
-	links, err := network.Join(pairs...)
-	if err != nil {
-		return err
-	}
-	if _, err := s.agent.Control().Network(ctx, req); err != nil {
-		if uerr := links.Undo(); uerr != nil {
-			s.log.WithError(uerr).Warn("undo network")
+	joined, fresh := map[int]*joint{}, []*joint{}
+	var missing error
+	for _, f := range found {
+		j := s.wiring.joined[f.Index]
+		if j == nil {
+			tap := s.freeTap(joined)
+			if tap == nil {
+				missing = fmt.Errorf("join network: interface %s: %w: set the annotation %s or the setting nics to %d or more",
+					f.Name, errNoCard, specconv.AnnotationNICs, len(found))
+				continue
+			}
+			j = &joint{tap: tap}
 		}
-		return fmt.Errorf("join network: %w", err)
+		joined[f.Index] = j
+		req.Interfaces = append(req.Interfaces, f.ToProto(j.tap.MAC))
+		if j.links == nil {
+			if j.links, err = network.Join(network.Pair{Interface: f, Tap: j.tap}); err != nil {
+				return errors.Join(err, undo(fresh))
+			}
+			fresh = append(fresh, j)
+		}
+	}
+	if !proto.Equal(req, s.wiring.given) && (len(req.Interfaces) > 0 || s.wiring.given != nil) {
+		if _, err := s.agent.Control().Network(ctx, req); err != nil {
+			if uerr := undo(fresh); uerr != nil {
+				s.log.WithError(uerr).Warn("undo network")
+			}
+			return fmt.Errorf("join network: %w", err)
+		}
+		s.wiring.given = req
+	}
+	for index, j := range s.wiring.joined {
+		if joined[index] == nil {
+			err = errors.Join(err, j.links.Undo())
+		}
+	}
+	s.wiring.joined = joined
+	return errors.Join(missing, err)
+}
+
+// freeTap is one that is joined with nothing, before and from now on.
+func (s *supervisor) freeTap(next map[int]*joint) *network.Tap {
+	for _, t := range s.taps {
+		uses := func(j *joint) bool { return j.tap == t }
+		if !slices.ContainsFunc(slices.Collect(maps.Values(s.wiring.joined)), uses) &&
+			!slices.ContainsFunc(slices.Collect(maps.Values(next)), uses) {
+			return t
+		}
 	}
 	return nil
+}
+
+func undo(joints []*joint) error {
+	var errs []error
+	for _, j := range joints {
+		errs = append(errs, j.links.Undo())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *supervisor) noteSkipped(skipped []network.Skipped) {
+	for _, skip := range skipped {
+		if skip.Expected || s.wiring.leftOf[skip.Name] {
+			continue
+		}
+		if s.wiring.leftOf == nil {
+			s.wiring.leftOf = map[string]bool{}
+		}
+		s.wiring.leftOf[skip.Name] = true
+		s.log.WithField("interface", skip.Name).WithField("reason", skip.Reason).Warn("interface left out of the guest")
+	}
+}
+
+// settleTime is how long the namespace has to be left alone before the guest
+// learns of a change: an engine makes an interface in several steps, and half of
+// one is of no use.
+const settleTime = 100 * time.Millisecond
+
+// followNetwork keeps the guest's interfaces those of the namespace as engines
+// connect the running container to networks and disconnect it.
+func (s *supervisor) followNetwork(changed <-chan struct{}) {
+	for range changed {
+		for settled := false; !settled; {
+			select {
+			case <-changed:
+			case <-time.After(settleTime):
+				settled = true
+			}
+		}
+		if err := s.rejoinNetwork(); err != nil {
+			s.log.WithError(err).Warn("follow the network namespace")
+		}
+	}
+}
+
+func (s *supervisor) rejoinNetwork() error {
+	s.verbs.Lock()
+	defer s.verbs.Unlock()
+	if s.status() == state.Stopped {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if err := s.joinNetwork(ctx); err != nil {
+		return err
+	}
+	return s.relayNames(ctx)
 }

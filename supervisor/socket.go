@@ -137,7 +137,7 @@ func (s *supervisor) proxy(host *net.UnixConn) error {
 	if err := host.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
-	if header.Kind == protocol.StreamControl || header.ContainerID != s.container.ID {
+	if header.Kind == protocol.StreamControl || header.Kind == protocol.StreamNames || header.ContainerID != s.container.ID {
 		return errors.New("stream socket: only stdio of this container")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)

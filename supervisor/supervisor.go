@@ -52,12 +52,15 @@ type supervisor struct {
 
 	control, streams *socket
 	null             *os.File // /dev/null, from before there was no path to trust
+	resolvConf       *os.File // of the container, where one is mounted
+	namesRelayed     bool     // under verbs
 
-	vm    hypervisor.VM
-	agent *client.Client
-	taps  []*network.Tap
-	pty   *stdio.PTY
-	relay *stdio.Relay
+	vm     hypervisor.VM
+	agent  *client.Client
+	taps   []*network.Tap
+	wiring wiring
+	pty    *stdio.PTY
+	relay  *stdio.Relay
 
 	// verbs serialises what changes the container's status; mu guards the fields
 	// below it for the moment they are read or written.
@@ -146,6 +149,9 @@ func (s *supervisor) openState() (err error) {
 		return err
 	}
 	if s.null, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+		return err
+	}
+	if err := s.openResolvConf(); err != nil {
 		return err
 	}
 	f, err := s.dir.OpenLog()

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
@@ -28,7 +29,18 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 	ctx, cancel := startTimeout(ctx, s.boot.Plan.Guest.Hooks)
 	defer cancel()
 	phases := timings.New("supervisor")
+	var changed <-chan struct{}
+	if len(s.taps) > 0 {
+		var err error
+		// From before the first look on, so that nothing falls between.
+		if changed, err = network.Watch(context.Background()); err != nil { //nolint:contextcheck // it outlives the call
+			return nil, err
+		}
+	}
 	if err := s.joinNetwork(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.relayNames(ctx); err != nil {
 		return nil, err
 	}
 	phases.Lap("network")
@@ -38,6 +50,9 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 	phases.Lap("execve")
 	err := s.setStatus(state.Running)
 	phases.Lap("save state")
+	if changed != nil {
+		go s.followNetwork(changed) //nolint:contextcheck // it outlives the call
+	}
 	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, err
 }
 

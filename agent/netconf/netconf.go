@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/huskvm/husk/agent/protocol"
 )
@@ -20,16 +21,30 @@ import (
 // shall have the same.
 const addrGenNone = 1
 
-// Apply moves each interface's NIC into the network namespace at nsPath and
-// configures it, and brings lo up. An empty nsPath means the caller's own
-// namespace. It is not undone on error: the caller ends the guest.
-func Apply(nsPath string, interfaces []*protocol.Interface) error {
+// Cards are the NICs one container has. The zero value has none. It is not safe
+// for concurrent use.
+type Cards struct {
+	byMAC map[string]*card // by the NIC's own address
+}
+
+type card struct {
+	index int                 // in the container's namespace
+	given *protocol.Interface // how it was configured last
+}
+
+// Apply makes interfaces the container's, in the network namespace at nsPath: a
+// NIC that is not among them any more goes back to where nobody sees it, one that
+// is new moves in, one that shall be different is configured again. It brings lo
+// up. An empty nsPath means the caller's own namespace. What it has done before
+// an error is not undone.
+func (c *Cards) Apply(nsPath string, interfaces []*protocol.Interface) error {
 	root, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer root.Close()
-	target, move := root, func(netlink.Link) error { return nil }
+	target := root
+	move := func(netlink.Link) error { return nil }
 	if nsPath != "" {
 		ns, err := netns.GetFromPath(nsPath)
 		if err != nil {
@@ -45,16 +60,73 @@ func Apply(nsPath string, interfaces []*protocol.Interface) error {
 	if err := loUp(target); err != nil {
 		return err
 	}
-	nics, err := prepare(root, move, interfaces)
+	if err := c.giveBack(target, interfaces); err != nil {
+		return err
+	}
+	nics, err := c.prepare(root, target, move, interfaces)
 	if err != nil {
 		return err
 	}
 	for i, in := range interfaces {
+		if nics[i] == "" {
+			continue // as it was
+		}
 		if err := configure(target, nics[i], in); err != nil {
 			return fmt.Errorf("interface %s: %w", in.Name, err)
 		}
+		link, err := target.LinkByName(in.Name)
+		if err != nil {
+			return fmt.Errorf("interface %s: find: %w", in.Name, err)
+		}
+		if c.byMAC == nil {
+			c.byMAC = make(map[string]*card)
+		}
+		c.byMAC[in.NicMac] = &card{index: link.Attrs().Index, given: in}
 	}
 	return nil
+}
+
+// giveBack returns the NICs that are not among interfaces to the agent's
+// namespace, with the name and address they have there.
+func (c *Cards) giveBack(target *netlink.Handle, interfaces []*protocol.Interface) error {
+	home, err := netns.Get()
+	if err != nil {
+		return fmt.Errorf("open the agent's network namespace: %w", err)
+	}
+	defer func() { _ = home.Close() }()
+	for nicMAC, card := range c.byMAC {
+		if slices.ContainsFunc(interfaces, func(in *protocol.Interface) bool { return in.NicMac == nicMAC }) {
+			continue
+		}
+		delete(c.byMAC, nicMAC)
+		link, err := target.LinkByIndex(card.index)
+		if err != nil {
+			return fmt.Errorf("take back %s: %w", card.given.Name, err)
+		}
+		mac, err := net.ParseMAC(nicMAC)
+		if err != nil {
+			return err
+		}
+		if err := target.LinkSetDown(link); err != nil {
+			return fmt.Errorf("take down %s: %w", card.given.Name, err)
+		}
+		if err := target.LinkSetHardwareAddr(link, mac); err != nil {
+			return fmt.Errorf("take back %s: %w", card.given.Name, err)
+		}
+		if err := target.LinkSetName(link, passingName(mac)); err != nil {
+			return fmt.Errorf("take back %s: %w", card.given.Name, err)
+		}
+		if err := target.LinkSetNsFd(link, int(home)); err != nil {
+			return fmt.Errorf("take back %s: %w", card.given.Name, err)
+		}
+	}
+	return nil
+}
+
+// passingName is a NIC's as long as it is nobody's: one that is still called eth0
+// must not stand in the way of the one that shall be.
+func passingName(nicMAC net.HardwareAddr) string {
+	return fmt.Sprintf("husk%x", []byte(nicMAC[3:]))
 }
 
 func loUp(h *netlink.Handle) error {
@@ -68,39 +140,80 @@ func loUp(h *netlink.Handle) error {
 	return nil
 }
 
-// prepare finds every interface's NIC and moves all, each under a passing name:
-// a NIC that is still called eth0 must not stand in the way of the one that
-// shall be. It returns those passing names.
-func prepare(root *netlink.Handle, move func(netlink.Link) error, interfaces []*protocol.Interface) ([]string, error) {
+// prepare moves in every NIC that is new, and empties those that are to be
+// configured again. It returns the name each has meanwhile, "" for one that stays
+// as it is.
+func (c *Cards) prepare(root, target *netlink.Handle, move func(netlink.Link) error, interfaces []*protocol.Interface) ([]string, error) {
 	links, err := root.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
 	var names []string
-	for i, in := range interfaces {
-		mac, err := net.ParseMAC(in.NicMac)
+	for _, in := range interfaces {
+		name, err := c.prepareOne(root, target, move, links, in)
 		if err != nil {
 			return nil, fmt.Errorf("interface %s: %w", in.Name, err)
-		}
-		n := slices.IndexFunc(links, func(l netlink.Link) bool {
-			return slices.Equal(l.Attrs().HardwareAddr, mac)
-		})
-		if n < 0 {
-			return nil, fmt.Errorf("interface %s: no network card has address %s", in.Name, mac)
-		}
-		name := fmt.Sprintf("husk-nic%d", i)
-		if err := root.LinkSetDown(links[n]); err != nil {
-			return nil, fmt.Errorf("interface %s: take down: %w", in.Name, err)
-		}
-		if err := root.LinkSetName(links[n], name); err != nil {
-			return nil, fmt.Errorf("interface %s: rename: %w", in.Name, err)
-		}
-		if err := move(links[n]); err != nil {
-			return nil, fmt.Errorf("interface %s: move to the container: %w", in.Name, err)
 		}
 		names = append(names, name)
 	}
 	return names, nil
+}
+
+func (c *Cards) prepareOne(root, target *netlink.Handle, move func(netlink.Link) error, links []netlink.Link, in *protocol.Interface) (string, error) {
+	mac, err := net.ParseMAC(in.NicMac)
+	if err != nil {
+		return "", err
+	}
+	if len(mac) != 6 {
+		return "", fmt.Errorf("address %s is not Ethernet's", mac)
+	}
+	name := passingName(mac)
+	if old := c.byMAC[in.NicMac]; old != nil {
+		if proto.Equal(old.given, in) {
+			return "", nil
+		}
+		return name, empty(target, old.index, name)
+	}
+	n := slices.IndexFunc(links, func(l netlink.Link) bool {
+		return slices.Equal(l.Attrs().HardwareAddr, mac)
+	})
+	if n < 0 {
+		return "", fmt.Errorf("no network card has address %s", in.NicMac)
+	}
+	if err := root.LinkSetDown(links[n]); err != nil {
+		return "", fmt.Errorf("take down: %w", err)
+	}
+	if err := root.LinkSetName(links[n], name); err != nil {
+		return "", fmt.Errorf("rename: %w", err)
+	}
+	if err := move(links[n]); err != nil {
+		return "", fmt.Errorf("move to the container: %w", err)
+	}
+	return name, nil
+}
+
+// empty takes a link down, and with that its routes, and its addresses from it.
+func empty(h *netlink.Handle, index int, name string) error {
+	link, err := h.LinkByIndex(index)
+	if err != nil {
+		return fmt.Errorf("find: %w", err)
+	}
+	if err := h.LinkSetDown(link); err != nil {
+		return fmt.Errorf("take down: %w", err)
+	}
+	addresses, err := h.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addresses {
+		if err := h.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
+		}
+	}
+	if err := h.LinkSetName(link, name); err != nil {
+		return fmt.Errorf("rename: %w", err)
+	}
+	return nil
 }
 
 func configure(h *netlink.Handle, nic string, in *protocol.Interface) error {

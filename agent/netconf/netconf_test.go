@@ -2,6 +2,7 @@ package netconf
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"runtime"
@@ -99,7 +100,7 @@ func TestApply(t *testing.T) {
 	// The names are crossed: eth0 shall become eth1 and the other way round.
 	addNIC(t, "eth0", "02:00:00:00:00:01")
 	addNIC(t, "eth1", "02:00:00:00:00:02")
-	err := Apply(nsPath, []*protocol.Interface{
+	err := new(Cards).Apply(nsPath, []*protocol.Interface{
 		{
 			NicMac: "02:00:00:00:00:01", Name: "eth1", Mac: "02:42:ac:11:00:02", Mtu: 1400,
 			Addresses: []string{"10.1.0.2/24", "fd00::2/64", "fe80::42/64"},
@@ -180,7 +181,7 @@ func TestApply(t *testing.T) {
 func TestApplyWithoutInterfaces(t *testing.T) {
 	nsPath, h := inNetNS(t)
 	addNIC(t, "eth0", "02:00:00:00:00:01")
-	if err := Apply(nsPath, nil); err != nil {
+	if err := new(Cards).Apply(nsPath, nil); err != nil {
 		t.Fatal(err)
 	}
 	links, err := h.LinkList()
@@ -197,7 +198,7 @@ func TestApplyInPlace(t *testing.T) {
 	inNetNS(t)
 	addNIC(t, "eth0", "02:00:00:00:00:01")
 	addNIC(t, "eth1", "02:00:00:00:00:02")
-	err := Apply("", []*protocol.Interface{
+	err := new(Cards).Apply("", []*protocol.Interface{
 		{NicMac: "02:00:00:00:00:01", Name: "eth1", Addresses: []string{"10.1.0.2/24"}},
 		{NicMac: "02:00:00:00:00:02", Name: "eth0"},
 	})
@@ -218,11 +219,80 @@ func TestApplyRefuses(t *testing.T) {
 		"mac":          {NicMac: "zz", Name: "eth0"},
 		"address":      {NicMac: "02:00:00:00:00:01", Name: "eth0", Addresses: []string{"10.0.0.1"}},
 	} {
-		if err := Apply(nsPath, []*protocol.Interface{in}); err == nil {
+		if err := new(Cards).Apply(nsPath, []*protocol.Interface{in}); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if err := Apply("/nonexistent", nil); err == nil {
+	if err := new(Cards).Apply("/nonexistent", nil); err == nil {
 		t.Error("namespace: accepted")
+	}
+}
+
+// What an engine does to a running container: one network more, other routes, one
+// network less.
+func TestApplyAgain(t *testing.T) {
+	nsPath, h := inNetNS(t)
+	addNIC(t, "eth0", "02:00:00:00:00:01")
+	addNIC(t, "eth1", "02:00:00:00:00:02")
+	first := &protocol.Interface{
+		NicMac: "02:00:00:00:00:01", Name: "eth0", Mac: "02:42:ac:11:00:02", Addresses: []string{"10.1.0.2/24"},
+		Routes: []*protocol.Route{{Gateway: "10.1.0.1", Family: unix.AF_INET}},
+	}
+	second := &protocol.Interface{
+		NicMac: "02:00:00:00:00:02", Name: "eth1", Mac: "02:42:ac:12:00:02", Addresses: []string{"10.2.0.2/24"},
+	}
+	changed := &protocol.Interface{
+		NicMac: first.NicMac, Name: "eth0", Mac: first.Mac, Addresses: []string{"10.1.0.3/24"},
+		Routes: []*protocol.Route{{Destination: "10.9.0.0/16", Gateway: "10.1.0.1", Family: unix.AF_INET}},
+	}
+	var cards Cards
+	for _, step := range []struct {
+		name       string
+		interfaces []*protocol.Interface
+		want       map[string]string // address of each interface
+	}{
+		{"one", []*protocol.Interface{first}, map[string]string{"eth0": "10.1.0.2/24"}},
+		{"one more", []*protocol.Interface{first, second}, map[string]string{"eth0": "10.1.0.2/24", "eth1": "10.2.0.2/24"}},
+		{"a change", []*protocol.Interface{changed, second}, map[string]string{"eth0": "10.1.0.3/24", "eth1": "10.2.0.2/24"}},
+		{"one less", []*protocol.Interface{second}, map[string]string{"eth1": "10.2.0.2/24"}},
+		{"back again", []*protocol.Interface{first, second}, map[string]string{"eth0": "10.1.0.2/24", "eth1": "10.2.0.2/24"}},
+		{"none", nil, map[string]string{}},
+	} {
+		if err := cards.Apply(nsPath, step.interfaces); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		links, err := h.LinkList()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for _, l := range links {
+			if l.Attrs().Name != "lo" {
+				got[l.Attrs().Name] = strings.Join(addressesOf(t, h, l), " ")
+			}
+		}
+		if !maps.Equal(got, step.want) {
+			t.Errorf("%s: interfaces %v, want %v", step.name, got, step.want)
+		}
+		if step.name != "a change" {
+			continue
+		}
+		eth0, err := h.LinkByName("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"10.1.0.0/24 via - src 10.1.0.3 metric 0", "10.9.0.0/16 via 10.1.0.1 src - metric 0"}
+		if got := routesOf(t, h, eth0); !slices.Equal(got, want) {
+			t.Errorf("%s: routes %q, want %q", step.name, got, want)
+		}
+	}
+	for _, mac := range []string{"02:00:00:00:00:01", "02:00:00:00:00:02"} {
+		links, err := netlink.LinkList()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().HardwareAddr.String() == mac }) {
+			t.Errorf("card %s did not come back", mac)
+		}
 	}
 }

@@ -18,7 +18,14 @@ const (
 	StreamStdin   StreamKind = 'i'
 	StreamStdout  StreamKind = 'o'
 	StreamStderr  StreamKind = 'e'
+	// StreamNames carries NameMessages, the container's questions for the resolver
+	// at ResolverAddress. Its ProcessID is empty.
+	StreamNames StreamKind = 'n'
 )
+
+// ResolverAddress is where engines have their resolver listen inside a network
+// namespace of the host (Docker's embedded DNS).
+const ResolverAddress = "127.0.0.11"
 
 // maxIDLen bounds the ids in a header: longer ones are refused unread.
 const maxIDLen = 255
@@ -56,7 +63,7 @@ func ReadStreamHeader(r io.Reader) (StreamHeader, error) {
 	}
 	h := StreamHeader{Kind: StreamKind(kind[0])}
 	switch h.Kind {
-	case StreamControl, StreamStdin, StreamStdout, StreamStderr:
+	case StreamControl, StreamStdin, StreamStdout, StreamStderr, StreamNames:
 	default:
 		return StreamHeader{}, fmt.Errorf("read stream header: unknown kind %#x", kind[0])
 	}

@@ -1,0 +1,62 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/network"
+)
+
+// maxResolvConf bounds what is read of a resolv.conf, in bytes.
+const maxResolvConf = 64 << 10
+
+// openResolvConf keeps what is mounted at /etc/resolv.conf: engines write it
+// again, in place, when they connect the container to another network.
+func (s *supervisor) openResolvConf() error {
+	for _, share := range s.boot.Plan.Shares {
+		if share.Destination != "/etc/resolv.conf" || share.IsDir {
+			continue
+		}
+		f, err := os.Open(share.HostPath)
+		if err != nil {
+			return fmt.Errorf("open resolv.conf: %w", err)
+		}
+		if s.resolvConf != nil {
+			s.resolvConf.Close() // a later mount covers an earlier one
+		}
+		s.resolvConf = f
+	}
+	return nil
+}
+
+// relayNames lets the guest ask the engine's resolver, once that is what the
+// container's resolv.conf names.
+func (s *supervisor) relayNames(ctx context.Context) error {
+	if s.resolvConf == nil || s.namesRelayed {
+		return nil
+	}
+	text := make([]byte, maxResolvConf)
+	n, err := s.resolvConf.ReadAt(text, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read resolv.conf: %w", err)
+	}
+	if !network.UsesEngineResolver(string(text[:n])) {
+		return nil
+	}
+	stream, err := s.agent.Stream(ctx, protocol.StreamHeader{Kind: protocol.StreamNames, ContainerID: s.container.ID})
+	if err != nil {
+		return fmt.Errorf("relay names to the resolver at %s: %w", protocol.ResolverAddress, err)
+	}
+	s.namesRelayed = true
+	go func() {
+		defer stream.Close()
+		if err := network.RelayNames(context.Background(), stream); err != nil { //nolint:contextcheck // it outlives the call
+			s.log.WithError(err).Warn("relay names")
+		}
+	}()
+	return nil
+}
