@@ -48,7 +48,7 @@ MIB ?= 1024
 FUZZFLAGS := -fuzzminimizetime 10x
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance test-kvm test-bed lint vet proto proto-check fuzz bench install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance test-kvm test-bed lint vet proto proto-check fuzz bench engines install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -125,6 +125,14 @@ test-kvm: ## the core of them on real KVM and vhost-vsock, in an emulated outer 
 
 test-bed: ## the test bed without husk: when test-kvm fails, is it the bed?
 	go test -tags integration -count=1 -v -timeout 10m -run TestBed ./integration/kvm
+
+engines: ## what users type, on real Docker and podman, with runc, then husk (root, half an hour); RUN=TestDocker/husk/exec picks
+	@integration/setup/deps.sh run test engines
+	@$(MAKE) --no-print-directory build stock-kernel
+	go build -trimpath -ldflags "-s -w" -o build/testprog ./integration/testprog
+	@integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/engines.toml
+	RUNTIME=$(CURDIR)/husk HUSK_CONFIG=$(CURDIR)/build/engines.toml TESTPROG=$(CURDIR)/build/testprog OUT=$(CURDIR)/build \
+		$(INTEGRATION) -timeout 90m ./integration/engines
 
 bench: ## time husk beside runc, crun and bare QEMU: one table (root, half an hour); BENCH=regexp picks, SAMPLES=n
 	@integration/setup/deps.sh run test bench

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages husk is built, run and tested with, only those
 # that are missing, and says why each is wanted.
-#   deps.sh [run|test|bench|proto]...    default: run
+#   deps.sh [run|test|engines|bench|proto]...    default: run
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
@@ -20,6 +20,18 @@ wanted() {
 	test) cat <<-'LIST'
 		runc|runc|the integration suite runs against it too, which keeps the tests honest
 		util-linux|nsenter|entering a container's namespaces as engines do
+	LIST
+		;;
+	engines) cat <<-'LIST'
+		docker.io|/usr/bin/docker|the engine most users have
+		containerd|containerd|runs Docker's containers
+		iptables|iptables|the engines' networks
+		podman|podman|the engine without a daemon
+		conmon|conmon|holds podman's containers
+		netavark|/usr/lib/podman/netavark|podman's networks
+		aardvark-dns|/usr/lib/podman/aardvark-dns|podman's resolver
+		catatonit|/usr/libexec/podman/catatonit|podman's --init and pods
+		tini|tini|docker's --init
 	LIST
 		;;
 	bench) echo 'crun|crun|a second runtime to compare with' ;;

@@ -25,6 +25,7 @@ var commands = map[string]func(args []string) error{
 	"memory":   memory,
 	"pattern":  pattern,
 	"flood":    flood,
+	"serve":    serve,
 	"tcp":      tcp,
 	"udp":      udp,
 	"append":   appendLines,

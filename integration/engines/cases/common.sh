@@ -1,0 +1,383 @@
+### exit codes
+for c in 0 1 42; do code $c engine run --rm box sh -c "exit $c"; done
+code 127 engine run --rm box /no/such/program
+code 126 engine run --rm box /etc/passwd
+code 125 engine run --rm --no-such-flag box true
+
+### killed by a signal
+engine run -d --name $n box sleep 1000
+engine kill $n
+eq "$(engine wait $n)" 137
+eq "$(field $n .State.ExitCode)" 137
+
+### stop with SIGTERM
+engine run -d --name $n box sh -c 'trap "exit 143" TERM; while :; do sleep 0.1; done'
+engine stop $n
+eq "$(field $n .State.ExitCode)" 143
+
+### stdout and stderr
+eq "$(engine run --rm box sh -c 'echo out; echo err >&2' 2>/dev/null)" out
+eq "$(engine run --rm box sh -c 'echo out; echo err >&2' 2>&1 >/dev/null)" err
+
+### stdin
+eq "$(echo hello | engine run -i --rm box cat)" hello
+eq "$(head -c 3000000 /dev/zero | engine run -i --rm box wc -c)" 3000000
+
+### stdin is closed without -i
+eq "$(echo hello | engine run --rm box wc -c)" 0
+
+### a terminal
+out=$(script -qec 'engine run -it --rm box sh -c "tty; stty size; echo done"' /dev/null </dev/null | tr -d '\r')
+has "$out" /dev/pts/0
+has "$out" done
+
+### -t without -i
+has "$(engine run -t --rm box sh -c 'tty; echo one; echo two' | tr -d '\r')" "one
+two"
+
+### -d and logs
+engine run -d --name $n box sh -c 'echo one; echo two >&2; sleep 1000'
+soon is "one
+two" eval "engine logs $n 2>&1 | sort"
+eq "$(field $n .State.Running)" true
+
+### logs are complete after the end
+engine run --name $n box sh -c 'i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; printf last' >/dev/null
+eq "$(engine logs $n | wc -l)" 2000
+eq "$(engine logs $n | tail -c 4)" last
+
+### logs -f ends with the container
+engine run -d --name $n box sh -c 'for i in 1 2 3; do echo $i; sleep 0.2; done'
+eq "$(engine logs -f $n | tr -d '\n')" 123
+
+### --rm removes
+engine run --rm --name $n box true
+code 1 engine container inspect $n
+
+### --init
+has "$(engine run --rm --init box sh -c 'cat /proc/1/comm; echo ok')" init
+code 3 engine run --rm --init box sh -c 'exit 3'
+
+### --entrypoint
+eq "$(engine run --rm --entrypoint /bin/echo box hello world)" "hello world"
+
+### -e and --env-file
+printf 'FROM_FILE=yes\n' >$dir/env
+eq "$(engine run --rm -e A=1 -e B='two words' --env-file $dir/env box sh -c 'echo "$A $B $FROM_FILE"')" "1 two words yes"
+
+### -w
+eq "$(engine run --rm -w /tmp box pwd)" /tmp
+eq "$(engine run --rm -w /not/there/yet box pwd)" /not/there/yet
+
+### -u
+eq "$(engine run --rm -u user box id -u)" 1000
+eq "$(engine run --rm -u 12:34 box sh -c 'id -u; id -g')" "12
+34"
+engine run --rm -u nobodyatall box true && exit 1
+true
+
+### --group-add
+has " $(engine run --rm --group-add 777 box id -G) " " 777 "
+
+### --hostname and /etc files
+eq "$(engine run --rm --hostname web box hostname)" web
+has "$(engine run --rm --hostname web box cat /etc/hosts)" web
+has "$(engine run --rm --add-host db:10.1.2.3 box cat /etc/hosts)" 10.1.2.3
+has "$(engine run --rm --dns 10.9.8.7 box cat /etc/resolv.conf)" 10.9.8.7
+
+### --read-only
+code 1 engine run --rm --read-only box touch /x
+engine run --rm --read-only --tmpfs /t box touch /t/x
+
+### --tmpfs
+has "$(engine run --rm --tmpfs /t:size=1m box df -k /t)" 1024
+has "$(engine run --rm --tmpfs /t:size=1m,mode=1700 box stat -c %a /t)" 1700
+
+### --shm-size
+has "$(engine run --rm --shm-size 8m box df -k /dev/shm)" 8192
+
+### -v directory
+mkdir $dir/d
+echo host >$dir/d/f
+eq "$(engine run --rm -v $dir/d:/d box sh -c 'cat /d/f; echo guest >/d/g')" host
+eq "$(cat $dir/d/g)" guest
+
+### -v file
+echo host >$dir/f
+eq "$(engine run --rm -v $dir/f:/f box cat /f)" host
+engine run --rm -v $dir/f:/f box sh -c 'echo guest >>/f'
+eq "$(tail -1 $dir/f)" guest
+
+### -v read-only
+mkdir $dir/d
+code 1 engine run --rm -v $dir/d:/d:ro box touch /d/x
+
+### a named volume
+engine volume create $n-v
+engine run --rm -v $n-v:/v box sh -c 'echo kept >/v/f'
+eq "$(engine run --rm -v $n-v:/v box cat /v/f)" kept
+
+### a volume takes what the image has there
+eq "$(engine run --rm -v $n-v:/etc box cat /etc/marker)" image
+
+### --mount
+mkdir $dir/d
+engine run --rm --mount type=bind,src=$dir/d,dst=/d box touch /d/x
+[ -e $dir/d/x ]
+code 1 engine run --rm --mount type=bind,src=$dir/d,dst=/d,readonly box touch /d/y
+has "$(engine run --rm --mount type=tmpfs,dst=/t,tmpfs-size=1m box df -k /t)" 1024
+
+### --cap-add and --cap-drop
+code 1 engine run --rm --cap-drop CHOWN box chown 1 /tmp
+engine run --rm box chown 1 /tmp
+code 2 engine run --rm box ip link set lo down
+engine run --rm --cap-add NET_ADMIN box ip link set lo down
+
+### --privileged
+engine run --rm --privileged box sh -c 'mkdir /m && mount -t tmpfs x /m'
+
+### no-new-privileges
+has "$(engine run --rm --security-opt no-new-privileges box cat /proc/self/status)" "NoNewPrivs:	1"
+
+### seccomp
+cat >$dir/s.json <<-'J'
+	{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":1}]}
+J
+code 1 engine run --rm --security-opt seccomp=$dir/s.json box mkdir /x
+engine run --rm --security-opt seccomp=unconfined box mkdir /x
+has "$(engine run --rm box cat /proc/self/status)" "Seccomp:	2"
+
+### --ulimit
+eq "$(engine run --rm --ulimit nofile=123:456 box sh -c 'ulimit -Sn; ulimit -Hn')" "123
+456"
+
+### --sysctl
+eq "$(engine run --rm --sysctl net.ipv4.ip_forward=1 box cat /proc/sys/net/ipv4/ip_forward)" 1
+eq "$(engine run --rm --sysctl kernel.msgmax=4096 box cat /proc/sys/kernel/msgmax)" 4096
+
+### --memory
+engine run -d --name $n --memory 64m box sleep 1000
+eq "$(field $n .HostConfig.Memory)" 67108864
+
+### out of memory
+code 137 engine run --name $n --memory 32m --memory-swap 32m box testprog memory 200
+
+### --cpus and --cpu-shares
+engine run --rm --cpus 0.5 --cpu-shares 512 box true
+
+### --pids-limit
+has "$(engine run --rm --pids-limit 20 box sh -c 'for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sleep 5 & done; wait' 2>&1 || true)" fork
+
+### --network none
+eq "$(engine run --rm --network none box ls /sys/class/net)" lo
+
+### the network is up
+engine run -d --name $n box testprog serve 8080
+ip=$(engine exec $n hostname -i | awk '{print $1}')
+soon is hello busybox wget -qO- http://$ip:8080/hello
+eq "$(engine run --rm box wget -qO- http://$ip:8080/hello)" hello
+
+### -p tcp
+engine run -d --name $n -p 127.0.0.1::8080 box testprog serve 8080
+port=$(engine port $n 8080/tcp | head -1 | sed 's/.*://')
+soon is hello busybox wget -qO- http://127.0.0.1:$port/hello
+
+### -p udp
+engine run -d --name $n -p 127.0.0.1::8080/udp box testprog serve 8080
+port=$(engine port $n 8080/udp | head -1 | sed 's/.*://')
+soon is hello $testprog udp 127.0.0.1:$port hello
+
+### containers find each other by name
+engine network create $n-net
+engine run -d --name $n --network $n-net box testprog serve 8080
+soon is hello engine run --rm --network $n-net box wget -qO- http://$n:8080/hello
+
+### --network container
+engine run -d --name $n box testprog serve 8080
+soon is hello engine run --rm --network container:$n box wget -qO- http://127.0.0.1:8080/hello
+
+### --network host
+engine run --rm --network host box ls /sys/class/net
+
+### --mac-address
+has "$(engine run --rm --mac-address 02:11:22:33:44:55 box cat /sys/class/net/eth0/address)" 02:11:22:33:44:55
+
+### --ip in a network of one's own
+engine network create --subnet 10.77.$net.0/24 $n-net
+has "$(engine run --rm --network $n-net --ip 10.77.$net.9 box ip addr)" 10.77.$net.9/24
+
+### exec
+engine run -d --name $n box sleep 1000
+eq "$(engine exec $n echo hello)" hello
+code 42 engine exec $n sh -c 'exit 42'
+engine exec $n /no/such/program && exit 1
+eq "$(echo in | engine exec -i $n cat)" in
+eq "$(engine exec -u user -w /tmp -e X=1 $n sh -c 'id -u; pwd; echo $X')" "1000
+/tmp
+1"
+
+### exec -it
+engine run -d --name $n box sleep 1000
+out=$(script -qec "engine exec -it $n sh -c 'tty; echo done'" /dev/null </dev/null | tr -d '\r')
+has "$out" /dev/pts/
+has "$out" done
+
+### exec -d
+engine run -d --name $n box sleep 1000
+engine exec -d $n sh -c 'echo x >/made; sleep 1000'
+soon engine exec $n test -e /made
+
+### exec in what has stopped
+engine run --name $n box true
+engine exec $n true && exit 1
+true
+
+### attach
+engine run -d -i --name $n box sh -c 'read x; echo "got $x"'
+has "$( (echo hello; sleep 3) | timeout 20 engine attach $n)" "got hello"
+eq "$(engine wait $n)" 0
+
+### create, start, wait
+engine create --name $n box sh -c 'exit 7'
+eq "$(field $n .State.Status | head -c 7)" created
+engine start $n
+eq "$(engine wait $n)" 7
+
+### start again
+engine run --name $n box sh -c 'echo run >>/log; cat /log'
+eq "$(engine start -a $n)" "run
+run"
+
+### stop and its time
+engine run -d --name $n box sh -c 'trap "" TERM; while :; do sleep 0.1; done'
+engine stop -t 1 $n
+eq "$(field $n .State.ExitCode)" 137
+
+### --stop-signal
+engine run -d --name $n --stop-signal USR1 box sh -c 'trap "exit 5" USR1; while :; do sleep 0.1; done'
+engine stop $n
+eq "$(field $n .State.ExitCode)" 5
+
+### kill -s
+engine run -d --name $n box sh -c 'trap "echo got >/got" USR2; while :; do sleep 0.1; done'
+engine exec $n true
+soon sh -c "engine kill -s USR2 $n; engine exec $n test -e /got"
+
+### pause and unpause
+engine run -d --name $n box sleep 1000
+engine pause $n
+eq "$(field $n .State.Status)" paused
+engine unpause $n
+eq "$(field $n .State.Status)" running
+engine exec $n true
+
+### restart
+engine run -d --name $n box sleep 1000
+before=$(field $n .State.Pid)
+engine restart -t 1 $n
+eq "$(field $n .State.Running)" true
+[ "$(field $n .State.Pid)" != "$before" ]
+
+### --restart on-failure
+engine run -d --name $n --restart on-failure:2 box sh -c 'echo x >>/log; exit 1'
+soon is 1 engine inspect -f '{{if not .State.Running}}{{.State.ExitCode}}{{end}}' $n
+soon is 3 sh -c "engine cp $n:/log - | tar -xO | wc -l"
+
+### rename
+engine run -d --name $n box sleep 1000
+engine rename $n $n-new
+eq "$(field $n-new .State.Running)" true
+
+### update
+engine run -d --name $n --memory 128m box sleep 1000
+engine update --cpu-shares 200 $n
+
+### top
+engine run -d --name $n box sleep 1234
+has "$(engine top $n)" "sleep 1234"
+
+### stats
+engine run -d --name $n box sleep 1000
+has "$(engine stats --no-stream $n)" "$(field $n .Id | head -c 12)"
+
+### inspect
+engine run -d --name $n box sleep 1000
+pid=$(field $n .State.Pid)
+[ -d /proc/$pid ]
+engine rm -f $n
+[ ! -d /proc/$pid ]
+
+### events
+code 4 engine run --name $n box sh -c 'exit 4'
+has "$(timeout 20 engine events --stream=false --since 60s --filter container=$n || timeout 20 engine events --since 600s --until 0s --filter container=$n)" die
+
+### cp
+engine run -d --name $n box sleep 1000
+echo in >$dir/f
+engine cp $dir/f $n:/tmp/f
+eq "$(engine exec $n cat /tmp/f)" in
+engine exec $n sh -c 'echo out >/tmp/g'
+engine cp $n:/tmp/g $dir/g
+eq "$(cat $dir/g)" out
+engine kill $n
+engine cp $n:/tmp/g $dir/h
+eq "$(cat $dir/h)" out
+engine cp $dir/f $n:/tmp/k
+engine start $n
+eq "$(engine exec $n cat /tmp/k)" in
+
+### diff, commit, export
+engine run --name $n box sh -c 'echo x >/made; rm /etc/marker'
+has "$(engine diff $n)" "A /made"
+has "$(engine diff $n)" "D /etc/marker"
+engine commit $n $n-img
+eq "$(engine run --rm $n-img cat /made)" x
+engine export $n | tar -t | grep -q '^made$'
+
+### --device of a character device
+code 0 engine run --rm --device /dev/null:/dev/mynull box sh -c 'echo x >/dev/mynull'
+
+### a health check
+engine run -d --name $n --health-cmd 'test -e /healthy' --health-interval 1s --health-retries 1 box sh -c 'sleep 1; touch /healthy; sleep 1000'
+soon is healthy engine inspect -f '{{.State.Health.Status}}' $n || soon is healthy engine inspect -f '{{.State.Healthcheck.Status}}' $n
+
+### --pid, --ipc and --uts host
+engine run --rm --pid host box true
+engine run --rm --ipc host box true
+engine run --rm --uts host box true
+
+### --cgroupns
+engine run --rm --cgroupns private box true
+engine run --rm --cgroupns host box true
+
+### a pipeline that ends early
+timeout 60 engine run --rm box sh -c 'while :; do echo line; done' | head -1
+
+### a large stream through
+sum=$(head -c 30000000 /dev/urandom | tee $dir/in | sha256sum)
+eq "$(engine run -i --rm box sha256sum <$dir/in)" "$sum"
+
+### many at once
+for i in 1 2 3 4; do (engine run --rm box echo $i >$dir/$i) & done
+wait
+eq "$(cat $dir/1 $dir/2 $dir/3 $dir/4 | tr -d '\n')" 1234
+
+### a container's process is killed from the host
+engine run -d --name $n box sleep 1000
+kill -9 $(field $n .State.Pid)
+eq "$(engine wait $n)" 137
+
+### --oom-score-adj, --ulimit core, --label, --cidfile
+engine run --rm --oom-score-adj 100 --label a=b --cidfile $dir/cid box true
+[ -s $dir/cid ]
+
+### -P and EXPOSE
+engine run -d --name $n --expose 8080 -P box testprog serve 8080
+port=$(engine port $n 8080/tcp | head -1 | sed 's/.*://')
+soon is hello busybox wget -qO- http://127.0.0.1:$port/hello
+
+### IPv6
+engine network create --ipv6 --subnet fd00:77:$net::/64 $n-net
+engine run -d --name $n --network $n-net box testprog serve 8080
+ip=$(engine exec $n ip -6 addr show eth0 | awk '/fd00/ {sub("/.*", "", $2); print $2}')
+soon is hello engine run --rm --network $n-net box wget -qO- "http://[$ip]:8080/hello"

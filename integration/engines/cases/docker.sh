@@ -1,0 +1,51 @@
+### --log-driver none
+engine run -d --name $n --log-driver none box sh -c 'echo x; sleep 1000'
+engine logs $n && exit 1
+true
+
+### network connect and disconnect while running
+engine network create $n-net
+engine run -d --name $n box sleep 1000
+engine run -d --name $n-peer --network $n-net box testprog serve 8080
+engine network connect $n-net $n
+soon is hello engine exec $n wget -qO- http://$n-peer:8080/hello
+engine network disconnect $n-net $n
+eq "$(engine exec $n ls /sys/class/net | grep -c eth1)" 0
+
+### build with RUN
+mkdir $dir/b
+printf 'FROM box\nRUN echo built >/built\nRUN uname -r >/kernel\nCMD cat /built\n' >$dir/b/Dockerfile
+DOCKER_BUILDKIT=0 engine build -q -t $n-img $dir/b
+eq "$(engine run --rm $n-img)" built
+
+### --pid container
+engine run -d --name $n box sleep 1234
+has "$(engine run --rm --pid container:$n box ps)" "sleep 1234"
+
+### --ipc container
+engine run -d --name $n --ipc shareable box sh -c 'echo x >/dev/shm/f; sleep 1000'
+soon engine exec $n test -e /dev/shm/f
+eq "$(engine run --rm --ipc container:$n box cat /dev/shm/f)" x
+
+### OOMKilled
+engine run --name $n --memory 32m --memory-swap 32m box testprog memory 200 || true
+soon is true engine inspect -f '{{.State.OOMKilled}}' $n
+
+### detach keys
+engine run -d -it --name $n box sh
+(sleep 1; printf '\020\021') | script -qec "engine attach $n" /dev/null >$dir/out || true
+has "$(cat $dir/out)" "read escape sequence"
+eq "$(field $n .State.Running)" true
+
+### containers outlive the daemon (alone)
+engine run -d --name $n box sleep 1000
+restart_engine
+eq "$(field $n .State.Running)" true
+eq "$(engine exec $n echo hello)" hello
+
+### the shim is killed
+engine run -d --name $n box sleep 1000
+pid=$(field $n .State.Pid)
+kill -9 $(ps -o ppid= -p $pid)
+soon is 137 engine inspect -f '{{if not .State.Running}}{{.State.ExitCode}}{{end}}' $n
+soon test ! -d /proc/$pid

@@ -1,0 +1,19 @@
+### a pod
+engine pod create --name $n-pod
+engine run -d --pod $n-pod --name $n box testprog serve 8080
+soon is hello engine run --rm --pod $n-pod box wget -qO- http://127.0.0.1:8080/hello
+engine pod rm -f $n-pod
+
+### build with RUN
+mkdir $dir/b
+printf 'FROM box\nRUN echo built >/built\nCMD cat /built\n' >$dir/b/Dockerfile
+engine build --isolation oci -q -t $n-img $dir/b
+eq "$(engine run --rm $n-img)" built
+
+### mount
+engine run -d --name $n box sh -c 'echo x >/made; sleep 1000'
+soon engine exec $n test -e /made
+eq "$(cat $(engine mount $n)/made)" x
+
+### --userns auto and keep-id are refused or work
+engine run --rm --uidmap 0:100000:65536 box id -u

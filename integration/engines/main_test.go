@@ -1,0 +1,88 @@
+//go:build integration
+
+// Package engines runs what users type every day against real engines, first
+// with runc, then with husk, and prints what passes. An engine and all it starts
+// live in a mount, network and pid namespace of the run's own, and end with it.
+package engines
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// insideVariable tells the re-executed test that it is in its namespaces.
+const insideVariable = "HUSK_ENGINES_INSIDE"
+
+// Set once by TestMain.
+var (
+	huskPath string
+	settings string // husk's settings file
+	testprog string // built by make
+	outDir   string // for the table
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(insideVariable) == "" {
+		os.Exit(enterNamespaces())
+	}
+	if err := setUp(); err != nil {
+		fmt.Fprintln(os.Stderr, "engines:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// enterNamespaces runs this test again in namespaces of its own. A shell is
+// their first process: it reaps whom an engine that was killed leaves behind.
+func enterNamespaces() int {
+	args := append([]string{
+		"--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
+		"bash", "-c", `"$@"; exit $?`, "init",
+	}, os.Args...)
+	cmd := exec.Command("unshare", args...)
+	cmd.Env = append(os.Environ(), insideVariable+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "engines: enter namespaces:", err)
+		return 1
+	}
+	return 0
+}
+
+func setUp() error {
+	for name, to := range map[string]*string{"RUNTIME": &huskPath, "HUSK_CONFIG": &settings, "TESTPROG": &testprog, "OUT": &outDir} {
+		path := os.Getenv(name)
+		if path == "" {
+			return fmt.Errorf("%s is not set: run this by make engines", name)
+		}
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return err
+		}
+		*to = abs
+	}
+	// crun takes a hybrid machine whose v2 hierarchy has controllers for a mistake.
+	if err := unix.Unmount("/sys/fs/cgroup/unified", 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount the unified hierarchy: %w", err)
+	}
+	for _, command := range [][]string{
+		{"ip", "link", "set", "lo", "up"},
+		{"sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.route_localnet=1"},
+	} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%v: %w: %s", command, err, out)
+		}
+	}
+	return nil
+}
