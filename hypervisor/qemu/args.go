@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -40,6 +41,16 @@ type handles struct {
 	disks   []int
 
 	vsockCID uint32
+}
+
+// lend has the vmm inherit the caller's files.
+func (h *handles) lend(cfg hypervisor.Config, inherit func(*os.File) int) {
+	for _, nic := range cfg.NICs {
+		h.taps = append(h.taps, inherit(nic.Tap))
+	}
+	for _, disk := range cfg.Disks {
+		h.disks = append(h.disks, inherit(disk.File))
+	}
 }
 
 // option is one command line option, "-flag value" or "-flag".

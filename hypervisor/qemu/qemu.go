@@ -174,12 +174,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		res.ours, res.theirs = append(res.ours, conn), append(res.theirs, far)
 		h.channel, channel.Serial = inherit(far), conn
 	}
-	for _, nic := range cfg.NICs {
-		h.taps = append(h.taps, inherit(nic.Tap))
-	}
-	for _, disk := range cfg.Disks {
-		h.disks = append(h.disks, inherit(disk.File))
-	}
+	h.lend(cfg, inherit)
 
 	outRead, outWrite, err := os.Pipe()
 	if err != nil {
