@@ -141,8 +141,8 @@ func TestOtherDevicesAreRefused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	id := e.id()
-	e.do("create", "--bundle", e.bundle(withDevice("/dev/kmsg", 1, 11)), id).
-		fails(1, `runc create failed: linux.devices[0]: "/dev/kmsg" is a device of the host (c 1:11): not supported yet`)
+	e.do("create", "--bundle", e.bundle(withDevice("/dev/loop-control", 10, 237)), id).
+		fails(1, `runc create failed: linux.devices[0]: "/dev/loop-control" is a device of the host (c 10:237): not supported yet`)
 	e.do("state", id).fails(1, missing)
 }
 

@@ -205,3 +205,30 @@ func TestKillInStartContainerHook(t *testing.T) {
 	start.wait()
 	e.ok("delete", c.id)
 }
+
+// TestKillCreateInHook: a cli that is killed while a createContainer hook runs
+// takes the hook and the container with it.
+func TestKillCreateInHook(t *testing.T) {
+	needVM(t) // runc leaves its half-made container
+	t.Parallel()
+	e := newEnv(t)
+	dir := e.mkdir("hooks")
+	id := e.id()
+	create := e.start(call{}, "create", "--bundle", e.bundle(func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{hostHook(`touch "$0/begun"; exec sleep 1000`, dir)}}
+	}), id)
+	eventually(t, "the hook runs", testTimeout, func() bool {
+		_, err := os.Stat(filepath.Join(dir, "begun"))
+		return err == nil
+	})
+	if err := create.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-create.done
+	eventually(t, "the half-made container is stopped or gone", testTimeout, func() bool {
+		r := e.do("state", id)
+		return r.code != 0 || strings.Contains(r.stdout, `"status": "stopped"`)
+	})
+	e.ok("delete", "--force", id)
+	e.do("state", id).fails(1, missing)
+}

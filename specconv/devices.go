@@ -16,13 +16,14 @@ type deviceNumber struct{ major, minor int64 }
 // guest as on the host. Most are built into every kernel; the agent loads the
 // driver of the others, and refuses a container whose kernel has none.
 var guestDevices = map[deviceNumber]string{
-	{1, 3}: "/dev/null",
-	{1, 5}: "/dev/zero",
-	{1, 7}: "/dev/full",
-	{1, 8}: "/dev/random",
-	{1, 9}: "/dev/urandom",
-	{5, 0}: "/dev/tty",
-	{5, 2}: "/dev/ptmx",
+	{1, 3}:  "/dev/null",
+	{1, 5}:  "/dev/zero",
+	{1, 7}:  "/dev/full",
+	{1, 8}:  "/dev/random",
+	{1, 9}:  "/dev/urandom",
+	{1, 11}: "/dev/kmsg", // the log of the guest's kernel, which is the container's
+	{5, 0}:  "/dev/tty",
+	{5, 2}:  "/dev/ptmx",
 
 	{10, 200}: "/dev/net/tun",
 	{10, 229}: "/dev/fuse",
