@@ -73,7 +73,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		},
 		boot: supervisor.Bootstrap{
 			Plan: plan, Machine: *machine, Build: build, Debug: c.Bool("debug"),
-			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize,
+			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !detach,
 		},
 	}
 	process, err := n.run(c, console)

@@ -125,7 +125,7 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 	}()
 	boot := execprocess.Bootstrap{
 		StateDir: dir.Path, ContainerID: container.ID, SupervisorPID: container.Supervisor.PID,
-		Terminal: process.Terminal, ConsoleSize: process.ConsoleSize, IgnorePaused: c.Bool("ignore-paused"),
+		Terminal: process.Terminal, ConsoleSize: process.ConsoleSize, IgnorePaused: c.Bool("ignore-paused"), BareNewlines: !c.Bool("detach"),
 	}
 	if boot.Self, err = state.ProcessOf(child.Process.Pid); err != nil {
 		return nil, err
@@ -233,7 +233,9 @@ func flagProcess(c *cli.Context, own *specs.Process) (*specs.Process, error) {
 	return &p, nil
 }
 
-// addCapabilities adds to the sets a process can use at once, as runc does.
+// addCapabilities adds to the sets a process can use at once, as runc does: to the
+// ambient ones only where the container has inheritable ones, without which there
+// are none.
 func addCapabilities(p *specs.Process, names []string) {
 	if len(names) == 0 {
 		return
@@ -242,7 +244,11 @@ func addCapabilities(p *specs.Process, names []string) {
 	if p.Capabilities != nil {
 		caps = *p.Capabilities
 	}
-	for _, set := range []*[]string{&caps.Bounding, &caps.Effective, &caps.Permitted} {
+	sets := []*[]string{&caps.Bounding, &caps.Effective, &caps.Permitted}
+	if caps.Inheritable != nil {
+		sets = append(sets, &caps.Ambient)
+	}
+	for _, set := range sets {
 		*set = append(append([]string{}, *set...), names...)
 	}
 	p.Capabilities = &caps

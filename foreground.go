@@ -65,11 +65,8 @@ func (fg *foreground) takeTerminal() error {
 		if err := fg.terminal.SetRaw(); err != nil {
 			return fmt.Errorf("set terminal raw: %w", err)
 		}
-		// SetRaw leaves output processing on, but the guest's pty has already made
-		// \r\n of each \n.
-		if err := console.ClearONLCR(fg.terminal.Fd()); err != nil {
-			return fmt.Errorf("set terminal raw: %w", err)
-		}
+		// SetRaw leaves it to make \r\n of each \n: the guest's, like runc's, is told
+		// not to, so that what is read without a terminal has none.
 		// The size may fail on what is a terminal in name only.
 		_ = fg.master.ResizeFrom(fg.terminal)
 	} else {

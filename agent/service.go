@@ -62,7 +62,9 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 // create returns nil with an error.
 func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container, error) {
 	id := r.ContainerId
-	cfg := &libcontainer.Config{ID: id, Spec: spec, Bundle: r.Bundle, Prepared: a.takePrepared()}
+	cfg := &libcontainer.Config{
+		ID: id, Spec: spec, Bundle: r.Bundle, BareNewlines: r.BareNewlines, Prepared: a.takePrepared(),
+	}
 	if f := r.Seccomp; f != nil {
 		cfg.Seccomp = &libcontainer.SeccompFilter{Program: f.Program, Flags: f.Flags}
 	}
@@ -142,7 +144,7 @@ func (a *agent) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.Exec
 	if err := c.reserve(r.ProcessId); err != nil {
 		return nil, err
 	}
-	p, err := a.exec(c, spec)
+	p, err := a.exec(c, spec, r.BareNewlines)
 	c.set(r.ProcessId, p)
 	if err != nil {
 		return nil, err
@@ -150,10 +152,10 @@ func (a *agent) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.Exec
 	return &protocol.ExecResponse{GuestPid: int32(p.p.PID())}, nil
 }
 
-func (a *agent) exec(c *container, spec *specs.Process) (*process, error) {
+func (a *agent) exec(c *container, spec *specs.Process, bareNewlines bool) (*process, error) {
 	var p *libcontainer.Process
 	err := a.machine.children.start(func() (pid int, err error) {
-		if p, err = c.c.Exec(spec); err != nil {
+		if p, err = c.c.Exec(spec, bareNewlines); err != nil {
 			return 0, err
 		}
 		return p.PID(), nil

@@ -122,6 +122,45 @@ func execFlags(t *testing.T, c *container) {
 	}
 }
 
+// What exec adds can be ambient only where the container has inheritable
+// capabilities; one that cannot be is said, and no failure.
+func TestAmbientCapabilities(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000"), func(s *specs.Spec) {
+		s.Process.Capabilities = &specs.LinuxCapabilities{
+			Bounding:    []string{"CAP_KILL", "CAP_CHOWN", "CAP_SYSLOG"},
+			Permitted:   []string{"CAP_KILL", "CAP_CHOWN"},
+			Effective:   []string{"CAP_KILL"},
+			Inheritable: []string{"CAP_CHOWN", "CAP_SYSLOG"},
+			Ambient:     []string{"CAP_CHOWN"},
+		}
+	}))
+	ambient := func(r *result) uint64 {
+		status := parseReport(t, r.is(0).stdout).Status
+		bits, err := strconv.ParseUint(status["CapAmb"], 16, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bits
+	}
+	const chown, syslog = 1 << unix.CAP_CHOWN, 1 << unix.CAP_SYSLOG
+	if got := ambient(e.do("exec", c.id, "testprog", "status")); got != chown {
+		t.Errorf("CapAmb %x, want %x", got, chown)
+	}
+	if got := ambient(e.do("exec", "--cap", "CAP_SYSLOG", c.id, "testprog", "status")); got != chown|syslog {
+		t.Errorf("with --cap: CapAmb %x, want %x", got, chown|syslog)
+	}
+	r := e.do("exec", "--cap", "CAP_FOWNER", c.id, "testprog", "status")
+	if got := ambient(r); got != chown {
+		t.Errorf("with one that is not inheritable: CapAmb %x, want %x", got, chown)
+	}
+	// runc says it since 1.2.
+	if isVM && !strings.Contains(r.log+r.stderr, "can't raise ambient capability CAP_FOWNER") {
+		t.Errorf("nothing says that CAP_FOWNER is not ambient: log %q, stderr %q", r.log, r.stderr)
+	}
+}
+
 func writeProcess(t *testing.T, e *env, p specs.Process) string {
 	t.Helper()
 	data, err := json.Marshal(p)

@@ -320,6 +320,31 @@ func TestExecOnTerminal(t *testing.T) {
 	c.stop()
 }
 
+// A process has a terminal, and its output is read by a program: lines end as
+// programs know it.
+func TestOutputOfTerminalToPipe(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	piped := func(args ...string) string {
+		master, slave, err := pty.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer master.Close()
+		defer slave.Close()
+		p := e.start(call{stdin: slave, attr: &unix.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}}, args...)
+		return p.wait().is(0).stdout
+	}
+	if got := piped("run", "--bundle", e.bundle(withTerminal(), withScript("echo one; echo two")), e.id()); got != "one\ntwo\n" {
+		t.Errorf("run: %q", got)
+	}
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
+	if got := piped("exec", "--tty", c.id, "echo", "three"); got != "three\n" {
+		t.Errorf("exec: %q", got)
+	}
+	c.stop()
+}
+
 // A console socket that nobody serves fails create; nothing is left.
 func TestConsoleSocketRefused(t *testing.T) {
 	t.Parallel()

@@ -209,7 +209,16 @@ func TestPauseStopsProcesses(t *testing.T) {
 		err := c.stdout.until(leakGrace/4, func(text string, _ bool) bool { return len(text) > before })
 		return err != nil
 	})
+	// A process added meanwhile is frozen with them. Whether it would have ended by
+	// itself cannot be known; that it does not, while they stand still, is what counts.
+	late := e.start(call{}, "exec", "--ignore-paused", c.id, "echo", "late")
+	if err := late.stdout.waitEOF(leakGrace / 4); err == nil {
+		t.Errorf("exec --ignore-paused ended in a paused container: %q, %q", late.stdout, late.stderr)
+	}
 	e.ok("resume", c.id)
+	if r := late.wait(); r.code != 0 || r.stdout != "late\n" {
+		t.Errorf("exec --ignore-paused after resume: exit code %d, stdout %q, stderr %q", r.code, r.stdout, r.stderr)
+	}
 	c.stdout.expectN(t, "tick\n", strings.Count(c.stdout.String(), "tick\n")+3)
 	if got := c.status(); got != "running" {
 		t.Errorf("state after resume: %s", got)

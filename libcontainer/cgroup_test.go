@@ -26,7 +26,7 @@ func TestCgroup(t *testing.T) {
 	if _, err := io.ReadFull(c.Init().Stdout, ready); err != nil {
 		t.Fatal(err)
 	}
-	p, err := c.Exec(newProcess("exec sleep 1000"))
+	p, err := c.Exec(newProcess("exec sleep 1000"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestCgroup(t *testing.T) {
 	}
 	equal(t, "cgroup.freeze", read(t, root+name+"/cgroup.freeze"), "1\n")
 	contains(t, "cgroup.events", read(t, root+name+"/cgroup.events"), "frozen 1")
-	if _, err := c.Exec(newProcess("true")); err == nil || err.Error() != "cannot exec in a paused container" {
+	if _, err := c.Exec(newProcess("true"), false); err == nil || err.Error() != "cannot exec in a paused container" {
 		t.Errorf("exec while paused: %v", err)
 	}
 	if err := c.Resume(); err != nil {
@@ -83,7 +83,7 @@ func TestSignalAll(t *testing.T) {
 	root, name := cgroup2(t)
 	const trap = "trap 'exit 9' TERM; echo ready; while :; do sleep 1000 & wait; done"
 	c := start(t, &Config{Spec: newSpec(rootfs, trap), CgroupRoot: root, CgroupPath: name})
-	p, err := c.Exec(newProcess(trap))
+	p, err := c.Exec(newProcess(trap), false)
 	if err != nil {
 		t.Fatal(err)
 	}

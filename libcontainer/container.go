@@ -160,8 +160,8 @@ func (c *Container) Start() error {
 const execNamespaces = unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
 // Exec starts one more process in the container and returns when it executes
-// its program. Its errors are as Create's.
-func (c *Container) Exec(spec *specs.Process) (*Process, error) {
+// its program. bareNewlines is as in Config. Its errors are as Create's.
+func (c *Container) Exec(spec *specs.Process, bareNewlines bool) (*Process, error) {
 	if spec == nil {
 		return nil, errors.New("process property must not be empty")
 	}
@@ -170,6 +170,7 @@ func (c *Container) Exec(spec *specs.Process) (*Process, error) {
 	if cfg.Process, err = newProcessConfig(spec); err != nil {
 		return nil, err
 	}
+	cfg.Process.BareNewlines = bareNewlines
 	cfg.Process.Personality = c.plan.init.Process.Personality
 	cfg.Process.Seccomp = c.plan.init.Process.Seccomp
 	p, err := c.forkExec(cfg)

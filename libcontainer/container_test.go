@@ -38,7 +38,7 @@ func TestLifecycle(t *testing.T) {
 	if err := c.Kill(unix.SIGTERM, false); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("kill of a stopped one: %v", err)
 	}
-	if _, err := c.Exec(newProcess("true")); err == nil || err.Error() != "cannot exec in a stopped container" {
+	if _, err := c.Exec(newProcess("true"), false); err == nil || err.Error() != "cannot exec in a stopped container" {
 		t.Errorf("exec in a stopped one: %v", err)
 	}
 }
@@ -126,7 +126,7 @@ func TestSignalsReset(t *testing.T) {
 	equal(t, "signals", mustRun(t, spec), want)
 
 	c := start(t, &Config{Spec: newSpec(rootfs, "exec sleep 1000")})
-	p, err := c.Exec(spec.Process)
+	p, err := c.Exec(spec.Process, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestExec(t *testing.T) {
 	equal(t, "signal's code", exec(t, c, "kill -9 $$").code, 137)
 	equal(t, "descriptors", exec(t, c, "exec ls /proc/self/fd").out, "0\n1\n2\n3\n")
 
-	p, err := c.Exec(newProcess("exec sleep 1000"))
+	p, err := c.Exec(newProcess("exec sleep 1000"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func BenchmarkCreate(b *testing.B) {
 func BenchmarkExec(b *testing.B) {
 	c := start(b, &Config{Spec: newSpec(newRootfs(b), "exec sleep 1000")})
 	for b.Loop() {
-		p, err := c.Exec(newProcess("true"))
+		p, err := c.Exec(newProcess("true"), false)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -198,6 +198,11 @@ func (s *stage) openConsole() error {
 			return fmt.Errorf("set terminal size: %w", err)
 		}
 	}
+	if s.cfg.Process.BareNewlines {
+		if err := clearONLCR(master); err != nil {
+			return fmt.Errorf("set terminal: %w", err)
+		}
+	}
 	if !s.cfg.Join {
 		if err := s.bindConsole(slave); err != nil {
 			return fmt.Errorf("bind terminal to /dev/console: %w", err)
@@ -216,6 +221,16 @@ func (s *stage) openConsole() error {
 		return fmt.Errorf("set controlling terminal: %w", err)
 	}
 	return nil
+}
+
+// clearONLCR keeps a terminal from making \r\n of \n.
+func clearONLCR(fd int) error {
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Oflag &^= unix.ONLCR
+	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
 }
 
 func (s *stage) bindConsole(slave int) error {

@@ -126,7 +126,7 @@ func TestExecErrorTexts(t *testing.T) {
 	} {
 		p := newProcess("")
 		p.Args, p.Cwd = tt.args, tt.cwd
-		_, err := c.Exec(p)
+		_, err := c.Exec(p, false)
 		if err == nil {
 			t.Errorf("no error, want %s", tt.want)
 			continue

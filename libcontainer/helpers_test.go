@@ -221,7 +221,7 @@ func mustRun(t testing.TB, spec *specs.Spec) string {
 // exec runs a script in a container to its end.
 func exec(t testing.TB, c *Container, script string) output {
 	t.Helper()
-	p, err := c.Exec(newProcess(script))
+	p, err := c.Exec(newProcess(script), false)
 	if err != nil {
 		t.Fatalf("exec: %v", err)
 	}

@@ -108,7 +108,9 @@ type processConfig struct {
 	Personality *uintptr        `json:"personality,omitempty"`
 	Seccomp     *SeccompFilter  `json:"seccomp,omitempty"`
 	Terminal    bool            `json:"terminal,omitempty"`
-	ConsoleSize *unix.Winsize   `json:"consoleSize,omitempty"`
+	// BareNewlines: the terminal does not make \r\n of \n.
+	BareNewlines bool          `json:"bareNewlines,omitempty"`
+	ConsoleSize  *unix.Winsize `json:"consoleSize,omitempty"`
 }
 
 type rlimitConfig struct {

@@ -37,6 +37,8 @@ type Config struct {
 	Prepared *Prepared
 	// Bundle is what hooks are told of the bundle's directory.
 	Bundle string
+	// BareNewlines keeps the terminal, where there is one, from making \r\n of \n.
+	BareNewlines bool
 	// NoPivot enters the rootfs without pivot_root, which is done in any case
 	// where the root is an initramfs's: the caller's root stays mounted, hidden
 	// below the container's.
@@ -179,6 +181,7 @@ func (p *plan) process(cfg *Config) error {
 	if p.init.Process, err = newProcessConfig(cfg.Spec.Process); err != nil {
 		return err
 	}
+	p.init.Process.BareNewlines = cfg.BareNewlines
 	if err := checkSeccomp(cfg.Seccomp); err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func TestExecHasItsOwnSettings(t *testing.T) {
 	p.Cwd = "/tmp"
 	p.NoNewPrivileges = true
 	p.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: 7}
-	got, err := c.Exec(p)
+	got, err := c.Exec(p, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestRlimits(t *testing.T) {
 	check(mustRun(t, spec))
 
 	c := start(t, &Config{Spec: newSpec(rootfs, "exec sleep 1000")})
-	p, err := c.Exec(spec.Process)
+	p, err := c.Exec(spec.Process, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestTerminal(t *testing.T) {
 	// A controlling terminal: ^C of an exec's terminal is a SIGINT to it.
 	e := newProcess("tty; trap 'echo interrupted; exit 5' INT; stty -echo; echo ready; while :; do sleep 1; done")
 	e.Terminal = true
-	ep, err := c.Exec(e)
+	ep, err := c.Exec(e, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,8 @@ package specconv
 import specs "github.com/opencontainers/runtime-spec/specs-go"
 
 // Example is the spec that `husk spec` writes: the same defaults as `runc spec`,
-// so that what works from one works from the other.
+// so that what works from one works from the other. Like runc since 1.2 it asks for
+// no ambient capabilities, which without inheritable ones would not be had.
 func Example() *specs.Spec {
 	caps := func() []string { return []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"} }
 	return &specs.Spec{
@@ -17,7 +18,7 @@ func Example() *specs.Spec {
 			},
 			Cwd: "/",
 			Capabilities: &specs.LinuxCapabilities{
-				Bounding: caps(), Effective: caps(), Permitted: caps(), Ambient: caps(),
+				Bounding: caps(), Effective: caps(), Permitted: caps(),
 			},
 			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1024, Soft: 1024}},
 			NoNewPrivileges: true,

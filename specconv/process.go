@@ -7,6 +7,7 @@ import (
 	"math"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -82,6 +83,7 @@ func ConvertProcess(p *specs.Process) (*specs.Process, []string, error) {
 		}
 	}
 	var w warnings
+	w.ambient(guest.Capabilities)
 	w.dropIf(p.ApparmorProfile != "", "process.apparmorProfile", "the guest has no AppArmor policy")
 	w.dropIf(p.SelinuxLabel != "", "process.selinuxLabel", "the guest has no SELinux policy")
 	w.dropIf(p.CommandLine != "", "process.commandLine", "it is for Windows")
@@ -90,6 +92,23 @@ func ConvertProcess(p *specs.Process) (*specs.Process, []string, error) {
 		return nil, nil, err
 	}
 	return guest, w, nil
+}
+
+// ambient tells of the ambient capabilities that the kernel will not raise,
+// capabilities(7), beginning with runc's words.
+func (w *warnings) ambient(c *specs.LinuxCapabilities) {
+	if c == nil {
+		return
+	}
+	var names []string
+	for _, name := range c.Ambient {
+		if !slices.Contains(c.Permitted, name) || !slices.Contains(c.Inheritable, name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) > 0 {
+		w.addf("process.capabilities.ambient", "can't raise ambient capability %s: not in permitted and inheritable", strings.Join(names, ", "))
+	}
 }
 
 // checkRequestSize refuses what the agent channel would refuse later, when the

@@ -22,6 +22,9 @@ type Bootstrap struct {
 	// Terminal asks for a pty whose master goes to the console socket.
 	Terminal    bool
 	ConsoleSize *specs.Box
+	// BareNewlines keeps that pty from making \r\n of \n: the cli stands between
+	// it and a terminal of its own, or none.
+	BareNewlines bool
 	// Build is the build both husk and its agent must be of.
 	Build string
 	Debug bool

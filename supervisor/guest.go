@@ -110,11 +110,12 @@ func (s *supervisor) createInGuest() error {
 		disks = append(disks, &protocol.Disk{Serial: specconv.Serial(i), Major: d.Major, Minor: d.Minor})
 	}
 	resp, err := s.agent.Control().Create(ctx, &protocol.CreateRequest{
-		ContainerId: s.container.ID,
-		Spec:        spec,
-		Seccomp:     filter,
-		Bundle:      s.container.Bundle,
-		Disks:       disks,
+		ContainerId:  s.container.ID,
+		Spec:         spec,
+		Seccomp:      filter,
+		BareNewlines: s.boot.BareNewlines,
+		Bundle:       s.container.Bundle,
+		Disks:        disks,
 		Share: &protocol.Share{
 			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
 		},

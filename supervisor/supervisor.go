@@ -71,7 +71,8 @@ type supervisor struct {
 	execCount int
 	// beforePause is what Resume goes back to.
 	beforePause state.Status
-	ended       bool // the container's process has ended; only its output is still on its way
+	resumed     chan struct{} // made by Pause, closed by Resume
+	ended       bool          // the container's process has ended; only its output is still on its way
 }
 
 // Main is a re-executed husk in the role of supervisor. It returns the exit code.

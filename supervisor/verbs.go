@@ -168,6 +168,9 @@ func (s *supervisor) Pause(ctx context.Context, _ *control.PauseRequest) (*contr
 		return nil, err
 	}
 	s.beforePause = s.status()
+	s.mu.Lock()
+	s.resumed = make(chan struct{})
+	s.mu.Unlock()
 	return &control.PauseResponse{}, s.setStatus(state.Paused)
 }
 
@@ -183,7 +186,11 @@ func (s *supervisor) Resume(ctx context.Context, _ *control.ResumeRequest) (*con
 	if _, err := s.agent.Control().Resume(ctx, &protocol.ResumeRequest{ContainerId: s.container.ID}); err != nil {
 		return nil, err
 	}
-	return &control.ResumeResponse{}, s.setStatus(s.beforePause)
+	if err := s.setStatus(s.beforePause); err != nil {
+		return nil, err
+	}
+	close(s.resumed) // only Pause makes one, and what is not paused is not resumed
+	return &control.ResumeResponse{}, nil
 }
 
 // Update changes the container's limits in the guest.
@@ -254,7 +261,7 @@ type execution struct {
 
 // Exec starts one more process in the container.
 func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*control.ExecResponse, error) {
-	if err := s.allowed(state.Exec); err != nil && (!req.IgnorePaused || s.status() != state.Paused) {
+	if err := s.mayExec(ctx, req.IgnorePaused); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
@@ -264,7 +271,7 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := s.agent.Control().Exec(ctx, &protocol.ExecRequest{ContainerId: s.container.ID, ProcessId: id, Process: req.Process})
+	_, err := s.agent.Control().Exec(ctx, &protocol.ExecRequest{ContainerId: s.container.ID, ProcessId: id, Process: req.Process, BareNewlines: req.BareNewlines})
 	if err != nil {
 		s.forget(id)
 		return nil, err
@@ -273,6 +280,26 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 	s.execs[id].orphaned = time.AfterFunc(callTimeout, func() { s.endExec(id) }) //nolint:contextcheck // it comes after the call
 	s.mu.Unlock()
 	return &control.ExecResponse{ProcessId: id}, nil
+}
+
+// mayExec waits, where that is asked for, until the container is resumed: a process
+// that joins a frozen cgroup does nothing before, as with runc. The wait ends with
+// the caller.
+func (s *supervisor) mayExec(ctx context.Context, ignorePaused bool) error {
+	for {
+		err := s.allowed(state.Exec)
+		if err == nil || !ignorePaused || s.status() != state.Paused {
+			return err
+		}
+		s.mu.Lock()
+		resumed := s.resumed
+		s.mu.Unlock()
+		select {
+		case <-resumed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // endExec kills an exec'd process that nobody owns any more, and waits for it,

@@ -285,11 +285,14 @@ type CreateRequest struct {
 	// spec is the JSON of an OCI runtime-spec Spec that specconv has built field
 	// by field: root.path and the sources of bind mounts are guest paths below
 	// share.guest_dir.
-	Spec          []byte   `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	Share         *Share   `protobuf:"bytes,3,opt,name=share,proto3" json:"share,omitempty"`
-	Seccomp       *Seccomp `protobuf:"bytes,4,opt,name=seccomp,proto3" json:"seccomp,omitempty"` // for all processes of the container; absent: none
-	Bundle        string   `protobuf:"bytes,5,opt,name=bundle,proto3" json:"bundle,omitempty"`   // what hooks are told of the bundle's directory, which is the host's
-	Disks         []*Disk  `protobuf:"bytes,6,rep,name=disks,proto3" json:"disks,omitempty"`
+	Spec    []byte   `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	Share   *Share   `protobuf:"bytes,3,opt,name=share,proto3" json:"share,omitempty"`
+	Seccomp *Seccomp `protobuf:"bytes,4,opt,name=seccomp,proto3" json:"seccomp,omitempty"` // for all processes of the container; absent: none
+	Bundle  string   `protobuf:"bytes,5,opt,name=bundle,proto3" json:"bundle,omitempty"`   // what hooks are told of the bundle's directory, which is the host's
+	Disks   []*Disk  `protobuf:"bytes,6,rep,name=disks,proto3" json:"disks,omitempty"`
+	// bare_newlines keeps a terminal from making \r\n of \n: the cli's own terminal
+	// does that, if it has one.
+	BareNewlines  bool `protobuf:"varint,7,opt,name=bare_newlines,json=bareNewlines,proto3" json:"bare_newlines,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -364,6 +367,13 @@ func (x *CreateRequest) GetDisks() []*Disk {
 		return x.Disks
 	}
 	return nil
+}
+
+func (x *CreateRequest) GetBareNewlines() bool {
+	if x != nil {
+		return x.BareNewlines
+	}
+	return false
 }
 
 // Seccomp is a system call filter as seccomp(2) takes it. The host has compiled
@@ -897,8 +907,9 @@ func (*StartResponse) Descriptor() ([]byte, []int) {
 type ExecRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	ProcessId     string                 `protobuf:"bytes,2,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"` // chosen by the host, unique in the VM
-	Process       []byte                 `protobuf:"bytes,3,opt,name=process,proto3" json:"process,omitempty"`                      // JSON of a runtime-spec Process
+	ProcessId     string                 `protobuf:"bytes,2,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"`           // chosen by the host, unique in the VM
+	Process       []byte                 `protobuf:"bytes,3,opt,name=process,proto3" json:"process,omitempty"`                                // JSON of a runtime-spec Process
+	BareNewlines  bool                   `protobuf:"varint,4,opt,name=bare_newlines,json=bareNewlines,proto3" json:"bare_newlines,omitempty"` // as in CreateRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -952,6 +963,13 @@ func (x *ExecRequest) GetProcess() []byte {
 		return x.Process
 	}
 	return nil
+}
+
+func (x *ExecRequest) GetBareNewlines() bool {
+	if x != nil {
+		return x.BareNewlines
+	}
+	return false
 }
 
 type ExecResponse struct {
@@ -2018,14 +2036,15 @@ const file_agent_proto_rawDesc = "" +
 	"\x04Disk\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x14\n" +
 	"\x05major\x18\x02 \x01(\rR\x05major\x12\x14\n" +
-	"\x05minor\x18\x03 \x01(\rR\x05minor\"\xe7\x01\n" +
+	"\x05minor\x18\x03 \x01(\rR\x05minor\"\x8c\x02\n" +
 	"\rCreateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12*\n" +
 	"\x05share\x18\x03 \x01(\v2\x14.husk.agent.v1.ShareR\x05share\x120\n" +
 	"\aseccomp\x18\x04 \x01(\v2\x16.husk.agent.v1.SeccompR\aseccomp\x12\x16\n" +
 	"\x06bundle\x18\x05 \x01(\tR\x06bundle\x12)\n" +
-	"\x05disks\x18\x06 \x03(\v2\x13.husk.agent.v1.DiskR\x05disks\"9\n" +
+	"\x05disks\x18\x06 \x03(\v2\x13.husk.agent.v1.DiskR\x05disks\x12#\n" +
+	"\rbare_newlines\x18\a \x01(\bR\fbareNewlines\"9\n" +
 	"\aSeccomp\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\"\x90\x01\n" +
@@ -2064,12 +2083,13 @@ const file_agent_proto_rawDesc = "" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\"1\n" +
 	"\fStartRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x0f\n" +
-	"\rStartResponse\"i\n" +
+	"\rStartResponse\"\x8e\x01\n" +
 	"\vExecRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
 	"process_id\x18\x02 \x01(\tR\tprocessId\x12\x18\n" +
-	"\aprocess\x18\x03 \x01(\fR\aprocess\"+\n" +
+	"\aprocess\x18\x03 \x01(\fR\aprocess\x12#\n" +
+	"\rbare_newlines\x18\x04 \x01(\bR\fbareNewlines\"+\n" +
 	"\fExecResponse\x12\x1b\n" +
 	"\tguest_pid\x18\x01 \x01(\x05R\bguestPid\"O\n" +
 	"\vWaitRequest\x12!\n" +

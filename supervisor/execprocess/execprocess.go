@@ -29,6 +29,7 @@ type Bootstrap struct {
 	Terminal      bool
 	ConsoleSize   *specs.Box
 	IgnorePaused  bool
+	BareNewlines  bool // its terminal makes no \r\n of \n
 }
 
 // exitSetup is the exit code of an exec process whose process never ran, as runc's.
@@ -98,7 +99,7 @@ func (e *execProcess) start(console *os.File) error {
 	ctx := context.Background()
 	resp, err := e.supervisor.Exec(ctx, &control.ExecRequest{
 		Process: e.boot.Process, HostPid: int32(e.boot.Self.PID), StartTime: e.boot.Self.StartTime,
-		IgnorePaused: e.boot.IgnorePaused,
+		IgnorePaused: e.boot.IgnorePaused, BareNewlines: e.boot.BareNewlines,
 	})
 	if err != nil {
 		return control.Error(err)
