@@ -42,6 +42,10 @@ func (o *options) prepareSuite() (*suite, error) {
 	if err := copyTree(from, dir); err != nil {
 		return nil, fmt.Errorf("copy the suite: %w", err)
 	}
+	// Without one go would build it as a part of husk.
+	if _, err := os.Stat(filepath.Join(dir, "go.mod")); err != nil {
+		return nil, fmt.Errorf("%s is no Go module yet, take a later version: %w", version, err)
+	}
 	s := &suite{version: version, dir: dir}
 	if err := s.build(); err != nil {
 		return nil, fmt.Errorf("build the suite: %w", err)
