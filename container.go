@@ -157,6 +157,9 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 	timings.From(c.Context).Add(report.Phases...)
 	n.plan.Warnings = append(n.plan.Warnings, report.Warnings...)
 	timings.Lap(c.Context, "wait for supervisor")
+	if err = sendPidfd(c.String("pidfd-socket"), n.child.Process.Pid, pidfdContainer); err != nil {
+		return nil, err
+	}
 	if n.pidFile != "" {
 		if err = writePIDFile(n.pidFile, n.child.Process.Pid); err != nil {
 			return nil, err

@@ -146,6 +146,9 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 	if _, err = child.Wait(); err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
+	if err = sendPidfd(c.String("pidfd-socket"), child.Process.Pid, pidfdExec); err != nil {
+		return nil, err
+	}
 	if path := c.String("pid-file"); path != "" {
 		if err = writePIDFile(path, child.Process.Pid); err != nil {
 			return nil, err

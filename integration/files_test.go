@@ -205,6 +205,7 @@ func TestMounts(t *testing.T) {
 		withBind(nested, "/rbind", "rbind", "rw"),
 		withBind(nested, "/plainbind", "rw"),
 		withMount(specs.Mount{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=2m", "mode=1770", "nosuid", "nodev", "noexec"}}),
+		withMount(specs.Mount{Destination: "/brand/new", Type: "tmpfs", Source: "tmpfs", Options: []string{"size=2m"}}),
 	))
 	sh := func(script string) string {
 		t.Helper()
@@ -220,6 +221,7 @@ func TestMounts(t *testing.T) {
 		{"rbind shows what is below", "cat /rbind/inner/below", "below"},
 		{"bind does not", "ls /plainbind/inner", ""},
 		{"tmpfs mode", "stat -c %a /scratch", "1770"},
+		{"mode of a tmpfs that covers nothing", "stat -c %a /brand/new", "1777"},
 		{"tmpfs type", "stat -f -c %T /scratch", "tmpfs"},
 		{"tmpfs size", "dd if=/dev/zero of=/scratch/big bs=1M count=4 2>/dev/null; echo $(($(stat -c %s /scratch/big) <= 2097152))", "1"},
 		{"tmpfs noexec", "cp /bin/busybox /scratch/busybox 2>/dev/null; rm /scratch/big; printf '#!/bin/sh\\n' > /scratch/x; chmod +x /scratch/x; /scratch/x", "sh: /scratch/x: Permission denied"},

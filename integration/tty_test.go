@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -318,6 +319,41 @@ func TestExecOnTerminal(t *testing.T) {
 		t.Error("the terminal is still raw")
 	}
 	c.stop()
+}
+
+// The pidfd of --pidfd-socket is of the process whose pid is in the pid file.
+func TestPidfdSocket(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	if !strings.Contains(e.ok("create", "--help"), "--pidfd-socket") {
+		return // runc before 1.2
+	}
+	pidOf := func(socket *consoleSocket) int {
+		pidfd := socket.receive()
+		info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, text, _ := strings.Cut(string(info), "\nPid:\t")
+		text, _, _ = strings.Cut(text, "\n")
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("not a pidfd: %s", info)
+		}
+		return pid
+	}
+	socket := e.consoleSocket()
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000")), "--pidfd-socket", socket.path)
+	if got := pidOf(socket); got != c.pid {
+		t.Errorf("create: pidfd of %d, want %d", got, c.pid)
+	}
+	pidFile := e.path("exec-pid")
+	_, exit := e.detach(pidFile, "exec", "--detach", "--pid-file", pidFile, "--pidfd-socket", socket.path, c.id, "sleep", "1000")
+	if got, want := pidOf(socket), readPID(t, pidFile); got != want {
+		t.Errorf("exec: pidfd of %d, want %d", got, want)
+	}
+	c.stop()
+	e.exitOf(exit)
 }
 
 // A process has a terminal, and its output is read by a program: lines end as

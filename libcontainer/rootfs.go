@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -72,12 +73,7 @@ func (s *stage) setUpRootfs() error {
 			return fmt.Errorf("make %q read-only: %w", name, err)
 		}
 	}
-	for _, name := range cfg.Masked {
-		if err := s.mask(name); err != nil {
-			return fmt.Errorf("mask %q: %w", name, err)
-		}
-	}
-	return nil
+	return s.maskAll(cfg.Masked)
 }
 
 // bindRootfs makes the rootfs a mount of its own, which pivot_root needs, and
@@ -270,15 +266,46 @@ func (s *stage) makeReadonly(name string) error {
 	return attachTree(tree, fd)
 }
 
-// mask hides a path: a directory behind an empty one, a file behind /dev/null.
-func (s *stage) mask(name string) error {
+// maskAll hides paths, each once: directories behind one empty filesystem for all
+// of them, files behind /dev/null.
+func (s *stage) maskAll(names []string) error {
+	empty := -1 // the first directory's
+	defer func() {
+		if empty >= 0 {
+			_ = unix.Close(empty)
+		}
+	}()
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			continue
+		}
+		if err := s.mask(name, &empty); err != nil {
+			return fmt.Errorf("mask %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (s *stage) mask(name string, empty *int) error {
 	fd, err := s.lookupHidden(name)
 	if fd < 0 || err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if isDir(fd) {
-		return mountOn(fd, "tmpfs", "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=1")
+	switch {
+	case isDir(fd) && *empty < 0:
+		if err := mountOn(fd, "tmpfs", "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=1"); err != nil {
+			return err
+		}
+		*empty, err = s.root.lookup(name)
+		return err
+	case isDir(fd):
+		tree, err := cloneTree(*empty, false)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(tree) }()
+		return attachTree(tree, fd)
 	}
 	// The container's /dev/null, as the caller's is out of reach by now. It must
 	// be the real one: anything else would be writable in place of what is hidden.

@@ -59,17 +59,20 @@ func TestMaskedAndReadonlyPaths(t *testing.T) {
 	rootfs := newRootfs(t)
 	mkdir(t, filepath.Join(rootfs, "secret"))
 	write(t, filepath.Join(rootfs, "secret/file"), "x")
+	mkdir(t, filepath.Join(rootfs, "other"))
+	write(t, filepath.Join(rootfs, "other/file"), "x")
 	write(t, filepath.Join(rootfs, "etc/key"), "x")
 	write(t, filepath.Join(rootfs, "etc/conf"), "x")
 	spec := newSpec(rootfs, `ls /secret; cat /etc/key; stat -c %t:%T /etc/key; cat /proc/kcore; cat /etc/conf
-		echo y >/etc/conf; touch /secret/new; echo 1 >/proc/sys/net/ipv4/ip_forward; touch /keep/inner/x && echo inner`)
+		echo y >/etc/conf; touch /secret/new; touch /other/new; ls /other; echo 1 >/proc/sys/net/ipv4/ip_forward; touch /keep/inner/x && echo inner
+		stat -c %d /secret /other | uniq | wc -l; grep -c " /secret " /proc/self/mounts; grep -c " /etc/key " /proc/self/mounts`)
 	inner := mkdir(t, filepath.Join(t.TempDir(), "inner"))
 	addMount(spec, inner, "/keep/inner", "bind", "rbind")
-	spec.Linux.MaskedPaths = []string{"/secret", "/etc/key", "/proc/kcore", "/etc/passwd/none", "/none"}
+	spec.Linux.MaskedPaths = []string{"/secret", "/etc/key", "/proc/kcore", "/etc/passwd/none", "/none", "/other", "/secret", "/etc/key"}
 	spec.Linux.ReadonlyPaths = []string{"/etc/conf", "/proc/sys", "/keep", "/none"}
 	o := run(t, spec)
-	equal(t, "stdout", o.out, "1:3\nxinner\n")
-	for _, file := range []string{"/etc/conf", "/secret/new", "/proc/sys/net/ipv4/ip_forward"} {
+	equal(t, "stdout", o.out, "1:3\nxinner\n1\n1\n1\n")
+	for _, file := range []string{"/etc/conf", "/secret/new", "/other/new", "/proc/sys/net/ipv4/ip_forward"} {
 		contains(t, "stderr", o.err, file+": Read-only file system")
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
@@ -42,10 +44,15 @@ func buildShadow(hostDir string, plan *specconv.Plan) error {
 	for _, s := range plan.Shares[1:] {
 		binds[path.Join(specconv.GuestShareDir, s.Name)] = s
 	}
-	for _, m := range plan.Guest.Mounts {
+	for i, m := range plan.Guest.Mounts {
 		bind, isBind := binds[m.Source]
-		if err := shadowMount(root, m, bind, isBind); err != nil {
+		made, err := shadowMount(root, m, bind, isBind)
+		if err != nil {
 			return fmt.Errorf("error during container init: error mounting %q to rootfs at %q: %w", source(m, bind, isBind), m.Destination, err)
+		}
+		if made && m.Type == "tmpfs" && !hasMode(m.Options) {
+			// In the guest it would keep the mode of the directory that was there.
+			plan.Guest.Mounts[i].Options = append(slices.Clone(m.Options), tmpfsMode)
 		}
 	}
 	if rootfs.ReadOnly {
@@ -62,13 +69,22 @@ func source(m specs.Mount, bind specconv.Share, isBind bool) string {
 	return m.Source
 }
 
-func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool) error {
+// tmpfsMode is what the root of a tmpfs has unless told otherwise, tmpfs(5).
+const tmpfsMode = "mode=1777"
+
+func hasMode(options []string) bool {
+	return slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "mode=") })
+}
+
+// shadowMount mounts one of the container's mounts in the shadow, and says whether
+// it has made the directory or file it is on.
+func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool) (made bool, err error) {
 	// A bind that is no share is of a device the guest has itself; a file to put
 	// it on is all it needs here.
 	isDevice := !isBind && m.Type == "bind"
-	target, err := mountPoint(root, m.Destination, !isDevice && (!isBind || bind.IsDir))
+	target, made, err := mountPoint(root, m.Destination, !isDevice && (!isBind || bind.IsDir))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer target.Close()
 	at := "/proc/self/fd/" + strconv.Itoa(int(target.Fd()))
@@ -79,20 +95,20 @@ func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool)
 			flags |= unix.MS_REC
 		}
 		if err := unix.Mount(bind.HostPath, at, "", flags, ""); err != nil {
-			return err
+			return made, err
 		}
 		if !bind.ReadOnly {
-			return nil
+			return made, nil
 		}
-		return remountReadOnly(root, m.Destination, bind.Recursive)
+		return made, remountReadOnly(root, m.Destination, bind.Recursive)
 	case isDevice:
-		return nil
+		return made, nil
 	case m.Type == "proc":
-		return unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+		return made, unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	default:
 		// Mount points below it are still to be made, so it stays writable; only
 		// root on the host ever sees it.
-		return unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755")
+		return made, unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755")
 	}
 }
 
@@ -114,34 +130,35 @@ func remountReadOnly(root *os.File, destination string, recursive bool) error {
 // mountPoint opens a destination inside root and makes it when it is missing: a
 // directory, or an empty file to bind a file on. A symbolic link to nowhere is
 // followed, inside root, and what it names is made, as runc does.
-func mountPoint(root *os.File, destination string, dir bool) (*os.File, error) {
+func mountPoint(root *os.File, destination string, dir bool) (_ *os.File, made bool, err error) {
 	f, err := pathrs.OpenatInRoot(root, destination)
 	if !errors.Is(err, fs.ErrNotExist) {
-		return f, err
+		return f, false, err
 	}
 	resolved, err := securejoin.SecureJoin(root.Name(), destination)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	destination, err = filepath.Rel(root.Name(), resolved)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	// What was resolved by name is made and opened inside root all the same.
 	if dir {
-		return pathrs.MkdirAllHandle(root, destination, 0o755)
+		f, err = pathrs.MkdirAllHandle(root, destination, 0o755)
+		return f, true, err
 	}
 	parent, err := pathrs.MkdirAllHandle(root, filepath.Dir(destination), 0o755)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer parent.Close()
 	name := filepath.Base(destination)
 	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("create mount point: %w", err)
+		return nil, false, fmt.Errorf("create mount point: %w", err)
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return os.NewFile(uintptr(fd), name), true, nil
 }
 
 // enterShadow makes the shadow this process's root. From here on nothing may be
