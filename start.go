@@ -45,6 +45,11 @@ func start(c *cli.Context, id string) (*state.Container, error) {
 	// A container that ends waits for whoever is connected.
 	supervisor.Close()
 	if err != nil {
+		// A program that could not be executed was the container's end, and engines
+		// delete the container next.
+		ctx, cancel := context.WithTimeout(c.Context, endGrace)
+		defer cancel()
+		_ = container.Supervisor.Wait(ctx)
 		return nil, err
 	}
 	timings.From(c.Context).Add(control.Phases(resp.Phases)...)
@@ -56,6 +61,9 @@ func start(c *cli.Context, id string) (*state.Container, error) {
 	}
 	return container, nil
 }
+
+// endGrace is how long a container whose start failed may take to end, if it does.
+const endGrace = 2 * time.Second
 
 func startWith(c *cli.Context, supervisor *connection) (*control.StartResponse, error) {
 	timings.Lap(c.Context, "connect to supervisor")

@@ -26,6 +26,7 @@ type joined struct {
 	tapIndex   int
 	// broughtUp: the interface was down before.
 	broughtUp bool
+	hears     bool // HearAnswers has been here
 }
 
 // Join connects each interface with its tap, in both directions, and brings

@@ -233,10 +233,16 @@ func removeRedirect(link netlink.Link, r redirection) error {
 	if err != nil && !isGone(err) {
 		return fmt.Errorf("remove redirection of %s: %w", link.Attrs().Name, err)
 	}
+	rest, err := listIngressFilters(link)
+	if err == nil {
+		if err := removeAnswers(link, rest); err != nil {
+			return err
+		}
+		rest, err = listIngressFilters(link)
+	}
 	if r.prio != prioQdiscOurs {
 		return nil
 	}
-	rest, err := listIngressFilters(link)
 	if isGone(err) || (err == nil && len(rest) > 0) {
 		return nil // no qdisc any more, or somebody else's filters in it
 	}

@@ -52,6 +52,8 @@ type Skipped struct {
 	// Expected is true for what is in every namespace or is husk's own; the
 	// others are worth a warning, because the container will miss them.
 	Expected bool
+	// Tap is true for one of husk's, this container's or another's.
+	Tap bool
 }
 
 // ToProto is the interface as the agent is told of it; nicMAC is that of the
@@ -105,7 +107,7 @@ func Scan() ([]Interface, []Skipped, error) {
 	)
 	for _, link := range links {
 		if reason, expected := skipReason(link); reason != "" {
-			skipped = append(skipped, Skipped{link.Attrs().Name, reason, expected})
+			skipped = append(skipped, Skipped{link.Attrs().Name, reason, expected, isOurTap(link)})
 			continue
 		}
 		iface, err := scanInterface(link, routes)

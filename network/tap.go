@@ -22,7 +22,7 @@ const (
 
 // ErrHostNamespace is OpenTaps's refusal to work in the network namespace of
 // the machine itself: joining its interfaces would cut the machine off.
-var ErrHostNamespace = errors.New("network namespace is the host's own")
+var ErrHostNamespace = errors.New("the host's own network cannot be shared with a virtual machine: give the container a network (docker run -p publishes its ports), or none")
 
 // Tap is the host's end of one guest network card.
 type Tap struct {
@@ -58,6 +58,9 @@ func OpenTaps(n int) (taps []*Tap, err error) {
 			taps = nil
 		}
 	}()
+	if err := reservePorts(); err != nil && !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.ENOENT) {
+		return nil, err // but for husk in a container, whose /proc/sys is read-only
+	}
 	for i := range n {
 		tap, err := openTap(cardMAC(i))
 		if err != nil {

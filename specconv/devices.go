@@ -1,6 +1,7 @@
 package specconv
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -73,8 +74,13 @@ const maxDisks = 12
 // node without a driver on both sides.
 func (c *converter) devices(l *specs.Linux) ([]specs.LinuxDevice, error) {
 	var guest []specs.LinuxDevice
+	privileged, left := allowsAll(l.Resources), 0
 	for i, d := range l.Devices {
 		field := index("linux.devices", i)
+		if privileged && c.isHosts(d) {
+			left++
+			continue
+		}
 		node := specs.LinuxDevice{Path: filepath.Clean(d.Path), Type: d.Type, FileMode: d.FileMode, UID: d.UID, GID: d.GID}
 		if d.Type != "p" {
 			node.Major, node.Minor = d.Major, d.Minor
@@ -92,7 +98,29 @@ func (c *converter) devices(l *specs.Linux) ([]specs.LinuxDevice, error) {
 		}
 		guest = append(guest, node)
 	}
+	c.warn.dropIf(left > 0, "linux.devices", fmt.Sprintf("%d devices of the host are left out: a container that may use all devices gets all of its virtual machine's", left))
 	return guest, nil
+}
+
+// isHosts is true for a device that the host has and a guest has not by itself.
+func (c *converter) isHosts(d specs.LinuxDevice) bool {
+	if d.Type == "b" {
+		return c.host.HasDevice("b", d.Major, d.Minor)
+	}
+	_, known := guestDevices[deviceNumber{d.Major, d.Minor}]
+	return d.Type != "p" && !known && c.host.HasDevice("c", d.Major, d.Minor)
+}
+
+// allowsAll is true for a container that may use every device. Engines list each
+// one of the host then (docker run --privileged), those nobody means and the disk
+// with the host's own files among them.
+func allowsAll(r *specs.LinuxResources) bool {
+	if r == nil || len(r.Devices) == 0 {
+		return false
+	}
+	last := r.Devices[len(r.Devices)-1]
+	every := func(n *int64) bool { return n == nil || *n < 0 }
+	return last.Allow && (last.Type == "" || last.Type == "a") && every(last.Major) && every(last.Minor)
 }
 
 // disk adds a block device of the host to the plan, if it is one, unless the

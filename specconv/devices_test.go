@@ -2,6 +2,7 @@ package specconv
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -24,7 +25,7 @@ func TestDisks(t *testing.T) {
 	}{
 		"no rules":          {nil, []specs.LinuxDevice{device(252, 1)}, nil},
 		"all denied":        {[]specs.LinuxDeviceCgroup{none}, []specs.LinuxDevice{device(252, 1)}, nil},
-		"of no driver":      {[]specs.LinuxDeviceCgroup{rule(true, "a", nil, nil, "rwm")}, []specs.LinuxDevice{device(8, 666)}, nil},
+		"of no driver":      {[]specs.LinuxDeviceCgroup{rule(true, "b", nil, nil, "rwm")}, []specs.LinuxDevice{device(8, 666)}, nil},
 		"its own rule":      {[]specs.LinuxDeviceCgroup{none, rule(true, "b", major, one, "rwm")}, []specs.LinuxDevice{device(252, 1)}, []Disk{{Major: 252, Minor: 1}}},
 		"to read":           {[]specs.LinuxDeviceCgroup{none, rule(true, "b", major, one, "r")}, []specs.LinuxDevice{device(252, 1)}, []Disk{{Major: 252, Minor: 1, ReadOnly: true}}},
 		"to write alone":    {[]specs.LinuxDeviceCgroup{none, rule(true, "b", major, one, "w")}, []specs.LinuxDevice{device(252, 1)}, nil},
@@ -34,7 +35,7 @@ func TestDisks(t *testing.T) {
 		"the last holds":    {[]specs.LinuxDeviceCgroup{rule(true, "a", nil, nil, "rwm"), rule(false, "b", major, one, "w")}, []specs.LinuxDevice{device(252, 1)}, []Disk{{Major: 252, Minor: 1, ReadOnly: true}}},
 		"denied, no access": {[]specs.LinuxDeviceCgroup{rule(true, "a", nil, nil, "rwm"), rule(false, "", nil, nil, "")}, []specs.LinuxDevice{device(252, 1)}, nil},
 		"two names, one disk": {
-			[]specs.LinuxDeviceCgroup{rule(true, "a", nil, nil, "rwm")},
+			[]specs.LinuxDeviceCgroup{rule(true, "b", nil, nil, "rwm")},
 			[]specs.LinuxDevice{device(252, 1), device(252, 0), device(252, 1)},
 			[]Disk{{Major: 252, Minor: 1}, {Major: 252}},
 		},
@@ -58,5 +59,32 @@ func TestDisks(t *testing.T) {
 				t.Errorf("nodes of the guest: %+v", plan.Guest.Linux.Devices)
 			}
 		})
+	}
+}
+
+// TestPrivileged: a container that may use every device gets its machine's, and
+// no disk of the host.
+func TestPrivileged(t *testing.T) {
+	spec := readSpec(t, "minimal.json")
+	spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}}
+	spec.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/vdb", Type: "b", Major: 252, Minor: 1},
+		{Path: "/dev/autofs", Type: "c", Major: 10, Minor: 235},
+		{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200},
+	}
+	env := testEnv()
+	plan, err := Convert(env, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var nodes []string
+	for _, d := range plan.Guest.Linux.Devices {
+		nodes = append(nodes, d.Path)
+	}
+	if len(plan.Disks) != 0 || !slices.Contains(nodes, "/dev/net/tun") || slices.Contains(nodes, "/dev/vdb") {
+		t.Errorf("disks %v, nodes %v", plan.Disks, nodes)
+	}
+	if !slices.ContainsFunc(plan.Warnings, func(w string) bool { return strings.Contains(w, "devices of the host are left out") }) {
+		t.Errorf("nothing was said: %q", plan.Warnings)
 	}
 }

@@ -47,8 +47,8 @@ func validateNamespaces(spec *specs.Spec) error {
 	case !seen[specs.NetworkNamespace] && seen[specs.MountNamespace] && spec.Annotations[AnnotationNetwork] != "none":
 		// Engines ask for the host's network so, and would have the container start
 		// without any. What lacks a mount namespace as well is from no engine.
-		return fieldErrorf("linux.namespaces", "a network namespace is required: the host's network is not supported yet "+
-			"(the annotation %s=none runs the container without network)", AnnotationNetwork)
+		return fieldErrorf("linux.namespaces", "a network namespace is required: the host's own network cannot be shared with a virtual machine: "+
+			"give the container a network, or none (the annotation %s=none does so)", AnnotationNetwork)
 	}
 	return nil
 }

@@ -243,7 +243,7 @@ func TestRejectLinux(t *testing.T) {
 		{addDevice(specs.LinuxDevice{Path: "/dev/x", Type: "p", GID: ptr(uint32(1<<32 - 1))}), "linux.devices[0].gid: 4294967295 is not a group id"},
 		{addDevice(specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}), `linux.devices[0]: "/dev/kvm" is a device of the host (c 10:232): not supported yet`},
 		{func(s *specs.Spec) {
-			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Type: "b", Access: "rwm"}}
 			for i := range int64(13) {
 				addDevice(specs.LinuxDevice{Path: "/dev/vd", Type: "b", Major: 252, Minor: i})(s)
 			}

@@ -36,7 +36,10 @@ func (s *supervisor) openResolvConf() error {
 // relayNames lets the guest ask the engine's resolver, once that is what the
 // container's resolv.conf names.
 func (s *supervisor) relayNames(ctx context.Context) error {
-	if s.resolvConf == nil || s.namesRelayed {
+	if s.namesRelayed {
+		return s.hearAnswers()
+	}
+	if s.resolvConf == nil {
 		return nil
 	}
 	text := make([]byte, maxResolvConf)
@@ -58,5 +61,15 @@ func (s *supervisor) relayNames(ctx context.Context) error {
 			s.log.WithError(err).Warn("relay names")
 		}
 	}()
+	return s.hearAnswers()
+}
+
+// hearAnswers lets the engine's resolver ask name servers of the world, too.
+func (s *supervisor) hearAnswers() error {
+	for _, j := range s.wiring.joined {
+		if err := j.links.HearAnswers(); err != nil {
+			return err
+		}
+	}
 	return nil
 }

@@ -19,9 +19,13 @@ import (
 // openTaps makes a tap for each interface that the namespace has by now, and n
 // at least, for those that engines put there between create and start, or later.
 func openTaps(n int) ([]*network.Tap, error) {
-	found, _, err := network.Scan()
+	found, skipped, err := network.Scan()
 	if err != nil {
 		return nil, err
+	}
+	if slices.ContainsFunc(skipped, func(s network.Skipped) bool { return s.Tap }) {
+		// Two machines with one address on one interface: neither would work.
+		return nil, errors.New("the network namespace has another container's virtual machine on it: containers that share one network (--network container:ID, pods) are not supported yet")
 	}
 	return network.OpenTaps(max(n, len(found)))
 }

@@ -149,6 +149,7 @@ engine image ls -q --filter reference="$n*" | xargs -r engine image rm -f`,
 		stop: func() {
 			t.Log(shell(t, "bash "+path("dockerd.sh")+" stop"))
 			_ = containerd.cmd.Process.Signal(os.Interrupt)
+			unmountBelow(t, dir)
 			if t.Failed() {
 				t.Logf("dockerd: %s", tail(path("dockerd.log")))
 			}
@@ -196,8 +197,14 @@ engine ps -aq --filter name=$n | while read -r c; do engine rm -fv -t 0 $c; done
 engine network ls -q --filter name=$n | while read -r c; do engine network rm -f $c; done
 engine volume ls -q --filter name=$n | while read -r c; do engine volume rm -f $c; done
 engine image exists $n-img && engine image rm -f $n-img || true`,
-		stop: func() {},
+		stop: func() { unmountBelow(t, dir) },
 	}
+}
+
+// unmountBelow takes away what an engine leaves mounted in its directory.
+func unmountBelow(t *testing.T, dir string) {
+	t.Helper()
+	shell(t, fmt.Sprintf(`awk -v d=%s/ 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l`, dir))
 }
 
 // program makes a command of a shell line that takes arguments, and returns the

@@ -16,6 +16,7 @@ import (
 var commands = map[string]func(args []string) error{
 	"signals":  signals,
 	"blocks":   blocks,
+	"dns":      dns,
 	"draws":    draws,
 	"filework": fileWork,
 	"network":  netWork,

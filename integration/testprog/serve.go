@@ -34,6 +34,46 @@ func serve(args []string) error {
 	}
 }
 
+// dns answers every question with one address, by UDP: "dns ADDRESS".
+func dns(args []string) error {
+	if len(args) != 1 {
+		return errors.New("dns wants ADDRESS")
+	}
+	c, err := net.ListenPacket("udp", ":53")
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening")
+	buf := make([]byte, 512)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		if n < 12 {
+			continue
+		}
+		end := 12 // of the question: a name, type and class
+		for end < n && buf[end] != 0 {
+			end += int(buf[end]) + 1
+		}
+		if end += 5; end > n {
+			continue
+		}
+		reply := append([]byte(nil), buf[:end]...)
+		copy(reply[2:12], []byte{0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0}) // an answer, one question, one record
+		if buf[end-3] != 1 {                                          // not for an IPv4 address
+			reply[7] = 0
+		} else {
+			reply = append(reply, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4)
+			reply = append(reply, net.ParseIP(args[0]).To4()...)
+		}
+		if _, err := c.WriteTo(reply, from); err != nil {
+			return err
+		}
+	}
+}
+
 func echoPackets(c net.PacketConn) {
 	buf := make([]byte, 65536)
 	for {

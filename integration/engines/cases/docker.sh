@@ -49,3 +49,28 @@ pid=$(field $n .State.Pid)
 kill -9 $(ps -o ppid= -p $pid)
 soon is 137 engine inspect -f '{{if not .State.Running}}{{.State.ExitCode}}{{end}}' $n
 soon test ! -d /proc/$pid
+
+### -w makes the directory
+eq "$(engine run --rm -w /not/there/yet box pwd)" /not/there/yet
+
+### a health check
+engine run -d --name $n --health-cmd 'test -e /healthy' --health-interval 1s --health-retries 1 box sh -c 'sleep 1; touch /healthy; sleep 1000'
+soon is healthy engine inspect -f '{{.State.Health.Status}}' $n
+
+### names of the world through the engine's resolver
+engine network create $n-net
+engine run -d --name $n-dns --network $n-net box testprog dns 10.11.12.13
+server=$(engine inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' $n-dns)
+engine run -d --name $n --network $n-net --dns $server box sleep 1000
+eq "$(engine exec $n awk '/^nameserver/ {print $2}' /etc/resolv.conf)" 127.0.0.11
+soon engine exec $n nslookup -type=a www.example.test
+has "$(engine exec $n nslookup -type=a www.example.test)" 10.11.12.13
+has "$(engine exec $n nslookup -type=a $n-dns)" $server
+
+### a container that is a DNS server finds others by name
+engine network create $n-net
+engine run -d --name $n --network $n-net box testprog dns 10.11.12.13
+soon is listening engine logs $n
+has "$(engine exec $n nslookup -type=a www.example.test 127.0.0.1)" 10.11.12.13
+ip=$(engine inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' $n)
+has "$(engine exec $n nslookup -type=a $n 127.0.0.11)" $ip

@@ -15,5 +15,11 @@ engine run -d --name $n box sh -c 'echo x >/made; sleep 1000'
 soon engine exec $n test -e /made
 eq "$(cat $(engine mount $n)/made)" x
 
-### --userns auto and keep-id are refused or work
+### --uidmap
 engine run --rm --uidmap 0:100000:65536 box id -u
+
+### a health check
+engine run -d --name $n --health-cmd 'test -e /healthy' --health-interval disable box sleep 1000
+code 1 engine healthcheck run $n
+engine exec $n touch /healthy
+engine healthcheck run $n

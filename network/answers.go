@@ -1,0 +1,121 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Filters that run before the redirection's, one priority for each protocol.
+const (
+	prioAnswers = 0x6850
+	prioARP     = 0x6851
+)
+
+// The ports of the namespace's own sockets, once reservePorts has run: 61440 to
+// 65535, which a filter can tell by four bits, and which are above those a guest
+// takes unless it is told otherwise (32768 to 60999).
+const (
+	portRange     = "61440 65535"
+	portRangeFile = "/proc/sys/net/ipv4/ip_local_port_range"
+	portBits      = 0xf000
+)
+
+// reservePorts gives sockets that engines open in the namespace other ports than
+// the guest's, so that HearAnswers can tell whose an answer is.
+func reservePorts() error {
+	if err := os.WriteFile(portRangeFile, []byte(portRange), 0o644); err != nil {
+		return fmt.Errorf("reserve ports for the engine's resolver: %w", err)
+	}
+	return nil
+}
+
+// HearAnswers lets the host's stack hear what an engine's resolver needs that asks
+// others from inside the namespace: answers of name servers to its own sockets,
+// and of neighbours to its ARP requests, which the guest goes on hearing, too. A
+// second call does nothing.
+func (l *Links) HearAnswers() error {
+	for i := range l.joined {
+		j := &l.joined[i]
+		if j.hears {
+			continue
+		}
+		if err := hearAnswers(j.ifaceIndex, j.tapIndex); err != nil && !isGone(err) {
+			return fmt.Errorf("let the engine's resolver hear answers: %w", err)
+		}
+		j.hears = true
+	}
+	return nil
+}
+
+func hearAnswers(iface, tap int) error {
+	for _, f := range []struct {
+		prio, protocol uint16
+		keys           []nl.TcU32Key
+		actions        []netlink.Action
+	}{
+		{prioAnswers, unix.ETH_P_IP, answersTo(unix.IPPROTO_UDP), nil},
+		{prioAnswers, unix.ETH_P_IP, answersTo(unix.IPPROTO_TCP), nil},
+		{prioARP, unix.ETH_P_ARP, []nl.TcU32Key{key(4, 2, 0xffff)}, []netlink.Action{&netlink.MirredAction{
+			ActionAttrs:  netlink.ActionAttrs{Action: netlink.TC_ACT_PIPE},
+			MirredAction: netlink.TCA_EGRESS_MIRROR,
+			Ifindex:      tap,
+		}}},
+	} {
+		err := netlink.FilterAdd(&netlink.U32{
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: iface, Parent: netlink.HANDLE_MIN_INGRESS, Priority: f.prio, Protocol: f.protocol,
+			},
+			// Without an action a match means: let it pass.
+			Sel:     &nl.TcU32Sel{Flags: nl.TC_U32_TERMINAL, Nkeys: uint8(len(f.keys)), Keys: f.keys},
+			Actions: f.actions,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answersTo matches IPv4 packets without options, no fragments, from port 53 to a
+// reserved port.
+func answersTo(protocol uint32) []nl.TcU32Key {
+	return []nl.TcU32Key{
+		key(0, 5<<24, 0xf<<24),
+		key(4, 0, 0x1fff),
+		key(8, protocol<<16, 0xff<<16),
+		key(20, 53<<16|portBits, 0xffff<<16|portBits),
+	}
+}
+
+// key matches 4 bytes at an offset from the network header.
+func key(offset int32, value, mask uint32) nl.TcU32Key {
+	return nl.TcU32Key{Off: offset, Val: value, Mask: mask}
+}
+
+// removeAnswers is the undo of hearAnswers.
+func removeAnswers(link netlink.Link, filters []netlink.Filter) error {
+	var errs []error
+	done := map[uint16]bool{}
+	for _, f := range filters {
+		a := f.Attrs()
+		if (a.Priority != prioAnswers && a.Priority != prioARP) || done[a.Priority] {
+			continue
+		}
+		done[a.Priority] = true
+		err := netlink.FilterDel(&netlink.GenericFilter{
+			FilterType: "u32",
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: link.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: a.Priority, Protocol: a.Protocol,
+			},
+		})
+		if err != nil && !isGone(err) {
+			errs = append(errs, fmt.Errorf("remove filter of %s: %w", link.Attrs().Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

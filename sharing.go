@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/state"
+)
+
+// shared are the namespaces that one container joins of another to share what is
+// in it, with the name each has in /proc/PID/ns.
+var shared = map[specs.LinuxNamespaceType]string{
+	specs.PIDNamespace: "pid", specs.IPCNamespace: "ipc",
+}
+
+// refuseSharing refuses to join a namespace of another container of husk's: what
+// is in it is in that one's virtual machine, and this one would find it empty. A
+// namespace of the host's is joined on the host.
+func refuseSharing(root string, spec *specs.Spec) error {
+	if spec.Linux == nil {
+		return nil
+	}
+	var others []*state.Container
+	for _, ns := range spec.Linux.Namespaces {
+		name := shared[ns.Type]
+		if name == "" || ns.Path == "" {
+			continue
+		}
+		wanted, err := namespaceOf(ns.Path)
+		if err != nil {
+			return fmt.Errorf("open %s namespace: %w", ns.Type, err)
+		}
+		if others == nil {
+			if others, _, err = state.List(root); err != nil {
+				return err
+			}
+		}
+		for _, other := range others {
+			has, err := namespaceOf(fmt.Sprintf("/proc/%d/ns/%s", other.Supervisor.PID, name))
+			if err == nil && has == wanted && other.Supervisor.Alive() {
+				return fmt.Errorf("linux.namespaces: the %s namespace is that of container %s, a virtual machine of its own: containers that share one are not supported yet", ns.Type, other.ID)
+			}
+		}
+	}
+	return nil
+}
+
+type namespaceID struct{ dev, inode uint64 }
+
+func namespaceOf(path string) (namespaceID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return namespaceID{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return namespaceID{}, errors.New("not a namespace")
+	}
+	return namespaceID{st.Dev, st.Ino}, nil
+}
