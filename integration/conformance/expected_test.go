@@ -52,7 +52,7 @@ func TestExpectationNeedsReason(t *testing.T) {
 		"a 4/0 3/0":                   "differ",
 		"a 2/1 3/0 we are slow":       "less than runc",
 		"a 3/0":                       "is not TEST HUSK RUNC",
-		"a b 3/0":                     "is not OK/NOTOK",
+		"a b 3/0":                     "is no outcome",
 	} {
 		_, _, err := parseExpectation(line)
 		switch {

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -54,13 +55,16 @@ func main() {
 	flag.StringVar(&o.json, "json", "", "write everything to this `file`")
 	flag.DurationVar(&o.deadline, "deadline", 4*time.Minute, "of one test")
 	flag.Parse()
-	if err := o.run(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	err := o.run(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}
 }
 
-func (o *options) run() error {
+func (o *options) run(ctx context.Context) error {
 	if os.Getuid() != 0 {
 		return errors.New("the suite's tests must run as root")
 	}
@@ -72,7 +76,7 @@ func (o *options) run() error {
 	if err != nil {
 		return err
 	}
-	suite, err := o.prepareSuite()
+	suite, err := o.prepareSuite(ctx)
 	if err != nil {
 		return err
 	}
@@ -84,19 +88,17 @@ func (o *options) run() error {
 	if err := os.Chmod(scratch, 0o755); err != nil {
 		return err
 	}
-	husk, runc, err := o.runtimes(scratch)
+	husk, runc, err := o.runtimes(ctx, scratch)
 	if err != nil {
 		return err
 	}
-	defer cleanUp(scratch, runc, husk)
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM)
+	defer cleanUp(ctx, scratch, runc, husk)
 	r := &report{Suite: suite.version, Machine: machine(), Husk: husk.version, Runc: runc.version}
 	for _, test := range suite.tests {
 		if !match.MatchString(test) {
 			continue
 		}
-		v, err := o.compare(suite, test, expected, runc, husk, interrupted)
+		v, err := o.compare(ctx, suite, test, expected, runc, husk)
 		if err != nil {
 			return fmt.Errorf("%s: %w", test, err)
 		}
@@ -110,19 +112,19 @@ func (o *options) run() error {
 }
 
 // compare runs one test with each runtime, again where it falls short.
-func (o *options) compare(suite *suite, test string, all expectations, runc, husk *subject, interrupted <-chan os.Signal) (verdict, error) {
+func (o *options) compare(ctx context.Context, suite *suite, test string, all expectations, runc, husk *subject) (verdict, error) {
 	e, known := all[test]
 	var v verdict
 	for try := 1; try <= tries; try++ {
 		if try == 1 || (known && !v.Runc.atLeast(e.runc)) {
-			got, err := runc.run(suite, test, o.deadline, interrupted)
+			got, err := runc.run(ctx, suite, test, o.deadline)
 			if err != nil {
 				return v, err
 			}
 			v.Runc = better(v.Runc, got, try)
 		}
 		if try == 1 || v.Verdict != pass {
-			got, err := husk.run(suite, test, o.deadline, interrupted)
+			got, err := husk.run(ctx, suite, test, o.deadline)
 			if err != nil {
 				return v, err
 			}
@@ -147,7 +149,7 @@ func better(best, next outcome, try int) outcome {
 
 // runtimes makes a wrapper script for each runtime: the suite calls its runtime
 // by one path and gives it no global flags.
-func (o *options) runtimes(scratch string) (husk, runc *subject, err error) {
+func (o *options) runtimes(ctx context.Context, scratch string) (husk, runc *subject, err error) {
 	output, err := filepath.Abs(o.build)
 	if err != nil {
 		return nil, nil, err
@@ -160,7 +162,7 @@ func (o *options) runtimes(scratch string) (husk, runc *subject, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("find %s: %w", name, err)
 		}
-		return newSubject(name, scratch, filepath.Join(output, name), append([]string{path}, flags...))
+		return newSubject(ctx, name, scratch, filepath.Join(output, name), append([]string{path}, flags...))
 	}
 	var settings []string
 	if o.config != "" {

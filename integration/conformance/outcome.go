@@ -43,7 +43,7 @@ func parseOutcome(text string) (outcome, error) {
 		o.NotOK, err = strconv.Atoi(notOK)
 	}
 	if err != nil || !found || o.OK < 0 || o.NotOK < 0 {
-		return outcome{}, fmt.Errorf("%q is not OK/NOTOK or OK/NOTOK!", text)
+		return outcome{}, fmt.Errorf("%q is no outcome, such as 3/0 or 0/0!: ok, not ok, ! for trouble", text)
 	}
 	return o, nil
 }

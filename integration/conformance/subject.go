@@ -25,7 +25,7 @@ type subject struct {
 	output  string // directory for what its tests print
 }
 
-func newSubject(name, scratch, output string, argv []string) (*subject, error) {
+func newSubject(ctx context.Context, name, scratch, output string, argv []string) (*subject, error) {
 	s := &subject{wrapper: filepath.Join(scratch, name), temp: filepath.Join(scratch, name+"-tmp"), output: output}
 	if err := errors.Join(os.Mkdir(s.temp, 0o755), os.RemoveAll(output), os.MkdirAll(output, 0o755)); err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func newSubject(name, scratch, output string, argv []string) (*subject, error) {
 	if err := os.WriteFile(s.wrapper, []byte(script), 0o755); err != nil {
 		return nil, err
 	}
-	out, err := s.call("--version")
+	out, err := s.call(ctx, "--version")
 	if err != nil {
 		return nil, err
 	}
@@ -47,8 +47,8 @@ func newSubject(name, scratch, output string, argv []string) (*subject, error) {
 }
 
 // call runs a verb and returns what it prints.
-func (s *subject) call(args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+func (s *subject) call(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout) // an interrupted run is cleaned up too
 	defer cancel()
 	out, err := exec.CommandContext(ctx, s.wrapper, args...).Output()
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *subject) call(args ...string) ([]byte, error) {
 
 // run runs one test. Its error is one of running it; what the test thinks of the
 // runtime is in the outcome.
-func (s *subject) run(suite *suite, test string, deadline time.Duration, interrupted <-chan os.Signal) (outcome, error) {
+func (s *subject) run(ctx context.Context, suite *suite, test string, deadline time.Duration) (outcome, error) {
 	stdout, err := os.Create(filepath.Join(s.output, test+".out"))
 	if err != nil {
 		return outcome{}, err
@@ -70,31 +70,20 @@ func (s *subject) run(suite *suite, test string, deadline time.Duration, interru
 		return outcome{}, err
 	}
 	defer stderr.Close()
-	cmd := exec.Command(filepath.Join(suite.dir, "bin", test))
+	limited, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	cmd := exec.CommandContext(limited, filepath.Join(suite.dir, "bin", test))
 	cmd.Dir = suite.dir // they look for the root file system and runtimetest there
 	cmd.Env = append(os.Environ(), "RUNTIME="+s.wrapper, "TMPDIR="+s.temp)
 	// Files, not pipes: a container that is left would hold a pipe open.
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	// With what it has started itself; its containers are sessions of their own.
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		return outcome{}, err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	var trouble string
-	select {
-	case err := <-ended:
-		if err != nil {
-			trouble = err.Error()
-		}
-	case <-time.After(deadline):
-		trouble = fmt.Sprintf("not done after %s", deadline)
-		err = s.kill(cmd, ended)
-	case <-interrupted:
-		err = errors.Join(errors.New("interrupted"), s.kill(cmd, ended))
-	}
-	if err := errors.Join(err, s.deleteAll()); err != nil {
+	runErr := cmd.Run()
+	took := time.Since(began)
+	if err := errors.Join(ctx.Err(), s.deleteAll(ctx)); err != nil {
 		return outcome{}, err
 	}
 	text, err := os.ReadFile(stdout.Name())
@@ -102,31 +91,24 @@ func (s *subject) run(suite *suite, test string, deadline time.Duration, interru
 		return outcome{}, err
 	}
 	o := parse(text)
-	if trouble != "" {
-		o.Trouble = trouble
+	o.Seconds = took.Seconds()
+	switch {
+	case limited.Err() != nil:
+		o.Trouble = fmt.Sprintf("not done after %s", deadline)
+	case runErr != nil:
+		o.Trouble = runErr.Error()
 	}
-	o.Seconds = time.Since(began).Seconds()
 	return o, nil
 }
 
-// kill ends a test and what it has started itself; its containers are sessions
-// of their own.
-func (s *subject) kill(cmd *exec.Cmd, ended <-chan error) error {
-	if err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); err != nil {
-		return err
-	}
-	<-ended
-	return nil
-}
-
 // deleteAll removes the containers that a test has left: several leave theirs.
-func (s *subject) deleteAll() error {
-	out, err := s.call("list", "-q")
+func (s *subject) deleteAll(ctx context.Context) error {
+	out, err := s.call(ctx, "list", "-q")
 	if err != nil {
 		return err
 	}
 	for id := range strings.FieldsSeq(string(out)) {
-		if _, err := s.call("delete", "--force", id); err != nil {
+		if _, err := s.call(ctx, "delete", "--force", id); err != nil {
 			return err
 		}
 	}
@@ -134,9 +116,9 @@ func (s *subject) deleteAll() error {
 }
 
 // cleanUp removes the scratch directory once no mount hangs below it.
-func cleanUp(scratch string, subjects ...*subject) {
+func cleanUp(ctx context.Context, scratch string, subjects ...*subject) {
 	for _, s := range subjects {
-		if err := s.deleteAll(); err != nil {
+		if err := s.deleteAll(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "conformance:", err)
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,11 +27,11 @@ type suite struct {
 
 // prepareSuite fetches the suite through the module proxy unless a checkout is
 // given, and builds a copy of it.
-func (o *options) prepareSuite() (*suite, error) {
+func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
 	from, version := o.suite, "checkout "+o.suite
 	if !strings.Contains(o.suite, "/") {
 		var err error
-		if from, err = download(o.suite); err != nil {
+		if from, err = download(ctx, o.suite); err != nil {
 			return nil, fmt.Errorf("fetch %s@%s: %w (without a module proxy: clone https://%s and say -suite DIRECTORY)", module, o.suite, err, module)
 		}
 		version = module + "@" + o.suite
@@ -47,15 +48,15 @@ func (o *options) prepareSuite() (*suite, error) {
 		return nil, fmt.Errorf("%s is no Go module yet, take a later version: %w", version, err)
 	}
 	s := &suite{version: version, dir: dir}
-	if err := s.build(); err != nil {
+	if err := s.build(ctx); err != nil {
 		return nil, fmt.Errorf("build the suite: %w", err)
 	}
 	return s, s.list()
 }
 
 // download returns the directory of the module cache that holds the suite.
-func download(version string) (string, error) {
-	cmd := exec.Command("go", "mod", "download", "-json", module+"@"+version)
+func download(ctx context.Context, version string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", module+"@"+version)
 	cmd.Dir = os.TempDir() // outside husk's own module
 	out, runErr := cmd.Output()
 	var got struct{ Dir, Sum, Error string }
@@ -86,7 +87,7 @@ func copyTree(from, to string) error {
 	return os.RemoveAll(filepath.Join(to, "vendor"))
 }
 
-func (s *suite) build() error {
+func (s *suite) build(ctx context.Context) error {
 	if err := os.Mkdir(filepath.Join(s.dir, "bin"), 0o755); err != nil {
 		return err
 	}
@@ -94,7 +95,7 @@ func (s *suite) build() error {
 		{"-o", "runtimetest", "./cmd/runtimetest"}, // runs inside the container
 		{"-o", "bin/", "./validation/..."},
 	} {
-		cmd := exec.Command("go", append([]string{"build", "-mod=readonly"}, args...)...)
+		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-mod=readonly"}, args...)...)
 		cmd.Dir = s.dir
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 		if out, err := cmd.CombinedOutput(); err != nil {
