@@ -62,6 +62,7 @@ func supported() *features.Features {
 			// containerd and CRI-O give Kubernetes user namespaces where this is true.
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
+			MemoryPolicy:    memoryPolicyFeatures(),
 		},
 		Annotations: map[string]string{
 			annotationVersion:    version,
@@ -86,6 +87,17 @@ func namespaces() []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+func memoryPolicyFeatures() *features.MemoryPolicy {
+	f := &features.MemoryPolicy{}
+	for _, mode := range specconv.MemoryPolicyModes {
+		f.Modes = append(f.Modes, string(mode))
+	}
+	for _, flag := range specconv.MemoryPolicyFlags {
+		f.Flags = append(f.Flags, string(flag))
+	}
+	return f
 }
 
 // seccompFeatures is what specconv/seccomp compiles; a test compares. Notification

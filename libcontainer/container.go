@@ -172,6 +172,7 @@ func (c *Container) Exec(spec *specs.Process, bareNewlines bool) (*Process, erro
 	}
 	cfg.Process.BareNewlines = bareNewlines
 	cfg.Process.Personality = c.plan.init.Process.Personality
+	cfg.Process.MemoryPolicy = c.plan.init.Process.MemoryPolicy
 	cfg.Process.Seccomp = c.plan.init.Process.Seccomp
 	p, err := c.forkExec(cfg)
 	if err != nil {

@@ -92,22 +92,23 @@ type containerHooks struct {
 
 // processConfig is the settings of one process, resolved to the kernel's numbers.
 type processConfig struct {
-	Args        []string        `json:"args"`
-	Env         []string        `json:"env,omitempty"`
-	Cwd         string          `json:"cwd"`
-	UID         uint32          `json:"uid"`
-	GID         uint32          `json:"gid"`
-	Groups      []uint32        `json:"groups,omitempty"`
-	Umask       uint32          `json:"umask"`
-	Caps        capSets         `json:"caps,omitzero"`
-	NoNewPrivs  bool            `json:"noNewPrivs,omitempty"`
-	Rlimits     []rlimitConfig  `json:"rlimits,omitempty"`
-	OOMScoreAdj *int            `json:"oomScoreAdj,omitempty"`
-	Scheduler   *unix.SchedAttr `json:"scheduler,omitempty"`
-	IOPriority  *int            `json:"ioPriority,omitempty"`
-	Personality *uintptr        `json:"personality,omitempty"`
-	Seccomp     *SeccompFilter  `json:"seccomp,omitempty"`
-	Terminal    bool            `json:"terminal,omitempty"`
+	Args         []string        `json:"args"`
+	Env          []string        `json:"env,omitempty"`
+	Cwd          string          `json:"cwd"`
+	UID          uint32          `json:"uid"`
+	GID          uint32          `json:"gid"`
+	Groups       []uint32        `json:"groups,omitempty"`
+	Umask        uint32          `json:"umask"`
+	Caps         capSets         `json:"caps,omitzero"`
+	NoNewPrivs   bool            `json:"noNewPrivs,omitempty"`
+	Rlimits      []rlimitConfig  `json:"rlimits,omitempty"`
+	OOMScoreAdj  *int            `json:"oomScoreAdj,omitempty"`
+	Scheduler    *unix.SchedAttr `json:"scheduler,omitempty"`
+	IOPriority   *int            `json:"ioPriority,omitempty"`
+	Personality  *uintptr        `json:"personality,omitempty"`
+	MemoryPolicy *memoryPolicy   `json:"memoryPolicy,omitempty"`
+	Seccomp      *SeccompFilter  `json:"seccomp,omitempty"`
+	Terminal     bool            `json:"terminal,omitempty"`
 	// BareNewlines: the terminal does not make \r\n of \n.
 	BareNewlines bool          `json:"bareNewlines,omitempty"`
 	ConsoleSize  *unix.Winsize `json:"consoleSize,omitempty"`

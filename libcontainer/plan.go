@@ -115,8 +115,6 @@ func checkSupported(l *specs.Linux) error {
 		field = "mountLabel"
 	case l.IntelRdt != nil:
 		field = "intelRdt"
-	case l.MemoryPolicy != nil:
-		field = "memoryPolicy"
 	case len(l.NetDevices) > 0:
 		field = "netDevices"
 	default:
@@ -186,7 +184,10 @@ func (p *plan) process(cfg *Config) error {
 		return err
 	}
 	p.init.Process.Seccomp = cfg.Seccomp
-	p.init.Process.Personality, err = newPersonality(cfg.Spec.Linux.Personality)
+	if p.init.Process.Personality, err = newPersonality(cfg.Spec.Linux.Personality); err != nil {
+		return err
+	}
+	p.init.Process.MemoryPolicy, err = newMemoryPolicy(cfg.Spec.Linux.MemoryPolicy)
 	return err
 }
 

@@ -189,6 +189,35 @@ func TestScheduling(t *testing.T) {
 	equal(t, "scheduling", mustRun(t, spec), "5\nbest-effort: prio 6\ni686\n")
 }
 
+func TestMemoryPolicy(t *testing.T) {
+	spec := newSpec(newRootfs(t), "head -n 1 /proc/self/numa_maps | cut -d ' ' -f 2; exec sleep 1000")
+	spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{
+		Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes},
+	}
+	c := start(t, &Config{ID: "policy", Spec: spec})
+	equal(t, "policy of another process", exec(t, c, "head -n 1 /proc/self/numa_maps | cut -d ' ' -f 2").out, "bind=static:0\n")
+	spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolInterleave, Nodes: "1000-1023"}
+	_, err := Create(&Config{ID: "x", Spec: spec})
+	if err == nil || !strings.Contains(err.Error(), "set memory policy: invalid argument") {
+		t.Errorf("nodes that are not there: %v", err)
+	}
+}
+
+func TestNewMemoryPolicy(t *testing.T) {
+	p, err := newMemoryPolicy(&specs.LinuxMemoryPolicy{Mode: specs.MpolInterleave, Nodes: "0-2, 7"})
+	if err != nil || p.Mode != unix.MPOL_INTERLEAVE || p.Nodes.Count() != 4 || !p.Nodes.IsSet(7) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for _, bad := range []specs.LinuxMemoryPolicy{
+		{}, {Mode: "X"}, {Mode: specs.MpolBind, Nodes: "x"}, {Mode: specs.MpolBind, Nodes: "0-1024"},
+		{Mode: specs.MpolBind, Nodes: "1-"}, {Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"X"}},
+	} {
+		if p, err := newMemoryPolicy(&bad); err == nil {
+			t.Errorf("%+v: %+v", bad, p)
+		}
+	}
+}
+
 func TestCwd(t *testing.T) {
 	rootfs := newRootfs(t)
 	spec := newSpec(rootfs, "pwd")

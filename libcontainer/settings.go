@@ -101,6 +101,11 @@ func applyScheduling(p *processConfig) error {
 			return fmt.Errorf("failed to set io priority: %w", err)
 		}
 	}
+	if p.MemoryPolicy != nil {
+		if err := unix.SetMemPolicy(p.MemoryPolicy.Mode, &p.MemoryPolicy.Nodes); err != nil {
+			return fmt.Errorf("set memory policy: %w", err)
+		}
+	}
 	if p.Personality != nil {
 		if err := setPersonality(*p.Personality); err != nil {
 			return os.NewSyscallError("personality", err)

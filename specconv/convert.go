@@ -164,6 +164,9 @@ func (c *converter) linux(spec *specs.Spec) error {
 	if p := l.Personality; p != nil {
 		c.plan.Guest.Linux.Personality = &specs.LinuxPersonality{Domain: p.Domain}
 	}
+	if p := l.MemoryPolicy; p != nil {
+		c.plan.Guest.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: p.Mode, Nodes: p.Nodes, Flags: p.Flags}
+	}
 	c.warn.dropIf(l.MountLabel != "", "linux.mountLabel", "the guest has no SELinux policy")
 	return nil
 }

@@ -224,7 +224,17 @@ func TestRejectLinux(t *testing.T) {
 			l.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux, Flags: []specs.LinuxPersonalityFlag{"X"}}
 		}), `linux.personality.flags: invalid personality flag: "X"`},
 		{edit(func(l *specs.Linux) { l.IntelRdt = &specs.LinuxIntelRdt{} }), "linux.intelRdt: not supported yet"},
-		{edit(func(l *specs.Linux) { l.MemoryPolicy = &specs.LinuxMemoryPolicy{} }), "linux.memoryPolicy: not supported yet"},
+		{edit(func(l *specs.Linux) { l.MemoryPolicy = &specs.LinuxMemoryPolicy{} }), `linux.memoryPolicy.mode: invalid memory policy mode ""`},
+		{edit(func(l *specs.Linux) { l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind} }), "linux.memoryPolicy.nodes: memory policy mode requires at least one node but got 0"},
+		{edit(func(l *specs.Linux) {
+			l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0-7"}
+		}), "linux.memoryPolicy.nodes: memory policy mode requires 0 nodes but got 8"},
+		{edit(func(l *specs.Linux) {
+			l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0-1024"}
+		}), `linux.memoryPolicy.nodes: invalid memory policy nodes "0-1024": not a list such as 0-2,7 of numbers up to 1023`},
+		{edit(func(l *specs.Linux) {
+			l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"X"}}
+		}), `linux.memoryPolicy.flags[0]: invalid memory policy flag "X"`},
 		{edit(func(l *specs.Linux) { l.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }), "linux.netDevices: not supported yet"},
 		{edit(func(l *specs.Linux) { l.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}} }), "linux.timeOffsets: not supported yet"},
 		{func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "x"}} }, `hooks.createContainer[0].path: "x" is not an absolute path`},

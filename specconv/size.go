@@ -190,25 +190,28 @@ func CountCPUs(list string) int {
 }
 
 // cpuCount counts the numbers of a list such as "0-2,7", as cpuset(7) has it.
-func cpuCount(list string) (int, error) {
+func cpuCount(list string) (int, error) { return countNumbers(list, maxCPUNumber) }
+
+// countNumbers counts those of such a list, none of which may be above highest.
+func countNumbers(list string, highest int) (int, error) {
 	list = strings.TrimSpace(list)
 	if list == "" {
 		return 0, nil
 	}
 	seen := map[int]bool{}
-	// A list that names every CPU alone is no longer than this.
-	if len(list) > maxCPUNumber*5 {
+	// A list that names each number alone is no longer than this.
+	if len(list) > highest*5 {
 		return 0, errors.New("the list is too long")
 	}
 	for part := range strings.SplitSeq(list, ",") {
 		from, to, isRange := strings.Cut(part, "-")
-		first, err := cpuNumber(from)
+		first, err := listNumber(from, highest)
 		if err != nil {
 			return 0, fmt.Errorf("%s is not a list such as 0-2,7", quote(list))
 		}
 		last := first
 		if isRange {
-			if last, err = cpuNumber(to); err != nil || last < first {
+			if last, err = listNumber(to, highest); err != nil || last < first {
 				return 0, fmt.Errorf("%s is not a list such as 0-2,7", quote(list))
 			}
 		}
@@ -219,12 +222,12 @@ func cpuCount(list string) (int, error) {
 	return len(seen), nil
 }
 
-func cpuNumber(s string) (int, error) {
+func listNumber(s string, highest int) (int, error) {
 	n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 16)
 	if err != nil {
 		return 0, err
 	}
-	if n > maxCPUNumber {
+	if int(n) > highest {
 		return 0, strconv.ErrRange
 	}
 	return int(n), nil

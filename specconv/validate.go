@@ -106,11 +106,12 @@ func validateLinux(spec *specs.Spec) error {
 	if err := validatePersonality(l.Personality); err != nil {
 		return err
 	}
+	if err := validateMemoryPolicy(l.MemoryPolicy); err != nil {
+		return err
+	}
 	switch {
 	case l.IntelRdt != nil:
 		return notSupported("linux.intelRdt")
-	case l.MemoryPolicy != nil:
-		return notSupported("linux.memoryPolicy")
 	case len(l.NetDevices) > 0:
 		return notSupported("linux.netDevices")
 	case len(l.TimeOffsets) > 0:

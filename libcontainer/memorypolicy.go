@@ -1,0 +1,71 @@
+package libcontainer
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// memoryPolicy is what set_mempolicy(2) takes.
+type memoryPolicy struct {
+	Mode  int         `json:"mode"` // with flags
+	Nodes unix.CPUSet `json:"nodes"`
+}
+
+var memoryPolicyModes = map[specs.MemoryPolicyModeType]int{
+	specs.MpolDefault:            unix.MPOL_DEFAULT,
+	specs.MpolPreferred:          unix.MPOL_PREFERRED,
+	specs.MpolBind:               unix.MPOL_BIND,
+	specs.MpolInterleave:         unix.MPOL_INTERLEAVE,
+	specs.MpolLocal:              unix.MPOL_LOCAL,
+	specs.MpolPreferredMany:      unix.MPOL_PREFERRED_MANY,
+	specs.MpolWeightedInterleave: unix.MPOL_WEIGHTED_INTERLEAVE,
+}
+
+var memoryPolicyFlags = map[specs.MemoryPolicyFlagType]int{
+	specs.MpolFStaticNodes:   unix.MPOL_F_STATIC_NODES,
+	specs.MpolFRelativeNodes: unix.MPOL_F_RELATIVE_NODES,
+	specs.MpolFNumaBalancing: unix.MPOL_F_NUMA_BALANCING,
+}
+
+func newMemoryPolicy(p *specs.LinuxMemoryPolicy) (*memoryPolicy, error) {
+	if p == nil {
+		return nil, nil
+	}
+	mode, ok := memoryPolicyModes[p.Mode]
+	if !ok {
+		return nil, fmt.Errorf("invalid memory policy mode %q", p.Mode)
+	}
+	policy := &memoryPolicy{Mode: mode}
+	for _, name := range p.Flags {
+		flag, ok := memoryPolicyFlags[name]
+		if !ok {
+			return nil, fmt.Errorf("invalid memory policy flag %q", name)
+		}
+		policy.Mode |= flag
+	}
+	if p.Nodes == "" {
+		return policy, nil
+	}
+	for part := range strings.SplitSeq(p.Nodes, ",") {
+		from, to, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		if !isRange {
+			to = from
+		}
+		first, err := strconv.ParseUint(from, 10, 10) // below 1024, as many as the set holds
+		if err != nil {
+			return nil, fmt.Errorf("invalid memory policy nodes %q: %w", p.Nodes, err)
+		}
+		last, err := strconv.ParseUint(to, 10, 10)
+		if err != nil {
+			return nil, fmt.Errorf("invalid memory policy nodes %q: %w", p.Nodes, err)
+		}
+		for n := first; n <= last; n++ {
+			policy.Nodes.Set(int(n))
+		}
+	}
+	return policy, nil
+}
