@@ -37,6 +37,7 @@ export HUSK_CACHE := $(CURDIR)/build/cache
 # Two containers boot at a time: an emulated guest keeps one core busy.
 PARALLEL ?= 2
 RUN ?= .
+BATS ?= .
 FUZZTIME ?= 10s
 # make bench BENCH='start|stdout': start-run, start-exec, start-create, start-cold,
 # parallel, memory, stdout, files-rootfs, files-volume, 9p, network.
@@ -48,7 +49,7 @@ MIB ?= 1024
 FUZZFLAGS := -fuzzminimizetime 10x
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance test-kvm test-bed lint vet proto proto-check fuzz bench engines install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -106,7 +107,10 @@ integration: ## black-box tests of ./husk under emulation (root); RUN=regexp pic
 integration-runc: ## the same tests against runc: they ask only what runc gives
 	RUNTIME=runc $(INTEGRATION) -timeout 10m ./integration
 
-conformance: ## the OCI validation suite against husk and runc (root, five minutes); RUN=regexp, SUITE=version or ./checkout
+conformance: ## both suites below; fails if one does
+	@failed=0; for suite in validation bats; do $(MAKE) --no-print-directory conformance-$$suite || failed=1; done; exit $$failed
+
+conformance-validation: ## the OCI validation suite against husk and runc (root, five minutes); RUN=regexp, SUITE=version or ./checkout
 	@integration/setup/deps.sh run test
 	@$(MAKE) --no-print-directory build stock-kernel
 	@mkdir -p build/bin
@@ -115,6 +119,15 @@ conformance: ## the OCI validation suite against husk and runc (root, five minut
 	@# Without a mount namespace, which one test asks for, runc leaves its mounts behind.
 	unshare --mount build/bin/conformance -husk ./husk -config build/conformance.toml $(if $(SUITE),-suite $(SUITE)) \
 		-only '$(value RUN)' -markdown build/conformance.md -json build/conformance.json
+
+conformance-bats: ## runc's own suite against husk and runc (root, half an hour); BATS=regexp, BATS_SUITE=version or ./checkout
+	@integration/setup/deps.sh run test bats
+	@$(MAKE) --no-print-directory build stock-kernel
+	@mkdir -p build/bin
+	go build -trimpath -o build/bin/bats ./integration/conformance/bats
+	@integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/conformance.toml
+	build/bin/bats -husk ./husk -config build/conformance.toml $(if $(BATS_SUITE),-suite $(BATS_SUITE)) \
+		-only '$(value BATS)' -markdown build/conformance-bats.md
 
 test-kvm: ## the core of them on real KVM and vhost-vsock, in an emulated outer machine
 	@[ -n "$$(ls $(HUSK_CACHE) 2>/dev/null)" ] || RUNTIME=$(CURDIR)/husk go test -tags integration -count=1 -run '^TestGuestHasItsOwnKernel$$' ./integration

@@ -51,6 +51,9 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		return nil, false, err
 	}
 	timings.Lap(c.Context, "read config.json")
+	if plan.Seccomp != nil {
+		logrus.Debugf("seccomp filter flags: %d", plan.Seccomp.Flags)
+	}
 	if c.Int("preserve-fds") > 0 {
 		return nil, false, errors.New("--preserve-fds: a descriptor of the host cannot be passed into a virtual machine")
 	}

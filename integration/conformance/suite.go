@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"github.com/huskvm/husk/integration/conformance/source"
 )
 
 const (
@@ -31,7 +32,7 @@ func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
 	from, version := o.suite, "checkout "+o.suite
 	if !strings.Contains(o.suite, "/") {
 		var err error
-		if from, err = download(ctx, o.suite); err != nil {
+		if from, err = o.download(ctx); err != nil {
 			return nil, fmt.Errorf("fetch %s@%s: %w (without a module proxy: clone https://%s and say -suite DIRECTORY)", module, o.suite, err, module)
 		}
 		version = module + "@" + o.suite
@@ -40,7 +41,7 @@ func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := copyTree(from, dir); err != nil {
+	if err := source.Copy(from, dir); err != nil {
 		return nil, fmt.Errorf("copy the suite: %w", err)
 	}
 	// Without one go would build it as a part of husk.
@@ -55,36 +56,12 @@ func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
 }
 
 // download returns the directory of the module cache that holds the suite.
-func download(ctx context.Context, version string) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", module+"@"+version)
-	cmd.Dir = os.TempDir() // outside husk's own module
-	out, runErr := cmd.Output()
-	var got struct{ Dir, Sum, Error string }
-	if err := json.Unmarshal(out, &got); err != nil {
-		return "", errors.Join(runErr, err)
+func (o *options) download(ctx context.Context) (string, error) {
+	sum := ""
+	if o.suite == pinnedVersion {
+		sum = pinnedSum
 	}
-	switch {
-	case got.Error != "":
-		return "", errors.New(got.Error)
-	case runErr != nil:
-		return "", runErr
-	case version == pinnedVersion && got.Sum != pinnedSum:
-		return "", fmt.Errorf("its sum is %s, not %s", got.Sum, pinnedSum)
-	}
-	return got.Dir, nil
-}
-
-// copyTree makes a fresh copy that can be written to: the module cache cannot,
-// and the suite's tests write beside themselves.
-func copyTree(from, to string) error {
-	if err := os.RemoveAll(to); err != nil {
-		return err
-	}
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		return err
-	}
-	// All that a module's file leaves of it is a list that go would object to.
-	return os.RemoveAll(filepath.Join(to, "vendor"))
+	return source.Download(ctx, module, o.suite, sum)
 }
 
 func (s *suite) build(ctx context.Context) error {

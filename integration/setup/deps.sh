@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages husk is built, run and tested with, only those
 # that are missing, and says why each is wanted.
-#   deps.sh [run|test|engines|bench|proto]...    default: run
+#   deps.sh [run|test|bats|engines|bench|proto]...    default: run
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
@@ -20,6 +20,19 @@ wanted() {
 	test) cat <<-'LIST'
 		runc|runc|the integration suite runs against it too, which keeps the tests honest
 		util-linux|nsenter|entering a container's namespaces as engines do
+	LIST
+		;;
+	bats) cat <<-'LIST'
+		bats|bats|runs runc's own suite
+		jq|jq|the suite changes config.json with it
+		gawk|gawk|the suite finds cgroups with it
+		uidmap|newuidmap|the suite's user namespaces
+		debootstrap|debootstrap|makes the suite's Debian root file system
+		xz-utils|xz|packs it
+		gcc|gcc|runc and some of the tests are in C
+		libc6-dev|/usr/include/stdlib.h|as above
+		libseccomp-dev|/usr/include/seccomp.h|runc's seccomp
+		pkg-config|pkg-config|finds libseccomp
 	LIST
 		;;
 	engines) cat <<-'LIST'
