@@ -209,8 +209,12 @@ func TestNewMemoryPolicy(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	for _, bad := range []specs.LinuxMemoryPolicy{
-		{}, {Mode: "X"}, {Mode: specs.MpolBind, Nodes: "x"}, {Mode: specs.MpolBind, Nodes: "0-1024"},
-		{Mode: specs.MpolBind, Nodes: "1-"}, {Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"X"}},
+		{},
+		{Mode: "X"},
+		{Mode: specs.MpolBind, Nodes: "x"},
+		{Mode: specs.MpolBind, Nodes: "0-1024"},
+		{Mode: specs.MpolBind, Nodes: "1-"},
+		{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"X"}},
 	} {
 		if p, err := newMemoryPolicy(&bad); err == nil {
 			t.Errorf("%+v: %+v", bad, p)
