@@ -53,7 +53,7 @@ func main() {
 	flag.StringVar(&o.markdown, "markdown", "", "write the table to this `file` as well")
 	flag.BoolVar(&o.huskOnly, "husk-only", false, "do not run the tests with runc")
 	flag.BoolVar(&o.everything, "all", false, "run what expected.txt leaves out as well, without judging it")
-	flag.DurationVar(&o.deadline, "deadline", 4*time.Minute, "of one test")
+	flag.DurationVar(&o.deadline, "deadline", 2*time.Minute, "of one test")
 	flag.Parse()
 	if err := o.run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bats:", err)

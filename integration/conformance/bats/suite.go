@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -85,25 +86,16 @@ func (o *options) download(ctx context.Context) (string, error) {
 // build builds runc and every helper, as the suite's Makefile does; that one wants
 // git and a vendor directory.
 func (s *suite) build(ctx context.Context) error {
-	helpers, err := filepath.Glob(filepath.Join(s.dir, "tests", "cmd", "*", "*.go"))
-	if err != nil {
-		return err
-	}
 	version, err := os.ReadFile(filepath.Join(s.dir, "VERSION"))
 	if err != nil {
 		return err
 	}
-	targets := [][]string{{"-ldflags", "-X main.version=" + strings.TrimSpace(string(version)), "-o", "runc", "."}}
-	seen := map[string]bool{}
-	for _, file := range helpers {
-		if name := filepath.Base(filepath.Dir(file)); !seen[name] {
-			seen[name] = true
-			targets = append(targets, []string{"-o", "tests/cmd/_bin/" + name, "./tests/cmd/" + name})
-		}
+	targets := [][]string{{"-ldflags", "-X main.gitCommit=" + filepath.Base(s.dir) + " -X main.version=" + strings.TrimSpace(string(version)), "-o", "runc", "."}}
+	helpers, err := s.helpers()
+	if err != nil {
+		return err
 	}
-	if len(seen) == 0 {
-		return errors.New("no helpers in tests/cmd")
-	}
+	targets = append(targets, helpers...)
 	for _, args := range targets {
 		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-mod=readonly", "-tags", "seccomp"}, args...)...)
 		cmd.Dir = s.dir
@@ -123,6 +115,27 @@ func (s *suite) build(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// helpers returns go build's arguments for each program that the tests use. They
+// look for it in one place since runc 1.3, and in another before.
+func (s *suite) helpers() ([][]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "tests", "cmd"))
+	if err != nil {
+		return nil, err
+	}
+	var targets [][]string
+	for _, e := range entries {
+		if name := e.Name(); e.IsDir() {
+			for _, binary := range []string{"tests/cmd/_bin/" + name, path.Join("tests/cmd", name, name)} {
+				targets = append(targets, []string{"-o", binary, "./tests/cmd/" + name})
+			}
+		}
+	}
+	if len(targets) == 0 {
+		return nil, errors.New("no programs of the tests in tests/cmd")
+	}
+	return targets, nil
 }
 
 // images puts the two root file systems where the suite looks before it would
