@@ -55,7 +55,8 @@ func main() {
 		fail(err)
 	}
 	phases := timings.NewFromStart("cli")
-	err := newApp().RunContext(timings.With(context.Background(), phases), os.Args)
+	app := newApp()
+	err := app.RunContext(timings.With(context.Background(), phases), flagsFirst(app, os.Args))
 	if err != nil {
 		fail(err)
 	}

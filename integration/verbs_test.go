@@ -223,9 +223,9 @@ func TestPauseStopsProcesses(t *testing.T) {
 	if got := c.status(); got != "running" {
 		t.Errorf("state after resume: %s", got)
 	}
-	// A paused container can be deleted by force.
+	// A paused container can be deleted by force, which may be said behind its id.
 	e.ok("pause", c.id)
-	e.ok("delete", "--force", c.id)
+	e.ok("delete", c.id, "--force")
 	c.exits(137)
 }
 
