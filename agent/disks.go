@@ -18,11 +18,15 @@ const (
 	sysBlock = "/sys/block"
 )
 
-// plugDisks makes the container's nodes of block devices those of the guest's
-// disks, whose numbers are the guest kernel's to choose. list is demandFile and
-// sysDir sysBlock, but for tests.
+// plugDisks makes the container's nodes of block devices, and the rules about
+// them, those of the guest's disks, whose numbers are the guest kernel's to choose.
+// list is demandFile and sysDir sysBlock, but for tests.
 func plugDisks(spec *specs.Spec, disks []*protocol.Disk, list, sysDir string) error {
-	if len(disks) == 0 || spec.Linux == nil {
+	if spec.Linux == nil {
+		return nil
+	}
+	if len(disks) == 0 {
+		translateRules(spec.Linux.Resources, nil, nil)
 		return nil
 	}
 	if err := loadOnDemand(list, diskModule); err != nil {
@@ -46,7 +50,33 @@ func plugDisks(spec *specs.Spec, disks []*protocol.Disk, list, sysDir string) er
 			}
 		}
 	}
+	translateRules(spec.Linux.Resources, disks, numbers)
 	return nil
+}
+
+// translateRules gives each rule about block devices of some number the numbers
+// of the guest's disks that it is about; without any it goes, for what has that
+// number in the guest is something else.
+func translateRules(r *specs.LinuxResources, disks []*protocol.Disk, numbers map[string]diskNumber) {
+	if r == nil {
+		return
+	}
+	about := func(want *int64, number uint32) bool { return want == nil || *want == -1 || *want == int64(number) }
+	var rules []specs.LinuxDeviceCgroup
+	for _, rule := range r.Devices {
+		if rule.Type != "b" || about(rule.Major, ^uint32(0)) && about(rule.Minor, ^uint32(0)) {
+			rules = append(rules, rule)
+			continue
+		}
+		for _, d := range disks {
+			if about(rule.Major, d.Major) && about(rule.Minor, d.Minor) {
+				n, translated := numbers[d.Serial], rule
+				translated.Major, translated.Minor = &n.major, &n.minor
+				rules = append(rules, translated)
+			}
+		}
+	}
+	r.Devices = rules
 }
 
 type diskNumber struct{ major, minor int64 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -41,6 +43,25 @@ func TestPlugDisks(t *testing.T) {
 		return a.Type == b.Type && a.Major == b.Major && a.Minor == b.Minor
 	}) {
 		t.Errorf("nodes %+v, want %+v", spec.Linux.Devices, want)
+	}
+
+	rule := func(kind string, major, minor int64) specs.LinuxDeviceCgroup {
+		return specs.LinuxDeviceCgroup{Allow: true, Type: kind, Major: &major, Minor: &minor, Access: "r"}
+	}
+	wild := specs.LinuxDeviceCgroup{Type: "b", Access: "m"}
+	spec = &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{
+		{Access: "rwm"}, rule("b", 254, 0), rule("c", 254, 0), rule("b", 8, 0), wild, rule("b", -1, -1), rule("b", 254, -1),
+	}}}}
+	if err := plugDisks(spec, disks, "/nosuch", sys); err != nil {
+		t.Fatal(err)
+	}
+	rules := []specs.LinuxDeviceCgroup{
+		{Access: "rwm"}, rule("b", 254, 16), rule("c", 254, 0), wild, rule("b", -1, -1), rule("b", 254, 0), rule("b", 254, 16),
+	}
+	if got := spec.Linux.Resources.Devices; !reflect.DeepEqual(got, rules) {
+		a, _ := json.Marshal(got)
+		b, _ := json.Marshal(rules)
+		t.Errorf("rules %s, want %s", a, b)
 	}
 
 	err := plugDisks(spec, []*protocol.Disk{{Serial: "husk-2", Major: 8, Minor: 1}}, "/nosuch", sys)

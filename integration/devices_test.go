@@ -228,3 +228,39 @@ func writeAt(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+// TestDeviceRules: what linux.resources.devices does not allow can be made, and not
+// opened; the devices that every container has always can.
+func TestDeviceRules(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		access string // to kmsg
+		want   string
+	}{
+		"denied": {"", "null open\nkmsg shut\n"},
+		"read":   {"r", "null open\nkmsg open\n"},
+		"write":  {"w", "null open\nkmsg shut\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			c := e.createStarted(e.bundle(
+				withScript("mknod /dev/made c 1 3 && for d in made:null kmsg:kmsg; do"+
+					" if (exec 3</dev/${d%:*}) 2>/dev/null; then echo ${d#*:} open; else echo ${d#*:} shut; fi; done"),
+				withCapabilities("CAP_SYSLOG"),
+				func(s *specs.Spec) {
+					major, minor := int64(1), int64(11)
+					s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/kmsg", Type: "c", Major: major, Minor: minor}}
+					if tc.access != "" {
+						s.Linux.Resources.Devices = append(s.Linux.Resources.Devices,
+							specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: tc.access})
+					}
+				}))
+			c.exits(0)
+			if got := c.stdout.String(); got != tc.want {
+				t.Errorf("output %q, want %q", got, tc.want)
+			}
+			e.ok("delete", c.id)
+		})
+	}
+}

@@ -262,7 +262,6 @@ func TestSettings(t *testing.T) {
 		{"unified core", &specs.LinuxResources{Unified: map[string]string{"cgroup.procs": "1"}}, nil, `unified resource "cgroup.procs" is not a resource`},
 		{"swap without memory", &specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: ptr(int64(5))}}, nil, "unable to set swap limit without memory limit"},
 		{"swap below memory", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(6)), Swap: ptr(int64(5))}}, nil, "memory+swap limit should be >= memory limit"},
-		{"devices", &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{}}}, nil, "linux.resources.devices is not supported"},
 		{"blockIO", &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(5))}}, nil, "linux.resources.blockIO is not supported"},
 		{"rdma", &specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"x": {}}}, nil, "linux.resources.rdma is not supported"},
 		{"swappiness", &specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: ptr(uint64(5))}}, nil, "linux.resources.memory.swappiness is not supported"},

@@ -1,6 +1,7 @@
 package libcontainer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -29,6 +30,8 @@ type Container struct {
 	destroyed bool
 	held      []setting // to be applied at start
 	execs     map[*Process]struct{}
+	// filter is the default device filter, where the cgroup has it already.
+	filter *os.File
 }
 
 // stageThreads is the number of tasks an init stage may need; the process it
@@ -67,6 +70,8 @@ func (c *Container) create(cfg *Config) (err error) {
 	if cfg.Prepared != nil {
 		cfg.Prepared.take(c)
 		err = c.limit()
+		_ = c.filter.Close() // the cgroup keeps it
+		c.filter = nil
 	} else {
 		err = c.fork(cfg)
 	}
@@ -107,14 +112,21 @@ func (c *Container) fork(cfg *Config) (err error) {
 	return err
 }
 
-// limit applies the container's limits to its cgroup, but for those that wait.
+// limit applies the container's limits and device rules to its cgroup, but for
+// the limits that wait.
 func (c *Container) limit() error {
 	for _, s := range c.plan.settings {
 		if holdBack(s) {
 			c.held = append(c.held, s)
 		}
 	}
-	return c.cgroup.apply(c.plan.settings, holdBack)
+	if err := c.cgroup.apply(c.plan.settings, holdBack); err != nil {
+		return err
+	}
+	if c.filter != nil && bytes.Equal(c.plan.devices, compileFilter(defaultDevices)) {
+		return nil
+	}
+	return c.cgroup.filterDevices(c.plan.devices, c.filter)
 }
 
 // Init is the container's first process.
@@ -330,6 +342,9 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	all, err := settings(r)
 	if err != nil {
 		return err
+	}
+	if r != nil && len(r.Devices) > 0 {
+		return errors.New("linux.resources.devices of a container that exists cannot be changed")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -49,6 +49,7 @@ type Config struct {
 type plan struct {
 	init       initConfig
 	settings   []setting
+	devices    bpfProgram  // which devices the container may use
 	clone      uintptr     // CLONE_NEW* of the namespaces to make
 	joins      []namespace // to join before the fork
 	initArgs   []string
@@ -238,8 +239,17 @@ func (p *plan) resources(cfg *Config) error {
 	if len(p.settings) > 0 && cfg.CgroupPath == "" {
 		return errors.New("linux.resources are set, but the container has no cgroup")
 	}
-	if cfg.CgroupPath != "" {
+	var rules []specs.LinuxDeviceCgroup
+	if r := cfg.Spec.Linux.Resources; r != nil {
+		rules = r.Devices
+	}
+	switch {
+	case cfg.CgroupPath != "":
 		p.init.CgroupDir = filepath.Join(p.cgroupRoot, filepath.Clean("/"+cfg.CgroupPath))
+		p.devices, err = deviceFilter(rules)
+		return err
+	case len(rules) > 0:
+		return errors.New("linux.resources.devices are set, but the container has no cgroup")
 	}
 	return nil
 }

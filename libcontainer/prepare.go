@@ -23,6 +23,7 @@ type Prepared struct {
 	pidfd    *os.File
 	cgroup   *cgroup
 	netns    *os.File
+	filter   *os.File // of devices: what most containers have
 	initArgs []string
 }
 
@@ -35,9 +36,16 @@ func Prepare(initArgs []string, cgroupRoot, cgroupPath string) (_ *Prepared, err
 	}
 	defer func() {
 		if err != nil {
+			_ = p.filter.Close() // also of nil
 			err = errors.Join(err, p.cgroup.destroy())
 		}
 	}()
+	if p.filter, err = loadFilter(compileFilter(defaultDevices)); err != nil {
+		return nil, err
+	}
+	if err := p.cgroup.attachFilter(unix.BPF_PROG_ATTACH, p.filter); err != nil {
+		return nil, err
+	}
 	p.process, p.pidfd, err = fork(&forkRequest{
 		args:      p.initArgs,
 		clone:     preparedNamespaces,
@@ -89,6 +97,7 @@ func (p *Prepared) Discard() error {
 	p.process.abandon()
 	_ = p.pidfd.Close()
 	_ = p.netns.Close()
+	_ = p.filter.Close()
 	if err := p.cgroup.destroy(); err != nil {
 		return fmt.Errorf("discard prepared container: %w", err)
 	}
@@ -97,7 +106,7 @@ func (p *Prepared) Discard() error {
 
 // take makes the stage the first process of c.
 func (p *Prepared) take(c *Container) {
-	c.init, c.pidfd, c.cgroup, c.netns = p.process, p.pidfd, p.cgroup, p.netns
+	c.init, c.pidfd, c.cgroup, c.netns, c.filter = p.process, p.pidfd, p.cgroup, p.netns, p.filter
 	c.init.forked = time.Now()
 	if c.plan.init.Process.Terminal {
 		// The stage puts the terminal in their place.

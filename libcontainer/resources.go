@@ -48,8 +48,6 @@ func settings(r *specs.LinuxResources) ([]setting, error) {
 func checkResources(r *specs.LinuxResources) error {
 	var field string
 	switch b := r.BlockIO; {
-	case len(r.Devices) > 0:
-		field = "devices"
 	case b != nil && (b.Weight != nil || b.LeafWeight != nil || len(b.WeightDevice)+len(b.ThrottleReadBpsDevice)+
 		len(b.ThrottleWriteBpsDevice)+len(b.ThrottleReadIOPSDevice)+len(b.ThrottleWriteIOPSDevice) > 0):
 		field = "blockIO"

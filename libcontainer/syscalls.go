@@ -1,6 +1,7 @@
 package libcontainer
 
 import (
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,14 @@ func rawCall(nr, a1, a2, a3 uintptr) error {
 		return errno
 	}
 	return nil
+}
+
+func bpf(command int, attr unsafe.Pointer, size uintptr) (int, error) {
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(command), uintptr(attr), size)
+	if errno != 0 {
+		return -1, os.NewSyscallError("bpf", errno)
+	}
+	return int(fd), nil
 }
 
 func rtSigaction(sig uintptr, act, old *kernelSigaction) error {

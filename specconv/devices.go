@@ -166,3 +166,21 @@ func blockAccess(r *specs.LinuxResources, major, minor int64) (read, write bool)
 	}
 	return read, write
 }
+
+// guestDeviceRules leaves out what allows a character device that the guest has not:
+// engines allow the console and others by the list, and a filter that is that of
+// every container is there before the container.
+func guestDeviceRules(rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
+	var guest []specs.LinuxDeviceCgroup
+	for _, r := range rules {
+		if r.Allow && r.Type == "c" && r.Major != nil && r.Minor != nil && *r.Major >= 0 && *r.Minor >= 0 {
+			const pts = 136
+			_, known := guestDevices[deviceNumber{*r.Major, *r.Minor}]
+			if !known && *r.Major != pts {
+				continue
+			}
+		}
+		guest = append(guest, r)
+	}
+	return guest
+}

@@ -155,9 +155,9 @@ func nonZero[T int64 | uint64](p *T) *T {
 	return p
 }
 
-// guestResources are the limits that the guest's cgroup enforces on the
-// container; nil if there are none. Device rules aren't among them: the guest
-// has no device of the host to keep from the container.
+// guestResources are the limits and device rules that the guest's cgroup enforces
+// on the container; nil if there are none. Rules of block devices have the host's
+// numbers: the agent knows the guest's.
 func guestResources(r *specs.LinuxResources, w *warnings) *specs.LinuxResources {
 	if r == nil {
 		return nil
@@ -166,6 +166,7 @@ func guestResources(r *specs.LinuxResources, w *warnings) *specs.LinuxResources 
 		Memory:  guestMemory(r.Memory, w),
 		CPU:     guestCPU(r.CPU, w),
 		Unified: guestUnified(r.Unified, w),
+		Devices: guestDeviceRules(r.Devices),
 	}
 	if r.Pids != nil && r.Pids.Limit != nil {
 		guest.Pids = &specs.LinuxPids{Limit: r.Pids.Limit}
@@ -174,7 +175,7 @@ func guestResources(r *specs.LinuxResources, w *warnings) *specs.LinuxResources 
 	w.dropIf(len(r.HugepageLimits) > 0, "linux.resources.hugepageLimits", "the guest has no huge pages reserved")
 	w.dropIf(hasNetwork(r.Network), "linux.resources.network", "classes and priorities of packets are not supported yet")
 	w.dropIf(len(r.Rdma) > 0, "linux.resources.rdma", "the guest has no RDMA device")
-	if guest.Memory == nil && guest.CPU == nil && guest.Pids == nil && guest.Unified == nil {
+	if guest.Memory == nil && guest.CPU == nil && guest.Pids == nil && guest.Unified == nil && len(guest.Devices) == 0 {
 		return nil
 	}
 	return guest
@@ -266,7 +267,7 @@ func Resources(r *specs.LinuxResources) (guest *specs.LinuxResources, dropped []
 	var w warnings
 	w.dropIf(len(r.HugepageLimits) > 0, "linux.resources.hugepageLimits", "the guest has no huge pages reserved")
 	honoured := *r
-	honoured.HugepageLimits = nil
+	honoured.HugepageLimits, honoured.Devices = nil, nil
 	var refused warnings
 	guest = guestResources(&honoured, &refused)
 	if len(refused) > 0 {
