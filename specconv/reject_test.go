@@ -195,8 +195,8 @@ func TestRejectNamespaces(t *testing.T) {
 		{func(s *specs.Spec) { s.Linux.GIDMappings = mapping }, "linux.gidMappings: user namespaces are not supported yet"},
 		{
 			without(specs.NetworkNamespace),
-			"linux.namespaces: a network namespace is required: the host's network is not supported yet " +
-				"(the annotation org.huskvm.network=none runs the container without network)",
+			"linux.namespaces: a network namespace is required: the host's own network cannot be shared with a virtual machine: " +
+				"give the container a network, or none (the annotation org.huskvm.network=none does so)",
 		},
 		{sysctl("kernel.foo"), `linux.sysctl: sysctl "kernel.foo" is not in a separate kernel namespace`},
 		{sysctl("vm/swappiness"), `linux.sysctl: sysctl "vm/swappiness" is not in a separate kernel namespace`},
