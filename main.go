@@ -87,7 +87,7 @@ func newApp() *cli.App {
 			createCommand, startCommand, stateCommand, killCommand, deleteCommand,
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
 			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand,
-			checkpointCommand, restoreCommand, templateCommand,
+			checkpointCommand, restoreCommand, templateCommand, installCommand, uninstallCommand,
 		},
 		HideHelpCommand: true,
 		OnUsageError:    usageError,

@@ -43,7 +43,7 @@ type Config struct {
 	VCPUs int `toml:"vcpus"`
 	// NICs is how many network cards a container's VM has ready for the
 	// interfaces that are found in its network namespace at start, 1 to 8.
-	// Default 1. Interfaces that exist at create are always counted in.
+	// Default 2, one for a network that an engine connects later. Interfaces that exist at create are always counted in.
 	NICs int `toml:"nics"`
 	// BootTimeout is how long the guest may take from power-on to the agent's
 	// answer. Default 20 s under KVM, 120 s under emulation.

@@ -36,7 +36,7 @@ func guestOnly(pkg string) bool {
 // hostOnly is what runs on the host and never in the guest. The cli is the
 // module's root package.
 func hostOnly(pkg string) bool {
-	return pkg == module || inAny(pkg, "supervisor", "specconv", "state", "config", "network", "cgroup", "hypervisor", "guest", "template", "timings", "check", "flock", "hooks", "agent/client")
+	return pkg == module || inAny(pkg, "supervisor", "install", "specconv", "state", "config", "network", "cgroup", "hypervisor", "guest", "template", "timings", "check", "flock", "hooks", "agent/client")
 }
 
 // forbidden returns why a package may not depend on another, or "".
@@ -50,7 +50,7 @@ func forbidden(from, to string) string {
 		return "what both sides share imports neither"
 	case in(from, "libcontainer") && inAny(to, "agent", "hypervisor"):
 		return "libcontainer never learns what a VM is"
-	case in(from, "hypervisor") && inAny(to, "supervisor", "specconv", "state", "config", "network", "cgroup", "guest", "agent"):
+	case in(from, "hypervisor") && inAny(to, "supervisor", "install", "specconv", "state", "config", "network", "cgroup", "guest", "agent"):
 		return "hypervisor never learns what a container is"
 	case in(from, "hypervisor") && strings.HasPrefix(to, "github.com/opencontainers/"):
 		return "hypervisor never learns what a container is"
