@@ -43,11 +43,11 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err := refuseExisting(c.String("root"), id); err != nil {
 		return nil, false, err
 	}
-	if err := refuseSharing(c.String("root"), spec); err != nil {
-		return nil, false, err
-	}
 	plan, err := specconv.Convert(hostEnv(id, bundle), spec)
 	if err != nil {
+		return nil, false, err
+	}
+	if err := refuseSharing(c.String("root"), spec); err != nil {
 		return nil, false, err
 	}
 	timings.Lap(c.Context, "read config.json")

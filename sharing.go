@@ -21,9 +21,6 @@ var shared = map[specs.LinuxNamespaceType]string{
 // is in it is in that one's virtual machine, and this one would find it empty. A
 // namespace of the host's is joined on the host.
 func refuseSharing(root string, spec *specs.Spec) error {
-	if spec.Linux == nil {
-		return nil
-	}
 	var others []*state.Container
 	for _, ns := range spec.Linux.Namespaces {
 		name := shared[ns.Type]

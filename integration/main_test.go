@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,11 @@ var (
 // guest on a busy two-core machine may take many seconds to boot. HUSK_TEST_TIMEOUT
 // changes it: in the KVM test bed the whole machine is emulated.
 var testTimeout = 90 * time.Second
+
+// The main thread stays with the main goroutine: one that a test's goroutine
+// leaves in another namespace is parked there, not ended as any other is, and
+// /proc/PID/ns shows that namespace as the process's from then on.
+func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
 	os.Exit(testMain(m))
