@@ -9,13 +9,13 @@ import (
 	"net"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/agent/client/fake"
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/agent/protocol/mux"
 )
@@ -25,20 +25,12 @@ const patience = 20 * time.Second
 // pair returns the two ends of a channel.
 func pair(t *testing.T) (host, guest net.Conn) {
 	t.Helper()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	host, guest, err := fake.Pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conns [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		if conns[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-	}
-	t.Cleanup(func() { _ = conns[0].Close(); _ = conns[1].Close() })
-	return conns[0], conns[1]
+	t.Cleanup(func() { _ = host.Close(); _ = guest.Close() })
+	return host, guest
 }
 
 // bench is a stdio whose process is the test, and the host's streams to it.

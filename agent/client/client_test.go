@@ -6,19 +6,15 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/huskvm/husk/agent/client/fake"
 	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/agent/protocol/mux"
 )
 
 const (
@@ -28,20 +24,12 @@ const (
 
 func pair(t *testing.T) (host, guest net.Conn) {
 	t.Helper()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	host, guest, err := fake.Pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conns [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		if conns[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-	}
-	t.Cleanup(func() { _ = conns[0].Close(); _ = conns[1].Close() })
-	return conns[0], conns[1]
+	t.Cleanup(func() { _ = host.Close(); _ = guest.Close() })
+	return host, guest
 }
 
 func within(t *testing.T, d time.Duration) context.Context {
@@ -51,34 +39,11 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// guest plays the agent: it answers the handshake and hands each stream, its
-// header read, to serve.
-func guest(conn net.Conn, serve func(protocol.StreamHeader, net.Conn)) {
-	if protocol.Answer(conn, build) != nil {
-		return
-	}
-	session, err := mux.Guest(conn)
-	if err != nil {
-		return
-	}
-	for {
-		s, err := session.Accept()
-		if err != nil {
-			return
-		}
-		h, err := protocol.ReadStreamHeader(s)
-		if err != nil {
-			return
-		}
-		go serve(h, s)
-	}
-}
-
 // connect returns a client of a guest whose streams serve handles.
 func connect(t *testing.T, serve func(protocol.StreamHeader, net.Conn)) *Client {
 	t.Helper()
 	h, g := pair(t)
-	go guest(g, serve)
+	go func() { _ = fake.Streams(g, build, serve) }()
 	c, err := Connect(within(t, patience), Serial(h), build)
 	if err != nil {
 		t.Fatal(err)
@@ -88,47 +53,19 @@ func connect(t *testing.T, serve func(protocol.StreamHeader, net.Conn)) *Client 
 }
 
 // honest serves the Agent service on the control stream and echoes on the others.
-func honest(t *testing.T, svc protocol.AgentService) func(protocol.StreamHeader, net.Conn) {
-	t.Helper()
-	server, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	protocol.RegisterAgentService(server, svc)
-	t.Cleanup(func() { _ = server.Close() })
+func honest(svc protocol.AgentService) func(protocol.StreamHeader, net.Conn) {
 	return func(h protocol.StreamHeader, s net.Conn) {
-		if h.ProcessID == "unknown" {
+		switch {
+		case h.ProcessID == "unknown":
 			_ = protocol.WriteStreamAck(s, errors.New("process \"unknown\" does not exist"))
 			_ = s.Close()
-			return
+		case h.Kind == protocol.StreamControl:
+			_ = fake.Control(s, svc)
+		default:
+			fake.Echo(s)
 		}
-		_ = protocol.WriteStreamAck(s, nil)
-		if h.Kind == protocol.StreamControl {
-			_ = server.Serve(context.Background(), &oneConn{conn: s, closed: make(chan struct{})})
-			return
-		}
-		_, _ = io.Copy(s, s)
-		_ = s.(*mux.Stream).CloseWrite()
 	}
 }
-
-// oneConn is a listener with one connection.
-type oneConn struct {
-	conn   net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	if c := l.conn; c != nil {
-		l.conn = nil
-		return c, nil
-	}
-	<-l.closed
-	return nil, net.ErrClosed
-}
-func (l *oneConn) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
-func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{} }
 
 // service answers Hello and fails or hangs the rest.
 type service struct{ protocol.AgentService }
@@ -147,7 +84,7 @@ func (service) Wait(ctx context.Context, _ *protocol.WaitRequest) (*protocol.Wai
 }
 
 func TestConnectCallStream(t *testing.T) {
-	c := connect(t, honest(t, service{}))
+	c := connect(t, honest(service{}))
 	h, err := c.Control().Hello(within(t, patience), &protocol.HelloRequest{})
 	if err != nil || h.KernelRelease != "6.1" {
 		t.Fatalf("hello: %v, %v", h, err)
@@ -205,7 +142,7 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 	for name, play := range map[string]func(net.Conn){
 		"silent":               func(net.Conn) {},
 		"silent after hello":   func(g net.Conn) { _ = protocol.Answer(g, build) },
-		"no answer to control": func(g net.Conn) { guest(g, func(protocol.StreamHeader, net.Conn) {}) },
+		"no answer to control": func(g net.Conn) { _ = fake.Streams(g, build, func(protocol.StreamHeader, net.Conn) {}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, g := pair(t)
@@ -219,7 +156,7 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 }
 
 func TestRefusedStream(t *testing.T) {
-	c := connect(t, honest(t, service{}))
+	c := connect(t, honest(service{}))
 	_, err := c.Stream(within(t, patience), protocol.StreamHeader{Kind: protocol.StreamStdout, ContainerID: "c", ProcessID: "unknown"})
 	if err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("got %v", err)
@@ -230,7 +167,7 @@ func TestRefusedStream(t *testing.T) {
 }
 
 func TestAgentErrorIsOnePrintableLine(t *testing.T) {
-	c := connect(t, honest(t, service{}))
+	c := connect(t, honest(service{}))
 	_, err := c.Control().Start(within(t, patience), &protocol.StartRequest{})
 	var agentErr *AgentError
 	if !errors.As(err, &agentErr) || agentErr.Code != codes.NotFound {
@@ -242,7 +179,7 @@ func TestAgentErrorIsOnePrintableLine(t *testing.T) {
 }
 
 func TestCallEndsWithItsContext(t *testing.T) {
-	c := connect(t, honest(t, service{}))
+	c := connect(t, honest(service{}))
 	if _, err := c.Control().Wait(within(t, 50*time.Millisecond), &protocol.WaitRequest{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
@@ -288,7 +225,7 @@ func TestStuckChannelEndsWithContexts(t *testing.T) {
 
 // The caller's mistake does not cost the channel.
 func TestTooLargeRequest(t *testing.T) {
-	c := connect(t, honest(t, service{}))
+	c := connect(t, honest(service{}))
 	if _, err := c.Control().Create(within(t, patience), &protocol.CreateRequest{Spec: make([]byte, 5<<20)}); err == nil {
 		t.Error("5 MiB were sent")
 	}
@@ -299,7 +236,7 @@ func TestTooLargeRequest(t *testing.T) {
 
 func TestEndOfChannelEndsCalls(t *testing.T) {
 	h, g := pair(t)
-	go guest(g, honest(t, service{}))
+	go func() { _ = fake.Streams(g, build, honest(service{})) }()
 	c, err := Connect(within(t, patience), Serial(h), build)
 	if err != nil {
 		t.Fatal(err)
