@@ -82,6 +82,9 @@ const endGrace = 2 * time.Second
 // ended, or that nobody wants the container any more, is what there is to say,
 // not that the channel broke.
 func (s *supervisor) explain(ctx context.Context, err error) error {
+	if errors.Is(err, protocol.ErrMismatch) {
+		return err // and the agent, hearing of it, may end the VM
+	}
 	select {
 	case <-s.vm.Done():
 		return fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))

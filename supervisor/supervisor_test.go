@@ -1,0 +1,416 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	agentfake "github.com/huskvm/husk/agent/client/fake"
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/hypervisor/fake"
+	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/timings"
+)
+
+const (
+	build    = "test-build"
+	patience = 10 * time.Second
+)
+
+// guest is an agent that notes what it is asked and does as it is told.
+type guest struct {
+	protocol.AgentService // nil: a call that a test does not expect panics
+
+	mu    sync.Mutex
+	calls []string
+	fail  map[string]error
+	exits map[string]chan uint32
+}
+
+func (g *guest) note(call string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.calls = append(g.calls, call)
+	verb, _, _ := strings.Cut(call, " ")
+	return g.fail[verb]
+}
+
+func (g *guest) called() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.calls)
+}
+
+func (g *guest) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.HelloResponse, error) {
+	if len(r.Entropy) != entropyBytes {
+		return nil, errors.New("too little entropy")
+	}
+	return &protocol.HelloResponse{KernelRelease: "6.1"}, nil
+}
+
+func (g *guest) Start(context.Context, *protocol.StartRequest) (*protocol.StartResponse, error) {
+	return &protocol.StartResponse{}, g.note("start")
+}
+
+func (g *guest) Pause(context.Context, *protocol.PauseRequest) (*protocol.PauseResponse, error) {
+	return &protocol.PauseResponse{}, g.note("pause")
+}
+
+func (g *guest) Resume(context.Context, *protocol.ResumeRequest) (*protocol.ResumeResponse, error) {
+	return &protocol.ResumeResponse{}, g.note("resume")
+}
+
+func (g *guest) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.ExecResponse, error) {
+	return &protocol.ExecResponse{}, g.note("exec " + r.ProcessId)
+}
+
+func (g *guest) Kill(_ context.Context, r *protocol.KillRequest) (*protocol.KillResponse, error) {
+	if err := g.note("kill " + r.ProcessId + " " + unix.SignalName(unix.Signal(r.Signal))); err != nil {
+		return nil, err
+	}
+	if exit := g.exits[r.ProcessId]; exit != nil && unix.Signal(r.Signal) == unix.SIGKILL {
+		exit <- 128 + uint32(unix.SIGKILL)
+	}
+	return &protocol.KillResponse{}, nil
+}
+
+func (g *guest) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
+	select {
+	case code := <-g.exits[r.ProcessId]:
+		g.exits[r.ProcessId] <- code // for whoever else waits
+		return &protocol.WaitResponse{ExitCode: code}, g.note("wait " + r.ProcessId)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (g *guest) play(_ context.Context, conn net.Conn, _ hypervisor.Config) error {
+	return agentfake.Streams(conn, build, func(h protocol.StreamHeader, s net.Conn) {
+		if h.Kind == protocol.StreamControl {
+			_ = agentfake.Control(s, g)
+			return
+		}
+		agentfake.Echo(s)
+	})
+}
+
+// started is a supervisor whose VM runs, up to where it meets the agent.
+func started(t *testing.T, starter *fake.Starter) (*supervisor, *fake.VM) {
+	t.Helper()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	s := &supervisor{
+		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{},
+		boot: Bootstrap{
+			Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
+			Machine: Machine{MemoryMiB: 512, VCPUs: 2, BootTimeout: patience},
+		},
+		container: &state.Container{ID: "c1", Saved: state.Created},
+	}
+	var err error
+	if s.dir, err = state.Create(t.TempDir(), s.container); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.dir.Close)
+	if s.vm, err = starter.Start(t.Context(), hypervisor.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.shutDown)
+	return s, starter.VMs()[0]
+}
+
+// met is one that has met its agent and whose container is created.
+func met(t *testing.T, g *guest) (*supervisor, *fake.VM) {
+	t.Helper()
+	s, vm := started(t, &fake.Starter{Guest: g.play})
+	if err := s.meetAgent(t.Context(), patience); err != nil {
+		t.Fatal(err)
+	}
+	return s, vm
+}
+
+func wantStatus(t *testing.T, s *supervisor, want state.Status) {
+	t.Helper()
+	saved, err := s.dir.Load()
+	if err != nil || saved.Saved != want || s.status() != want {
+		t.Errorf("status %s, saved %v, %v; want %s", s.status(), saved, err, want)
+	}
+}
+
+func TestVerbsChangeTheStatus(t *testing.T) {
+	g := &guest{}
+	s, _ := met(t, g)
+	start := func() error { _, err := s.Start(t.Context(), &control.StartRequest{}); return err }
+	pause := func() error { _, err := s.Pause(t.Context(), &control.PauseRequest{}); return err }
+	resume := func() error { _, err := s.Resume(t.Context(), &control.ResumeRequest{}); return err }
+	exec := func() error { _, err := s.Exec(t.Context(), &control.ExecRequest{}); return err }
+	for _, step := range []struct {
+		name  string
+		verb  func() error
+		after state.Status
+		text  string // of the refusal
+	}{
+		{"resume", resume, state.Created, "container not paused"},
+		{"pause", pause, state.Paused, ""},
+		{"start", start, state.Paused, "cannot start a container in the paused state"},
+		{"resume", resume, state.Created, ""},
+		{"start", start, state.Running, ""},
+		{"start", start, state.Running, "cannot start an already running container"},
+		{"pause", pause, state.Paused, ""},
+		{"exec", exec, state.Paused, "cannot exec in a paused container"},
+		{"resume", resume, state.Running, ""},
+		{"exec", exec, state.Running, ""},
+	} {
+		err := step.verb()
+		if (err != nil) != (step.text != "") || (err != nil && !strings.Contains(err.Error(), step.text)) {
+			t.Errorf("%s: error %v, want %q", step.name, err, step.text)
+		}
+		wantStatus(t, s, step.after)
+	}
+	if want := []string{"pause", "resume", "start", "pause", "resume", "exec exec-1"}; !slices.Equal(g.called(), want) {
+		t.Errorf("the guest was asked for %v, want %v", g.called(), want)
+	}
+}
+
+// A status is not changed by what the guest refused.
+func TestRefusedByTheGuest(t *testing.T) {
+	g := &guest{fail: map[string]error{"start": status.Error(codes.Internal, "no"), "exec": errors.New("no")}}
+	s, _ := met(t, g)
+	if _, err := s.Start(t.Context(), &control.StartRequest{}); err == nil || err.Error() != "no" {
+		t.Errorf("start: %v", err)
+	}
+	wantStatus(t, s, state.Created)
+	if _, err := s.Exec(t.Context(), &control.ExecRequest{HostPid: 7}); err == nil {
+		t.Error("exec succeeded")
+	}
+	if r, err := s.Ps(t.Context(), nil); err != nil || len(r.HostPids) != 1 {
+		t.Errorf("a process that was never made is listed: %v, %v", r, err)
+	}
+}
+
+// SIGKILL works whatever the guest says; nothing else ends a virtual machine.
+func TestKillThatTheGuestRefuses(t *testing.T) {
+	g := &guest{fail: map[string]error{"kill": errors.New("no")}}
+	s, vm := met(t, g)
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGTERM)}); err == nil {
+		t.Error("SIGTERM: no error")
+	}
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL), ProcessId: "exec-1"}); err == nil {
+		t.Error("SIGKILL of an exec'd process: no error")
+	}
+	select {
+	case <-vm.Done():
+		t.Fatal("the virtual machine was ended")
+	default:
+	}
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
+		t.Errorf("SIGKILL: %v", err)
+	}
+	select {
+	case <-vm.Done():
+	case <-time.After(patience):
+		t.Error("the virtual machine goes on")
+	}
+}
+
+// Exit codes have eight bits, whatever a guest says.
+func TestExitCodeOfAHostileGuest(t *testing.T) {
+	g := &guest{exits: map[string]chan uint32{protocol.InitProcess: make(chan uint32, 1)}}
+	g.exits[protocol.InitProcess] <- 0xffffff2a
+	s, _ := met(t, g)
+	select {
+	case code := <-s.waitInit():
+		if code != 42 {
+			t.Errorf("exit code %d", code)
+		}
+	case <-time.After(patience):
+		t.Error("still waiting")
+	}
+}
+
+// To whoever waits, a virtual machine that has died is a container that was
+// killed, and the verb under way tells of the guest's last words.
+func TestVMEndsUnderTheContainer(t *testing.T) {
+	s, vm := met(t, &guest{})
+	s.control = &socket{}
+	s.relay = nil
+	vm.Print("line\nKernel panic - not syncing\n")
+	vm.Fail(errors.New("exit status 1"))
+	if code := s.untilEnd(); code != exitLost {
+		t.Errorf("exit code %d", code)
+	}
+	_, err := s.saveTheReason(t.Context(), nil, nil, func(ctx context.Context, _ func(any) error) (any, error) {
+		return s.Start(ctx, &control.StartRequest{})
+	})
+	if err == nil || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), "Kernel panic") {
+		t.Errorf("start: %v", err)
+	}
+}
+
+// An engine that kills the exec process on the host means the one in the guest.
+func TestExecWhoseWaiterHasGone(t *testing.T) {
+	g := &guest{exits: map[string]chan uint32{"exec-1": make(chan uint32, 1)}}
+	s, _ := met(t, g)
+	r, err := s.Exec(t.Context(), &control.ExecRequest{HostPid: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Wait(ctx, &control.WaitRequest{ProcessId: r.ProcessId}); err == nil {
+		t.Error("wait returned an exit code")
+	}
+	// The wait that was given up may be answered too.
+	if got, want := slices.Compact(g.called()), []string{"exec exec-1", "kill exec-1 SIGKILL", "wait exec-1"}; !slices.Equal(got, want) {
+		t.Errorf("the guest was asked for %v, want %v", g.called(), want)
+	}
+	if _, err := s.Wait(t.Context(), &control.WaitRequest{ProcessId: r.ProcessId}); !errors.Is(err, errNoProcess) {
+		t.Errorf("wait again: %v", err)
+	}
+}
+
+func TestExecOfAPausedContainerWaits(t *testing.T) {
+	g := &guest{}
+	s, _ := met(t, g)
+	if _, err := s.Pause(t.Context(), &control.PauseRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Exec(ctx, &control.ExecRequest{IgnorePaused: true}); !errors.Is(err, context.Canceled) {
+		t.Errorf("exec whose caller has gone: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
+		done <- err
+	}()
+	if _, err := s.Resume(t.Context(), &control.ResumeRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("exec still waits")
+	}
+}
+
+func TestUpdateThatTheMachineCannotHold(t *testing.T) {
+	s, _ := met(t, &guest{})
+	for resources, field := range map[string]string{
+		`{"memory":{"limit":1073741824}}`: "memory.limit",
+		`{"cpu":{"cpus":"0-2"}}`:          "cpu.cpus",
+		`{`:                               "read resources",
+	} {
+		_, err := s.Update(t.Context(), &control.UpdateRequest{Resources: []byte(resources)})
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", resources, err)
+		}
+	}
+}
+
+// The error of a guest that never comes up names the cause, not the symptom.
+func TestAgentThatIsNotMet(t *testing.T) {
+	for name, tc := range map[string]struct {
+		play  func(ctx context.Context, conn net.Conn, cfg hypervisor.Config) error
+		limit time.Duration
+		text  string
+	}{
+		"silent": {nil, 50 * time.Millisecond, "the guest did not answer within 50ms (setting boot_timeout)"},
+		"ends": {
+			func(context.Context, net.Conn, hypervisor.Config) error { return errors.New("no init found") },
+			patience, "virtual machine ended: no init found",
+		},
+		"another build": {
+			func(_ context.Context, conn net.Conn, _ hypervisor.Config) error {
+				return protocol.Answer(conn, "other")
+			},
+			patience, "host and agent do not match",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := started(t, &fake.Starter{Guest: tc.play})
+			if err := s.meetAgent(t.Context(), tc.limit); err == nil || !strings.Contains(err.Error(), tc.text) {
+				t.Errorf("%v, want %q", err, tc.text)
+			}
+		})
+	}
+}
+
+// A guest may say anything of how long its part of create has taken.
+func TestPhasesOfAHostileGuest(t *testing.T) {
+	s, _ := started(t, &fake.Starter{})
+	s.notePhases(&protocol.CreateResponse{StageNanos: -1, SetupNanos: 1 << 62, ShareNanos: int64(time.Millisecond)})
+	phases := s.timings.Phases()
+	if len(phases) != 1 || phases[0].Name != "guest setup: share" || phases[0].Took != time.Millisecond {
+		t.Errorf("phases %v", phases)
+	}
+}
+
+// Whoever can reach the stream socket gets stdio of exec'd processes, and neither
+// the agent's control stream nor what belongs to others.
+func TestStreamSocketGivesStdioOnly(t *testing.T) {
+	s, _ := met(t, &guest{})
+	for name, tc := range map[string]struct {
+		header protocol.StreamHeader
+		ok     bool
+	}{
+		"stdin":             {protocol.StreamHeader{Kind: protocol.StreamStdin, ContainerID: "c1", ProcessID: "exec-1"}, true},
+		"control":           {protocol.StreamHeader{Kind: protocol.StreamControl, ContainerID: "c1", ProcessID: "exec-1"}, false},
+		"names":             {protocol.StreamHeader{Kind: protocol.StreamNames, ContainerID: "c1", ProcessID: "exec-1"}, false},
+		"another container": {protocol.StreamHeader{Kind: protocol.StreamStdin, ContainerID: "c2", ProcessID: "exec-1"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			theirs, ours, err := agentfake.Pair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer theirs.Close()
+			done := make(chan error, 1)
+			go func() { done <- s.proxy(ours.(*net.UnixConn)) }()
+			if err := tc.header.Write(theirs); err != nil {
+				t.Fatal(err)
+			}
+			if err := protocol.ReadStreamAck(theirs); (err == nil) != tc.ok {
+				t.Errorf("answer: %v", err)
+			}
+			theirs.Close()
+			select {
+			case err := <-done:
+				if (err == nil) != tc.ok {
+					t.Errorf("proxy: %v", err)
+				}
+			case <-time.After(patience):
+				t.Fatal("the connection is still served")
+			}
+		})
+	}
+}
+
+func TestLastLines(t *testing.T) {
+	for in, want := range map[string]string{"": "", "a\n": "a", "a\nb\nc\n": "b\nc", "\n\n": "", "a\nb": "a\nb"} {
+		if got := lastLines(in, 2); got != want {
+			t.Errorf("lastLines(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
