@@ -25,8 +25,8 @@ func inAny(pkg string, dirs ...string) bool {
 	return false
 }
 
-// shared is what both sides of the channel may import.
-func shared(pkg string) bool { return in(pkg, "agent/protocol") }
+// shared is what both sides of the channel may import: the channel, and how to fork.
+func shared(pkg string) bool { return inAny(pkg, "agent/protocol", "nsfork") }
 
 // guestOnly is what runs inside the guest and never on the host.
 func guestOnly(pkg string) bool {

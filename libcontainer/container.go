@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/nsfork"
 )
 
 var errNoCgroup = errors.New("the container has no cgroup")
@@ -96,12 +98,19 @@ func (c *Container) fork(cfg *Config) (err error) {
 		if err := c.limit(); err != nil {
 			return err
 		}
+		if c.plan.userNS != nil && c.plan.writesCgroup() {
+			if err := c.cgroup.delegate(c.plan.userNS); err != nil {
+				return err
+			}
+		}
 		cgroupFD = int(c.cgroup.file.Fd())
 	}
 	c.init, c.pidfd, err = fork(&forkRequest{
 		args:      c.plan.initArgs,
 		clone:     c.plan.clone,
-		enter:     enterNamespaces(c.plan.joins),
+		userNS:    c.plan.userNS,
+		enter:     c.plan.prepareThread(),
+		apart:     c.plan.timeNS != nil && c.plan.userNS == nil,
 		cgroupFD:  cgroupFD,
 		terminal:  c.plan.init.Process.Terminal,
 		oomKilled: c.cgroup.oomKilled,
@@ -177,9 +186,12 @@ func (c *Container) Exec(spec *specs.Process, bareNewlines bool) (*Process, erro
 	if spec == nil {
 		return nil, errors.New("process property must not be empty")
 	}
-	cfg := &initConfig{Join: true, TimeNS: c.plan.init.TimeNS}
+	cfg := &initConfig{Join: true, UserNS: c.plan.userNS != nil, CgroupNS: c.plan.init.CgroupNS}
 	var err error
 	if cfg.Process, err = newProcessConfig(spec); err != nil {
+		return nil, err
+	}
+	if err := c.plan.userNS.check(&cfg.Process); err != nil {
 		return nil, err
 	}
 	cfg.Process.BareNewlines = bareNewlines
@@ -210,12 +222,22 @@ func (c *Container) forkExec(cfg *initConfig) (*Process, error) {
 		return nil, errors.New("cannot exec in a stopped container")
 	}
 	r := &forkRequest{
-		args:      c.plan.initArgs,
+		args:      c.plan.execArgs,
+		userNS:    c.plan.userNS,
 		enter:     func() error { return c.enter() },
 		cgroupFD:  -1,
-		extra:     c.pidfd,
+		extra:     []*os.File{c.pidfd},
 		terminal:  cfg.Process.Terminal,
 		oomKilled: c.cgroup.oomKilled,
+	}
+	opened, err := c.openNamespaces(r)
+	defer func() {
+		for _, f := range opened {
+			_ = f.Close()
+		}
+	}()
+	if err != nil {
+		return nil, err
 	}
 	if c.cgroup != nil {
 		if frozen, err := c.cgroup.frozen(); err != nil || frozen {
@@ -249,6 +271,50 @@ func (c *Container) forkExec(cfg *initConfig) (*Process, error) {
 		c.mu.Unlock()
 	}()
 	return p, nil
+}
+
+// openNamespaces opens what an exec's stage has to join in another way than by the
+// pidfd. The files are the caller's to close, also with an error.
+func (c *Container) openNamespaces(r *forkRequest) (opened []*os.File, err error) {
+	open := func(name string) (*os.File, error) {
+		f, err := os.Open(procFile(c.init.PID(), name))
+		if err == nil {
+			opened = append(opened, f)
+		}
+		return f, err
+	}
+	if c.plan.timeNS != nil {
+		f, err := open("ns/time")
+		if err != nil {
+			return opened, err
+		}
+		r.joins = append(r.joins, nsfork.Join{File: f, Flag: unix.CLONE_NEWTIME})
+	}
+	if c.plan.userNS != nil {
+		// Last: before it there are the rights to join the others.
+		f, err := open("ns/user")
+		if err != nil {
+			return opened, err
+		}
+		r.joins = append(r.joins, nsfork.Join{File: f, Flag: unix.CLONE_NEWUSER})
+		names := []string{"ns/mnt"}
+		if c.plan.init.CgroupNS {
+			names = append(names, "ns/cgroup")
+		}
+		r.extra = nil
+		for _, name := range names {
+			f, err := open(name)
+			if err != nil {
+				return opened, err
+			}
+			r.extra = append(r.extra, f)
+		}
+	}
+	// The number was not another's meanwhile.
+	if err := unix.PidfdSendSignal(int(c.pidfd.Fd()), 0, nil, 0); err != nil && len(opened) > 0 {
+		return opened, errors.New("cannot exec in a stopped container")
+	}
+	return opened, nil
 }
 
 func (c *Container) enter() error {

@@ -386,20 +386,5 @@ func timeOffsets(offsets map[string]specs.LinuxTimeOffset) (string, error) {
 		}
 		b.WriteString(clock + " " + strconv.FormatInt(o.Secs, 10) + " " + strconv.FormatUint(uint64(o.Nanosecs), 10) + "\n")
 	}
-	// An older kernel leaves the process that executes in the namespace it was
-	// in. Without offsets that makes no difference to any clock.
-	if len(offsets) > 0 && !kernelAtLeast(6, 3) {
-		return "", errors.New("linux.timeOffsets needs Linux 6.3 or later")
-	}
 	return b.String(), nil
-}
-
-func kernelAtLeast(major, minor int) bool {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return false
-	}
-	var haveMajor, haveMinor int
-	n, _ := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &haveMajor, &haveMinor)
-	return n == 2 && (haveMajor > major || haveMajor == major && haveMinor >= minor)
 }

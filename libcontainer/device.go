@@ -5,21 +5,26 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
+// defaultNodes are the devices that every container has.
+var defaultNodes = [...]deviceConfig{
+	{Path: "/dev/null", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 3)},
+	{Path: "/dev/zero", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 5)},
+	{Path: "/dev/full", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 7)},
+	{Path: "/dev/random", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 8)},
+	{Path: "/dev/urandom", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 9)},
+	{Path: "/dev/tty", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(5, 0)},
+}
+
 // setUpDev makes the devices and links that every container has, and the spec's.
 func (s *stage) setUpDev() error {
-	for _, d := range [...]deviceConfig{
-		{Path: "/dev/null", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 3)},
-		{Path: "/dev/zero", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 5)},
-		{Path: "/dev/full", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 7)},
-		{Path: "/dev/random", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 8)},
-		{Path: "/dev/urandom", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 9)},
-		{Path: "/dev/tty", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(5, 0)},
-	} {
-		if s.specHasDevice(d.Path) {
+	for _, d := range defaultNodes {
+		// The spec's own node goes before the default one of that path.
+		if hasDevice(s.cfg.Devices, d.Path) {
 			continue
 		}
 		if err := s.makeDevice(&d); err != nil {
@@ -62,17 +67,14 @@ func (s *stage) setUpDev() error {
 	return nil
 }
 
-// specHasDevice: the spec's own node goes before the default one of that path.
-func (s *stage) specHasDevice(name string) bool {
-	for i := range s.cfg.Devices {
-		if s.cfg.Devices[i].Path == name {
-			return true
-		}
-	}
-	return false
+func hasDevice(devices []deviceConfig, name string) bool {
+	return slices.ContainsFunc(devices, func(d deviceConfig) bool { return d.Path == name })
 }
 
 func (s *stage) makeDevice(d *deviceConfig) error {
+	if d.From != "" {
+		return s.bindNode(d)
+	}
 	dir, base := path.Split(d.Path)
 	dirFD, err := s.root.mkdirAll(dir)
 	if err != nil {
@@ -99,6 +101,29 @@ func mknod(dirFD int, base string, d *deviceConfig) error {
 	}
 	if err := unix.Fchownat(dirFD, base, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &os.PathError{Op: "chown", Path: d.Path, Err: err}
+	}
+	return nil
+}
+
+// bindNode puts a node of the base on an empty file.
+func (s *stage) bindNode(d *deviceConfig) error {
+	node, err := unix.Open(d.From, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: d.Path, Err: err}
+	}
+	defer func() { _ = unix.Close(node) }()
+	tree, err := cloneTree(node, false)
+	if err != nil {
+		return fmt.Errorf("bind device %s: %w", d.Path, err)
+	}
+	defer func() { _ = unix.Close(tree) }()
+	file, err := s.root.createFile(d.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(file) }()
+	if err := attachTree(tree, file); err != nil {
+		return fmt.Errorf("bind device %s: %w", d.Path, err)
 	}
 	return nil
 }

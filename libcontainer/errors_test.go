@@ -77,7 +77,7 @@ func TestErrorTexts(t *testing.T) {
 		{func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, "linux.seccomp is not supported"},
 		{
 			func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, nsOf("user")) },
-			"user namespaces are not supported",
+			"user namespaces enabled, but no uid mappings found",
 		},
 		{
 			func(s *specs.Spec) { s.Linux.Namespaces[4].Path = "/proc/self/ns/mnt" },

@@ -9,15 +9,20 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/nsfork"
 )
 
 // forkRequest says how to start an init stage.
 type forkRequest struct {
 	args     []string
 	clone    uintptr
-	enter    func() error // changes the thread to fork from; may be nil
-	cgroupFD int          // negative: the caller's own cgroup
-	extra    *os.File     // becomes pidfdFD; may be nil
+	userNS   *userNS       // of the container; nil: the caller's
+	enter    func() error  // changes the thread to fork from; may be nil
+	joins    []nsfork.Join // the child's to join
+	apart    bool          // the child may not share memory with the caller for a moment
+	cgroupFD int           // negative: the caller's own cgroup
+	extra    []*os.File    // become pidfdFD and on
 	terminal bool
 	// oomKilled is asked when the process has ended.
 	oomKilled func() bool
@@ -45,6 +50,14 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	if child, err = p.openStdio(r.terminal); err != nil {
 		return nil, nil, err
 	}
+	for _, f := range child {
+		if r.terminal {
+			break // they are /dev/null
+		}
+		if err := r.userNS.give(f); err != nil {
+			return nil, nil, err
+		}
+	}
 	sock, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
@@ -57,31 +70,20 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	if p.conn, err = newConn(sock[0]); err != nil {
 		return nil, nil, err
 	}
-	files := child
-	if r.extra != nil {
-		files = append(files[:len(files):len(files)], r.extra)
-	}
+	files := append(child[:len(child):len(child)], r.extra...)
 	handle := -1
-	attr := &os.ProcAttr{
-		Dir:   "/",
-		Env:   stageEnv,
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Cloneflags: r.clone, Setsid: true, PidFD: &handle},
+	start := func() (err error) {
+		p.proc, handle, err = r.start(files)
+		return err
 	}
-	if r.cgroupFD >= 0 {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, r.cgroupFD
-	}
-	args := append([]string{InitArg}, r.args[1:]...)
 	if r.enter == nil {
-		p.proc, err = os.StartProcess(r.args[0], args, attr)
+		err = start()
 	} else {
 		err = onOwnThread(func() error {
 			if err := r.enter(); err != nil {
 				return err
 			}
-			var err error
-			p.proc, err = os.StartProcess(r.args[0], args, attr)
-			return err
+			return start()
 		})
 	}
 	if err != nil {
@@ -94,6 +96,51 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 		return nil, nil, errors.New("start init stage: the kernel gives no pidfd")
 	}
 	return p, os.NewFile(uintptr(handle), "pidfd"), nil
+}
+
+// start starts the stage from the calling thread. pidfd is negative where the
+// kernel gives none.
+func (r *forkRequest) start(files []*os.File) (_ *os.Process, pidfd int, err error) {
+	args := append([]string{InitArg}, r.args[1:]...)
+	if len(r.joins) > 0 || r.apart {
+		return r.startApart(args, files)
+	}
+	attr := &os.ProcAttr{
+		Dir:   "/",
+		Env:   stageEnv,
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Cloneflags: r.clone, Setsid: true, PidFD: &pidfd},
+	}
+	if r.cgroupFD >= 0 {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, r.cgroupFD
+	}
+	if r.clone&unix.CLONE_NEWUSER != 0 {
+		attr.Sys.UidMappings, attr.Sys.GidMappings = r.userNS.uids, r.userNS.gids
+		attr.Sys.GidMappingsEnableSetgroups = true
+		attr.Sys.Credential = &syscall.Credential{} // the namespace's root
+	}
+	pidfd = -1
+	proc, err := os.StartProcess(r.args[0], args, attr)
+	return proc, pidfd, err
+}
+
+func (r *forkRequest) startApart(args []string, files []*os.File) (*os.Process, int, error) {
+	pid, err := nsfork.Start(&nsfork.Request{
+		Path: r.args[0], Args: args, Env: stageEnv, Files: files,
+		Clone: r.clone, CgroupFD: r.cgroupFD, Joins: r.joins, Root: r.userNS != nil,
+	})
+	if err != nil {
+		return nil, -1, err
+	}
+	proc, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, -1, err
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return proc, -1, nil
+	}
+	return proc, pidfd, nil
 }
 
 // onOwnThread runs f on a thread that is thrown away after it, because f changes
@@ -154,22 +201,53 @@ func (p *Process) openStdio(terminal bool) ([]*os.File, error) {
 }
 
 // enterNamespaces joins namespaces by path, for the children of the thread.
-func enterNamespaces(joins []namespace) func() error {
-	if len(joins) == 0 {
+func enterNamespaces(joins []namespace) error {
+	for _, ns := range joins {
+		fd, err := unix.Open(ns.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open namespace", Path: ns.path, Err: err}
+		}
+		err = unix.Setns(fd, ns.flag)
+		_ = unix.Close(fd)
+		if err != nil {
+			return &os.PathError{Op: "join namespace", Path: ns.path, Err: err}
+		}
+	}
+	return nil
+}
+
+// prepareThread returns what changes the thread that the container's stage is
+// forked from; nil: nothing.
+func (p *plan) prepareThread() func() error {
+	if len(p.joins) == 0 && p.userNS == nil && p.timeNS == nil {
 		return nil
 	}
 	return func() error {
-		for _, ns := range joins {
-			fd, err := unix.Open(ns.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return &os.PathError{Op: "open namespace", Path: ns.path, Err: err}
-			}
-			err = unix.Setns(fd, ns.flag)
-			_ = unix.Close(fd)
-			if err != nil {
-				return &os.PathError{Op: "join namespace", Path: ns.path, Err: err}
+		if p.timeNS != nil {
+			if err := newTimeNS(*p.timeNS); err != nil {
+				return err
 			}
 		}
+		if p.userNS != nil {
+			if err := p.makeBase(); err != nil {
+				return err
+			}
+		}
+		return enterNamespaces(p.joins)
+	}
+}
+
+// newTimeNS gives the thread's children a time namespace. They have to be born
+// there: not every kernel has a process enter it with execve.
+func newTimeNS(offsets string) error {
+	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
+		return os.NewSyscallError("unshare CLONE_NEWTIME", err)
+	}
+	if offsets == "" {
 		return nil
 	}
+	if err := os.WriteFile(procFile(unix.Gettid(), "timens_offsets"), []byte(offsets), 0); err != nil {
+		return fmt.Errorf("set time offsets: %w", err)
+	}
+	return nil
 }

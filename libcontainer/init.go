@@ -17,7 +17,8 @@ const InitArg = "husk-init"
 // Descriptors the parent gives the stage.
 const (
 	socketFD = 3
-	pidfdFD  = 4 // of a process in the container to join
+	pidfdFD  = 4 // of a process in the container to join, or its mount namespace
+	cgroupNS = 5 // its cgroup namespace
 )
 
 // The stage changes its thread (namespaces, ids, capabilities) and then turns
@@ -86,11 +87,6 @@ func (s *stage) run() error {
 	}
 	s.cfg = cfg
 	unix.Umask(0) // modes are meant as given
-	if cfg.TimeNS != nil {
-		if err := newTimeNS(*cfg.TimeNS); err != nil {
-			return err
-		}
-	}
 	if cfg.Join {
 		err = s.join()
 	} else if err = s.setUp(); err != nil {
@@ -130,11 +126,11 @@ func (s *stage) join() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return os.NewSyscallError("unshare CLONE_FS", err)
 	}
-	if err := unix.Setns(pidfdFD, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP); err != nil {
+	err := s.joinNamespaces()
+	if err != nil {
 		return fmt.Errorf("join namespaces of container: %w", err)
 	}
 	_ = unix.Close(pidfdFD)
-	var err error
 	if s.root, err = openRoot("/"); err != nil {
 		return err
 	}
@@ -142,6 +138,21 @@ func (s *stage) join() error {
 		return s.openConsole()
 	}
 	return nil
+}
+
+func (s *stage) joinNamespaces() error {
+	if !s.cfg.UserNS {
+		return unix.Setns(pidfdFD, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP)
+	}
+	// A pidfd would let the stage in, by its rights in the user namespace, only if
+	// it may read the program that the container's first process executes.
+	if s.cfg.CgroupNS {
+		unix.CloseOnExec(cgroupNS)
+		if err := unix.Setns(cgroupNS, unix.CLONE_NEWCGROUP); err != nil {
+			return err
+		}
+	}
+	return unix.Setns(pidfdFD, unix.CLONE_NEWNS)
 }
 
 // setUp makes the container around the stage, which is in its namespaces.
@@ -172,20 +183,6 @@ func (s *stage) setUp() error {
 		return err
 	}
 	return s.setUpRootfs()
-}
-
-// newTimeNS gives the stage a time namespace, which execve enters.
-func newTimeNS(offsets string) error {
-	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
-		return os.NewSyscallError("unshare CLONE_NEWTIME", err)
-	}
-	if offsets == "" {
-		return nil
-	}
-	if err := os.WriteFile("/proc/self/timens_offsets", []byte(offsets), 0); err != nil {
-		return fmt.Errorf("set time offsets: %w", err)
-	}
-	return nil
 }
 
 func loopbackUp() error {

@@ -33,9 +33,12 @@ const (
 // the case may be, parses and validates as little as possible.
 type initConfig struct {
 	// Join is set for a process in an existing container: descriptor pidfdFD is
-	// a pidfd of one of its processes. All but Process and the time namespace is
-	// unset then.
+	// a pidfd of one of its processes, or with UserNS its mount namespace, and with
+	// CgroupNS the next one its cgroup namespace. All but those and Process is unset
+	// then.
 	Join bool `json:"join,omitempty"`
+	// UserNS: the stage is in a user namespace, and sets up from the base.
+	UserNS bool `json:"userNS,omitempty"`
 	// Rehearsal is answered and no more: the next one is read.
 	Rehearsal bool          `json:"rehearsal,omitempty"`
 	Process   processConfig `json:"process"`
@@ -51,7 +54,6 @@ type initConfig struct {
 	Loopback   bool            `json:"loopback,omitempty"` // bring lo up: the network namespace is new
 	CgroupNS   bool            `json:"cgroupNS,omitempty"` // make one
 	CgroupDir  string          `json:"cgroupDir,omitempty"`
-	TimeNS     *string         `json:"timeNS,omitempty"` // make one, with these offsets
 	Hooks      containerHooks  `json:"hooks,omitzero"`
 	State      json.RawMessage `json:"state,omitempty"` // hooks' stdin
 }
@@ -67,6 +69,7 @@ type rootConfig struct {
 
 type mountConfig struct {
 	Source      string `json:"source,omitempty"`
+	From        string `json:"from,omitempty"` // of a bind: where the source is in the base
 	Destination string `json:"destination"`
 	Type        string `json:"type,omitempty"`
 	mountOptions
@@ -78,6 +81,7 @@ type deviceConfig struct {
 	Dev  uint64 `json:"dev,omitempty"`
 	UID  uint32 `json:"uid,omitempty"`
 	GID  uint32 `json:"gid,omitempty"`
+	From string `json:"from,omitempty"` // where the node is in the base
 }
 
 type sysctlConfig struct {

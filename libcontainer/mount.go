@@ -19,7 +19,7 @@ func (s *stage) mount(m *mountConfig) (late int, err error) {
 	if m.Type == "cgroup2" && m.Flags&unix.MS_BIND == 0 && !s.cfg.CgroupNS && s.cfg.CgroupDir != "" {
 		// Without a namespace a new mount shows the whole hierarchy.
 		own := *m
-		own.Source = s.cfg.CgroupDir
+		own.Source, own.From = s.cfg.CgroupDir, s.cfg.CgroupDir
 		return -1, s.bind(&own)
 	}
 	if m.Flags&unix.MS_BIND != 0 {
@@ -38,7 +38,11 @@ func mountError(m *mountConfig, err error) error {
 }
 
 func (s *stage) bind(m *mountConfig) error {
-	src, err := unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+	from := m.Source
+	if m.From != "" {
+		from = m.From
+	}
+	src, err := unix.Open(from, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "stat", Path: m.Source, Err: err}
 	}

@@ -93,7 +93,7 @@ func FuzzReadConfig(f *testing.F) {
 		Join:    true,
 		Process: processConfig{Args: []string{"x"}, Rlimits: []rlimitConfig{{1, 2, 3}}, ConsoleSize: &unix.Winsize{Row: 1}},
 		Mounts:  []mountConfig{{Destination: "/x", mountOptions: mountOptions{Flags: 1, Data: "y"}}},
-		TimeNS:  ptr("boottime 1 2\n"),
+		UserNS:  true,
 		Hooks:   containerHooks{StartContainer: []specs.Hook{{Path: "/x"}}},
 	})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
@@ -140,7 +140,7 @@ func TestConfigSurvives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := &initConfig{Process: p, Mounts: mounts, TimeNS: ptr("")}
+	cfg := &initConfig{Process: p, Mounts: mounts, UserNS: true}
 	var b bytes.Buffer
 	if err := writeConfig(&b, cfg); err != nil {
 		t.Fatal(err)

@@ -52,7 +52,11 @@ type plan struct {
 	devices    bpfProgram  // which devices the container may use
 	clone      uintptr     // CLONE_NEW* of the namespaces to make
 	joins      []namespace // to join before the fork
-	initArgs   []string
+	userNS     *userNS     // nil: the caller's
+	base       []baseMount // of a container with a user namespace
+	timeNS     *string     // make a time namespace, with these offsets
+	initArgs   []string    // of the first stage
+	execArgs   []string    // of those of Exec
 	cgroupRoot string
 }
 
@@ -77,6 +81,8 @@ func namespaceFlag(t specs.LinuxNamespaceType) int {
 		return unix.CLONE_NEWCGROUP
 	case specs.TimeNamespace:
 		return unix.CLONE_NEWTIME
+	case specs.UserNamespace:
+		return unix.CLONE_NEWUSER
 	}
 	return 0
 }
@@ -94,11 +100,16 @@ func newPlan(cfg *Config) (*plan, error) {
 	if err := checkSupported(spec.Linux); err != nil {
 		return nil, err
 	}
-	p := &plan{initArgs: defaultInitArgs(cfg.InitArgs), cgroupRoot: defaultCgroupRoot(cfg.CgroupRoot)}
+	initArgs := defaultInitArgs(cfg.InitArgs)
+	p := &plan{initArgs: initArgs, execArgs: initArgs, cgroupRoot: defaultCgroupRoot(cfg.CgroupRoot)}
 	for _, f := range []func(*Config) error{p.namespaces, p.process, p.rootfs, p.resources, p.state} {
 		if err := f(cfg); err != nil {
 			return nil, err
 		}
+	}
+	if p.userNS != nil {
+		p.init.UserNS = true
+		p.useBase()
 	}
 	return p, nil
 }
@@ -108,10 +119,6 @@ func checkSupported(l *specs.Linux) error {
 	switch {
 	case l.Seccomp != nil:
 		field = "seccomp"
-	case len(l.UIDMappings) > 0:
-		field = "uidMappings"
-	case len(l.GIDMappings) > 0:
-		field = "gidMappings"
 	case l.MountLabel != "":
 		field = "mountLabel"
 	case l.IntelRdt != nil:
@@ -127,16 +134,13 @@ func checkSupported(l *specs.Linux) error {
 func (p *plan) namespaces(cfg *Config) error {
 	seen := 0
 	for _, ns := range cfg.Spec.Linux.Namespaces {
-		if ns.Type == specs.UserNamespace {
-			return errors.New("user namespaces are not supported")
-		}
 		flag := namespaceFlag(ns.Type)
 		switch {
 		case flag == 0:
 			return fmt.Errorf("namespace %q does not exist", ns.Type)
 		case seen&flag != 0:
 			return fmt.Errorf("malformed spec file: duplicated ns %q", ns)
-		case ns.Path != "" && (ns.Type == specs.MountNamespace || ns.Type == specs.TimeNamespace):
+		case ns.Path != "" && flag&(unix.CLONE_NEWNS|unix.CLONE_NEWTIME|unix.CLONE_NEWUSER) != 0:
 			return fmt.Errorf("joining a %s namespace by path is not supported", ns.Type)
 		}
 		seen |= flag
@@ -152,7 +156,13 @@ func (p *plan) namespaces(cfg *Config) error {
 			if err != nil {
 				return err
 			}
-			p.init.TimeNS = &offsets
+			p.timeNS = &offsets
+		case specs.UserNamespace:
+			var err error
+			if p.userNS, err = newUserNS(cfg.Spec.Linux); err != nil {
+				return err
+			}
+			p.clone |= unix.CLONE_NEWUSER
 		default:
 			p.clone |= uintptr(flag)
 		}
@@ -166,8 +176,10 @@ func (p *plan) namespaces(cfg *Config) error {
 		return errors.New("unable to set hostname without a private UTS namespace")
 	case cfg.Spec.Domainname != "" && !has(specs.UTSNamespace):
 		return errors.New("unable to set domainname without a private UTS namespace")
-	case len(cfg.Spec.Linux.TimeOffsets) > 0 && p.init.TimeNS == nil:
-		return errors.New("time namespace is not enabled, but time offsets are set")
+	case len(cfg.Spec.Linux.TimeOffsets) > 0 && p.timeNS == nil:
+		return errors.New("time namespace offsets specified, but time namespace isn't enabled in the config")
+	case len(cfg.Spec.Linux.UIDMappings)+len(cfg.Spec.Linux.GIDMappings) > 0 && p.userNS == nil:
+		return errors.New("user namespace mappings specified, but user namespace isn't enabled in the config")
 	}
 	p.init.Hostname, p.init.Domainname = cfg.Spec.Hostname, cfg.Spec.Domainname
 	var err error
@@ -181,6 +193,9 @@ func (p *plan) process(cfg *Config) error {
 		return err
 	}
 	p.init.Process.BareNewlines = cfg.BareNewlines
+	if err := p.userNS.check(&p.init.Process); err != nil {
+		return err
+	}
 	if err := checkSeccomp(cfg.Seccomp); err != nil {
 		return err
 	}
