@@ -78,12 +78,12 @@ func supported() *features.Features {
 	return f
 }
 
-// namespaces are those a container gets; user namespaces are refused and time
-// namespaces dropped.
+// namespaces are those a container gets.
 func namespaces() []string {
 	all := []string{
 		string(specs.CgroupNamespace), string(specs.IPCNamespace), string(specs.MountNamespace),
-		string(specs.NetworkNamespace), string(specs.PIDNamespace), string(specs.UTSNamespace),
+		string(specs.NetworkNamespace), string(specs.PIDNamespace), string(specs.TimeNamespace),
+		string(specs.UserNamespace), string(specs.UTSNamespace),
 	}
 	slices.Sort(all)
 	return all

@@ -100,11 +100,18 @@ func TestFeaturesAreTrue(t *testing.T) {
 	}
 	for _, ns := range []specs.LinuxNamespaceType{
 		specs.CgroupNamespace, specs.IPCNamespace, specs.MountNamespace, specs.NetworkNamespace, specs.PIDNamespace,
-		specs.UTSNamespace, specs.UserNamespace,
+		specs.UTSNamespace, specs.UserNamespace, specs.TimeNamespace,
 	} {
 		err := convert(t, func(s *specs.Spec) {
 			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == ns })
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: ns})
+			switch ns {
+			case specs.UserNamespace:
+				s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 65536}}
+				s.Linux.GIDMappings = s.Linux.UIDMappings
+			case specs.TimeNamespace:
+				s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}}
+			}
 		})
 		if told := slices.Contains(f.Linux.Namespaces, string(ns)); told != (err == nil) {
 			t.Errorf("features have the %s namespace: %t; a create says %v", ns, told, err)

@@ -52,7 +52,7 @@ func Convert(env Env, spec *specs.Spec) (*Plan, error) {
 	if c.host == nil {
 		c.host = machine{}
 	}
-	for _, step := range []func(*specs.Spec) error{c.vm, c.guest, c.rootfs, c.mounts, c.linux} {
+	for _, step := range []func(*specs.Spec) error{c.vm, c.guest, c.rootfs, c.userNamespace, c.mounts, c.linux} {
 		if err := step(spec); err != nil {
 			return nil, err
 		}
@@ -160,6 +160,12 @@ func (c *converter) linux(spec *specs.Spec) error {
 		RootfsPropagation: l.RootfsPropagation,
 		MaskedPaths:       l.MaskedPaths,
 		ReadonlyPaths:     l.ReadonlyPaths,
+	}
+	if m := c.plan.UserNS; m != nil {
+		c.plan.Guest.Linux.UIDMappings, c.plan.Guest.Linux.GIDMappings = m.UID, m.GID
+	}
+	if len(l.TimeOffsets) > 0 {
+		c.plan.Guest.Linux.TimeOffsets = l.TimeOffsets
 	}
 	if p := l.Personality; p != nil {
 		c.plan.Guest.Linux.Personality = &specs.LinuxPersonality{Domain: p.Domain}

@@ -50,6 +50,16 @@ func (h testHost) Filesystem(path string) (Filesystem, error) {
 	return Filesystem{Tmpfs: ok, SizeBytes: size}, nil
 }
 
+func (h testHost) UserNamespace(path string) (*IDMaps, error) {
+	if path != "/run/userns" {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	}
+	return &IDMaps{
+		UID: []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}},
+		GID: []specs.LinuxIDMapping{{HostID: 200000, Size: 1000}, {ContainerID: 1000, HostID: 1000, Size: 1}},
+	}, nil
+}
+
 func (h testHost) HasDevice(kind string, major, minor int64) bool {
 	return kind == "b" && major == 252 || h.devices[deviceKey(kind, major, minor)]
 }

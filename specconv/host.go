@@ -37,6 +37,8 @@ type Host interface {
 	RealPath(path string) (string, error)
 	// Filesystem tells of the filesystem that path is on.
 	Filesystem(path string) (Filesystem, error)
+	// UserNamespace returns the mappings of a user namespace, as seen from this one.
+	UserNamespace(path string) (*IDMaps, error)
 	// HasDevice says whether the host's kernel has a driver for a device
 	// number; kind is "b" or "c".
 	HasDevice(kind string, major, minor int64) bool

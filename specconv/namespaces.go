@@ -34,17 +34,16 @@ func validateNamespaces(spec *specs.Spec) error {
 			return fieldErrorf(field+".type", "malformed spec file: duplicated ns %s", quote(ns.Type))
 		case ns.Path != "" && !filepath.IsAbs(ns.Path):
 			return fieldErrorf(field+".path", "%s is not an absolute path", quote(ns.Path))
-		case ns.Type == specs.UserNamespace:
-			return fieldErrorf(field+".type", "user namespaces are not supported yet")
 		}
 		seen[ns.Type] = true
 	}
-	switch {
-	case len(spec.Linux.UIDMappings) > 0:
-		return fieldErrorf("linux.uidMappings", "user namespaces are not supported yet")
-	case len(spec.Linux.GIDMappings) > 0:
-		return fieldErrorf("linux.gidMappings", "user namespaces are not supported yet")
-	case !seen[specs.NetworkNamespace] && seen[specs.MountNamespace] && spec.Annotations[AnnotationNetwork] != "none":
+	if err := validateUserNamespace(spec); err != nil {
+		return err
+	}
+	if err := validateTimeOffsets(spec.Linux, seen[specs.TimeNamespace]); err != nil {
+		return err
+	}
+	if !seen[specs.NetworkNamespace] && seen[specs.MountNamespace] && spec.Annotations[AnnotationNetwork] != "none" {
 		// Engines ask for the host's network so, and would have the container start
 		// without any. What lacks a mount namespace as well is from no engine.
 		return fieldErrorf("linux.namespaces", "a network namespace is required: the host's own network cannot be shared with a virtual machine: "+
@@ -53,10 +52,28 @@ func validateNamespaces(spec *specs.Spec) error {
 	return nil
 }
 
+// validateTimeOffsets has the words of runc where it knows the case.
+func validateTimeOffsets(l *specs.Linux, namespace bool) error {
+	if len(l.TimeOffsets) > 0 && !namespace {
+		return fieldErrorf("linux.timeOffsets", "time namespace offsets specified, but time namespace isn't enabled in the config")
+	}
+	for _, clock := range slices.Sorted(maps.Keys(l.TimeOffsets)) {
+		field := key("linux.timeOffsets", clock)
+		if clock != "monotonic" && clock != "boottime" {
+			return fieldErrorf(field, "%s is not a clock with an offset: monotonic and boottime are", quote(clock))
+		}
+		if o := l.TimeOffsets[clock]; o.Nanosecs >= 1e9 {
+			return fieldErrorf(field+".nanosecs", "%d is a second or more", o.Nanosecs)
+		}
+	}
+	return nil
+}
+
 // guestNamespaces are those the container gets inside the guest, all new: a path
 // names something of the host. The cgroup namespace alone follows the spec, as
 // without it a container sees its own path in the cgroup tree, which is harmless;
-// without the others it would share the agent's.
+// without the others it would share the agent's. Without offsets a time namespace
+// shows nothing that the guest's own clocks do not.
 func guestNamespaces(l *specs.Linux) []specs.LinuxNamespace {
 	guest := []specs.LinuxNamespace{
 		{Type: specs.PIDNamespace},
@@ -68,6 +85,12 @@ func guestNamespaces(l *specs.Linux) []specs.LinuxNamespace {
 	if hasNamespace(l, specs.CgroupNamespace) {
 		guest = append(guest, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
+	if hasNamespace(l, specs.UserNamespace) {
+		guest = append(guest, specs.LinuxNamespace{Type: specs.UserNamespace})
+	}
+	if len(l.TimeOffsets) > 0 {
+		guest = append(guest, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	}
 	return guest
 }
 
@@ -78,7 +101,7 @@ func guestNamespaces(l *specs.Linux) []specs.LinuxNamespace {
 func shadowNamespaces(l *specs.Linux) (shadow, face []specs.LinuxNamespace) {
 	for _, ns := range l.Namespaces {
 		switch {
-		case ns.Type == specs.TimeNamespace:
+		case ns.Type == specs.TimeNamespace, ns.Type == specs.UserNamespace:
 		case ns.Type == specs.MountNamespace && ns.Path != "":
 			shadow = append(shadow, specs.LinuxNamespace{Type: ns.Type})
 			face = append(face, ns)
@@ -100,7 +123,9 @@ func namespaceWarnings(spec *specs.Spec, w *warnings) {
 		field := index("linux.namespaces", i)
 		switch ns.Type {
 		case specs.TimeNamespace:
-			w.addf(field, "dropped: the time namespace; the clocks are the guest's own")
+			if ns.Path != "" {
+				w.addf(field, "the time namespace at %s is not joined: the clocks are the guest's own", quote(ns.Path))
+			}
 		case specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace:
 			if ns.Path != "" {
 				w.addf(field, "the %s namespace at %s is joined on the host only: in the guest the container has its own",

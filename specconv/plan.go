@@ -36,6 +36,9 @@ const (
 type Plan struct {
 	VM     VM
 	Shares []Share // the rootfs first
+	// UserNS are the mappings of the container's user namespace, nil without one. The
+	// guest's ids are the host's.
+	UserNS *IDMaps `json:",omitempty"`
 	// Disks are the host's block devices that the guest gets, in the order in which
 	// they are plugged.
 	Disks []Disk `json:",omitempty"`

@@ -186,13 +186,41 @@ func TestRejectNamespaces(t *testing.T) {
 		return func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, ns) }
 	}
 	mapping := []specs.LinuxIDMapping{{Size: 1}}
+	user := func(ns specs.LinuxNamespace, uids, gids []specs.LinuxIDMapping) func(*specs.Spec) {
+		return func(s *specs.Spec) {
+			ns.Type = specs.UserNamespace
+			add(ns)(s)
+			s.Linux.UIDMappings, s.Linux.GIDMappings = uids, gids
+		}
+	}
+	offset := func(clock string, o specs.LinuxTimeOffset) func(*specs.Spec) {
+		return func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{clock: o} }
+	}
 	testRejections(t, []rejection{
 		{add(specs.LinuxNamespace{Type: "foo"}), `linux.namespaces[6].type: namespace "foo" does not exist`},
 		{add(specs.LinuxNamespace{Type: "pid", Path: "/p"}), `linux.namespaces[6].type: malformed spec file: duplicated ns "pid"`},
 		{add(specs.LinuxNamespace{Type: "time", Path: "p"}), `linux.namespaces[6].path: "p" is not an absolute path`},
-		{add(specs.LinuxNamespace{Type: "user"}), "linux.namespaces[6].type: user namespaces are not supported yet"},
-		{func(s *specs.Spec) { s.Linux.UIDMappings = mapping }, "linux.uidMappings: user namespaces are not supported yet"},
-		{func(s *specs.Spec) { s.Linux.GIDMappings = mapping }, "linux.gidMappings: user namespaces are not supported yet"},
+		{user(specs.LinuxNamespace{}, nil, nil), "linux.namespaces[6]: user namespaces enabled, but no namespace path to join nor mappings to apply specified"},
+		{func(s *specs.Spec) { s.Linux.UIDMappings = mapping }, "linux.uidMappings: user namespace mappings specified, but user namespace isn't enabled in the config"},
+		{func(s *specs.Spec) { s.Linux.GIDMappings = mapping }, "linux.gidMappings: user namespace mappings specified, but user namespace isn't enabled in the config"},
+		{user(specs.LinuxNamespace{}, mapping, nil), "linux.gidMappings: user namespaces enabled, but no gid mappings found"},
+		{user(specs.LinuxNamespace{}, nil, mapping), "linux.uidMappings: user namespaces enabled, but no uid mappings found"},
+		{user(specs.LinuxNamespace{}, []specs.LinuxIDMapping{{ContainerID: 1, Size: 1}}, mapping), "linux.uidMappings: user namespaces enabled, but no mapping found for uid 0"},
+		{user(specs.LinuxNamespace{}, mapping, []specs.LinuxIDMapping{{ContainerID: 1, Size: 1}}), "linux.gidMappings: user namespaces enabled, but no mapping found for gid 0"},
+		{user(specs.LinuxNamespace{}, []specs.LinuxIDMapping{{}}, mapping), "linux.uidMappings[0].size: must not be 0"},
+		{user(specs.LinuxNamespace{}, mapping, []specs.LinuxIDMapping{{HostID: 1 << 31, Size: 1 << 31}}), "linux.gidMappings[0]: 2147483648 ids from 2147483648 on are beyond the last id, 4294967294"},
+		{user(specs.LinuxNamespace{}, []specs.LinuxIDMapping{{ContainerID: 2, Size: 1<<32 - 2}}, mapping), "linux.uidMappings[0]: 4294967294 ids from 2 on are beyond the last id, 4294967294"},
+		{user(specs.LinuxNamespace{}, []specs.LinuxIDMapping{{Size: 10}, {ContainerID: 9, HostID: 10, Size: 1}}, mapping), "linux.uidMappings[1]: overlaps another mapping"},
+		{user(specs.LinuxNamespace{}, []specs.LinuxIDMapping{{Size: 10}, {ContainerID: 10, HostID: 9, Size: 1}}, mapping), "linux.uidMappings[1]: overlaps another mapping"},
+		{user(specs.LinuxNamespace{}, make([]specs.LinuxIDMapping, 341), mapping), "linux.uidMappings: 341 mappings are more than the kernel's 340"},
+		{both(user(specs.LinuxNamespace{}, mapping, mapping), func(s *specs.Spec) { s.Process.User.UID = 1 }), "process.user.uid: cannot set uid to unmapped user in user namespace"},
+		{both(user(specs.LinuxNamespace{}, mapping, mapping), func(s *specs.Spec) { s.Process.User.GID = 1 }), "process.user.gid: cannot set gid to unmapped user in user namespace"},
+		{user(specs.LinuxNamespace{Path: "/run/userns"}, mapping, mapping), "linux.namespaces[6].path: user namespaces enabled, but both namespace path and non-matching mapping specified -- you may only provide one"},
+		{user(specs.LinuxNamespace{Path: "/run/nosuch"}, nil, nil), "linux.namespaces[6].path: failed to cache mappings for userns: open /run/nosuch: file does not exist"},
+		{both(user(specs.LinuxNamespace{Path: "/run/userns"}, nil, nil), func(s *specs.Spec) { s.Process.User.UID = 65536 }), "process.user.uid: cannot set uid to unmapped user in user namespace"},
+		{offset("boottime", specs.LinuxTimeOffset{Secs: 1}), "linux.timeOffsets: time namespace offsets specified, but time namespace isn't enabled in the config"},
+		{both(add(specs.LinuxNamespace{Type: "time"}), offset("realtime", specs.LinuxTimeOffset{})), `linux.timeOffsets["realtime"]: "realtime" is not a clock with an offset: monotonic and boottime are`},
+		{both(add(specs.LinuxNamespace{Type: "time"}), offset("boottime", specs.LinuxTimeOffset{Nanosecs: 1e9})), `linux.timeOffsets["boottime"].nanosecs: 1000000000 is a second or more`},
 		{
 			without(specs.NetworkNamespace),
 			"linux.namespaces: a network namespace is required: the host's own network cannot be shared with a virtual machine: " +
@@ -236,7 +264,6 @@ func TestRejectLinux(t *testing.T) {
 			l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"X"}}
 		}), `linux.memoryPolicy.flags[0]: invalid memory policy flag "X"`},
 		{edit(func(l *specs.Linux) { l.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }), "linux.netDevices: not supported yet"},
-		{edit(func(l *specs.Linux) { l.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}} }), "linux.timeOffsets: not supported yet"},
 		{func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "x"}} }, `hooks.createContainer[0].path: "x" is not an absolute path`},
 		{func(s *specs.Spec) { s.Hooks.StartContainer = []specs.Hook{{}} }, `hooks.startContainer[0].path: "" is not an absolute path`},
 		{func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "x"}} }, `hooks.prestart[0].path: "x" is not an absolute path`}, //nolint:staticcheck // deprecated, and used by Docker

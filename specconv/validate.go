@@ -114,8 +114,6 @@ func validateLinux(spec *specs.Spec) error {
 		return notSupported("linux.intelRdt")
 	case len(l.NetDevices) > 0:
 		return notSupported("linux.netDevices")
-	case len(l.TimeOffsets) > 0:
-		return notSupported("linux.timeOffsets")
 	case spec.VM != nil:
 		return fieldErrorf("vm", "not supported: the virtual machine is described by husk's settings file and annotations")
 	}

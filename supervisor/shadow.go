@@ -46,7 +46,7 @@ func buildShadow(hostDir string, plan *specconv.Plan) error {
 	}
 	for i, m := range plan.Guest.Mounts {
 		bind, isBind := binds[m.Source]
-		made, err := shadowMount(root, m, bind, isBind)
+		made, err := shadowMount(root, m, bind, isBind, plan.UserNS)
 		if err != nil {
 			return fmt.Errorf("error during container init: error mounting %q to rootfs at %q: %w", source(m, bind, isBind), m.Destination, err)
 		}
@@ -78,11 +78,11 @@ func hasMode(options []string) bool {
 
 // shadowMount mounts one of the container's mounts in the shadow, and says whether
 // it has made the directory or file it is on.
-func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool) (made bool, err error) {
+func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool, ids *specconv.IDMaps) (made bool, err error) {
 	// A bind that is no share is of a device the guest has itself; a file to put
 	// it on is all it needs here.
 	isDevice := !isBind && m.Type == "bind"
-	target, made, err := mountPoint(root, m.Destination, !isDevice && (!isBind || bind.IsDir))
+	target, made, err := mountPoint(root, m.Destination, !isDevice && (!isBind || bind.IsDir), ids)
 	if err != nil {
 		return false, err
 	}
@@ -129,8 +129,9 @@ func remountReadOnly(root *os.File, destination string, recursive bool) error {
 
 // mountPoint opens a destination inside root and makes it when it is missing: a
 // directory, or an empty file to bind a file on. A symbolic link to nowhere is
-// followed, inside root, and what it names is made, as runc does.
-func mountPoint(root *os.File, destination string, dir bool) (_ *os.File, made bool, err error) {
+// followed, inside root, and what it names is made, as runc does. What is made is
+// the container's root's, which with a user namespace is not this one's.
+func mountPoint(root *os.File, destination string, dir bool, ids *specconv.IDMaps) (_ *os.File, made bool, err error) {
 	f, err := pathrs.OpenatInRoot(root, destination)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, false, err
@@ -145,10 +146,10 @@ func mountPoint(root *os.File, destination string, dir bool) (_ *os.File, made b
 	}
 	// What was resolved by name is made and opened inside root all the same.
 	if dir {
-		f, err = pathrs.MkdirAllHandle(root, destination, 0o755)
+		f, err = makeDir(root, destination, ids)
 		return f, true, err
 	}
-	parent, err := pathrs.MkdirAllHandle(root, filepath.Dir(destination), 0o755)
+	parent, err := makeDir(root, filepath.Dir(destination), ids)
 	if err != nil {
 		return nil, false, err
 	}
@@ -158,7 +159,55 @@ func mountPoint(root *os.File, destination string, dir bool) (_ *os.File, made b
 	if err != nil {
 		return nil, false, fmt.Errorf("create mount point: %w", err)
 	}
-	return os.NewFile(uintptr(fd), name), true, nil
+	f = os.NewFile(uintptr(fd), name)
+	if err := give(f, ids); err != nil {
+		f.Close()
+		return nil, false, err
+	}
+	return f, true, nil
+}
+
+// makeDir makes a directory inside root with those that lead to it.
+func makeDir(root *os.File, dir string, ids *specconv.IDMaps) (*os.File, error) {
+	if ids == nil {
+		return pathrs.MkdirAllHandle(root, dir, 0o755)
+	}
+	var missing []string
+	for at := dir; at != "."; at = filepath.Dir(at) {
+		f, err := pathrs.OpenatInRoot(root, at)
+		if err == nil {
+			f.Close()
+			break
+		}
+		missing = append(missing, at)
+	}
+	made, err := pathrs.MkdirAllHandle(root, dir, 0o755)
+	if err != nil {
+		return nil, err
+	}
+	for _, at := range missing {
+		f, err := pathrs.OpenatInRoot(root, at)
+		if err == nil {
+			err = give(f, ids)
+			f.Close()
+		}
+		if err != nil {
+			made.Close()
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
+func give(f *os.File, ids *specconv.IDMaps) error {
+	if ids == nil {
+		return nil
+	}
+	uid, gid := ids.HostRoot()
+	if err := unix.Fchownat(int(f.Fd()), "", int(uid), int(gid), unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("give mount point to the container's root: %w", err)
+	}
+	return nil
 }
 
 // enterShadow makes the shadow this process's root. From here on nothing may be

@@ -1,0 +1,198 @@
+package specconv
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/nsfork"
+)
+
+// IDMaps are the mappings of a user namespace.
+type IDMaps struct {
+	UID, GID []specs.LinuxIDMapping
+}
+
+// maxMappings is the kernel's limit of lines in uid_map.
+const maxMappings = 340
+
+// HostRoot is who the container's root is on the host.
+func (m *IDMaps) HostRoot() (uid, gid uint32) {
+	uid, _ = hostID(m.UID, 0)
+	gid, _ = hostID(m.GID, 0)
+	return uid, gid
+}
+
+// hostID is what an id of the container is on the host.
+func hostID(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
+	for _, m := range maps {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return m.HostID + (id - m.ContainerID), true
+		}
+	}
+	return 0, false
+}
+
+// validateIDMappings refuses what the kernel would, naming the field.
+func validateIDMappings(field string, maps []specs.LinuxIDMapping) error {
+	if len(maps) > maxMappings {
+		return fieldErrorf(field, "%d mappings are more than the kernel's %d", len(maps), maxMappings)
+	}
+	for i, m := range maps {
+		at := index(field, i)
+		const ids = math.MaxUint32 // the last one is no id
+		switch {
+		case m.Size == 0:
+			return fieldErrorf(at+".size", "must not be 0")
+		case uint64(m.ContainerID)+uint64(m.Size) > ids:
+			return fieldErrorf(at, "%d ids from %d on are beyond the last id, %d", m.Size, m.ContainerID, uint32(ids-1))
+		case uint64(m.HostID)+uint64(m.Size) > ids:
+			return fieldErrorf(at, "%d ids from %d on are beyond the last id, %d", m.Size, m.HostID, uint32(ids-1))
+		}
+		for _, other := range maps[:i] {
+			if overlap(m.ContainerID, other.ContainerID, m.Size, other.Size) || overlap(m.HostID, other.HostID, m.Size, other.Size) {
+				return fieldErrorf(at, "overlaps another mapping")
+			}
+		}
+	}
+	return nil
+}
+
+func overlap(a, b, sizeA, sizeB uint32) bool {
+	return uint64(a) < uint64(b)+uint64(sizeB) && uint64(b) < uint64(a)+uint64(sizeA)
+}
+
+// validateUserNamespace has the words of runc.
+func validateUserNamespace(spec *specs.Spec) error {
+	l := spec.Linux
+	if err := validateIDMappings("linux.uidMappings", l.UIDMappings); err != nil {
+		return err
+	}
+	if err := validateIDMappings("linux.gidMappings", l.GIDMappings); err != nil {
+		return err
+	}
+	field := ""
+	switch {
+	case len(l.UIDMappings) > 0:
+		field = "linux.uidMappings"
+	case len(l.GIDMappings) > 0:
+		field = "linux.gidMappings"
+	}
+	i := slices.IndexFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
+	switch {
+	case i < 0 && field != "":
+		return fieldErrorf(field, "user namespace mappings specified, but user namespace isn't enabled in the config")
+	case i < 0:
+		return nil
+	case field == "" && l.Namespaces[i].Path == "":
+		return fieldErrorf(index("linux.namespaces", i), "user namespaces enabled, but no namespace path to join nor mappings to apply specified")
+	case field == "":
+		return nil // those of the namespace that is joined
+	}
+	return validateMapped(spec, &IDMaps{l.UIDMappings, l.GIDMappings})
+}
+
+// validateMapped holds the mappings against who the container's processes are.
+func validateMapped(spec *specs.Spec, m *IDMaps) error {
+	for _, ids := range []struct {
+		kind, field string
+		maps        []specs.LinuxIDMapping
+		user        uint32
+	}{
+		{"uid", "linux.uidMappings", m.UID, spec.Process.User.UID},
+		{"gid", "linux.gidMappings", m.GID, spec.Process.User.GID},
+	} {
+		if len(ids.maps) == 0 {
+			return fieldErrorf(ids.field, "user namespaces enabled, but no %s mappings found", ids.kind)
+		}
+		if _, ok := hostID(ids.maps, 0); !ok {
+			return fieldErrorf(ids.field, "user namespaces enabled, but no mapping found for %s 0", ids.kind)
+		}
+		if _, ok := hostID(ids.maps, ids.user); !ok {
+			return fieldErrorf("process.user."+ids.kind, "cannot set %s to unmapped user in user namespace", ids.kind)
+		}
+	}
+	return nil
+}
+
+// userNamespace finds the mappings of the container's user namespace: those of the
+// spec, or of the namespace that it joins.
+func (c *converter) userNamespace(spec *specs.Spec) error {
+	l := spec.Linux
+	i := slices.IndexFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
+	if i < 0 {
+		return nil
+	}
+	own := &IDMaps{UID: l.UIDMappings, GID: l.GIDMappings}
+	c.plan.UserNS = own
+	path := l.Namespaces[i].Path
+	if path == "" {
+		return nil
+	}
+	field := index("linux.namespaces", i) + ".path"
+	joined, err := c.host.UserNamespace(path)
+	if err != nil {
+		return fieldErrorf(field, "failed to cache mappings for userns: %v", err)
+	}
+	if len(own.UID)+len(own.GID) > 0 && (!slices.Equal(own.UID, joined.UID) || !slices.Equal(own.GID, joined.GID)) {
+		return fieldErrorf(field, "user namespaces enabled, but both namespace path and non-matching mapping specified -- you may only provide one")
+	}
+	c.plan.UserNS = joined
+	return validateMapped(spec, joined)
+}
+
+var errOwnUserNamespace = errors.New("it is the user namespace of the host, in which husk itself is")
+
+// UserNamespace reads the mappings from inside of the namespace.
+func (machine) UserNamespace(path string) (*IDMaps, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	joined, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	own, err := os.Stat("/proc/self/ns/user")
+	if err != nil {
+		return nil, err
+	}
+	if os.SameFile(joined, own) {
+		return nil, &fs.PathError{Op: "join", Path: path, Err: errOwnUserNamespace}
+	}
+	uids, gids, err := nsfork.IDMaps(f)
+	if errors.Is(err, unix.EINVAL) {
+		return nil, &fs.PathError{Op: "join", Path: path, Err: errors.New("not a user namespace")}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("join %s: %w", path, err)
+	}
+	m := &IDMaps{}
+	if m.UID, err = parseIDMap(uids); err == nil {
+		m.GID, err = parseIDMap(gids)
+	}
+	return m, err
+}
+
+// parseIDMap reads the text of uid_map or gid_map.
+func parseIDMap(text string) ([]specs.LinuxIDMapping, error) {
+	var maps []specs.LinuxIDMapping
+	lines := bufio.NewScanner(strings.NewReader(text))
+	for lines.Scan() {
+		var m specs.LinuxIDMapping
+		if _, err := fmt.Sscan(lines.Text(), &m.ContainerID, &m.HostID, &m.Size); err != nil {
+			return nil, fmt.Errorf("read id mapping %s: %w", quote(lines.Text()), err)
+		}
+		maps = append(maps, m)
+	}
+	return maps, lines.Err()
+}
