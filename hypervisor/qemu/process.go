@@ -25,8 +25,8 @@ type process struct {
 
 // startProcess runs binary with stdout and stderr on output and files as
 // descriptors 3 and up, and nothing else of this process: no environment, no
-// other descriptor, not its session. It borrows the files.
-func startProcess(binary string, argv []string, files []*os.File, output *os.File) (*process, error) {
+// other descriptor, not its session. It borrows the files. special may be nil.
+func startProcess(binary string, argv []string, files []*os.File, output *os.File, special *specialFiles) (*process, error) {
 	if err := closeOnExec(); err != nil {
 		return nil, fmt.Errorf("mark descriptors close-on-exec: %w", err)
 	}
@@ -53,9 +53,9 @@ func startProcess(binary string, argv []string, files []*os.File, output *os.Fil
 		// The parent-death signal goes with the thread that forked, not with the
 		// process: were that thread to end, the kernel would kill the VM. So it is
 		// held here, waiting, for as long as the VM runs.
+		// It is never unlocked, but ends: it may be under a filter.
 		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		err := p.start(special)
 		started <- err
 		if err != nil {
 			return
@@ -67,6 +67,23 @@ func startProcess(binary string, argv []string, files []*os.File, output *os.Fil
 		return nil, err
 	}
 	return p, nil
+}
+
+// start is for the thread that stays.
+func (p *process) start(special *specialFiles) error {
+	if special == nil {
+		return p.cmd.Start()
+	}
+	if err := special.watch(); err != nil {
+		// Another listener above, such as that of a container manager husk runs in, or
+		// an old kernel. The VM works but for this.
+		fmt.Fprintf(p.cmd.Stderr, "husk: sockets, fifos and devices cannot be made in shared directories: %v\n", err)
+		return p.cmd.Start()
+	}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	return special.started(p.cmd.Process.Pid, p.pidfd)
 }
 
 // kill returns without waiting for the end.

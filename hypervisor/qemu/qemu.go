@@ -51,6 +51,7 @@ type vm struct {
 	greeted greeting
 	console *ring
 	stderr  *ring
+	special *specialFiles // nil without a share
 
 	stopping atomic.Bool
 	shutdown atomic.Pointer[string] // reason of the SHUTDOWN event
@@ -99,6 +100,9 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	timings.Lap(ctx, "vmm spawn")
 	if err == nil {
 		err = v.greeted.Version.QEMU.check()
+	}
+	if err == nil && v.special != nil {
+		v.special.fixed.Store(v.greeted.Version.QEMU.Major >= fixedSince)
 	}
 	if err == nil && cfg.RAMFile != "" && !cfg.RAMShared {
 		err = v.restore(ctx, cfg.DeviceState)
@@ -186,7 +190,14 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	if cfg.Accel == hypervisor.TCG {
 		tscKHz = s.host.tscKHz()
 	}
-	proc, err := startProcess(cfg.Binary, newMachine(cfg, h, tscKHz).argv(), files, outWrite)
+	var special *specialFiles
+	if cfg.ShareDir != "" {
+		if special, err = newSpecialFiles(); err != nil {
+			return nil, fmt.Errorf("watch over special files: %w", err)
+		}
+		special.slot = inherit(special.empty)
+	}
+	proc, err := startProcess(cfg.Binary, newMachine(cfg, h, tscKHz).argv(), files, outWrite, special)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%w: install Debian package %s", err, debianPackage)
@@ -198,7 +209,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	v := &vm{
 		proc: proc, channel: channel,
 		console: newRing(consoleSize), stderr: newRing(stderrSize),
-		done: make(chan struct{}), marks: newMarks(), devices: cfg.DeviceState,
+		done: make(chan struct{}), marks: newMarks(), devices: cfg.DeviceState, special: special,
 	}
 	v.qmp = newQMP(qmpConn, v.event)
 	var readers sync.WaitGroup
@@ -229,6 +240,12 @@ func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
 	for _, o := range append(outputs, v.qmp.conn) {
 		// Read to their end.
 		o.Close()
+	}
+	if v.special != nil {
+		select {
+		case <-v.special.ended:
+		case <-time.After(drainTimeout): // a kernel before 5.9 does not say that it is alone
+		}
 	}
 	if !v.stopping.Load() {
 		v.err = v.endError()

@@ -178,8 +178,9 @@ func TestVMMInheritsNothing(t *testing.T) {
 			}
 		}
 	}
-	// 0 null, 1 and 2 our pipe, 3 to 5 the sockets, one more ls itself opened.
-	if len(fds) != 7 || fds[0] != "/dev/null" {
+	// 0 null, 1 and 2 our pipe, 3 to 5 the sockets, 6 the slot of specialFiles, one
+	// more ls itself opened.
+	if len(fds) != 8 || !strings.HasPrefix(fds[6], "/memfd:") || fds[0] != "/dev/null" {
 		t.Errorf("descriptors of the vmm: %v", fds)
 	}
 	for fd := 3; fd <= 5; fd++ {

@@ -19,10 +19,7 @@ func files(args []string) error {
 	if err := os.Chdir(args[0]); err != nil {
 		return err
 	}
-	for _, c := range []struct {
-		name string
-		do   func() error
-	}{
+	for _, c := range append([]fileCall{
 		{"mode", fileMode},
 		{"owner", fileOwner},
 		{"symlink", fileSymlink},
@@ -48,7 +45,7 @@ func files(args []string) error {
 		{"long-name", fileLongName},
 		{"setgid-dir", fileSetgidDir},
 		{"big", fileBig},
-	} {
+	}, serverFiles...) {
 		if err := c.do(); err != nil {
 			fmt.Printf("FAIL %s: %v\n", c.name, err)
 			continue

@@ -31,6 +31,7 @@ var commands = map[string]func(args []string) error{
 	"udp":      udp,
 	"append":   appendLines,
 	"syscall":  systemCalls,
+	"trylock":  func(args []string) error { return tryLock(args[0]) },
 	"tty":      tty,
 	"vendor":   vendor,
 }

@@ -1,0 +1,189 @@
+package qemu
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// setModeAsQEMU is what fchmodat_nofollow of QEMU 7.2 does.
+func setModeAsQEMU(dirFD int, name string, mode uint32) error {
+	fd, err := unix.Openat(dirFD, name, unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_PATH, 0)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFREG && kind != unix.S_IFDIR {
+		return unix.ENXIO
+	}
+	path, err := unix.BytePtrFromString("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return err
+	}
+	// Go's own Chmod is fchmodat.
+	if _, _, errno := unix.Syscall(unix.SYS_CHMOD, uintptr(unsafe.Pointer(path)), uintptr(mode), 0); errno != 0 {
+		return fmt.Errorf("chmod: %w", errno)
+	}
+	return nil
+}
+
+// vmmMain is a vmm that makes special files in a directory from many threads at
+// once, and prints what goes wrong.
+func vmmMain(dir string) error {
+	dirFD, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	var threads sync.WaitGroup
+	for i := range 8 {
+		threads.Go(func() {
+			runtime.LockOSThread()
+			for k := range 20 {
+				name := fmt.Sprintf("node-%d-%d", i, k)
+				kind := []uint32{unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFREG, unix.S_IFDIR}[k%4]
+				var err error
+				if kind == unix.S_IFDIR {
+					err = unix.Mkdirat(dirFD, name, 0o700)
+				} else {
+					err = unix.Mknodat(dirFD, name, kind|0o600, 0)
+				}
+				if err == nil {
+					err = setModeAsQEMU(dirFD, name, uint32(0o1600+8*i+k%4))
+				}
+				if err != nil {
+					fmt.Println(name, err)
+				}
+			}
+		})
+	}
+	threads.Wait()
+	if err := setModeAsQEMU(dirFD, "symlink", 0o777); !errors.Is(err, unix.ENXIO) {
+		fmt.Println("symlink:", err)
+	}
+	if err := setModeAsQEMU(dirFD, "missing", 0o777); !errors.Is(err, unix.ENOENT) {
+		fmt.Println("missing:", err)
+	}
+	return nil
+}
+
+// TestSpecialFilesVMM is the vmm of TestSpecialFiles.
+func TestSpecialFilesVMM(t *testing.T) {
+	if flag.NArg() != 1 {
+		t.Skip("not a vmm")
+	}
+	if err := vmmMain(flag.Arg(0)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSpecialFiles(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink("node-0-0", filepath.Join(dir, "symlink")); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, far, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	special, err := newSpecialFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	special.slot = 3
+	p, err := startProcess(self, []string{"-test.run=^TestSpecialFilesVMM$", "-test.v", dir}, []*os.File{special.empty}, far, special)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.closePidfd()
+	far.Close()
+	if err := out.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(out)
+	if err != nil {
+		p.kill()
+		t.Fatalf("the vmm hangs: %v", err)
+	}
+	<-p.exited
+	if p.err != nil || strings.Contains(string(said), "node") || strings.Contains(string(said), "symlink:") || strings.Contains(string(said), "missing:") || strings.Contains(string(said), "husk:") {
+		t.Fatalf("the vmm: %v\n%s", p.err, said)
+	}
+	for i := range 8 {
+		for k := range 20 {
+			var st unix.Stat_t
+			if err := unix.Lstat(filepath.Join(dir, fmt.Sprintf("node-%d-%d", i, k)), &st); err != nil {
+				t.Fatal(err)
+			}
+			if want := uint32(0o1600 + 8*i + k%4); st.Mode&0o7777 != want {
+				t.Errorf("mode of node %d of thread %d is %o, want %o", k, i, st.Mode&0o7777, want)
+			}
+		}
+	}
+}
+
+// TestSpecialFilesFilter asks the filter about each call.
+func TestSpecialFilesFilter(t *testing.T) {
+	vm, err := bpf.NewVM(specialFilesFilter(8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		arch, nr uint32
+		args     [3]uint64
+		notify   bool
+	}{
+		{unix.AUDIT_ARCH_X86_64, unix.SYS_OPENAT, [3]uint64{5, 0, unix.O_PATH | unix.O_NOFOLLOW}, true},
+		{unix.AUDIT_ARCH_X86_64, unix.SYS_OPENAT, [3]uint64{8, 0, unix.O_PATH | unix.O_DIRECTORY}, false},
+		{unix.AUDIT_ARCH_X86_64, unix.SYS_OPENAT, [3]uint64{8, 0, unix.O_RDWR}, false},
+		{unix.AUDIT_ARCH_X86_64, unix.SYS_CLOSE, [3]uint64{8}, true},
+		{unix.AUDIT_ARCH_X86_64, unix.SYS_CLOSE, [3]uint64{9}, false},
+		{unix.AUDIT_ARCH_X86_64, unix.SYS_CHMOD, [3]uint64{0, 0o644}, true},
+		{unix.AUDIT_ARCH_X86_64, unix.SYS_READ, [3]uint64{8}, false},
+		{unix.AUDIT_ARCH_I386, unix.SYS_CHMOD, [3]uint64{}, false},
+	} {
+		data := make([]byte, 64)
+		put := func(off int, v uint32) { // the VM reads big endian, where the kernel reads words
+			for i := range 4 {
+				data[off+i] = byte(v >> (24 - 8*i))
+			}
+		}
+		put(0, c.nr)
+		put(4, c.arch)
+		for i, a := range c.args {
+			put(16+8*i, uint32(a))
+		}
+		got, err := vm.Run(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := uint32(unix.SECCOMP_RET_ALLOW)
+		if c.notify {
+			want = unix.SECCOMP_RET_USER_NOTIF
+		}
+		if uint32(got) != want {
+			t.Errorf("call %d of %#x, arguments %v: %#x, want %#x", c.nr, c.arch, c.args, got, want)
+		}
+	}
+}
