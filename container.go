@@ -17,6 +17,8 @@ import (
 
 	"github.com/huskvm/husk/cgroup"
 	"github.com/huskvm/husk/hooks"
+	"github.com/huskvm/husk/network"
+	"github.com/huskvm/husk/nsfork"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor"
@@ -193,6 +195,14 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 		// With a terminal they are the engine's own pipes, whose end it waits for.
 		opts.Stdin, opts.Stdout, opts.Stderr = os.Stdin, os.Stdout, os.Stderr
 	}
+	if opts.Files, err = idMapFiles(n.plan.Shares); err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range opts.Files {
+			f.File.Close()
+		}
+	}()
 	if n.child, err = launch.Start(opts); err != nil {
 		return err
 	}
@@ -218,10 +228,46 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 			n.plan.Shadow.Face[i].Path = fmt.Sprintf("/proc/%d/ns/%s", os.Getpid(), procName[ns.Type])
 		}
 	}
+	if err = moveDevices(n.plan.Shadow.NetDevices, pid); err != nil {
+		return err
+	}
 	n.boot.StateDir = n.dir.Path
 	n.boot.Container = n.container
 	timings.Lap(c.Context, "cgroup")
 	return n.child.Bootstrap(n.boot)
+}
+
+// moveDevices moves interfaces into the network namespace of a process that waits.
+func moveDevices(devices []specconv.NetDevice, pid int) error {
+	if len(devices) == 0 {
+		return nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	for _, d := range devices {
+		if err := network.Move(d.HostName, d.Name, ns); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// idMapFiles makes the user namespaces whose mappings the id-mapped shares get.
+func idMapFiles(shares []specconv.Share) (files []launch.NamedFile, err error) {
+	for _, s := range shares {
+		if s.IDMap == nil {
+			continue
+		}
+		f, err := nsfork.NewUserNS(s.IDMap.Text())
+		if err != nil {
+			return files, fmt.Errorf("failed to create userns for %s id-mapping: %w", s.HostPath, err)
+		}
+		files = append(files, launch.NamedFile{Name: supervisor.IDMapFile(s), File: f})
+	}
+	return files, nil
 }
 
 // runHooks runs prestart and createRuntime hooks while the guest boots: the

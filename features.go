@@ -60,8 +60,8 @@ func supported() *features.Features {
 			Selinux:      &features.Selinux{Enabled: &no},
 			IntelRdt:     &features.IntelRdt{Enabled: &no, Schemata: &no, Monitoring: &no},
 			// containerd and CRI-O give Kubernetes user namespaces where this is true.
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
-			NetDevices:      &features.NetDevices{Enabled: &no},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
+			NetDevices:      &features.NetDevices{Enabled: &yes},
 			MemoryPolicy:    memoryPolicyFeatures(),
 		},
 		Annotations: map[string]string{
@@ -135,8 +135,8 @@ func capabilities() []string {
 // them makes Docker and CRI ask for recursively read-only binds.
 func mountOptions() []string {
 	options := []string{
-		"acl", "async", "bind", "defaults", "dirsync", "iversion", "lazytime", "loud", "mand", "noacl",
-		"noiversion", "nolazytime", "nomand", "private", "rbind", "remount", "rprivate", "rshared",
+		"acl", "async", "bind", "defaults", "dirsync", "idmap", "iversion", "lazytime", "loud", "mand", "noacl",
+		"noiversion", "nolazytime", "nomand", "private", "rbind", "remount", "ridmap", "rprivate", "rshared",
 		"rslave", "runbindable", "shared", "silent", "slave", "sync", "tmpcopyup", "unbindable",
 	}
 	// These are a mount's own and have a form for all mounts below it too.

@@ -64,11 +64,9 @@ func TestFeatures(t *testing.T) {
 	}
 	// Absent would mean unknown.
 	for name, enabled := range map[string]*bool{
-		"apparmor":              f.Linux.Apparmor.Enabled,
-		"selinux":               f.Linux.Selinux.Enabled,
-		"intelRdt":              f.Linux.IntelRdt.Enabled,
-		"mountExtensions.idmap": f.Linux.MountExtensions.IDMap.Enabled,
-		"netDevices":            f.Linux.NetDevices.Enabled,
+		"apparmor":   f.Linux.Apparmor.Enabled,
+		"selinux":    f.Linux.Selinux.Enabled,
+		"intelRdt":   f.Linux.IntelRdt.Enabled,
 	} {
 		if enabled == nil || *enabled {
 			t.Errorf("%s is not false", name)
@@ -149,7 +147,8 @@ func TestMountOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"tmpcopyup"}
+	// Ids are mapped on the host.
+	want := []string{"tmpcopyup", "idmap", "ridmap"}
 	ast.Inspect(file, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.ValueSpec:

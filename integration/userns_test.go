@@ -5,12 +5,14 @@ package integration
 import (
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -135,4 +137,89 @@ func TestTimeOffsets(t *testing.T) {
 		}
 		c.stop()
 	}
+}
+
+// TestIDMappedMount: the files of a bind have other ids than on the disk, alone and
+// together with a user namespace.
+func TestIDMappedMount(t *testing.T) {
+	needVM(t) // older runc has no id-mapped mounts
+	t.Parallel()
+	e := newEnv(t)
+	source := e.mkdir("source")
+	writeFile(t, filepath.Join(source, "file"), "text\n")
+	if err := os.Chown(filepath.Join(source, "file"), 3, 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(source, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	mount := specs.Mount{
+		Source: source, Destination: "/mapped", Type: "bind", Options: []string{"bind"},
+		UIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: outerUID, Size: 1000}},
+		GIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: outerGID, Size: 1000}},
+	}
+	const script = "stat -c '%u %g' /mapped/file; touch /mapped/new 2>/dev/null && stat -c '%u %g' /mapped/new; rm -f /mapped/new"
+	o := e.do("run", "--bundle", e.bundle(withScript(script), withMount(mount)), e.id()).is(0)
+	if o.stdout != fmt.Sprintf("%d %d\n", outerUID+3, outerGID+4) {
+		t.Errorf("without a user namespace: %q %q", o.stdout, o.stderr)
+	}
+	keep := strings.TrimSuffix(script, "; rm -f /mapped/new")
+	o = e.do("run", "--bundle", e.mappedBundle(withScript(keep), withMount(mount), withUserNS("")), e.id()).is(0)
+	if o.stdout != "3 4\n0 0\n" {
+		t.Errorf("with a user namespace: %q %q", o.stdout, o.stderr)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Join(source, "new"), &st); err != nil || st.Uid != 0 || st.Gid != 0 {
+		t.Errorf("the file made is %d:%d's on the disk, %v", st.Uid, st.Gid, err)
+	}
+	mount.UIDMappings, mount.GIDMappings = nil, nil
+	mount.Options = append(mount.Options, "idmap")
+	o = e.do("run", "--bundle", e.mappedBundle(withScript("stat -c '%u %g' /mapped/file"), withMount(mount), withUserNS("")), e.id()).is(0)
+	if o.stdout != "3 4\n" {
+		t.Errorf("with the container's mappings: %q %q", o.stdout, o.stderr)
+	}
+	mount.Source = "/proc/sys"
+	e.do("run", "--bundle", e.mappedBundle(withScript("true"), withMount(mount), withUserNS("")), e.id()).is(1)
+}
+
+// TestNetDevice: an interface of the runtime's network namespace becomes the
+// container's, under another name, with what it had.
+func TestNetDevice(t *testing.T) {
+	needVM(t) // older runc knows nothing of them
+	t.Parallel()
+	e := newEnv(t)
+	host := e.netNS()
+	defer host.remove()
+	host.do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = "give0", 1400
+		attrs.HardwareAddr = net.HardwareAddr{0x02, 0x11, 0x22, 0x33, 0x44, 0x55}
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "stay0"}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return err
+		}
+		return netlink.AddrAdd(veth, addr(t, "10.97.0.2/24"))
+	})
+	bundle := e.bundle(withScript("ip addr show dev eth0; ls /sys/class/net"), func(s *specs.Spec) {
+		s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"give0": {Name: "eth0"}}
+	})
+	var o *result
+	host.do(func() error {
+		o = e.do("run", "--bundle", bundle, e.id())
+		return nil
+	})
+	o.is(0)
+	for _, part := range []string{"mtu 1400", "02:11:22:33:44:55", "10.97.0.2/24", "UP"} {
+		if !strings.Contains(o.stdout, part) {
+			t.Errorf("%q lacks %q", o.stdout, part)
+		}
+	}
+	if !strings.HasSuffix(o.stdout, "eth0\nlo\n") {
+		t.Errorf("interfaces: %q", o.stdout)
+	}
+	host.do(func() error {
+		o = e.do("run", "--bundle", bundle, e.id())
+		return nil
+	})
+	o.fails(1, "husk run failed: move network device give0: Link not found")
 }

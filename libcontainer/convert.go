@@ -124,8 +124,6 @@ func newProcessConfig(p *specs.Process) (processConfig, error) {
 		return cfg, errors.New("process.apparmorProfile is not supported")
 	case p.SelinuxLabel != "":
 		return cfg, errors.New("process.selinuxLabel is not supported")
-	case p.ExecCPUAffinity != nil:
-		return cfg, errors.New("process.execCPUAffinity is not supported")
 	}
 	for _, arg := range p.Args {
 		if strings.IndexByte(arg, 0) >= 0 {
@@ -151,7 +149,10 @@ func newProcessConfig(p *specs.Process) (processConfig, error) {
 	if cfg.Scheduler, err = newScheduler(p.Scheduler); err != nil {
 		return cfg, err
 	}
-	cfg.IOPriority, err = newIOPriority(p.IOPriority)
+	if cfg.IOPriority, err = newIOPriority(p.IOPriority); err != nil {
+		return cfg, err
+	}
+	cfg.Affinity, err = newAffinity(p.ExecCPUAffinity)
 	return cfg, err
 }
 

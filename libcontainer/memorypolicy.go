@@ -50,22 +50,44 @@ func newMemoryPolicy(p *specs.LinuxMemoryPolicy) (*memoryPolicy, error) {
 	if p.Nodes == "" {
 		return policy, nil
 	}
-	for part := range strings.SplitSeq(p.Nodes, ",") {
+	var err error
+	if policy.Nodes, err = numbers(p.Nodes); err != nil {
+		return nil, fmt.Errorf("invalid memory policy nodes %q: %w", p.Nodes, err)
+	}
+	return policy, nil
+}
+
+// numbers parses a list such as 0-2,7.
+func numbers(list string) (set unix.CPUSet, err error) {
+	for part := range strings.SplitSeq(list, ",") {
 		from, to, isRange := strings.Cut(strings.TrimSpace(part), "-")
 		if !isRange {
 			to = from
 		}
 		first, err := strconv.ParseUint(from, 10, 10) // below 1024, as many as the set holds
 		if err != nil {
-			return nil, fmt.Errorf("invalid memory policy nodes %q: %w", p.Nodes, err)
+			return set, err
 		}
 		last, err := strconv.ParseUint(to, 10, 10)
 		if err != nil {
-			return nil, fmt.Errorf("invalid memory policy nodes %q: %w", p.Nodes, err)
+			return set, err
 		}
 		for n := first; n <= last; n++ {
-			policy.Nodes.Set(int(n))
+			set.Set(int(n))
 		}
 	}
-	return policy, nil
+	return set, nil
+}
+
+// newAffinity is on which CPUs a process of exec may run; nil: on all. What the spec
+// calls initial has no time to be: the process is born in the container's cgroup.
+func newAffinity(a *specs.CPUAffinity) (*unix.CPUSet, error) {
+	if a == nil || a.Final == "" {
+		return nil, nil
+	}
+	set, err := numbers(a.Final)
+	if err != nil {
+		return nil, fmt.Errorf("invalid CPU affinity %q: %w", a.Final, err)
+	}
+	return &set, nil
 }

@@ -109,6 +109,7 @@ type processConfig struct {
 	OOMScoreAdj  *int            `json:"oomScoreAdj,omitempty"`
 	Scheduler    *unix.SchedAttr `json:"scheduler,omitempty"`
 	IOPriority   *int            `json:"ioPriority,omitempty"`
+	Affinity     *unix.CPUSet    `json:"affinity,omitempty"` // CPUs
 	Personality  *uintptr        `json:"personality,omitempty"`
 	MemoryPolicy *memoryPolicy   `json:"memoryPolicy,omitempty"`
 	Seccomp      *SeccompFilter  `json:"seccomp,omitempty"`

@@ -192,6 +192,7 @@ func (p *plan) process(cfg *Config) error {
 	if p.init.Process, err = newProcessConfig(cfg.Spec.Process); err != nil {
 		return err
 	}
+	p.init.Process.Affinity = nil // for those of Exec only
 	p.init.Process.BareNewlines = cfg.BareNewlines
 	if err := p.userNS.check(&p.init.Process); err != nil {
 		return err

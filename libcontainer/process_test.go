@@ -316,3 +316,21 @@ func TestTerminalNeedsDevpts(t *testing.T) {
 		t.Errorf("error %v, want %s", err, want)
 	}
 }
+
+func TestExecCPUAffinity(t *testing.T) {
+	rootfs := newRootfs(t)
+	spec := newSpec(rootfs, "exec sleep 1000")
+	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1023"} // for exec only
+	c := start(t, &Config{Spec: spec})
+	p := newProcess("grep Cpus_allowed_list /proc/self/status")
+	p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "1023", Final: "0,1022-1023"}
+	on, err := c.Exec(p, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, "status", collect(t, on).out, "\t0\n")
+	p.ExecCPUAffinity = &specs.CPUAffinity{Final: "1023"}
+	if _, err := c.Exec(p, false); err == nil || !strings.Contains(err.Error(), "set CPU affinity") {
+		t.Errorf("a CPU that is not there: %v", err)
+	}
+}

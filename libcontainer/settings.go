@@ -101,6 +101,11 @@ func applyScheduling(p *processConfig) error {
 			return fmt.Errorf("failed to set io priority: %w", err)
 		}
 	}
+	if p.Affinity != nil {
+		if err := unix.SchedSetaffinity(0, p.Affinity); err != nil {
+			return fmt.Errorf("set CPU affinity, of which this machine or the container's cpuset may have none: %w", err)
+		}
+	}
 	if p.MemoryPolicy != nil {
 		if err := unix.SetMemPolicy(p.MemoryPolicy.Mode, &p.MemoryPolicy.Nodes); err != nil {
 			return fmt.Errorf("set memory policy: %w", err)

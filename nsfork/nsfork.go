@@ -310,28 +310,41 @@ func awaitHeld(fd int) error {
 	return nil
 }
 
-// IDMaps returns the text of uid_map and gid_map of a user namespace, as the
-// caller's own sees it.
-func IDMaps(userNS *os.File) (uidMap, gidMap string, err error) {
+// held starts a child that has joined the namespaces, or made those of clone, and
+// waits there. end ends it.
+func held(clone uintptr, joins ...joinFD) (pid int, end func(), err error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return "", "", os.NewSyscallError("pipe2", err)
+		return 0, nil, os.NewSyscallError("pipe2", err)
 	}
-	j := &job{hold: &fds, joins: []joinFD{{int(userNS.Fd()), unix.CLONE_NEWUSER}}}
-	pid, err := j.start()
+	j := &job{hold: &fds, joins: joins}
+	j.clone.flags = uint64(clone)
+	pid, err = j.start()
 	_ = unix.Close(fds[0])
-	defer func() {
+	end = func() {
 		_ = unix.Close(fds[1])
 		if pid > 0 {
 			reap(pid)
 		}
-	}()
+	}
+	if err != nil {
+		end()
+		return 0, nil, err
+	}
+	return pid, end, nil
+}
+
+// IDMaps returns the text of uid_map and gid_map of a user namespace, as the
+// caller's own sees it.
+func IDMaps(userNS *os.File) (uidMap, gidMap string, err error) {
+	pid, end, err := held(0, joinFD{int(userNS.Fd()), unix.CLONE_NEWUSER})
 	runtime.KeepAlive(userNS)
 	if err != nil {
 		return "", "", err
 	}
+	defer end()
 	var maps [2]string
-	for i, name := range [...]string{"uid_map", "gid_map"} {
+	for i, name := range mapFiles {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
 		if err != nil {
 			return "", "", err
@@ -339,4 +352,22 @@ func IDMaps(userNS *os.File) (uidMap, gidMap string, err error) {
 		maps[i] = strings.TrimSpace(string(b))
 	}
 	return maps[0], maps[1], nil
+}
+
+var mapFiles = [...]string{"uid_map", "gid_map"}
+
+// NewUserNS makes a user namespace with these mappings, in the form of uid_map and
+// gid_map. No process is in it; the file keeps it.
+func NewUserNS(uidMap, gidMap string) (*os.File, error) {
+	pid, end, err := held(unix.CLONE_NEWUSER)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	for i, text := range [...]string{uidMap, gidMap} {
+		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, mapFiles[i]), []byte(text), 0); err != nil {
+			return nil, err
+		}
+	}
+	return os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
 }

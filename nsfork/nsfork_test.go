@@ -59,6 +59,24 @@ func TestIDMaps(t *testing.T) {
 	}
 }
 
+func TestNewUserNS(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to map ids")
+	}
+	f, err := NewUserNS("0 100 10\n20 200 1\n", "3 4 5\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	uids, gids, err := IDMaps(f)
+	if got := strings.Join(strings.Fields(uids+" "+gids), " "); err != nil || got != "0 100 10 20 200 1 3 4 5" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := NewUserNS("0 0 0\n", ""); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a mapping of nothing: %v", err)
+	}
+}
+
 // output runs a program with its output in a pipe.
 func output(t *testing.T, r *Request) (string, error) {
 	t.Helper()

@@ -192,6 +192,7 @@ func guestSysctls(l *specs.Linux) map[string]string {
 func (c *converter) shadow(spec *specs.Spec) {
 	s := &c.plan.Shadow
 	s.Namespaces, s.Face = shadowNamespaces(spec.Linux)
+	s.NetDevices = netDevices(spec.Linux)
 	s.Hostname = spec.Hostname
 	s.Domainname = spec.Domainname
 	s.CgroupsPath = spec.Linux.CgroupsPath

@@ -149,6 +149,94 @@ func (c *converter) userNamespace(spec *specs.Spec) error {
 	return validateMapped(spec, joined)
 }
 
+// isIDMapped says whether a mount has mappings of ids, or is to have the
+// container's.
+func isIDMapped(m specs.Mount) bool {
+	return len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || lastOf(m.Options, "idmap", "ridmap") != ""
+}
+
+// validateIDMapped has the words of runc.
+func validateIDMapped(field string, m specs.Mount, userNS bool) error {
+	switch {
+	case !isIDMapped(m):
+		return nil
+	case !isBind(m):
+		return fieldErrorf(field, "id-mapped mounts are only supported for bind-mounts")
+	case len(m.UIDMappings) == 0 && len(m.GIDMappings) == 0 && userNS:
+		return nil
+	case len(m.UIDMappings) == 0 || len(m.GIDMappings) == 0:
+		return fieldErrorf(field, "id-mapped mounts must have both uid and gid mappings specified")
+	}
+	if err := validateIDMappings(field+".uidMappings", m.UIDMappings); err != nil {
+		return err
+	}
+	return validateIDMappings(field+".gidMappings", m.GIDMappings)
+}
+
+// mountIDMap is how the ids of a bind are mapped, on the host; without mappings of
+// its own, as those of the container.
+func (c *converter) mountIDMap(m specs.Mount) *MountIDMap {
+	if !isIDMapped(m) {
+		return nil
+	}
+	ids := &MountIDMap{IDMaps: IDMaps{UID: m.UIDMappings, GID: m.GIDMappings}, Recursive: lastOf(m.Options, "idmap", "ridmap") == "ridmap"}
+	user := c.plan.UserNS
+	if user == nil {
+		return ids
+	}
+	if len(m.UIDMappings) == 0 {
+		ids.IDMaps = *user
+	}
+	// The vmm is the host's root, and makes a file before it gives it to whom the
+	// guest says: without an id for root it could make none. No process of the
+	// container is the host's root.
+	if !sees(user.UID, 0) {
+		ids.UID = withRoot(ids.UID)
+	}
+	if !sees(user.GID, 0) {
+		ids.GID = withRoot(ids.GID)
+	}
+	return ids
+}
+
+// sees says whether an id of the host is mapped.
+func sees(maps []specs.LinuxIDMapping, host uint32) bool {
+	return slices.ContainsFunc(maps, func(m specs.LinuxIDMapping) bool { return host >= m.HostID && host-m.HostID < m.Size })
+}
+
+// withRoot adds a mapping for the host's root where there is none: to the last id
+// that is free.
+func withRoot(maps []specs.LinuxIDMapping) []specs.LinuxIDMapping {
+	if sees(maps, 0) || len(maps) == maxMappings {
+		return maps
+	}
+	last := uint32(math.MaxUint32 - 1)
+	for _, taken := hostID(maps, last); taken; _, taken = hostID(maps, last) {
+		for _, m := range maps {
+			if last >= m.ContainerID && last-m.ContainerID < m.Size {
+				if m.ContainerID == 0 {
+					return maps // all ids are
+				}
+				last = m.ContainerID - 1
+			}
+		}
+	}
+	return append(slices.Clone(maps), specs.LinuxIDMapping{ContainerID: last, HostID: 0, Size: 1})
+}
+
+// Text is the mappings in the form of uid_map and gid_map.
+func (m *IDMaps) Text() (uids, gids string) {
+	return idMapText(m.UID), idMapText(m.GID)
+}
+
+func idMapText(maps []specs.LinuxIDMapping) string {
+	var text strings.Builder
+	for _, m := range maps {
+		fmt.Fprintf(&text, "%d %d %d\n", m.ContainerID, m.HostID, m.Size)
+	}
+	return text.String()
+}
+
 var errOwnUserNamespace = errors.New("it is the user namespace of the host, in which husk itself is")
 
 // UserNamespace reads the mappings from inside of the namespace.

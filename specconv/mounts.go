@@ -61,8 +61,8 @@ func validateMounts(spec *specs.Spec) error {
 		if dest == "/" {
 			return fieldErrorf(field+".destination", "%s is the rootfs itself", quote(m.Destination))
 		}
-		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || lastOf(m.Options, "idmap", "ridmap") != "" {
-			return fieldErrorf(field, "id-mapped mounts are not supported yet")
+		if err := validateIDMapped(field, m, hasNamespace(spec.Linux, specs.UserNamespace)); err != nil {
+			return err
 		}
 		if m.Type != "proc" && m.Type != "sysfs" {
 			if dest == "/proc" {
@@ -133,6 +133,8 @@ func (c *converter) bind(field string, i int, m specs.Mount) error {
 	}
 	guest := specs.Mount{Destination: dest, Type: "bind", Options: bindOptions(m.Options)}
 	switch {
+	case file.Type&fs.ModeDevice != 0 && isIDMapped(m):
+		return fieldErrorf(field, "a device cannot be id-mapped: the node is the guest's own")
 	case file.Type&fs.ModeDevice != 0:
 		if guest.Source, err = deviceSource(field, source, file); err != nil {
 			return err
@@ -153,6 +155,7 @@ func (c *converter) bind(field string, i int, m specs.Mount) error {
 		Recursive:   lastOf(m.Options, "bind", "rbind") == "rbind",
 		IsDir:       file.Type.IsDir(),
 		Destination: dest,
+		IDMap:       c.mountIDMap(m),
 	}
 	c.plan.Shares = append(c.plan.Shares, share)
 	guest.Source = path.Join(GuestShareDir, share.Name)
@@ -162,7 +165,12 @@ func (c *converter) bind(field string, i int, m specs.Mount) error {
 
 // bindOptions are the mount's own; a bind by type alone gets the option that the
 // guest goes by.
+//
+// Ids are mapped on the host, in what is exported.
 func bindOptions(options []string) []string {
+	if lastOf(options, "idmap", "ridmap") != "" {
+		options = slices.DeleteFunc(slices.Clone(options), func(o string) bool { return o == "idmap" || o == "ridmap" })
+	}
 	if lastOf(options, "bind", "rbind") != "" {
 		return options
 	}

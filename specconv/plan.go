@@ -75,6 +75,16 @@ type Share struct {
 	IsDir     bool
 	// Destination is where the container sees it, absolute; "/" for the rootfs.
 	Destination string
+	// IDMap maps the ids that files have to those that the host, and so the guest,
+	// sees; nil: they are the same.
+	IDMap *MountIDMap `json:",omitempty"`
+}
+
+// MountIDMap are the mappings of an id-mapped mount: ContainerID is what the
+// filesystem has, HostID what is seen.
+type MountIDMap struct {
+	IDMaps
+	Recursive bool // for the mounts below it as well
 }
 
 // Disk is one block device of the host. The guest's spec has its node with the
@@ -99,7 +109,9 @@ type Shadow struct {
 	// path to join or empty for the runtime's own: where config.json joins a mount
 	// namespace, or has no mount or network namespace. What the supervisor does
 	// for the container needs such of its own.
-	Face        []specs.LinuxNamespace `json:",omitempty"`
+	Face []specs.LinuxNamespace `json:",omitempty"`
+	// NetDevices are moved into its network namespace before it looks for interfaces.
+	NetDevices  []NetDevice `json:",omitempty"`
 	Hostname    string
 	Domainname  string
 	CgroupsPath string

@@ -64,6 +64,9 @@ func ConvertProcess(p *specs.Process) (*specs.Process, []string, error) {
 	if p.Terminal && p.ConsoleSize != nil {
 		guest.ConsoleSize = &specs.Box{Height: p.ConsoleSize.Height, Width: p.ConsoleSize.Width}
 	}
+	if a := p.ExecCPUAffinity; a != nil && *a != (specs.CPUAffinity{}) {
+		guest.ExecCPUAffinity = &specs.CPUAffinity{Initial: a.Initial, Final: a.Final}
+	}
 	if c := p.Scheduler; c != nil {
 		guest.Scheduler = &specs.Scheduler{
 			Policy: c.Policy, Nice: c.Nice, Priority: c.Priority, Flags: c.Flags,
@@ -152,7 +155,7 @@ func validateProcess(p *specs.Process) error {
 		}
 	}
 	for _, check := range []func(*specs.Process) error{
-		validateUser, validateCapabilities, validateRlimits, validateConsole, validateScheduler, validateIOPriority,
+		validateUser, validateCapabilities, validateRlimits, validateConsole, validateScheduler, validateAffinity, validateIOPriority,
 	} {
 		if err := check(p); err != nil {
 			return err

@@ -148,7 +148,8 @@ func TestRejectProcess(t *testing.T) {
 		{edit(func(p *specs.Process) {
 			p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
 		}), "process.ioPriority.priority: invalid ioPriority.Priority: 8"},
-		{edit(func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} }), "process.execCPUAffinity: not supported yet"},
+		{edit(func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0-"} }), `process.execCPUAffinity.initial: invalid CPU affinity "0-": not a list such as 0-2,7 of numbers up to 1023`},
+		{edit(func(p *specs.Process) { p.ExecCPUAffinity = &specs.CPUAffinity{Final: "1024"} }), `process.execCPUAffinity.final: invalid CPU affinity "1024": not a list such as 0-2,7 of numbers up to 1023`},
 	})
 }
 
@@ -156,6 +157,10 @@ func TestRejectMounts(t *testing.T) {
 	const initError = "unable to start container process: error during container init: error mounting "
 	bind := func(source, dest string, options ...string) func(*specs.Spec) {
 		return addMount(specs.Mount{Destination: dest, Source: source, Type: "bind", Options: append(options, "bind")})
+	}
+	one := []specs.LinuxIDMapping{{Size: 1}}
+	idmapped := func(kind, source string, uids, gids []specs.LinuxIDMapping) func(*specs.Spec) {
+		return addMount(specs.Mount{Destination: "/x", Source: source, Type: kind, UIDMappings: uids, GIDMappings: gids})
 	}
 	const supported = " is not supported: supported are bind, proc, sysfs, tmpfs, devpts, mqueue, cgroup, cgroup2"
 	testRejections(t, []rejection{
@@ -167,10 +172,13 @@ func TestRejectMounts(t *testing.T) {
 		{bind("/tmp", "x/../.."), `mounts[12].destination: "x/../.." is the rootfs itself`},
 		{bind("/tmp", "/proc"), `mounts[12].destination: "/proc" cannot be mounted because it is not of type proc`},
 		{bind("/tmp", "/a/../proc/sys"), `mounts[12].destination: "/proc/sys" cannot be mounted because it is inside /proc`},
-		{bind("/tmp", "/x", "idmap"), "mounts[12]: id-mapped mounts are not supported yet"},
-		{bind("/tmp", "/x", "ridmap"), "mounts[12]: id-mapped mounts are not supported yet"},
-		{addMount(specs.Mount{Destination: "/x", Source: "/tmp", Type: "bind", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}}), "mounts[12]: id-mapped mounts are not supported yet"},
-		{addMount(specs.Mount{Destination: "/x", Source: "/tmp", Type: "bind", GIDMappings: []specs.LinuxIDMapping{{Size: 1}}}), "mounts[12]: id-mapped mounts are not supported yet"},
+		{bind("/tmp", "/x", "idmap"), "mounts[12]: id-mapped mounts must have both uid and gid mappings specified"},
+		{bind("/tmp", "/x", "ridmap"), "mounts[12]: id-mapped mounts must have both uid and gid mappings specified"},
+		{idmapped("bind", "/tmp", one, nil), "mounts[12]: id-mapped mounts must have both uid and gid mappings specified"},
+		{idmapped("bind", "/tmp", nil, one), "mounts[12]: id-mapped mounts must have both uid and gid mappings specified"},
+		{idmapped("tmpfs", "tmpfs", one, one), "mounts[12]: id-mapped mounts are only supported for bind-mounts"},
+		{idmapped("bind", "/tmp", one, []specs.LinuxIDMapping{{}}), "mounts[12].gidMappings[0].size: must not be 0"},
+		{idmapped("bind", "/dev/null", one, one), "mounts[12]: a device cannot be id-mapped: the node is the guest's own"},
 		{bind("/dev/kvm", "/dev/kvm"), `mounts[12].source: "/dev/kvm" is a device of the host (c 10:232): not supported yet`},
 		{bind("/dev/sda", "/disk"), `mounts[12].source: "/dev/sda" is a device of the host (b 8:0): not supported yet`},
 		{bind("/run/irregular", "/x"), `mounts[12].source: "/run/irregular" is neither a file nor a directory`},
@@ -243,6 +251,9 @@ func TestRejectLinux(t *testing.T) {
 	edit := func(f func(*specs.Linux)) func(*specs.Spec) {
 		return func(s *specs.Spec) { f(s.Linux) }
 	}
+	netdev := func(devices map[string]specs.LinuxNetDevice) func(*specs.Spec) {
+		return edit(func(l *specs.Linux) { l.NetDevices = devices })
+	}
 	testRejections(t, []rejection{
 		{edit(func(l *specs.Linux) { l.RootfsPropagation = "foo" }), `linux.rootfsPropagation: rootfsPropagation="foo" is not supported`},
 		{edit(func(l *specs.Linux) { l.MaskedPaths = []string{"proc/kcore"} }), `linux.maskedPaths[0]: "proc/kcore" is not an absolute path`},
@@ -251,7 +262,7 @@ func TestRejectLinux(t *testing.T) {
 		{edit(func(l *specs.Linux) {
 			l.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux, Flags: []specs.LinuxPersonalityFlag{"X"}}
 		}), `linux.personality.flags: invalid personality flag: "X"`},
-		{edit(func(l *specs.Linux) { l.IntelRdt = &specs.LinuxIntelRdt{} }), "linux.intelRdt: not supported yet"},
+		{edit(func(l *specs.Linux) { l.IntelRdt = &specs.LinuxIntelRdt{} }), "linux.intelRdt: not supported: cache and memory bandwidth of the host are given to tasks of the host, of which the container has none: put the cgroup of its virtual machine into a resctrl group"},
 		{edit(func(l *specs.Linux) { l.MemoryPolicy = &specs.LinuxMemoryPolicy{} }), `linux.memoryPolicy.mode: invalid memory policy mode ""`},
 		{edit(func(l *specs.Linux) { l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind} }), "linux.memoryPolicy.nodes: memory policy mode requires at least one node but got 0"},
 		{edit(func(l *specs.Linux) {
@@ -263,7 +274,11 @@ func TestRejectLinux(t *testing.T) {
 		{edit(func(l *specs.Linux) {
 			l.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"X"}}
 		}), `linux.memoryPolicy.flags[0]: invalid memory policy flag "X"`},
-		{edit(func(l *specs.Linux) { l.NetDevices = map[string]specs.LinuxNetDevice{"eth1": {}} }), "linux.netDevices: not supported yet"},
+		{netdev(map[string]specs.LinuxNetDevice{"a/b": {}}), `linux.netDevices["a/b"]: invalid network device name "a/b"`},
+		{netdev(map[string]specs.LinuxNetDevice{"": {}}), `linux.netDevices[""]: invalid network device name ""`},
+		{netdev(map[string]specs.LinuxNetDevice{"eth1": {Name: "a234567890123456"}}), `linux.netDevices["eth1"].name: invalid network device name "a234567890123456"`},
+		{netdev(map[string]specs.LinuxNetDevice{"a": {Name: "x"}, "x": {}}), `linux.netDevices["x"].name: another network device is to be "x", too`},
+		{both(both(without(specs.NetworkNamespace), without(specs.MountNamespace)), netdev(map[string]specs.LinuxNetDevice{"a": {}})), "linux.netDevices: unable to move network devices without a NET namespace"},
 		{func(s *specs.Spec) { s.Hooks.CreateContainer = []specs.Hook{{Path: "x"}} }, `hooks.createContainer[0].path: "x" is not an absolute path`},
 		{func(s *specs.Spec) { s.Hooks.StartContainer = []specs.Hook{{}} }, `hooks.startContainer[0].path: "" is not an absolute path`},
 		{func(s *specs.Spec) { s.Hooks.Prestart = []specs.Hook{{Path: "x"}} }, `hooks.prestart[0].path: "x" is not an absolute path`}, //nolint:staticcheck // deprecated, and used by Docker

@@ -17,13 +17,25 @@ var ioPriorityClasses = map[specs.IOPriorityClass]bool{
 	specs.IOPRIO_CLASS_RT: true, specs.IOPRIO_CLASS_BE: true, specs.IOPRIO_CLASS_IDLE: true,
 }
 
-// validateScheduler checks names and the ranges that don't depend on the policy;
-// the guest's kernel knows the rest. CPU affinity is refused: its numbers are
-// those of the host's CPUs.
-func validateScheduler(p *specs.Process) error {
-	if p.ExecCPUAffinity != nil && *p.ExecCPUAffinity != (specs.CPUAffinity{}) {
-		return notSupported("process.execCPUAffinity")
+// validateAffinity: of which CPUs there are the guest's kernel knows.
+func validateAffinity(p *specs.Process) error {
+	if p.ExecCPUAffinity == nil {
+		return nil
 	}
+	for _, list := range []struct{ field, cpus string }{{"initial", p.ExecCPUAffinity.Initial}, {"final", p.ExecCPUAffinity.Final}} {
+		if _, err := countNumbers(list.cpus, maxAffinityCPU); err != nil {
+			return fieldErrorf("process.execCPUAffinity."+list.field, "invalid CPU affinity %s: not a list such as 0-2,7 of numbers up to %d", quote(list.cpus), maxAffinityCPU)
+		}
+	}
+	return nil
+}
+
+// maxAffinityCPU is the highest number of a CPU in a set of sched_setaffinity(2).
+const maxAffinityCPU = 1023
+
+// validateScheduler checks names and the ranges that don't depend on the policy;
+// the guest's kernel knows the rest.
+func validateScheduler(p *specs.Process) error {
 	s := p.Scheduler
 	switch {
 	case s == nil:

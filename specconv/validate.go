@@ -109,11 +109,13 @@ func validateLinux(spec *specs.Spec) error {
 	if err := validateMemoryPolicy(l.MemoryPolicy); err != nil {
 		return err
 	}
+	if err := validateNetDevices(l); err != nil {
+		return err
+	}
 	switch {
 	case l.IntelRdt != nil:
-		return notSupported("linux.intelRdt")
-	case len(l.NetDevices) > 0:
-		return notSupported("linux.netDevices")
+		return fieldErrorf("linux.intelRdt", "not supported: cache and memory bandwidth of the host are given to tasks of the host, "+
+			"of which the container has none: put the cgroup of its virtual machine into a resctrl group")
 	case spec.VM != nil:
 		return fieldErrorf("vm", "not supported: the virtual machine is described by husk's settings file and annotations")
 	}

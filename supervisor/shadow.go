@@ -26,7 +26,7 @@ import (
 // rootfs, as runc does; the guest finds them there.
 //
 // The rootfs is not trusted: every destination is resolved inside it.
-func buildShadow(hostDir string, plan *specconv.Plan) error {
+func buildShadow(hostDir string, plan *specconv.Plan, idmaps idMaps) error {
 	rootfs := plan.Shares[0]
 	if err := unix.Mount(rootfs.HostPath, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind rootfs: %w", err)
@@ -46,7 +46,7 @@ func buildShadow(hostDir string, plan *specconv.Plan) error {
 	}
 	for i, m := range plan.Guest.Mounts {
 		bind, isBind := binds[m.Source]
-		made, err := shadowMount(root, m, bind, isBind, plan.UserNS)
+		made, err := shadowMount(root, m, bind, isBind, plan.UserNS, idmaps)
 		if err != nil {
 			return fmt.Errorf("error during container init: error mounting %q to rootfs at %q: %w", source(m, bind, isBind), m.Destination, err)
 		}
@@ -78,7 +78,7 @@ func hasMode(options []string) bool {
 
 // shadowMount mounts one of the container's mounts in the shadow, and says whether
 // it has made the directory or file it is on.
-func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool, ids *specconv.IDMaps) (made bool, err error) {
+func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool, ids *specconv.IDMaps, idmaps idMaps) (made bool, err error) {
 	// A bind that is no share is of a device the guest has itself; a file to put
 	// it on is all it needs here.
 	isDevice := !isBind && m.Type == "bind"
@@ -90,11 +90,7 @@ func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool,
 	at := "/proc/self/fd/" + strconv.Itoa(int(target.Fd()))
 	switch {
 	case isBind:
-		flags := uintptr(unix.MS_BIND)
-		if bind.Recursive {
-			flags |= unix.MS_REC
-		}
-		if err := unix.Mount(bind.HostPath, at, "", flags, ""); err != nil {
+		if err := idmaps.bind(bind, at); err != nil {
 			return made, err
 		}
 		if !bind.ReadOnly {

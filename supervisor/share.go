@@ -27,12 +27,12 @@ func leaveHostMounts() error {
 // well: the guest's kernel is not to be believed.
 //
 // All of it is in this mount namespace only and goes when that goes.
-func populateShare(hostDir string, shares []specconv.Share) error {
+func populateShare(hostDir string, shares []specconv.Share, ids idMaps) error {
 	if err := unix.Mount("husk-share", hostDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
 		return fmt.Errorf("mount share: %w", err)
 	}
 	for _, s := range shares {
-		if err := bindShare(filepath.Join(hostDir, s.Name), s); err != nil {
+		if err := bindShare(filepath.Join(hostDir, s.Name), s, ids); err != nil {
 			return fmt.Errorf("share %s for %s: %w", s.HostPath, s.Destination, err)
 		}
 	}
@@ -43,18 +43,14 @@ func populateShare(hostDir string, shares []specconv.Share) error {
 	return nil
 }
 
-func bindShare(hostPath string, s specconv.Share) error {
+func bindShare(hostPath string, s specconv.Share, ids idMaps) error {
 	if err := os.MkdirAll(filepath.Dir(hostPath), 0o755); err != nil {
 		return err
 	}
 	if err := makeMountPoint(hostPath, s.IsDir); err != nil {
 		return err
 	}
-	flags := uintptr(unix.MS_BIND)
-	if s.Recursive {
-		flags |= unix.MS_REC
-	}
-	if err := unix.Mount(s.HostPath, hostPath, "", flags, ""); err != nil {
+	if err := ids.bind(s, hostPath); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
 	if err := unix.Mount("", hostPath, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/network"
+	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/launch"
 	"github.com/huskvm/husk/supervisor/stdio"
@@ -182,11 +183,15 @@ func (s *supervisor) mountAll() error {
 	}
 	// The shadow first: it makes the missing mount points while the rootfs may
 	// still be written.
-	if err := buildShadow(filepath.Join(s.boot.StateDir, state.ShadowDir), s.boot.Plan); err != nil {
+	if err := buildShadow(filepath.Join(s.boot.StateDir, state.ShadowDir), s.boot.Plan, s.idMap); err != nil {
 		return err
 	}
 	dress(s.boot.Plan.Shadow)
-	return populateShare(filepath.Join(s.boot.StateDir, state.ShareDir), s.boot.Plan.Shares)
+	return populateShare(filepath.Join(s.boot.StateDir, state.ShareDir), s.boot.Plan.Shares, s.idMap)
+}
+
+func (s *supervisor) idMap(share specconv.Share) *os.File {
+	return s.parent.File(IDMapFile(share))
 }
 
 func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {

@@ -71,6 +71,14 @@ type Options struct {
 	Stdin, Stdout, Stderr *os.File
 	// Console is passed under the name FDConsole when not nil.
 	Console *os.File
+	// Files are passed by name; the child finds them with Parent.File.
+	Files []NamedFile
+}
+
+// NamedFile is a descriptor to pass.
+type NamedFile struct {
+	Name string // without a comma or an equals sign
+	File *os.File
 }
 
 // Child is a re-executed husk as its parent sees it.
@@ -118,6 +126,9 @@ func Start(o Options) (*Child, error) {
 	names := addFD(cmd, nil, FDBootstrap, theirs)
 	if o.Console != nil {
 		names = addFD(cmd, names, FDConsole, o.Console)
+	}
+	for _, f := range o.Files {
+		names = addFD(cmd, names, f.Name, f.File)
 	}
 	cmd.Env = append(cmd.Env, fdsEnv+"="+strings.Join(names, ","))
 	if err := startIn(cmd, o.Namespaces); err != nil {
@@ -288,7 +299,7 @@ func (c *Child) Abort() {
 // Parent is the cli as its child sees it.
 type Parent struct {
 	conn      net.Conn
-	console   *os.File
+	files     map[string]*os.File
 	proceed   chan struct{}
 	committed chan struct{}
 	gone      chan struct{}
@@ -316,9 +327,11 @@ func Receive(v any) (*Parent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive bootstrap: %w", err)
 	}
-	p := &Parent{conn: conn, proceed: make(chan struct{}), committed: make(chan struct{}), gone: make(chan struct{})}
-	if fd, ok := fds[FDConsole]; ok {
-		p.console = os.NewFile(uintptr(fd), FDConsole)
+	p := &Parent{conn: conn, files: map[string]*os.File{}, proceed: make(chan struct{}), committed: make(chan struct{}), gone: make(chan struct{})}
+	for name, fd := range fds {
+		if name != FDBootstrap {
+			p.files[name] = os.NewFile(uintptr(fd), name)
+		}
 	}
 	dec := json.NewDecoder(conn)
 	if err := dec.Decode(v); err != nil {
@@ -362,7 +375,10 @@ func CloseOnExec() error {
 }
 
 // Console is the connected console socket, nil when none was passed.
-func (p *Parent) Console() *os.File { return p.console }
+func (p *Parent) Console() *os.File { return p.files[FDConsole] }
+
+// File is the descriptor passed by that name, nil when none was.
+func (p *Parent) File(name string) *os.File { return p.files[name] }
 
 // Prepared tells a parent that calls WaitPrepared to go on. What the parent does
 // then is done when the channel is closed.
