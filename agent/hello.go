@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"runtime"
 	"unsafe"
 
@@ -20,7 +19,8 @@ const (
 	maxEntropy = 4096
 )
 
-// Hello takes the host's clock and entropy and says what this guest is.
+// Hello takes the host's clock and entropy and says what this guest is. Nothing of
+// a container runs before it.
 func (a *agent) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.HelloResponse, error) {
 	if n := len(r.Entropy); n < minEntropy || n > maxEntropy {
 		return nil, status.Errorf(codes.InvalidArgument, "entropy has %d bytes, want %d to %d", n, minEntropy, maxEntropy)
@@ -31,6 +31,11 @@ func (a *agent) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.He
 	if err := a.machine.setClock(r.UnixNanos); err != nil {
 		return nil, err
 	}
+	return a.self, nil
+}
+
+// describe says what this guest is, which does not change.
+func describe() (*protocol.HelloResponse, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return nil, fmt.Errorf("uname: %w", err)
@@ -55,14 +60,21 @@ func setClock(unixNanos int64) error {
 	return nil
 }
 
+// generator is the kernel's random number generator, open for as long as the guest
+// lives: each clone would have to open it again.
+type generator int
+
+func openGenerator() (generator, error) {
+	fd, err := unix.Open("/dev/random", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open random number generator: %w", err)
+	}
+	return generator(fd), nil
+}
+
 // addEntropy credits the bytes and makes the kernel's generator use them at
 // once: the clones of a template wake with the same generator.
-func addEntropy(entropy []byte) error {
-	f, err := os.OpenFile("/dev/random", os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("add entropy: %w", err)
-	}
-	defer func() { _ = f.Close() }()
+func (g generator) addEntropy(entropy []byte) error {
 	// struct rand_pool_info
 	var pool struct {
 		bits, size int32
@@ -70,10 +82,10 @@ func addEntropy(entropy []byte) error {
 	}
 	pool.size = int32(copy(pool.buf[:], entropy))
 	pool.bits = pool.size * 8
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(g), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&pool))); errno != 0 {
 		return fmt.Errorf("add entropy: %w", errno)
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.RNDRESEEDCRNG, 0); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(g), unix.RNDRESEEDCRNG, 0); errno != 0 {
 		return fmt.Errorf("reseed random number generator: %w", errno)
 	}
 	return nil

@@ -60,13 +60,17 @@ func run() error {
 		return err
 	}
 	moduleErr := loadModules(modulesFile)
+	random, err := openGenerator()
+	if err != nil {
+		return err
+	}
 	children := newReaper()
 	go children.run()
 	a, err := newAgent(machine{
 		cgroupParent: cgroupParent,
 		children:     children,
 		setClock:     setClock,
-		addEntropy:   addEntropy,
+		addEntropy:   random.addEntropy,
 		powerOff:     powerOff,
 	})
 	if err != nil {

@@ -39,6 +39,7 @@ type agent struct {
 	machine machine
 	rpc     *ttrpc.Server
 	control *controlListener
+	self    *protocol.HelloResponse // what this guest is
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -51,8 +52,12 @@ func newAgent(m machine) (*agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make ttrpc server: %w", err)
 	}
+	self, err := describe()
+	if err != nil {
+		return nil, err
+	}
 	a := &agent{
-		machine: m, rpc: rpc, containers: make(map[string]*container),
+		machine: m, rpc: rpc, self: self, containers: make(map[string]*container),
 		control: &controlListener{conns: make(chan net.Conn), done: make(chan struct{})},
 	}
 	protocol.RegisterAgentService(rpc, a)

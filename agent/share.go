@@ -15,8 +15,9 @@ import (
 type share struct {
 	tag      string
 	guestDir string
-	// dir is its root, held open: it is what syncfs needs.
-	dir *os.File
+	// dir is its root, held open: it is what syncfs needs. Not an os.File, which
+	// would be made ready for polling.
+	dir int
 }
 
 // mountShare mounts the share once; later requests must name the same one. A nil
@@ -42,7 +43,7 @@ func (a *agent) mountShare(s *protocol.Share) error {
 	if err := unix.Mount(s.Tag, s.GuestDir, s.Type, 0, s.Options); err != nil {
 		return fmt.Errorf("mount share %q, type %s, options %q, on %s: %w", s.Tag, s.Type, s.Options, s.GuestDir, err)
 	}
-	dir, err := os.Open(s.GuestDir)
+	dir, err := unix.Open(s.GuestDir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return errors.Join(fmt.Errorf("open share %q: %w", s.Tag, err), unix.Unmount(s.GuestDir, unix.MNT_DETACH))
 	}
@@ -59,7 +60,7 @@ func (a *agent) syncShare() error {
 	if s == nil {
 		return nil
 	}
-	if err := unix.Syncfs(int(s.dir.Fd())); err != nil {
+	if err := unix.Syncfs(s.dir); err != nil {
 		return fmt.Errorf("flush share %q: %w", s.tag, err)
 	}
 	return nil
@@ -76,7 +77,7 @@ func (a *agent) unmountShare() error {
 	if uerr := unix.Unmount(a.share.guestDir, unix.MNT_DETACH); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount share %q: %w", a.share.tag, uerr))
 	}
-	_ = a.share.dir.Close()
+	_ = unix.Close(a.share.dir)
 	a.share = nil
 	return err
 }

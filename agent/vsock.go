@@ -30,11 +30,11 @@ func vsockCID() (cid uint32, ok bool) {
 
 // listenVsock listens for the host's streams, then keeps telling the host that
 // the agent is up.
-func listenVsock(cid uint32) (net.Listener, error) {
+func listenVsock() (net.Listener, error) {
 	// Any cid: the listener outlives the change of cid of a template's clone.
 	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, protocol.StreamVsockPort, nil)
 	if err != nil {
-		return nil, fmt.Errorf("listen on the agent channel of cid %d: %w", cid, err)
+		return nil, fmt.Errorf("listen on the agent channel: %w", err)
 	}
 	go sayHello()
 	return hostOnly{l}, nil

@@ -122,11 +122,35 @@ func (c *cgroup) readUint(file string, def uint64) (uint64, error) {
 
 // readKeys reads a file of "key number" lines; a missing one has none.
 func (c *cgroup) readKeys(file string) (map[string]uint64, error) {
-	b, err := os.ReadFile(filepath.Join(c.dir, file))
+	b, err := readSmall(filepath.Join(c.dir, file))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	return parseKeys(string(b))
+}
+
+// readSmall reads a file without making it ready for polling first, as os.ReadFile
+// does: it is on the way of each container's exit.
+func readSmall(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var b []byte
+	chunk := make([]byte, 4096)
+	for {
+		n, err := unix.Read(fd, chunk)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return b, nil
+		default:
+			b = append(b, chunk[:n]...)
+		}
+	}
 }
 
 func parseKeys(text string) (map[string]uint64, error) {

@@ -25,7 +25,7 @@ type Container struct {
 	init   *Process
 	pidfd  *os.File // of init
 	cgroup *cgroup  // nil: none
-	netns  *os.File // held open for a prepared container; nil: not held
+	kept   *kept    // namespaces of a prepared container; nil: none
 
 	mu        sync.Mutex
 	started   bool
@@ -487,6 +487,6 @@ func (c *Container) Destroy() error {
 	}
 	c.init.conn.close()
 	_ = c.pidfd.Close()
-	_ = c.netns.Close() // also of nil
+	c.kept.close()
 	return nil
 }

@@ -52,6 +52,8 @@ type stage struct {
 	root root // the container's
 	// exits is set once exitOnSignals has been called.
 	exits bool
+	// others are the mounts that moveRoot unmounts, nil when not known yet.
+	others []string
 }
 
 // socketReader reads the socket without Go's poller, whose descriptors and
@@ -110,6 +112,9 @@ func (s *stage) awaitConfig() (*initConfig, error) {
 			if err := loopbackUp(); err != nil {
 				return nil, err
 			}
+		}
+		if s.others, err = rootMounts(); err != nil {
+			return nil, err
 		}
 		s.exitOnSignals()
 		if err := sendFrame(s.sock, frameReady, "", -1); err != nil {

@@ -22,7 +22,7 @@ type Prepared struct {
 	process  *Process
 	pidfd    *os.File
 	cgroup   *cgroup
-	netns    *os.File
+	kept     *kept
 	filter   *os.File // of devices: what most containers have
 	initArgs []string
 }
@@ -60,9 +60,7 @@ func Prepare(initArgs []string, cgroupRoot, cgroupPath string) (_ *Prepared, err
 		_ = p.pidfd.Close()
 		return nil, err
 	}
-	// Held open, the namespace is not taken apart while the container's exit is
-	// being reported, which would compete with it for the processor.
-	if p.netns, err = os.Open(procFile(p.PID(), "ns/net")); err != nil {
+	if p.kept, err = keepNamespaces(p.PID()); err != nil {
 		return nil, errors.Join(err, p.Discard())
 	}
 	return p, nil
@@ -96,7 +94,7 @@ func (p *Prepared) fits(want *plan) bool {
 func (p *Prepared) Discard() error {
 	p.process.abandon()
 	_ = p.pidfd.Close()
-	_ = p.netns.Close()
+	p.kept.close()
 	_ = p.filter.Close()
 	if err := p.cgroup.destroy(); err != nil {
 		return fmt.Errorf("discard prepared container: %w", err)
@@ -106,7 +104,10 @@ func (p *Prepared) Discard() error {
 
 // take makes the stage the first process of c.
 func (p *Prepared) take(c *Container) {
-	c.init, c.pidfd, c.cgroup, c.netns, c.filter = p.process, p.pidfd, p.cgroup, p.netns, p.filter
+	c.init, c.pidfd, c.cgroup, c.kept, c.filter = p.process, p.pidfd, p.cgroup, p.kept, p.filter
+	if c.plan.mayHoldFiles() {
+		c.kept.closeMounts()
+	}
 	c.init.forked = time.Now()
 	if c.plan.init.Process.Terminal {
 		// The stage puts the terminal in their place.

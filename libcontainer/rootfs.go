@@ -173,9 +173,12 @@ func (s *stage) enterRootfs() error {
 // having unmounted all else that was mounted there: the root itself can't be
 // unmounted and stays hidden underneath.
 func (s *stage) moveRoot() error {
-	others, err := rootMounts()
-	if err != nil {
-		return err
+	others := s.others
+	if others == nil {
+		var err error
+		if others, err = rootMounts(); err != nil {
+			return err
+		}
 	}
 	// Slaves all, as above, but not the mounts of the container.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE, ""); err != nil {
