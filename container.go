@@ -133,8 +133,17 @@ type creation struct {
 	boot      supervisor.Bootstrap
 	pidFile   string
 
-	dir   *state.Dir
-	child *launch.Child
+	dir     *state.Dir
+	child   *launch.Child
+	standIn *launch.Child // the container's pid; nil: child is
+}
+
+// process is the one that the container is known by.
+func (n *creation) process() *os.Process {
+	if n.standIn != nil {
+		return n.standIn.Process
+	}
+	return n.child.Process
 }
 
 // run does it. On error it undoes what it did.
@@ -165,19 +174,24 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 	timings.From(c.Context).Add(report.Phases...)
 	n.plan.Warnings = append(n.plan.Warnings, report.Warnings...)
 	timings.Lap(c.Context, "wait for supervisor")
-	if err = sendPidfd(c.String("pidfd-socket"), n.child.Process.Pid, pidfdContainer); err != nil {
+	if err = sendPidfd(c.String("pidfd-socket"), n.process().Pid, pidfdContainer); err != nil {
 		return nil, err
 	}
 	if n.pidFile != "" {
-		if err = writePIDFile(n.pidFile, n.child.Process.Pid); err != nil {
+		if err = writePIDFile(n.pidFile, n.process().Pid); err != nil {
 			return nil, err
 		}
 	}
 	if err = n.child.Commit(); err != nil {
 		return nil, err
 	}
+	if n.standIn != nil {
+		if err = n.standIn.Commit(); err != nil {
+			return nil, err
+		}
+	}
 	timings.Lap(c.Context, "pid file, commit")
-	return n.child.Process, nil
+	return n.process(), nil
 }
 
 // procName is what /proc calls the namespaces a supervisor shows in place of those
@@ -203,11 +217,16 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 			f.File.Close()
 		}
 	}()
+	if n.plan.Shadow.UserNS != nil {
+		if err = n.startStandIn(&opts); err != nil {
+			return err
+		}
+	}
 	if n.child, err = launch.Start(opts); err != nil {
 		return err
 	}
 	timings.Lap(c.Context, "start supervisor")
-	pid := n.child.Process.Pid
+	pid := n.process().Pid
 	if n.container.Supervisor, err = state.ProcessOf(pid); err != nil {
 		return err
 	}
@@ -221,6 +240,17 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	}
 	if err = n.container.Cgroup.Join(pid); err != nil {
 		return err
+	}
+	if n.standIn != nil {
+		if err = n.container.Cgroup.Join(n.child.Process.Pid); err != nil {
+			return err
+		}
+		if err = n.child.Release(); err != nil {
+			return err
+		}
+	}
+	if n.standIn != nil {
+		n.plan.Shadow.Face = nil
 	}
 	for i, ns := range n.plan.Shadow.Face {
 		if ns.Path == "" {
@@ -292,6 +322,9 @@ func (n *creation) runHooks(ctx context.Context) error {
 // undo takes back what run did. It returns nothing: the error that made it
 // necessary is the one to tell.
 func (n *creation) undo() {
+	if n.standIn != nil {
+		n.standIn.Abort() // first: the supervisor ends with it
+	}
 	if n.child != nil {
 		n.child.Abort()
 	}

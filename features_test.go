@@ -64,9 +64,9 @@ func TestFeatures(t *testing.T) {
 	}
 	// Absent would mean unknown.
 	for name, enabled := range map[string]*bool{
-		"apparmor":   f.Linux.Apparmor.Enabled,
-		"selinux":    f.Linux.Selinux.Enabled,
-		"intelRdt":   f.Linux.IntelRdt.Enabled,
+		"apparmor": f.Linux.Apparmor.Enabled,
+		"selinux":  f.Linux.Selinux.Enabled,
+		"intelRdt": f.Linux.IntelRdt.Enabled,
 	} {
 		if enabled == nil || *enabled {
 			t.Errorf("%s is not false", name)

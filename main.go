@@ -20,6 +20,7 @@ import (
 	"github.com/huskvm/husk/supervisor"
 	"github.com/huskvm/husk/supervisor/execprocess"
 	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/supervisor/standin"
 	"github.com/huskvm/husk/timings"
 )
 
@@ -44,9 +45,14 @@ func init() {
 }
 
 func main() {
+	if launch.IsApart() {
+		os.Exit(launch.StartApart())
+	}
 	switch launch.CurrentRole() {
 	case launch.Supervisor:
 		os.Exit(supervisor.Main(qemu.New()))
+	case launch.StandIn:
+		os.Exit(standin.Main())
 	case launch.Exec:
 		os.Exit(execprocess.Main())
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -96,6 +97,16 @@ func TestUserNamespace(t *testing.T) {
 			t.Errorf("%s is %d:%d's outside, want %v", name, st.Uid, st.Gid, ids)
 		}
 	}
+	// The pid on the host is in a user namespace with these mappings as well.
+	proc := fmt.Sprintf("/proc/%d/", c.pid)
+	for file, want := range map[string]string{"uid_map": "0 100000 65536", "gid_map": "0 200000 65536"} {
+		if got := strings.Join(strings.Fields(readFile(t, proc+file)), " "); got != want {
+			t.Errorf("%s of the pid is %q, want %q", file, got, want)
+		}
+	}
+	if _, err := os.Stat(proc + "root/made"); err != nil {
+		t.Errorf("the pid's root: %v", err)
+	}
 	o := c.exec("sh", "-c", `cat /proc/self/uid_map; [ $(readlink /proc/1/ns/user) = $(readlink /proc/self/ns/user) ] && echo same`).is(0)
 	if got := strings.Join(strings.Fields(o.stdout), " "); got != "0 100000 65536 same" {
 		t.Errorf("exec: %q", got)
@@ -105,6 +116,88 @@ func TestUserNamespace(t *testing.T) {
 		t.Errorf("exec as a user that is not mapped: exit code %d", code)
 	}
 	c.stop()
+}
+
+// TestUserNamespaceEnds: whatever ends the pid, or the process behind it, ends both,
+// with an exit code that tells.
+func TestUserNamespaceEnds(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createStarted(e.mappedBundle(withScript("trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done"), withUserNS("")))
+	eventually(t, "the container's output", testTimeout, func() bool { return c.stdout.String() == "up\n" })
+	if err := unix.Kill(c.pid, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	c.exits(7)
+	c.e.ok("delete", c.id)
+
+	c = e.createStarted(e.mappedBundle(withArgs("sleep", "1000"), withUserNS("")))
+	if err := unix.Kill(c.pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	c.exits(128 + int(unix.SIGKILL))
+	if got := c.status(); got != "stopped" {
+		t.Errorf("status %s", got)
+	}
+	c.e.ok("delete", c.id)
+
+	c = e.create(e.mappedBundle(withArgs("sleep", "1000"), withUserNS("")))
+	c.stop() // as created
+
+	c = e.createStarted(e.mappedBundle(withArgs("sleep", "1000"), withUserNS("")))
+	if runtimeName == "husk" {
+		children := strings.Fields(readFile(t, fmt.Sprintf("/proc/%d/task/%d/children", c.pid, c.pid)))
+		if len(children) != 1 {
+			t.Fatalf("children of the pid: %v", children)
+		}
+		behind, err := strconv.Atoi(children[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(behind, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		c.exits(128 + int(unix.SIGKILL))
+		c.e.ok("delete", c.id)
+		return
+	}
+	c.stop()
+}
+
+// TestUserNamespaceJoined: the mappings of another container's user namespace, and
+// its namespace on the host, by its pid and by a file.
+func TestUserNamespaceJoined(t *testing.T) {
+	needVM(t) // runc 1.1 does not read the mappings of what it joins
+	t.Parallel()
+	e := newEnv(t)
+	first := e.createStarted(e.mappedBundle(withArgs("sleep", "1000"), withUserNS("")))
+	ns := fmt.Sprintf("/proc/%d/ns/user", first.pid)
+	want, err := os.Readlink(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := e.path("userns")
+	writeFile(t, file, "")
+	if err := unix.Mount(ns, file, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(file, unix.MNT_DETACH)
+	for _, path := range []string{ns, file} {
+		c := e.createStarted(e.mappedBundle(withArgs("sleep", "1000"), withUserNS(path)))
+		if got, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", c.pid)); err != nil || got != want {
+			t.Errorf("joined %s by %s, want %s: %v", got, path, want, err)
+		}
+		o := c.exec("cat", "/proc/self/uid_map", "/proc/self/gid_map").is(0)
+		if got := strings.Join(strings.Fields(o.stdout), " "); got != "0 100000 65536 0 200000 65536" {
+			t.Errorf("mappings %q", got)
+		}
+		c.stop()
+	}
+	first.stop()
+	o := e.do("run", "--bundle", e.mappedBundle(withUserNS("/proc/self/ns/user")), e.id()).is(1)
+	if !strings.Contains(o.stderr, "it is the user namespace of the host") {
+		t.Errorf("the host's own: %q", o.stderr)
+	}
 }
 
 // TestTimeOffsets: the clocks of the container are ahead, for exec as well.

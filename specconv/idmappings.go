@@ -134,6 +134,7 @@ func (c *converter) userNamespace(spec *specs.Spec) error {
 	own := &IDMaps{UID: l.UIDMappings, GID: l.GIDMappings}
 	c.plan.UserNS = own
 	path := l.Namespaces[i].Path
+	c.plan.Shadow.UserNS = &specs.LinuxNamespace{Type: specs.UserNamespace, Path: path}
 	if path == "" {
 		return nil
 	}

@@ -110,6 +110,9 @@ type Shadow struct {
 	// namespace, or has no mount or network namespace. What the supervisor does
 	// for the container needs such of its own.
 	Face []specs.LinuxNamespace `json:",omitempty"`
+	// UserNS is the user namespace of the container's pid: with the host path to join,
+	// or the plan's mappings; nil: there is none.
+	UserNS *specs.LinuxNamespace `json:",omitempty"`
 	// NetDevices are moved into its network namespace before it looks for interfaces.
 	NetDevices  []NetDevice `json:",omitempty"`
 	Hostname    string

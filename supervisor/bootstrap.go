@@ -19,6 +19,9 @@ type Bootstrap struct {
 	Container *state.Container
 	Plan      *specconv.Plan
 	Machine   Machine
+	// StandInPID is the container's pid as this process sees it, where that is not
+	// its own.
+	StandInPID int `json:",omitempty"`
 	// Terminal asks for a pty whose master goes to the console socket.
 	Terminal    bool
 	ConsoleSize *specs.Box

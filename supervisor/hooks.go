@@ -57,6 +57,9 @@ func (s *supervisor) finishHooks(proceed <-chan struct{}) error {
 	s.timings.Lap("wait for hooks")
 	st := s.container.OCI(state.Creating)
 	st.Pid = os.Getpid() // as the hooks see it, which are in the same pid namespace
+	if s.standIn != nil {
+		st.Pid = s.boot.StandInPID
+	}
 	err := hooks.Run(ctx, hooks.Of(s.container.Hooks).CreateContainer, "createContainer", st, s.container.Rootfs)
 	if err != nil {
 		return fmt.Errorf("error during container init: %w", err)

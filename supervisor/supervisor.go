@@ -26,6 +26,7 @@ import (
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/supervisor/standin"
 	"github.com/huskvm/husk/supervisor/stdio"
 	"github.com/huskvm/husk/template"
 	"github.com/huskvm/husk/timings"
@@ -48,9 +49,11 @@ type supervisor struct {
 	dir      *state.Dir
 	log      *logrus.Logger
 	parent   *launch.Parent
+	standIn  *standin.Peer // nil: this process is the container's pid itself
 	timings  *timings.Log
 	warnings []string // for the user, with the report
 
+	up               chan struct{} // closed when the container is created
 	control, streams *socket
 	null             *os.File // /dev/null, from before there was no path to trust
 	resolvConf       *os.File // of the container, where one is mounted
@@ -78,7 +81,7 @@ type supervisor struct {
 
 // Main is a re-executed husk in the role of supervisor. It returns the exit code.
 func Main(starter hypervisor.Starter) int {
-	s := &supervisor{execs: map[string]*execution{}, timings: timings.NewFromStart("supervisor")}
+	s := &supervisor{execs: map[string]*execution{}, up: make(chan struct{}), timings: timings.NewFromStart("supervisor")}
 	parent, err := launch.Receive(&s.boot)
 	if err != nil {
 		// There is nobody to tell: whoever started this closed the connection.
@@ -87,7 +90,25 @@ func Main(starter hypervisor.Starter) int {
 	s.parent = parent
 	s.container = s.boot.Container
 	s.timings.Lap("wait for bootstrap")
+	if s.standIn, err = standin.Connect(parent); err != nil {
+		_ = parent.Report(launch.Report{Error: err.Error()})
+		return exitSetup
+	}
+	code := s.live(starter)
+	if s.standIn != nil {
+		s.standIn.End(code)
+	}
+	return code
+}
+
+// live is this process's life, from its bootstrap on.
+func (s *supervisor) live(starter hypervisor.Starter) int {
+	parent := s.parent
 	defer s.shutDown()
+	if s.standIn != nil {
+		// The vmm ends by the pid namespace or its parent-death signal.
+		go s.standIn.Serve(s.forwardWhenUp, func() { os.Exit(exitLost) })
+	}
 	if err := s.create(starter); err != nil {
 		// A parent that is gone has no use for the reason.
 		_ = parent.Report(launch.Report{Error: err.Error()})
@@ -132,9 +153,15 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := s.serve(); err != nil {
 		return err
 	}
-	if err := enterFace(face, s.container.Rootfs); err != nil {
+	if s.standIn != nil {
+		err = s.standIn.Show(filepath.Join(s.boot.StateDir, state.ShadowDir))
+	} else {
+		err = enterFace(face, s.container.Rootfs)
+	}
+	if err != nil {
 		return err
 	}
+	close(s.up)
 	if err := s.setStatus(state.Created); err != nil {
 		return err
 	}

@@ -109,6 +109,12 @@ func (s *supervisor) signal(ctx context.Context, processID string, sig unix.Sign
 	return nil
 }
 
+// forwardWhenUp is forward for a signal that may come before there is a container.
+func (s *supervisor) forwardWhenUp(sig unix.Signal) {
+	<-s.up
+	s.forward(sig)
+}
+
 // forward hands a signal that reached this process to the container's.
 func (s *supervisor) forward(sig unix.Signal) {
 	if err := s.signal(context.Background(), protocol.InitProcess, sig, false); err != nil {

@@ -24,6 +24,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/nsfork"
 	"github.com/huskvm/husk/timings"
 )
 
@@ -34,7 +35,12 @@ type Role string
 const (
 	Supervisor Role = "supervisor"
 	Exec       Role = "exec"
+	// StandIn is the pid of a container in place of its supervisor.
+	StandIn Role = "stand-in"
 )
+
+// apart before a role is of a process that only starts the one of that role.
+const apart = "apart:"
 
 // The environment of a re-executed husk: its role and the names of its
 // descriptors, "bootstrap=3,console=4".
@@ -47,6 +53,7 @@ const (
 const (
 	FDBootstrap = "bootstrap" // both ways, JSON documents
 	FDConsole   = "console"   // the engine's console socket, connected
+	fdGate      = "gate"      // at its end when a process apart may be started
 )
 
 // None of these can be mistaken for the newline that ends a JSON document.
@@ -67,6 +74,14 @@ type Options struct {
 	// Namespaces the child is to live in: new ones, or joined by path. Mount
 	// namespaces cannot be joined here.
 	Namespaces []specs.LinuxNamespace
+	// UIDMaps and GIDMaps are those of a new user namespace among them. In one the
+	// child is its root.
+	UIDMaps, GIDMaps []syscall.SysProcIDMap
+	// Apart starts the child from a process in between, which ends: the child is then
+	// one of the first process of its pid namespace, who reaps it, instead of the
+	// caller's. It is not there before Child.Release, by which time the one in
+	// between, Child.Process, may have been moved into a cgroup.
+	Apart bool
 	// Stdin, Stdout, Stderr are inherited; nil is /dev/null.
 	Stdin, Stdout, Stderr *os.File
 	// Console is passed under the name FDConsole when not nil.
@@ -86,6 +101,7 @@ type Child struct {
 	Process *os.Process
 	conn    net.Conn
 	reports *json.Decoder
+	gate    *os.File // of a child apart, until it is released
 }
 
 // cloneFlags maps the spec's namespace types to clone(2) flags.
@@ -96,6 +112,7 @@ var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
 	specs.IPCNamespace:     unix.CLONE_NEWIPC,
 	specs.UTSNamespace:     unix.CLONE_NEWUTS,
 	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	specs.UserNamespace:    unix.CLONE_NEWUSER,
 }
 
 // Start re-executes husk. The child waits for its bootstrap. The program must
@@ -130,15 +147,70 @@ func Start(o Options) (*Child, error) {
 	for _, f := range o.Files {
 		names = addFD(cmd, names, f.Name, f.File)
 	}
+	c := &Child{conn: conn, reports: json.NewDecoder(io.LimitReader(conn, maxReport))}
+	if o.Apart {
+		closed, gate, err := os.Pipe()
+		if err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("start %s: %w", o.Role, err)
+		}
+		defer closed.Close()
+		c.gate = gate
+		names = addFD(cmd, names, fdGate, closed)
+		cmd.Env[0] = roleEnv + "=" + apart + string(o.Role)
+	}
 	cmd.Env = append(cmd.Env, fdsEnv+"="+strings.Join(names, ","))
-	if err := startIn(cmd, o.Namespaces); err != nil {
+	if err := startIn(cmd, &o); err != nil {
 		conn.Close()
+		if c.gate != nil {
+			c.gate.Close()
+		}
 		return nil, fmt.Errorf("start %s: %w", o.Role, err)
 	}
-	return &Child{
-		Process: cmd.Process, conn: conn,
-		reports: json.NewDecoder(io.LimitReader(conn, maxReport)),
-	}, nil
+	c.Process = cmd.Process
+	return c, nil
+}
+
+// Release lets a child apart be started, and waits for the one in between.
+func (c *Child) Release() error {
+	c.gate.Close()
+	c.gate = nil
+	st, err := c.Process.Wait()
+	if err == nil && !st.Success() {
+		err = fmt.Errorf("start apart: %s", st)
+	}
+	return err
+}
+
+// IsApart says whether this process is the one in between; StartApart is then all
+// there is to do.
+func IsApart() bool { return strings.HasPrefix(os.Getenv(roleEnv), apart) }
+
+// StartApart starts the process that this one stands in between of, once it may. It
+// returns the exit code.
+func StartApart() int {
+	fds, err := parseFDs(os.Getenv(fdsEnv))
+	if err != nil {
+		return 1
+	}
+	gate := os.NewFile(uintptr(fds[fdGate]), fdGate)
+	if _, err := gate.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		return 1
+	}
+	files := []uintptr{0, 1, 2}
+	for fd := 3; fd < 3+len(fds); fd++ {
+		files = append(files, uintptr(fd))
+	}
+	role := strings.TrimPrefix(os.Getenv(roleEnv), apart)
+	_, err = syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
+		Env:   []string{roleEnv + "=" + role, fdsEnv + "=" + os.Getenv(fdsEnv)},
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return 1
+	}
+	return 0
 }
 
 // fileOrNil keeps a nil *os.File from becoming a non-nil interface, which
@@ -173,13 +245,22 @@ func socketpair() (ours, theirs *os.File, err error) {
 
 // startIn forks from a thread that has joined the namespaces given by path. The
 // thread ends with its goroutine, since nothing else may ever run on it.
-func startIn(cmd *exec.Cmd, namespaces []specs.LinuxNamespace) error {
-	join, err := splitNamespaces(cmd, namespaces)
+func startIn(cmd *exec.Cmd, o *Options) error {
+	join, user, err := splitNamespaces(cmd, o.Namespaces)
 	if err != nil {
 		return err
 	}
+	start := cmd.Start
+	switch {
+	case user != "":
+		start = func() error { return startInUserNS(cmd, user) }
+	case cmd.SysProcAttr.Cloneflags&unix.CLONE_NEWUSER != 0:
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = o.UIDMaps, o.GIDMaps
+		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
+		cmd.SysProcAttr.Credential = &syscall.Credential{}
+	}
 	if len(join) == 0 {
-		return cmd.Start()
+		return start()
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -190,26 +271,58 @@ func startIn(cmd *exec.Cmd, namespaces []specs.LinuxNamespace) error {
 				return
 			}
 		}
-		done <- cmd.Start()
+		done <- start()
 	}()
 	return <-done
 }
 
-func splitNamespaces(cmd *exec.Cmd, namespaces []specs.LinuxNamespace) (join []specs.LinuxNamespace, err error) {
+// startInUserNS starts a command in a user namespace by path, which only a child
+// can join. Its stdio must be files or none.
+func startInUserNS(cmd *exec.Cmd, path string) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("join user namespace: %w", err)
+	}
+	defer ns.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	files := []*os.File{null, null, null}
+	for i, stdio := range []any{cmd.Stdin, cmd.Stdout, cmd.Stderr} {
+		if f, ok := stdio.(*os.File); ok {
+			files[i] = f
+		}
+	}
+	pid, err := nsfork.Start(&nsfork.Request{
+		Path: cmd.Path, Args: cmd.Args, Env: cmd.Env, Files: append(files, cmd.ExtraFiles...), Clone: cmd.SysProcAttr.Cloneflags,
+		CgroupFD: -1, Joins: []nsfork.Join{{File: ns, Flag: unix.CLONE_NEWUSER}}, Root: true,
+	})
+	if err != nil {
+		return fmt.Errorf("join user namespace %s: %w", path, err)
+	}
+	cmd.Process, err = os.FindProcess(pid)
+	return err
+}
+
+func splitNamespaces(cmd *exec.Cmd, namespaces []specs.LinuxNamespace) (join []specs.LinuxNamespace, user string, err error) {
 	for _, ns := range namespaces {
 		flag, known := cloneFlags[ns.Type]
 		switch {
 		case !known:
-			return nil, fmt.Errorf("namespace type %q is not supported on the host", ns.Type)
+			return nil, "", fmt.Errorf("namespace type %q is not supported on the host", ns.Type)
 		case ns.Path == "":
 			cmd.SysProcAttr.Cloneflags |= flag
 		case ns.Type == specs.MountNamespace:
-			return nil, fmt.Errorf("joining the mount namespace %s is not supported", ns.Path)
+			return nil, "", fmt.Errorf("joining the mount namespace %s is not supported", ns.Path)
+		case ns.Type == specs.UserNamespace:
+			user = ns.Path
 		default:
 			join = append(join, ns)
 		}
 	}
-	return join, nil
+	return join, user, nil
 }
 
 // joinNamespace moves the calling thread; for a pid namespace, its children.
@@ -291,6 +404,9 @@ func (c *Child) Commit() error {
 // Abort ends the child and waits until it is gone.
 func (c *Child) Abort() {
 	c.conn.Close()
+	if c.gate != nil {
+		c.gate.Close()
+	}
 	// The error of a child that has ended already says nothing new.
 	_ = c.Process.Kill()
 	_, _ = c.Process.Wait()

@@ -2,11 +2,14 @@ package launch
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -23,6 +26,9 @@ type order struct {
 func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
+	if IsApart() {
+		os.Exit(StartApart())
+	}
 	if CurrentRole() != "" {
 		os.Exit(child())
 	}
@@ -52,6 +58,14 @@ func child() int {
 			return 94
 		}
 		_ = p.Report(Report{Warnings: []string{"went on"}})
+	case "user":
+		ns, _ := os.Readlink("/proc/self/ns/user")
+		maps, _ := os.ReadFile("/proc/self/uid_map")
+		var text []byte
+		if f := p.File("text"); f != nil {
+			text, _ = io.ReadAll(f)
+		}
+		_ = p.Report(Report{Warnings: []string{ns, strings.Join(strings.Fields(string(maps)), " "), strconv.Itoa(os.Getuid()), string(text)}})
 	case "netns":
 		ns, _ := os.Readlink("/proc/self/ns/net")
 		_ = p.Report(Report{Warnings: []string{ns}})
@@ -219,6 +233,72 @@ func TestNamespaces(t *testing.T) {
 	_, err = Start(network("/proc/self/ns/uts"))
 	if !errors.Is(err, unix.EINVAL) {
 		t.Errorf("a uts namespace taken for a network namespace: %v", err)
+	}
+}
+
+// TestUserNamespace: a child is the root of a new user namespace, and of one that is
+// joined, and is passed files.
+func TestUserNamespace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to map ids")
+	}
+	start := func(path string) (*Child, []string) {
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer read.Close()
+		if _, err := write.WriteString("passed"); err != nil {
+			t.Fatal(err)
+		}
+		write.Close()
+		maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 10}}
+		c := launch(t, Options{
+			Role: StandIn, Args: []string{"x"}, UIDMaps: maps, GIDMaps: maps, Files: []NamedFile{{"text", read}},
+			Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace, Path: path}, {Type: specs.UTSNamespace}},
+		}, order{Do: "user"})
+		r, err := c.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c, r.Warnings
+	}
+	first, made := start("")
+	own, err := os.Readlink("/proc/self/ns/user")
+	if err != nil || made[0] == own || made[1] != "0 100000 10" || made[2] != "0" || made[3] != "passed" {
+		t.Errorf("new one: %q, own %s, %v", made, own, err)
+	}
+	_, joined := start("/proc/" + strconv.Itoa(first.Process.Pid) + "/ns/user")
+	if !slices.Equal(joined, made) {
+		t.Errorf("joined: %q, want %q", joined, made)
+	}
+}
+
+// TestApart: the child is not there before it is released, and then without the
+// process in between.
+func TestApart(t *testing.T) {
+	c, err := Start(Options{Role: Supervisor, Args: []string{"x"}, Apart: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Bootstrap(order{Do: "fail", Text: "it is there"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Wait(); err == nil || err.Error() != "it is there" {
+		t.Errorf("got %v", err)
+	}
+	c.Abort()
+
+	// Not released, it never is.
+	if c, err = Start(Options{Role: Supervisor, Args: []string{"x"}, Apart: true}); err != nil {
+		t.Fatal(err)
+	}
+	c.Abort()
+	if err := c.Process.Signal(unix.Signal(0)); !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("the process in between: %v", err)
 	}
 }
 

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/supervisor/standin"
+)
+
+// startStandIn starts the process that a container with a user namespace is known
+// by, and changes the supervisor's options so that it is one of its namespaces. The
+// files that are passed to the supervisor end with the caller.
+func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
+	shadow := &n.plan.Shadow
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("start stand-in: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), standin.FDPeer), os.NewFile(uintptr(fds[1]), standin.FDPeer)
+	defer theirs.Close()
+	supervisor.Files = append(supervisor.Files, launch.NamedFile{Name: standin.FDPeer, File: ours})
+	n.standIn, err = launch.Start(launch.Options{
+		Role: launch.StandIn, Args: shadow.Args,
+		Namespaces: append([]specs.LinuxNamespace{*shadow.UserNS}, shadow.Namespaces...),
+		UIDMaps:    idMaps(n.plan.UserNS.UID), GIDMaps: idMaps(n.plan.UserNS.GID),
+		Files: []launch.NamedFile{{Name: standin.FDPeer, File: theirs}},
+	})
+	if err != nil {
+		return err
+	}
+	if err = n.standIn.Bootstrap(struct{}{}); err != nil {
+		return err
+	}
+	pid := n.standIn.Process.Pid
+	mounts, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		return err
+	}
+	supervisor.Files = append(supervisor.Files, launch.NamedFile{Name: standin.FDMounts, File: mounts})
+	supervisor.Apart = true
+	n.boot.StandInPID = pid
+	supervisor.Namespaces = nil
+	for _, ns := range shadow.Namespaces {
+		if ns.Type == specs.PIDNamespace && ns.Path == "" {
+			n.boot.StandInPID = 1
+		}
+		if ns.Type != specs.MountNamespace {
+			ns.Path = fmt.Sprintf("/proc/%d/ns/%s", pid, namespaceName(ns.Type))
+		}
+		supervisor.Namespaces = append(supervisor.Namespaces, ns)
+	}
+	if adj := shadow.OOMScoreAdj; adj != nil {
+		// As the supervisor's: what the host forbids is no loss.
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*adj)), 0)
+	}
+	return nil
+}
+
+// namespaceName is what /proc calls a namespace.
+func namespaceName(t specs.LinuxNamespaceType) string {
+	if name := procName[t]; name != "" {
+		return name
+	}
+	return string(t)
+}
+
+func idMaps(maps []specs.LinuxIDMapping) []syscall.SysProcIDMap {
+	var all []syscall.SysProcIDMap
+	for _, m := range maps {
+		all = append(all, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
+	}
+	return all
+}
