@@ -38,6 +38,7 @@ export HUSK_CACHE := $(CURDIR)/build/cache
 PARALLEL ?= 2
 RUN ?= .
 BATS ?= .
+SOFTWARE ?=
 FUZZTIME ?= 10s
 # make bench BENCH='start|stdout': start-run, start-exec, start-create, start-cold,
 # parallel, memory, stdout, files-rootfs, files-volume, 9p, network.
@@ -49,7 +50,7 @@ MIB ?= 1024
 FUZZFLAGS := -fuzzminimizetime 10x
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines software install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -146,6 +147,11 @@ engines: ## what users type, on real Docker and podman, with runc, then husk (ro
 	@integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/engines.toml
 	RUNTIME=$(CURDIR)/husk HUSK_CONFIG=$(CURDIR)/build/engines.toml TESTPROG=$(CURDIR)/build/testprog OUT=$(CURDIR)/build \
 		$(INTEGRATION) -timeout 90m ./integration/engines
+
+software: ## nginx, PostgreSQL, Redis, apt, git, Go, Python, Node on Docker, with runc, then husk (root, half an hour); SOFTWARE=husk/nginx picks
+	@integration/setup/deps.sh run test engines software
+	@integration/setup/software.sh build/software
+	@$(MAKE) --no-print-directory engines RUN='TestSoftware/$(value SOFTWARE)'
 
 bench: ## time husk beside runc, crun and bare QEMU: one table (root, half an hour); BENCH=regexp picks, SAMPLES=n
 	@integration/setup/deps.sh run test bench

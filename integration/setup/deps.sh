@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages husk is built, run and tested with, only those
 # that are missing, and says why each is wanted.
-#   deps.sh [run|test|bats|engines|bench|proto]...    default: run
+#   deps.sh [run|test|bats|engines|software|bench|proto]...    default: run
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
@@ -45,6 +45,13 @@ wanted() {
 		aardvark-dns|/usr/lib/podman/aardvark-dns|podman's resolver
 		catatonit|/usr/libexec/podman/catatonit|podman's --init and pods
 		tini|tini|docker's --init
+	LIST
+		;;
+	software) cat <<-'LIST'
+		debootstrap|debootstrap|makes the Debian that the software is in
+		curl|curl|asks the servers from outside
+		git|git|looks at what a container has pushed
+		python3-minimal|python3|serves a package repository
 	LIST
 		;;
 	bench) echo 'crun|crun|a second runtime to compare with' ;;

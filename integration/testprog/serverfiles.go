@@ -38,6 +38,8 @@ var serverFiles = []fileCall{
 	{"dir-removed-inside", fileDirRemovedInside},
 	{"capability", fileCapability},
 	{"exec-written", fileExecWritten},
+	{"inotify-open", fileInotifyOpen},
+	{"inotify", fileInotify},
 }
 
 type fileCall struct {
@@ -573,4 +575,44 @@ func fileExecWritten() error {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	return os.Remove("program")
+}
+
+// watchAndWrite says whether a watch on a directory tells of a new file in it.
+func watchAndWrite(name string) error {
+	fd, err := syscall.InotifyInit1(syscall.IN_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	if _, err := syscall.InotifyAddWatch(fd, name, syscall.IN_CREATE); err != nil {
+		return err
+	}
+	if err := write(name+"/file", ""); err != nil {
+		return err
+	}
+	buf := make([]byte, 4096)
+	if n, err := syscall.Read(fd, buf); n <= 0 {
+		return fmt.Errorf("no event: %w", err)
+	}
+	return nil
+}
+
+// fileInotifyOpen watches as tail and systemd do: what they watch they hold open.
+func fileInotifyOpen() error {
+	if err := os.Mkdir("watched-open", 0o755); err != nil {
+		return err
+	}
+	d, err := os.Open("watched-open")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return watchAndWrite("watched-open")
+}
+
+func fileInotify() error {
+	if err := os.Mkdir("watched", 0o755); err != nil {
+		return err
+	}
+	return watchAndWrite("watched")
 }
