@@ -218,7 +218,7 @@ const http = require("http"), fs = require("fs"), { Worker } = require("worker_t
 fs.mkdirSync("/watched")
 let seen = ""
 // Held open: in the guest, a directory that nothing holds is forgotten, and the watch with it.
-fs.opendirSync("/watched")
+fs.openSync("/watched")
 fs.watch("/watched", (event, name) => { seen = name })
 net.createServer(c => c.end("from a socket")).listen("/var/run/node.sock", () =>
   http.createServer((req, res) => {
@@ -261,3 +261,19 @@ eq "$(cat $dir/out)" "echo hello
 socket 700
 through
 fifo 640"
+
+### systemd as the first process
+# runc's would work on the cgroups and the kernel of the host.
+eq $runtime husk
+engine run -d --name $n --cap-add ALL --security-opt seccomp=unconfined --tmpfs /run --tmpfs /tmp -e container=docker -p 127.0.0.1:$((25000+net)):80 \
+	debian sh -c 'mount -o remount,rw /sys/fs/cgroup && exec /sbin/init'
+up() { is "active active active" eval "engine exec $n systemctl is-active nginx redis-server systemd-journald | xargs"; }
+for _ in $(seq 200); do ! up >/dev/null 2>&1 || break; sleep 0.5; done
+up
+eq "$(engine exec $n cat /proc/1/comm)" systemd
+has "$(curl -fs http://127.0.0.1:$((25000+net))/)" nginx
+engine exec $n systemctl stop nginx
+! curl -fs -m 10 http://127.0.0.1:$((25000+net))/ || exit 1
+has "$(engine exec $n journalctl --no-pager -u nginx)" "Stopped nginx.service"
+engine kill -s SIGRTMIN+3 $n
+soon is false field $n .State.Running
