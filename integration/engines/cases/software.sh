@@ -265,9 +265,10 @@ fifo 640"
 ### systemd as the first process
 # runc's would work on the cgroups and the kernel of the host.
 eq $runtime husk
-engine run -d --name $n --cap-add ALL --security-opt seccomp=unconfined --tmpfs /run --tmpfs /tmp -e container=docker -p 127.0.0.1:$((25000+net)):80 \
+# Without a cgroup namespace, systemd takes PostgreSQL for another service's.
+engine run -d --name $n --cgroupns private --cap-add ALL --security-opt seccomp=unconfined --tmpfs /run --tmpfs /tmp -e container=docker -p 127.0.0.1:$((25000+net)):80 \
 	debian sh -c 'mount -o remount,rw /sys/fs/cgroup && exec /sbin/init'
-up() { is "active active active" eval "engine exec $n systemctl is-active nginx redis-server systemd-journald | xargs"; }
+up() { is "active active active active" eval "engine exec $n systemctl is-active nginx redis-server systemd-journald postgresql@15-main | xargs"; }
 for _ in $(seq 200); do ! up >/dev/null 2>&1 || break; sleep 0.5; done
 up
 eq "$(engine exec $n cat /proc/1/comm)" systemd
