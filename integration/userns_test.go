@@ -212,12 +212,11 @@ func TestTimeOffsets(t *testing.T) {
 				s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1_000_000_000}, "monotonic": {Secs: 2, Nanosecs: 3}}
 			},
 		}
-		bundle := ""
+		bundleOf := e.bundle
 		if user {
-			bundle = e.mappedBundle(append(options, withUserNS(""))...)
-		} else {
-			bundle = e.bundle(options...)
+			bundleOf, options = e.mappedBundle, append(options, withUserNS(""))
 		}
+		bundle := bundleOf(options...)
 		c := e.createStarted(bundle)
 		eventually(t, "the container's output", testTimeout, func() bool { return strings.HasSuffix(c.stdout.String(), "\n") })
 		o := c.exec("sh", "-c", "cat /proc/uptime; cat /proc/self/timens_offsets; readlink /proc/1/ns/time; readlink /proc/self/ns/time").is(0)

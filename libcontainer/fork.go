@@ -138,7 +138,7 @@ func (r *forkRequest) startApart(args []string, files []*os.File) (*os.Process, 
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return proc, -1, nil
+		pidfd = -1 // there is a process to end, all the same
 	}
 	return proc, pidfd, nil
 }

@@ -252,9 +252,9 @@ func (j *job) fork() (uintptr, syscall.Errno) {
 	}
 	if j.hold != nil {
 		// A failure of nothing says that the child is there.
-		syscall.RawSyscall(unix.SYS_CLOSE, uintptr(j.hold[1]), 0, 0)
-		syscall.RawSyscall(unix.SYS_WRITE, uintptr(j.failure), uintptr(unsafe.Pointer(&j.fail)), unsafe.Sizeof(j.fail))
-		syscall.RawSyscall(unix.SYS_READ, uintptr(j.hold[0]), uintptr(unsafe.Pointer(&j.fail)), 1)
+		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(j.hold[1]), 0, 0)
+		_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, uintptr(j.failure), uintptr(unsafe.Pointer(&j.fail)), unsafe.Sizeof(j.fail))
+		_, _, _ = syscall.RawSyscall(unix.SYS_READ, uintptr(j.hold[0]), uintptr(unsafe.Pointer(&j.fail)), 1)
 		for {
 			syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 		}

@@ -16,5 +16,3 @@ func (w *warnings) dropIf(set bool, field, why string) {
 		w.addf(field, "dropped: %s", why)
 	}
 }
-
-func notSupported(field string) error { return fieldErrorf(field, "not supported yet") }
