@@ -28,7 +28,7 @@ func TestErrorTexts(t *testing.T) {
 		{args(""), `exec: "": executable file not found in $PATH`},
 		{args("/no/such"), `exec: "/no/such": stat /no/such: no such file or directory`},
 		{args("/etc/passwd"), `exec: "/etc/passwd": permission denied`},
-		{args("/etc"), `exec: "/etc": is a directory`},
+		{args("/etc"), `exec: "/etc": is a directory: permission denied`},
 		{args("passwd"), `exec: "passwd": executable file not found in $PATH`},
 		{args(), "args must not be empty"},
 		{func(s *specs.Spec) { s.Process.Env = nil }, `exec: "sh": executable file not found in $PATH`},

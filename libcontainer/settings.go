@@ -328,7 +328,8 @@ func executable(file string) error {
 		return err
 	}
 	if st.IsDir() {
-		return syscall.EISDIR
+		// Docker before 23 knows the second of the two texts only.
+		return fmt.Errorf("%w: %w", syscall.EISDIR, fs.ErrPermission)
 	}
 	err = unix.Faccessat2(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS)
 	// A filter may know nothing of this system call yet; execve will tell.
