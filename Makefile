@@ -39,6 +39,8 @@ PARALLEL ?= 2
 RUN ?= .
 BATS ?= .
 SOFTWARE ?=
+# How often make engines does what has to be done many times.
+REPEATS ?= 3
 FUZZTIME ?= 10s
 # make bench BENCH='start|stdout': start-run, start-exec, start-create, start-cold,
 # parallel, memory, stdout, files-rootfs, files-volume, 9p, network.
@@ -140,13 +142,13 @@ test-kvm: ## the core of them on real KVM and vhost-vsock, in an emulated outer 
 test-bed: ## the test bed without husk: when test-kvm fails, is it the bed?
 	go test -tags integration -count=1 -v -timeout 10m -run TestBed ./integration/kvm
 
-engines: ## what users type, on real Docker and podman, with runc, then husk (root, half an hour); RUN=TestDocker/husk/exec picks
+engines: ## what users type, on real engines, with runc, then husk (root, hours); RUN='TestDocker$/husk/exec' picks, REPEATS=n
 	@integration/setup/deps.sh run test engines
 	@$(MAKE) --no-print-directory build stock-kernel
 	go build -trimpath -ldflags "-s -w" -o build/testprog ./integration/testprog
 	@integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/engines.toml
 	RUNTIME=$(CURDIR)/husk HUSK_CONFIG=$(CURDIR)/build/engines.toml TESTPROG=$(CURDIR)/build/testprog OUT=$(CURDIR)/build \
-		$(INTEGRATION) -timeout 90m ./integration/engines
+		REPEATS=$(REPEATS) $(INTEGRATION) -timeout 12h ./integration/engines
 
 software: ## nginx, PostgreSQL, Redis, apt, git, Go, Python, Node on Docker, with runc, then husk (root, half an hour); SOFTWARE=husk/nginx picks
 	@integration/setup/deps.sh run test engines software

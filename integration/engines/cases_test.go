@@ -5,18 +5,32 @@ package engines
 import (
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // alone marks a case that no other may run beside, at the end of its title.
 const alone = " (alone)"
+
+// long marks one that does the same many times.
+const long = " (long)"
 
 // testCase is one thing a user does with an engine: a bash script.
 type testCase struct {
 	name   string
 	script string
 	alone  bool
+	long   bool
+}
+
+// timeout bounds the case, a minute for each time it does a thing.
+func (c testCase) timeout() time.Duration {
+	if c.long {
+		return caseTimeout + time.Duration(repeats)*time.Minute
+	}
+	return caseTimeout
 }
 
 // readCases reads the cases of a file: each begins with a line "### name".
@@ -30,29 +44,46 @@ func readCases(file string) ([]testCase, error) {
 		title, script, _ := strings.Cut(part, "\n")
 		c := testCase{script: script}
 		c.name, c.alone = strings.CutSuffix(title, alone)
+		c.name, c.long = strings.CutSuffix(c.name, long)
 		cases = append(cases, c)
 	}
 	return cases, nil
 }
 
-// exceptions are the cases that a runtime does not pass, with the reason:
-// "ENGINE RUNTIME CASE: reason" a line.
-func readExceptions() (map[string]string, error) {
+// exception is a case that a runtime does not pass on an engine.
+type exception struct{ engine, runtime, name, reason string }
+
+type exceptions []exception
+
+// readExceptions reads lines "ENGINE RUNTIME CASE: reason"; engine may be a
+// pattern: docker*.
+func readExceptions() (exceptions, error) {
 	text, err := os.ReadFile(filepath.Join("cases", "exceptions.txt"))
 	if err != nil {
 		return nil, err
 	}
-	exceptions := map[string]string{}
+	var all exceptions
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
 			continue
 		}
 		key, reason, ok := strings.Cut(line, ": ")
-		if !ok {
-			return nil, fmt.Errorf("exceptions.txt: %q has no reason", line)
+		words := strings.SplitN(key, " ", 3)
+		if !ok || len(words) != 3 {
+			return nil, fmt.Errorf("exceptions.txt: %q is not ENGINE RUNTIME CASE: reason", line)
 		}
-		exceptions[key] = reason
+		all = append(all, exception{engine: words[0], runtime: words[1], name: words[2], reason: reason})
 	}
-	return exceptions, nil
+	return all, nil
+}
+
+// reason is why a case does not pass, empty if it has to.
+func (all exceptions) reason(engine, runtime, name string) string {
+	for _, e := range all {
+		if ok, _ := path.Match(e.engine, engine); ok && e.runtime == runtime && e.name == name {
+			return e.reason
+		}
+	}
+	return ""
 }

@@ -7,10 +7,14 @@ package engines
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -25,10 +29,16 @@ var (
 	settings string // husk's settings file
 	testprog string // built by make
 	outDir   string // for the table
+	repeats  int    // how often what is to be done many times is done
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(insideVariable) == "" {
+		flag.Parse()
+		if err := prepare(); err != nil {
+			fmt.Fprintln(os.Stderr, "engines:", err)
+			os.Exit(1)
+		}
 		os.Exit(enterNamespaces())
 	}
 	if err := setUp(); err != nil {
@@ -36,6 +46,35 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
+}
+
+// prepares are the scripts of integration/setup that tests need to have run, each
+// with a directory under OUT that keeps what it made.
+var prepares = []struct{ tests, script, dir string }{
+	{"TestDocker26 TestDocker29 TestPodman5 TestCtr17 TestCtr2", "debian13.sh", "debian13"},
+	{"TestDocker29 TestCtr2", "engines.sh", "engines"},
+}
+
+// builtPrograms is where engines.sh puts what it builds.
+func builtPrograms() string { return filepath.Join(outDir, "engines") }
+
+// prepare makes what the tests picked by -run need, while there is a network.
+func prepare() error {
+	picked, _, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
+	for _, p := range prepares {
+		for _, test := range strings.Fields(p.tests) {
+			if ok, err := regexp.MatchString(picked, test); err != nil || !ok {
+				continue
+			}
+			cmd := exec.Command(filepath.Join("..", "setup", p.script), filepath.Join(os.Getenv("OUT"), p.dir))
+			cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+			if err := cmd.Run(); err != nil {
+				return fmt.Errorf("%s: %w", p.script, err)
+			}
+			break
+		}
+	}
+	return nil
 }
 
 // enterNamespaces runs this test again in namespaces of its own. A shell is
@@ -71,6 +110,14 @@ func setUp() error {
 			return err
 		}
 		*to = abs
+	}
+	repeats = 3
+	if text := os.Getenv("REPEATS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("REPEATS: %w", err)
+		}
+		repeats = n
 	}
 	// crun takes a hybrid machine whose v2 hierarchy has controllers for a mistake.
 	if err := unix.Unmount("/sys/fs/cgroup/unified", 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {

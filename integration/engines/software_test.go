@@ -25,11 +25,11 @@ func TestSoftware(t *testing.T) {
 // startSoftware is Docker with the image debian.
 func startSoftware(t *testing.T, runtime string) *engine {
 	t.Helper()
-	e := startDocker(t, runtime)
-	e.name, e.caseFiles = "software", []string{"software.sh"}
+	e := docker{name: "software", root: machine}.start(t, runtime)
+	e.caseFiles = []string{"software.sh"}
 	made := filepath.Join(outDir, "software")
 	e.prelude += fmt.Sprintf("software=%s\nruntime=%s\n", made, runtime)
-	shell(t, fmt.Sprintf("set -eu\n%s\ntar -C %s -c . | engine import -c 'CMD sh' -c 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - debian",
+	e.root.shell(t, fmt.Sprintf("set -eu\n%s\ntar -C %s -c . | engine import -c 'CMD sh' -c 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - debian",
 		e.prelude, filepath.Join(made, "rootfs")))
 	return e
 }

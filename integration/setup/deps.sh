@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages husk is built, run and tested with, only those
 # that are missing, and says why each is wanted.
-#   deps.sh [run|test|bats|engines|software|bench|proto]...    default: run
+#   deps.sh [run|test|bats|engines|build-runc|software|bench|proto]...    default: run
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
@@ -45,6 +45,13 @@ wanted() {
 		aardvark-dns|/usr/lib/podman/aardvark-dns|podman's resolver
 		catatonit|/usr/libexec/podman/catatonit|podman's --init and pods
 		tini|tini|docker's --init
+	LIST
+		;;
+	build-runc) cat <<-'LIST'
+		gcc|gcc|runc is partly in C
+		libc6-dev|/usr/include/stdlib.h|as above
+		libseccomp-dev|/usr/include/seccomp.h|runc's seccomp
+		pkg-config|pkg-config|finds libseccomp
 	LIST
 		;;
 	software) cat <<-'LIST'

@@ -74,3 +74,47 @@ soon is listening engine logs $n
 has "$(engine exec $n nslookup -type=a www.example.test 127.0.0.1)" 10.11.12.13
 ip=$(engine inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' $n)
 has "$(engine exec $n nslookup -type=a $n 127.0.0.11)" $ip
+
+### --gpus
+code 125 engine run --rm --gpus all box true
+has "$out" "could not select device driver"
+
+### the daemon is killed (alone)
+engine run -d -i --name $n -p 127.0.0.1::8080 box testprog serve 8080
+engine run -d --name $n-ends box sh -c 'while ! test -e /end; do sleep 0.2; done; echo last; exit 6'
+restart_engine kill
+eq "$(field $n .State.Running)" true
+eq "$(engine exec $n echo hello)" hello
+soon is hello busybox wget -qO- http://$(engine inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' $n):8080/hello
+engine exec $n-ends touch /end
+eq "$(engine wait $n-ends)" 6
+eq "$(engine logs $n-ends)" last
+engine stop -t 1 $n
+
+### a container ends while the daemon is away (alone)
+engine run -d --name $n box sleep 1000
+pid=$(field $n .State.Pid)
+restart_engine stop
+kill -9 $pid
+restart_engine
+soon is 137 engine inspect -f '{{if not .State.Running}}{{.State.ExitCode}}{{end}}' $n
+engine start $n
+eq "$(engine exec $n echo hello)" hello
+
+### husk install and uninstall (alone)
+cp $engine_config $dir/before
+trap 'cp $dir/before $engine_config; restart_engine reload' EXIT
+printf '#!/bin/sh\nexec %s --config %s "$@"\n' $husk $settings >$dir/husk
+chmod +x $dir/husk
+install_husk() { $husk install --file $engine_config --binary $dir/husk docker; }
+has "$(install_husk)" "changed $engine_config"
+restart_engine reload
+soon sh -c "engine info -f '{{json .Runtimes}}' | grep -q '\"husk\":'"
+has "$(engine run --rm --runtime husk box cat /proc/cpuinfo)" hypervisor
+[ "$(engine run --rm --runtime husk box cat /proc/sys/kernel/random/boot_id)" != "$(cat /proc/sys/kernel/random/boot_id)" ]
+has "$(install_husk)" "nothing to do"
+$husk uninstall --file $engine_config docker
+restart_engine reload
+soon sh -c "! engine info -f '{{json .Runtimes}}' | grep -q '\"husk\":'"
+code 125 engine run --rm --runtime husk box true
+eq "$(tr -d ' \t\n' <$engine_config)" "$(tr -d ' \t\n' <$dir/before)"

@@ -23,3 +23,15 @@ engine run -d --name $n --health-cmd 'test -e /healthy' --health-interval disabl
 code 1 engine healthcheck run $n
 engine exec $n touch /healthy
 engine healthcheck run $n
+
+### husk install and uninstall (alone)
+trap '$husk uninstall podman' EXIT
+printf '#!/bin/sh\nexec %s --config %s "$@"\n' $husk $settings >$dir/husk
+chmod +x $dir/husk
+has "$($husk install --binary $dir/husk podman)" "changed /etc/containers/containers.conf.d/husk.conf"
+[ "$(engine --runtime husk run --rm box cat /proc/sys/kernel/random/boot_id)" != "$(cat /proc/sys/kernel/random/boot_id)" ]
+code 127 engine --runtime husk run --rm box nosuchprogram
+has "$($husk install --binary $dir/husk podman)" "nothing to do"
+$husk uninstall podman
+engine --runtime husk run --rm box true && exit 1
+[ ! -e /etc/containers/containers.conf.d/husk.conf ]

@@ -8,13 +8,13 @@ eq() { [ "$1" = "$2" ] || { printf 'got:  %s\nwant: %s\n' "$1" "$2" >&2; exit 1;
 has() { case $1 in *"$2"*) ;; *) printf 'got:  %s\nwant it to hold: %s\n' "$1" "$2" >&2; exit 1 ;; esac; }
 hasnt() { case $1 in *"$2"*) printf 'got:  %s\nmay not hold: %s\n' "$1" "$2" >&2; exit 1 ;; esac; }
 
-# code N command... : the command's exit code is N. Its output is in $out.
+# code N command... : the command's exit code is N, a pattern. Its output is in $out.
 code() {
 	want=$1
 	shift
 	rc=0
 	out=$("$@" 2>&1) || rc=$?
-	[ "$rc" = "$want" ] || { printf '%s\nexit code %s, want %s: %s\n' "$out" "$rc" "$want" "$*" >&2; exit 1; }
+	[[ $rc == $want ]] || { printf '%s\nexit code %s, want %s: %s\n' "$out" "$rc" "$want" "$*" >&2; exit 1; }
 }
 
 # soon command... : true within 30 s. Engines tell some things to nobody who
@@ -29,3 +29,7 @@ soon() {
 }
 is() { [ "$("${@:2}")" = "$1" ]; }
 field() { engine inspect -f "{{$2}}" "$1"; }
+
+# Of containerd's tasks.
+has_status() { engine task ls | grep -q "^$1 .* $2"; }
+has_no_task() { ! engine task ls -q | grep -q "^$1\$"; }
