@@ -174,6 +174,10 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 	timings.From(c.Context).Add(report.Phases...)
 	n.plan.Warnings = append(n.plan.Warnings, report.Warnings...)
 	timings.Lap(c.Context, "wait for supervisor")
+	if err = n.limit(); err != nil {
+		return nil, fmt.Errorf("unable to start container process: %w", err)
+	}
+	timings.Lap(c.Context, "host limits")
 	if err = sendPidfd(c.String("pidfd-socket"), n.process().Pid, pidfdContainer); err != nil {
 		return nil, err
 	}
@@ -233,6 +237,7 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if n.container.Cgroup, err = cgroup.New(n.container.ID, n.plan.Shadow.CgroupsPath, c.Bool("systemd-cgroup")); err != nil {
 		return err
 	}
+	n.planLimits()
 	// Saved before it exists, so that whatever ends this process now, delete
 	// knows what to remove.
 	if err = n.dir.Save(n.container); err != nil {
@@ -241,15 +246,20 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if err = n.container.Cgroup.Join(pid); err != nil {
 		return err
 	}
+	// Who becomes the supervisor: pid itself, unless that is a stand-in.
+	starting := n.child.Process.Pid
 	if n.standIn != nil {
-		if err = n.container.Cgroup.Join(n.child.Process.Pid); err != nil {
-			return err
-		}
-		if err = n.child.Release(); err != nil {
+		if err = n.container.Cgroup.Join(starting); err != nil {
 			return err
 		}
 	}
+	if err = n.container.Cgroup.Hold(starting); err != nil {
+		return err
+	}
 	if n.standIn != nil {
+		if err = n.child.Release(); err != nil {
+			return err
+		}
 		n.plan.Shadow.Face = nil
 	}
 	for i, ns := range n.plan.Shadow.Face {

@@ -78,12 +78,24 @@ func followStats(ctx context.Context, w io.Writer, dir *state.Dir, container *st
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- container.Supervisor.Wait(ctx) }()
+	ooms := make(chan struct{})
+	go followOOM(ctx, dir, container, ooms)
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
 		case err := <-ended:
-			return err
+			select {
+			case <-ooms: // of what ended it
+				return errors.Join(err, printOOM(w, container))
+			default:
+				return err
+			}
+		case <-ooms:
+			if err := printOOM(w, container); err != nil {
+				return err
+			}
+			continue
 		case <-tick.C:
 		}
 		err := printStats(ctx, w, dir, container)
@@ -96,6 +108,36 @@ func followStats(ctx context.Context, w io.Writer, dir *state.Dir, container *st
 			return nil // why stats failed
 		}
 		return err
+	}
+}
+
+func printOOM(w io.Writer, container *state.Container) error {
+	if err := json.NewEncoder(w).Encode(event{Type: "oom", ID: container.ID}); err != nil {
+		return fmt.Errorf("print event: %w", err)
+	}
+	return nil
+}
+
+// followOOM sends for each time that the guest has killed processes for want of
+// memory, until the container ends.
+func followOOM(ctx context.Context, dir *state.Dir, container *state.Container, ooms chan<- struct{}) {
+	supervisor, err := dial(dir, container, state.Events)
+	if err != nil {
+		return // it has ended, or says so when asked for stats
+	}
+	defer supervisor.Close()
+	var seen uint64
+	for {
+		resp, err := supervisor.AwaitOOM(ctx, &control.AwaitOOMRequest{Seen: seen})
+		if err != nil || resp.Kills <= seen {
+			return
+		}
+		seen = resp.Kills
+		select {
+		case ooms <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

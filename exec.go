@@ -107,6 +107,9 @@ func execute(c *cli.Context, id string) (code int, err error) {
 // startExec makes the exec process, in the supervisor's namespaces, and returns
 // when the process in the guest runs.
 func startExec(c *cli.Context, dir *state.Dir, container *state.Container, process *specs.Process, console *os.File) (_ *launch.Child, err error) {
+	if err = makeRoom(c.Context, dir, container); err != nil {
+		return nil, err
+	}
 	opts := launch.Options{
 		Role: launch.Exec, Args: process.Args, Console: console,
 		Namespaces: supervisorNamespaces(container.Supervisor.PID),

@@ -19,6 +19,7 @@ import (
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor"
 	"github.com/huskvm/husk/supervisor/execprocess"
+	"github.com/huskvm/husk/supervisor/hog"
 	"github.com/huskvm/husk/supervisor/launch"
 	"github.com/huskvm/husk/supervisor/standin"
 	"github.com/huskvm/husk/timings"
@@ -55,6 +56,8 @@ func main() {
 		os.Exit(standin.Main())
 	case launch.Exec:
 		os.Exit(execprocess.Main())
+	case launch.Hog:
+		os.Exit(hog.Main())
 	}
 	// Engines leak descriptors into a runtime; none may get into its children.
 	if err := launch.CloseOnExec(); err != nil {

@@ -41,7 +41,10 @@ func start(c *cli.Context, id string) (*state.Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := startWith(c, supervisor)
+	var resp *control.StartResponse
+	if err = makeRoom(c.Context, supervisor.dir, container); err == nil {
+		resp, err = startWith(c, supervisor)
+	}
 	// A container that ends waits for whoever is connected.
 	supervisor.Close()
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,12 +9,14 @@ import (
 	"math"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/docker/go-units"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/cgroup"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
@@ -52,7 +55,7 @@ var updateCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		_, supervisor, err := connect(c, c.Args().First(), state.Update)
+		container, supervisor, err := connect(c, c.Args().First(), state.Update)
 		if err != nil {
 			return err
 		}
@@ -61,25 +64,68 @@ var updateCommand = &cli.Command{
 		if err != nil {
 			return err
 		}
-		// Everything is checked before anything is changed.
-		guest, dropped, err := specconv.Resources(asked)
-		if err != nil {
+		ctx, cancel := context.WithTimeout(c.Context, limitsTimeout)
+		defer cancel()
+		if err := supervisor.dir.Lock(ctx); err != nil {
 			return err
 		}
-		b, err := json.Marshal(guest)
-		if err != nil {
-			return fmt.Errorf("encode resources: %w", err)
+		defer supervisor.dir.Unlock()
+		if container, err = supervisor.dir.Load(); err != nil {
+			return err
 		}
-		if _, err := supervisor.Update(c.Context, &control.UpdateRequest{Resources: b}); err != nil {
-			return control.Error(err)
-		}
-		// Only now: a log that holds more than the one line of an error is not
-		// understood by podman.
-		for _, w := range dropped {
-			logrus.Warn(w)
-		}
-		return nil
+		return update(c.Context, container, supervisor, asked)
 	},
+}
+
+// update changes the limits on both sides, or on none: the host's first, as
+// what stood there is easily put back. The container's state is the supervisor's
+// to save, with the limits.
+func update(ctx context.Context, container *state.Container, supervisor *connection, asked *specs.LinuxResources) error {
+	group := container.Cgroup
+	if group == nil {
+		group = &cgroup.Group{}
+	}
+	host, guest, err := specconv.Resources(asked, group.Limits)
+	if err != nil {
+		return err
+	}
+	change := group.Plan(host, container.Saved == state.Created)
+	dropped, refused := sortDropped(change.Dropped)
+	if refused != "" {
+		return specconv.NotUpdated(refused)
+	}
+	req := &control.UpdateRequest{}
+	if req.Resources, err = json.Marshal(guest); err != nil {
+		return fmt.Errorf("encode resources: %w", err)
+	}
+	if req.Limits, err = json.Marshal(change.Limits); err != nil {
+		return fmt.Errorf("encode limits: %w", err)
+	}
+	if err := change.Apply(); err != nil {
+		return err
+	}
+	if _, err := supervisor.Update(ctx, req); err != nil {
+		return errors.Join(control.Error(err), change.Undo())
+	}
+	// Only now: a log that holds more than the one line of an error is not
+	// understood by podman.
+	for _, w := range dropped {
+		logrus.Warn(w)
+	}
+	return nil
+}
+
+// sortDropped tells what update must not leave undone from limits on what a
+// guest does not have anyway, which kubelet sends with every update.
+func sortDropped(all []string) (dropped []string, refused string) {
+	for _, w := range all {
+		if strings.HasPrefix(w, "linux.resources.hugepageLimits") || strings.HasPrefix(w, "linux.resources.rdma") {
+			dropped = append(dropped, w)
+		} else if refused == "" {
+			refused = w
+		}
+	}
+	return dropped, refused
 }
 
 // resources is what update is asked to change, and nothing else.

@@ -1,6 +1,6 @@
 // Package cgroup puts a container's host processes into the host cgroup its
 // spec names, so that what engines read there (stats, OOM events, the pids of
-// /proc/PID/cgroup) is of this container. It sets no limits.
+// /proc/PID/cgroup) is of this container, and sets its limits there.
 //
 // cgroup v1, v2 and the hybrid of both are served, by runc's own library, and
 // paths are runc's: see [New].
@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/cgroups"
 	cgroupfs "github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/manager"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,6 +41,13 @@ type Group struct {
 	// Skipped has, after Join, the controllers the machine did not let the
 	// process into, and why. To be logged as a warning.
 	Skipped map[string]string `json:"skipped,omitempty"`
+	// Room is what limits leave to the virtual machine.
+	Room Room `json:"room"`
+	// Limits are those that were set, as they were asked for: what an update
+	// changes a part of.
+	Limits *specs.LinuxResources `json:"limits,omitempty"`
+	// Boot is the group that Hold has made, "" without one.
+	Boot string `json:"boot,omitempty"`
 }
 
 // Unit names a transient systemd unit.
@@ -220,7 +228,7 @@ func (g *Group) Pids() ([]int, error) {
 	// All hierarchies have the same processes, save those that a skipped
 	// controller does not have and those that someone has moved.
 	seen := make(map[int]bool)
-	for _, dir := range g.Paths {
+	for _, dir := range g.dirs() {
 		if slices.Contains(g.Keep, dir) {
 			continue
 		}
@@ -233,6 +241,16 @@ func (g *Group) Pids() ([]int, error) {
 		}
 	}
 	return slices.Sorted(maps.Keys(seen)), nil
+}
+
+// dirs are all groups of the container's.
+func (g *Group) dirs() []string {
+	dirs := slices.Collect(maps.Values(g.Paths))
+	if g.Boot != "" {
+		dirs = append(dirs, g.Boot)
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
 }
 
 // isGone recognises what the kernel says of a group that does not exist, or

@@ -32,7 +32,7 @@ func (g *Group) Remove(ctx context.Context) error {
 		defer cancel()
 	}
 	var errs []error
-	for _, dir := range slices.Compact(slices.Sorted(maps.Values(g.Paths))) {
+	for _, dir := range g.dirs() {
 		if slices.Contains(g.Keep, dir) {
 			continue
 		}

@@ -196,6 +196,7 @@ func (c *converter) shadow(spec *specs.Spec) {
 	s.Hostname = spec.Hostname
 	s.Domainname = spec.Domainname
 	s.CgroupsPath = spec.Linux.CgroupsPath
+	s.Resources = spec.Linux.Resources
 	s.OOMScoreAdj = spec.Process.OOMScoreAdj
 	s.Args = spec.Process.Args
 }

@@ -51,7 +51,7 @@ func FuzzResources(f *testing.F) {
 		if json.Unmarshal(b, &r) != nil {
 			return
 		}
-		guest, _, err := Resources(&r)
+		_, guest, err := Resources(&r, &r)
 		if (guest == nil) == (err == nil) {
 			t.Errorf("got %v and %v", guest, err)
 		}

@@ -118,6 +118,9 @@ type Shadow struct {
 	Hostname    string
 	Domainname  string
 	CgroupsPath string
+	// Resources are the container's limits as config.json has them, for the host's
+	// cgroup.
+	Resources   *specs.LinuxResources `json:",omitempty"`
 	OOMScoreAdj *int
 	Args        []string
 }

@@ -164,17 +164,13 @@ func guestResources(r *specs.LinuxResources, w *warnings) *specs.LinuxResources 
 	}
 	guest := &specs.LinuxResources{
 		Memory:  guestMemory(r.Memory, w),
-		CPU:     guestCPU(r.CPU, w),
-		Unified: guestUnified(r.Unified, w),
+		CPU:     guestCPU(r.CPU),
+		Unified: guestUnified(r.Unified),
 		Devices: guestDeviceRules(r.Devices),
 	}
 	if r.Pids != nil && r.Pids.Limit != nil {
 		guest.Pids = &specs.LinuxPids{Limit: r.Pids.Limit}
 	}
-	w.dropIf(hasBlockIO(r.BlockIO), "linux.resources.blockIO", "the guest's files are not block devices of its own")
-	w.dropIf(len(r.HugepageLimits) > 0, "linux.resources.hugepageLimits", "the guest has no huge pages reserved")
-	w.dropIf(hasNetwork(r.Network), "linux.resources.network", "classes and priorities of packets are not supported yet")
-	w.dropIf(len(r.Rdma) > 0, "linux.resources.rdma", "the guest has no RDMA device")
 	if guest.Memory == nil && guest.CPU == nil && guest.Pids == nil && guest.Unified == nil && len(guest.Devices) == 0 {
 		return nil
 	}
@@ -186,12 +182,8 @@ func guestMemory(m *specs.LinuxMemory, w *warnings) *specs.LinuxMemory {
 		return nil
 	}
 	const field = "linux.resources.memory."
-	const gone = "cgroup v2, which the guest uses, does not have it"
 	//nolint:staticcheck // deprecated, and still sent
-	w.dropIf(set(m.Kernel) > 0, field+"kernel", gone)
-	w.dropIf(set(m.KernelTCP) > 0, field+"kernelTCP", gone)
-	w.dropIf(m.Swappiness != nil && *m.Swappiness != noSwappiness, field+"swappiness", gone)
-	w.dropIf(m.DisableOOMKiller != nil && *m.DisableOOMKiller, field+"disableOOMKiller", gone)
+	w.dropIf(set(m.Kernel) > 0, field+"kernel", "Linux limits it no more")
 	w.dropIf(m.UseHierarchy != nil && !*m.UseHierarchy, field+"useHierarchy", "the guest's cgroups are always hierarchical")
 	guest := specs.LinuxMemory{
 		Limit:       nonZero(m.Limit),
@@ -207,14 +199,10 @@ func guestMemory(m *specs.LinuxMemory, w *warnings) *specs.LinuxMemory {
 
 // guestCPU leaves out the numbers of host CPUs: how many they are is for
 // Plan.FitVCPUs, and which ones is the host's cgroup's to say.
-func guestCPU(c *specs.LinuxCPU, w *warnings) *specs.LinuxCPU {
+func guestCPU(c *specs.LinuxCPU) *specs.LinuxCPU {
 	if c == nil {
 		return nil
 	}
-	const field = "linux.resources.cpu."
-	w.dropIf(set(c.RealtimeRuntime) != 0, field+"realtimeRuntime", "cgroup v2, which the guest uses, does not have it")
-	w.dropIf(set(c.RealtimePeriod) != 0, field+"realtimePeriod", "cgroup v2, which the guest uses, does not have it")
-	w.dropIf(c.Mems != "", field+"mems", "the guest has one memory node")
 	guest := specs.LinuxCPU{
 		Shares: nonZero(c.Shares),
 		Quota:  nonZero(c.Quota),
@@ -228,11 +216,10 @@ func guestCPU(c *specs.LinuxCPU, w *warnings) *specs.LinuxCPU {
 	return &guest
 }
 
-func guestUnified(unified map[string]string, w *warnings) map[string]string {
+func guestUnified(unified map[string]string) map[string]string {
 	var guest map[string]string
 	for _, name := range slices.Sorted(maps.Keys(unified)) {
 		if !slices.ContainsFunc(guestControllers, func(p string) bool { return strings.HasPrefix(name, p) }) {
-			w.addf(key("linux.resources.unified", name), "dropped: the guest has no such limit")
 			continue
 		}
 		if guest == nil {
@@ -243,48 +230,60 @@ func guestUnified(unified map[string]string, w *warnings) map[string]string {
 	return guest
 }
 
-func hasBlockIO(b *specs.LinuxBlockIO) bool {
-	return b != nil && (b.Weight != nil && *b.Weight != 0 || b.LeafWeight != nil && *b.LeafWeight != 0 ||
-		len(b.WeightDevice)+len(b.ThrottleReadBpsDevice)+len(b.ThrottleWriteBpsDevice)+
-			len(b.ThrottleReadIOPSDevice)+len(b.ThrottleWriteIOPSDevice) > 0)
-}
-
-func hasNetwork(n *specs.LinuxNetwork) bool {
-	return n != nil && (n.ClassID != nil && *n.ClassID != 0 || len(n.Priorities) > 0)
-}
-
-// Resources checks the resources of update and returns what the agent is told.
-// Whoever asks for a change must hear that it doesn't happen, so what create
-// drops is refused here, but for what engines send along without being asked:
-// device rules, which no runtime changes in an update, and limits on huge pages.
-func Resources(r *specs.LinuxResources) (guest *specs.LinuxResources, dropped []string, err error) {
-	if r == nil {
-		return &specs.LinuxResources{}, nil, nil
+// Resources checks the resources of update and returns them as they are meant, for
+// the host, and what the agent is told. now are the container's limits as they are.
+// Whoever asks for a change must hear that it doesn't happen, so what create drops
+// is refused here, but for device rules, which engines send along without being
+// asked and no runtime changes in an update.
+func Resources(r, now *specs.LinuxResources) (host, guest *specs.LinuxResources, err error) {
+	host = &specs.LinuxResources{}
+	if r != nil {
+		*host = *r
 	}
-	if err := validateResources(r); err != nil {
+	host.Devices = nil
+	host.Memory = withLimit(host.Memory, now)
+	if err := validateResources(host); err != nil {
 		return nil, nil, err
 	}
-	var w warnings
-	w.dropIf(len(r.HugepageLimits) > 0, "linux.resources.hugepageLimits", "the guest has no huge pages reserved")
-	honoured := *r
-	honoured.HugepageLimits, honoured.Devices = nil, nil
 	var refused warnings
-	guest = guestResources(&honoured, &refused)
+	guest = guestResources(host, &refused)
 	if len(refused) > 0 {
-		return nil, nil, fmt.Errorf("update is not supported: %s", strings.Replace(refused[0], ": dropped: ", ": ", 1))
+		return nil, nil, NotUpdated(refused[0])
 	}
 	if guest == nil {
 		guest = &specs.LinuxResources{}
 	}
-	if r.CPU != nil && r.CPU.Cpus != "" {
-		n, err := cpuCount(r.CPU.Cpus)
+	c := host.CPU
+	if c == nil || c.Cpus == "" && c.Burst == nil {
+		return host, guest, nil
+	}
+	if guest.CPU == nil {
+		guest.CPU = &specs.LinuxCPU{}
+	}
+	guest.CPU.Burst = c.Burst // 0 takes one away
+	if c.Cpus != "" {
+		n, err := cpuCount(c.Cpus)
 		if err != nil {
 			return nil, nil, fieldErrorf("linux.resources.cpu.cpus", "%s", err)
 		}
-		if guest.CPU == nil {
-			guest.CPU = &specs.LinuxCPU{}
-		}
 		guest.CPU.Cpus = firstCPUs(n)
 	}
-	return guest, w, nil
+	return host, guest, nil
+}
+
+// NotUpdated is the error for a field that create would have dropped with the
+// warning.
+func NotUpdated(dropped string) error {
+	return fmt.Errorf("update is not supported: %s", strings.Replace(dropped, ": dropped: ", ": ", 1))
+}
+
+// withLimit has a limit of memory and swap together come with that of memory,
+// which it means nothing without.
+func withLimit(m *specs.LinuxMemory, now *specs.LinuxResources) *specs.LinuxMemory {
+	if m == nil || set(m.Swap) == 0 || set(m.Limit) != 0 || now == nil || now.Memory == nil {
+		return m
+	}
+	with := *m
+	with.Limit = now.Memory.Limit
+	return &with
 }

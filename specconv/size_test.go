@@ -116,6 +116,10 @@ func TestResources(t *testing.T) {
 		{`{"memory":{"limit":0,"swap":0,"kernel":0},"cpu":{"shares":0,"quota":0,"period":0,"cpus":"","mems":""},"blockIO":{"weight":0}}`, `{}`},
 		{`{"cpu":{"shares":5,"quota":50000,"period":100000,"burst":1,"idle":0},"pids":{"limit":-1}}`, `{"cpu":{"shares":5,"quota":50000,"burst":1,"period":100000,"idle":0},"pids":{"limit":-1}}`},
 		{`{"unified":{"memory.high":"5","cpu.weight":"3"}}`, `{"unified":{"cpu.weight":"3","memory.high":"5"}}`},
+		// A burst of 0 takes one away.
+		{`{"cpu":{"burst":0}}`, `{"cpu":{"burst":0}}`},
+		// The host's alone.
+		{`{"memory":{"swappiness":7},"cpu":{"mems":"0","realtimeRuntime":5},"blockIO":{"weight":10},"network":{"classID":1},"rdma":{"a":{"hcaHandles":1}},"unified":{"io.weight":"1"}}`, `{}`},
 		// CRI and podman send the container's device rules along.
 		{`{"devices":[{"allow":false,"access":"rwm"}],"hugepageLimits":[{"pageSize":"2MB","limit":0}],"pids":{"limit":7}}`, `{"pids":{"limit":7}}`},
 	} {
@@ -123,39 +127,47 @@ func TestResources(t *testing.T) {
 		if err := json.Unmarshal([]byte(c.in), &r); err != nil {
 			t.Fatal(err)
 		}
-		got, dropped, err := Resources(&r)
+		_, got, err := Resources(&r, nil)
 		if err != nil || asJSON(t, got) != c.want {
 			t.Errorf("%s: got %s, %v, want %s", c.in, asJSON(t, got), err, c.want)
 		}
-		if want := min(len(r.HugepageLimits), 1); len(dropped) != want {
-			t.Errorf("%s: warnings %q", c.in, dropped)
-		}
 	}
-	if got, _, err := Resources(nil); err != nil || asJSON(t, got) != "{}" {
+	if _, got, err := Resources(nil, nil); err != nil || asJSON(t, got) != "{}" {
 		t.Errorf("no resources: %v, %v", got, err)
 	}
 	const refused = "update is not supported: linux.resources."
-	const gone = ": cgroup v2, which the guest uses, does not have it"
 	for _, c := range []struct{ in, want string }{
 		{`{"memory":{"limit":-7}}`, "linux.resources.memory.limit: -7 is neither a number of bytes nor -1 (unlimited)"},
-		{`{"memory":{"kernel":7}}`, refused + "memory.kernel" + gone},
-		{`{"memory":{"swappiness":7}}`, refused + "memory.swappiness" + gone},
-		{`{"memory":{"disableOOMKiller":true}}`, refused + "memory.disableOOMKiller" + gone},
-		{`{"cpu":{"mems":"0"}}`, refused + "cpu.mems: the guest has one memory node"},
-		{`{"cpu":{"realtimeRuntime":5}}`, refused + "cpu.realtimeRuntime" + gone},
-		{`{"blockIO":{"weight":10}}`, refused + "blockIO: the guest's files are not block devices of its own"},
-		{`{"network":{"classID":1}}`, refused + "network: classes and priorities of packets are not supported yet"},
-		{`{"rdma":{"a":{"hcaHandles":1}}}`, refused + "rdma: the guest has no RDMA device"},
-		{`{"unified":{"io.weight":"1"}}`, refused + `unified["io.weight"]: the guest has no such limit`},
+		{`{"memory":{"kernel":7}}`, refused + "memory.kernel: Linux limits it no more"},
+		{`{"memory":{"swap":7}}`, "linux.resources.memory.swap: unable to set swap limit without memory limit"},
 		{`{"unified":{"memory.max":"1k"}}`, `linux.resources.unified: memory.max: "1k" is neither a number of bytes nor "max"`},
 	} {
 		var r specs.LinuxResources
 		if err := json.Unmarshal([]byte(c.in), &r); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := Resources(&r); err == nil || err.Error() != c.want {
+		if _, _, err := Resources(&r, nil); err == nil || err.Error() != c.want {
 			t.Errorf("%s:\n got %v\nwant %s", c.in, err, c.want)
 		}
+	}
+}
+
+// TestSwapAlone: update may name the limit of memory and swap alone, which is for
+// the limit of memory that there is.
+func TestSwapAlone(t *testing.T) {
+	asked := &specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: ptr(int64(300))}}
+	now := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(200))}}
+	host, guest, err := Resources(asked, now)
+	const want = `{"memory":{"limit":200,"swap":300}}`
+	if err != nil || asJSON(t, guest) != want || asJSON(t, host) != want {
+		t.Errorf("got %s and %s, %v, want %s", asJSON(t, host), asJSON(t, guest), err, want)
+	}
+	if asked.Memory.Limit != nil {
+		t.Error("what was asked for is changed")
+	}
+	now.Memory.Limit = ptr(int64(400))
+	if _, _, err := Resources(asked, now); err == nil {
+		t.Error("memory and swap below the limit of memory: accepted")
 	}
 }
 

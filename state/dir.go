@@ -173,6 +173,12 @@ func (d *Dir) Lock(ctx context.Context) error {
 	return nil
 }
 
+// Unlock gives the lock up.
+func (d *Dir) Unlock() {
+	// It cannot fail of a descriptor that is open, and closing it does the same.
+	_ = unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
+}
+
 // Load reads the saved state.
 func (d *Dir) Load() (*Container, error) {
 	f, err := d.root.Open(stateFile)

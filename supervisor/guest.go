@@ -184,6 +184,10 @@ func (s *supervisor) waitInit() <-chan int {
 			ch <- exitLost
 			return
 		}
+		if resp.OomKilled {
+			// Whoever waits for the exit asks the cgroup why, and then it goes.
+			s.noteOOM(1)
+		}
 		ch <- int(resp.ExitCode & 0xff)
 	}()
 	return ch

@@ -65,6 +65,8 @@ type supervisor struct {
 	wiring wiring
 	pty    *stdio.PTY
 	relay  *stdio.Relay
+	ooms   ooms
+	over   chan struct{} // closed when the container has ended
 
 	// verbs serialises what changes the container's status; mu guards the fields
 	// below it for the moment they are read or written.
@@ -81,7 +83,10 @@ type supervisor struct {
 
 // Main is a re-executed husk in the role of supervisor. It returns the exit code.
 func Main(starter hypervisor.Starter) int {
-	s := &supervisor{execs: map[string]*execution{}, up: make(chan struct{}), timings: timings.NewFromStart("supervisor")}
+	s := &supervisor{
+		execs: map[string]*execution{}, up: make(chan struct{}), over: make(chan struct{}),
+		timings: timings.NewFromStart("supervisor"),
+	}
 	parent, err := launch.Receive(&s.boot)
 	if err != nil {
 		// There is nobody to tell: whoever started this closed the connection.
@@ -181,6 +186,9 @@ func (s *supervisor) openState() (err error) {
 		return err
 	}
 	if err := s.openResolvConf(); err != nil {
+		return err
+	}
+	if err := s.openOOM(); err != nil {
 		return err
 	}
 	f, err := s.dir.OpenLog()
@@ -370,10 +378,12 @@ func (s *supervisor) untilEnd() int {
 	select {
 	case code := <-s.waitInit():
 		s.flush()
+		close(s.over)
 		s.answerVerbs()
 		return code
 	case <-s.vm.Done():
 		s.log.Error(s.withConsole(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))))
+		close(s.over)
 		s.answerVerbs()
 		return exitLost
 	}

@@ -48,6 +48,7 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 		return nil, err
 	}
 	phases.Lap("execve")
+	s.followOOM() //nolint:contextcheck // it outlives the call
 	err := s.setStatus(state.Running)
 	phases.Lap("save state")
 	if changed != nil {
@@ -199,7 +200,8 @@ func (s *supervisor) Resume(ctx context.Context, _ *control.ResumeRequest) (*con
 	return &control.ResumeResponse{}, nil
 }
 
-// Update changes the container's limits in the guest.
+// Update changes the container's limits in the guest, and saves those that the cli
+// has set on the host.
 func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*control.UpdateResponse, error) {
 	s.verbs.Lock()
 	defer s.verbs.Unlock()
@@ -215,7 +217,29 @@ func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*c
 	if err != nil {
 		return nil, err
 	}
+	if err := s.saveLimits(req.Limits); err != nil {
+		return nil, err
+	}
 	return &control.UpdateResponse{}, nil
+}
+
+func (s *supervisor) saveLimits(limits []byte) error {
+	if s.container.Cgroup == nil || len(limits) == 0 {
+		return nil
+	}
+	l := &specs.LinuxResources{}
+	if err := json.Unmarshal(limits, l); err != nil {
+		return fmt.Errorf("read limits: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, g := *s.container, *s.container.Cgroup
+	g.Limits, c.Cgroup = l, &g
+	if err := s.dir.Save(&c); err != nil {
+		return err
+	}
+	s.container = &c
+	return nil
 }
 
 // fits refuses a limit that the VM could never give.
@@ -282,6 +306,7 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 		s.forget(id)
 		return nil, err
 	}
+	s.followOOM() //nolint:contextcheck // it outlives the call
 	s.mu.Lock()
 	s.execs[id].orphaned = time.AfterFunc(callTimeout, func() { s.endExec(id) }) //nolint:contextcheck // it comes after the call
 	s.mu.Unlock()

@@ -1940,6 +1940,102 @@ func (x *ProcessInfo) GetProcessId() string {
 	return ""
 }
 
+type AwaitOOMRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Seen          uint64                 `protobuf:"varint,2,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitOOMRequest) Reset() {
+	*x = AwaitOOMRequest{}
+	mi := &file_agent_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitOOMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitOOMRequest) ProtoMessage() {}
+
+func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitOOMRequest.ProtoReflect.Descriptor instead.
+func (*AwaitOOMRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *AwaitOOMRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *AwaitOOMRequest) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+type AwaitOOMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kills         uint64                 `protobuf:"varint,1,opt,name=kills,proto3" json:"kills,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitOOMResponse) Reset() {
+	*x = AwaitOOMResponse{}
+	mi := &file_agent_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitOOMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitOOMResponse) ProtoMessage() {}
+
+func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitOOMResponse.ProtoReflect.Descriptor instead.
+func (*AwaitOOMResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *AwaitOOMResponse) GetKills() uint64 {
+	if x != nil {
+		return x.Kills
+	}
+	return 0
+}
+
 type ShutdownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1948,7 +2044,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2056,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2069,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 type ShutdownResponse struct {
@@ -1984,7 +2080,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2092,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2105,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2163,9 +2259,14 @@ const file_agent_proto_rawDesc = "" +
 	"guest_ppid\x18\x02 \x01(\x05R\tguestPpid\x12\x18\n" +
 	"\acommand\x18\x03 \x01(\tR\acommand\x12\x1d\n" +
 	"\n" +
-	"process_id\x18\x04 \x01(\tR\tprocessId\"\x11\n" +
+	"process_id\x18\x04 \x01(\tR\tprocessId\"H\n" +
+	"\x0fAwaitOOMRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\x04R\x04seen\"(\n" +
+	"\x10AwaitOOMResponse\x12\x14\n" +
+	"\x05kills\x18\x01 \x01(\x04R\x05kills\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xc8\a\n" +
+	"\x10ShutdownResponse2\x95\b\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Hello\x12\x1b.husk.agent.v1.HelloRequest\x1a\x1c.husk.agent.v1.HelloResponse\x12E\n" +
 	"\x06Create\x12\x1c.husk.agent.v1.CreateRequest\x1a\x1d.husk.agent.v1.CreateResponse\x12H\n" +
@@ -2180,6 +2281,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x06Update\x12\x1c.husk.agent.v1.UpdateRequest\x1a\x1d.husk.agent.v1.UpdateResponse\x12B\n" +
 	"\x05Stats\x12\x1b.husk.agent.v1.StatsRequest\x1a\x1c.husk.agent.v1.StatsResponse\x129\n" +
 	"\x02Ps\x12\x18.husk.agent.v1.PsRequest\x1a\x19.husk.agent.v1.PsResponse\x12K\n" +
+	"\bAwaitOOM\x12\x1e.husk.agent.v1.AwaitOOMRequest\x1a\x1f.husk.agent.v1.AwaitOOMResponse\x12K\n" +
 	"\bShutdown\x12\x1e.husk.agent.v1.ShutdownRequest\x1a\x1f.husk.agent.v1.ShutdownResponseB0Z.github.com/huskvm/husk/agent/protocol;protocolb\x06proto3"
 
 var (
@@ -2194,7 +2296,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_agent_proto_goTypes = []any{
 	(*HelloRequest)(nil),     // 0: husk.agent.v1.HelloRequest
 	(*HelloResponse)(nil),    // 1: husk.agent.v1.HelloResponse
@@ -2229,9 +2331,11 @@ var file_agent_proto_goTypes = []any{
 	(*PsRequest)(nil),        // 30: husk.agent.v1.PsRequest
 	(*PsResponse)(nil),       // 31: husk.agent.v1.PsResponse
 	(*ProcessInfo)(nil),      // 32: husk.agent.v1.ProcessInfo
-	(*ShutdownRequest)(nil),  // 33: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 34: husk.agent.v1.ShutdownResponse
-	nil,                      // 35: husk.agent.v1.StatsResponse.MemoryStatEntry
+	(*AwaitOOMRequest)(nil),  // 33: husk.agent.v1.AwaitOOMRequest
+	(*AwaitOOMResponse)(nil), // 34: husk.agent.v1.AwaitOOMResponse
+	(*ShutdownRequest)(nil),  // 35: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil), // 36: husk.agent.v1.ShutdownResponse
+	nil,                      // 37: husk.agent.v1.StatsResponse.MemoryStatEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.CreateRequest.share:type_name -> husk.agent.v1.Share
@@ -2240,7 +2344,7 @@ var file_agent_proto_depIdxs = []int32{
 	9,  // 3: husk.agent.v1.NetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
 	10, // 4: husk.agent.v1.Interface.routes:type_name -> husk.agent.v1.Route
 	11, // 5: husk.agent.v1.Interface.neighbors:type_name -> husk.agent.v1.Neighbor
-	35, // 6: husk.agent.v1.StatsResponse.memory_stat:type_name -> husk.agent.v1.StatsResponse.MemoryStatEntry
+	37, // 6: husk.agent.v1.StatsResponse.memory_stat:type_name -> husk.agent.v1.StatsResponse.MemoryStatEntry
 	32, // 7: husk.agent.v1.PsResponse.processes:type_name -> husk.agent.v1.ProcessInfo
 	0,  // 8: husk.agent.v1.Agent.Hello:input_type -> husk.agent.v1.HelloRequest
 	4,  // 9: husk.agent.v1.Agent.Create:input_type -> husk.agent.v1.CreateRequest
@@ -2255,23 +2359,25 @@ var file_agent_proto_depIdxs = []int32{
 	26, // 18: husk.agent.v1.Agent.Update:input_type -> husk.agent.v1.UpdateRequest
 	28, // 19: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
 	30, // 20: husk.agent.v1.Agent.Ps:input_type -> husk.agent.v1.PsRequest
-	33, // 21: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 22: husk.agent.v1.Agent.Hello:output_type -> husk.agent.v1.HelloResponse
-	6,  // 23: husk.agent.v1.Agent.Create:output_type -> husk.agent.v1.CreateResponse
-	8,  // 24: husk.agent.v1.Agent.Network:output_type -> husk.agent.v1.NetworkResponse
-	13, // 25: husk.agent.v1.Agent.Start:output_type -> husk.agent.v1.StartResponse
-	15, // 26: husk.agent.v1.Agent.Exec:output_type -> husk.agent.v1.ExecResponse
-	17, // 27: husk.agent.v1.Agent.Wait:output_type -> husk.agent.v1.WaitResponse
-	19, // 28: husk.agent.v1.Agent.Kill:output_type -> husk.agent.v1.KillResponse
-	21, // 29: husk.agent.v1.Agent.Resize:output_type -> husk.agent.v1.ResizeResponse
-	23, // 30: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	25, // 31: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	27, // 32: husk.agent.v1.Agent.Update:output_type -> husk.agent.v1.UpdateResponse
-	29, // 33: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	31, // 34: husk.agent.v1.Agent.Ps:output_type -> husk.agent.v1.PsResponse
-	34, // 35: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	22, // [22:36] is the sub-list for method output_type
-	8,  // [8:22] is the sub-list for method input_type
+	33, // 21: husk.agent.v1.Agent.AwaitOOM:input_type -> husk.agent.v1.AwaitOOMRequest
+	35, // 22: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 23: husk.agent.v1.Agent.Hello:output_type -> husk.agent.v1.HelloResponse
+	6,  // 24: husk.agent.v1.Agent.Create:output_type -> husk.agent.v1.CreateResponse
+	8,  // 25: husk.agent.v1.Agent.Network:output_type -> husk.agent.v1.NetworkResponse
+	13, // 26: husk.agent.v1.Agent.Start:output_type -> husk.agent.v1.StartResponse
+	15, // 27: husk.agent.v1.Agent.Exec:output_type -> husk.agent.v1.ExecResponse
+	17, // 28: husk.agent.v1.Agent.Wait:output_type -> husk.agent.v1.WaitResponse
+	19, // 29: husk.agent.v1.Agent.Kill:output_type -> husk.agent.v1.KillResponse
+	21, // 30: husk.agent.v1.Agent.Resize:output_type -> husk.agent.v1.ResizeResponse
+	23, // 31: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	25, // 32: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	27, // 33: husk.agent.v1.Agent.Update:output_type -> husk.agent.v1.UpdateResponse
+	29, // 34: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	31, // 35: husk.agent.v1.Agent.Ps:output_type -> husk.agent.v1.PsResponse
+	34, // 36: husk.agent.v1.Agent.AwaitOOM:output_type -> husk.agent.v1.AwaitOOMResponse
+	36, // 37: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	23, // [23:38] is the sub-list for method output_type
+	8,  // [8:23] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -2288,7 +2394,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

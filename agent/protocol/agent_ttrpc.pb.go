@@ -21,6 +21,7 @@ type AgentService interface {
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	Ps(context.Context, *PsRequest) (*PsResponse, error)
+	AwaitOOM(context.Context, *AwaitOOMRequest) (*AwaitOOMResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
 
@@ -117,6 +118,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Ps(ctx, &req)
+			},
+			"AwaitOOM": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req AwaitOOMRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.AwaitOOM(ctx, &req)
 			},
 			"Shutdown": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ShutdownRequest
@@ -238,6 +246,14 @@ func (c *agentClient) Stats(ctx context.Context, req *StatsRequest) (*StatsRespo
 func (c *agentClient) Ps(ctx context.Context, req *PsRequest) (*PsResponse, error) {
 	var resp PsResponse
 	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "Ps", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) AwaitOOM(ctx context.Context, req *AwaitOOMRequest) (*AwaitOOMResponse, error) {
+	var resp AwaitOOMResponse
+	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "AwaitOOM", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -14,6 +14,11 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
+// TranslationMiB bounds the guest code that QEMU keeps translated when it emulates.
+// A guest that starts a container has some 20 MiB of it; unbounded, a long life
+// makes it a gigabyte.
+const TranslationMiB = 256
+
 const (
 	machineMicroVM = "microvm"
 
@@ -171,7 +176,7 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 		kernel: cfg.Kernel, initrd: cfg.Initrd, cmdline: kernelCmdline(cfg, tscKHz),
 	}
 	if cfg.Accel == hypervisor.TCG {
-		m.accel, m.cpu = with("tcg", "thread", "multi"), tcgCPU
+		m.accel, m.cpu = with("tcg", "thread", "multi", "tb-size", strconv.Itoa(TranslationMiB)), tcgCPU
 		// A kernel that is told the rate of its clock needs no PIT and never stops it:
 		// QEMU would wake up 73 times a second for each idle guest.
 		m.noPIT = tscKHz > 0

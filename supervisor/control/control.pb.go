@@ -723,7 +723,8 @@ func (*ResumeResponse) Descriptor() ([]byte, []int) {
 
 type UpdateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resources     []byte                 `protobuf:"bytes,1,opt,name=resources,proto3" json:"resources,omitempty"` // JSON of a runtime-spec LinuxResources, only the fields to change
+	Resources     []byte                 `protobuf:"bytes,1,opt,name=resources,proto3" json:"resources,omitempty"` // for the guest: JSON of a runtime-spec LinuxResources, only the fields to change
+	Limits        []byte                 `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`       // the host's from now on, to be saved: JSON of a LinuxResources
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -761,6 +762,13 @@ func (*UpdateRequest) Descriptor() ([]byte, []int) {
 func (x *UpdateRequest) GetResources() []byte {
 	if x != nil {
 		return x.Resources
+	}
+	return nil
+}
+
+func (x *UpdateRequest) GetLimits() []byte {
+	if x != nil {
+		return x.Limits
 	}
 	return nil
 }
@@ -961,6 +969,94 @@ func (x *PsResponse) GetHostPids() []int32 {
 	return nil
 }
 
+type AwaitOOMRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seen          uint64                 `protobuf:"varint,1,opt,name=seen,proto3" json:"seen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitOOMRequest) Reset() {
+	*x = AwaitOOMRequest{}
+	mi := &file_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitOOMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitOOMRequest) ProtoMessage() {}
+
+func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitOOMRequest.ProtoReflect.Descriptor instead.
+func (*AwaitOOMRequest) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AwaitOOMRequest) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+type AwaitOOMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kills         uint64                 `protobuf:"varint,1,opt,name=kills,proto3" json:"kills,omitempty"` // no more than seen: the container has ended
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitOOMResponse) Reset() {
+	*x = AwaitOOMResponse{}
+	mi := &file_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitOOMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitOOMResponse) ProtoMessage() {}
+
+func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitOOMResponse.ProtoReflect.Descriptor instead.
+func (*AwaitOOMResponse) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AwaitOOMResponse) GetKills() uint64 {
+	if x != nil {
+		return x.Kills
+	}
+	return 0
+}
+
 var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
@@ -1004,9 +1100,10 @@ const file_control_proto_rawDesc = "" +
 	"\fPauseRequest\"\x0f\n" +
 	"\rPauseResponse\"\x0f\n" +
 	"\rResumeRequest\"\x10\n" +
-	"\x0eResumeResponse\"-\n" +
+	"\x0eResumeResponse\"E\n" +
 	"\rUpdateRequest\x12\x1c\n" +
-	"\tresources\x18\x01 \x01(\fR\tresources\"\x10\n" +
+	"\tresources\x18\x01 \x01(\fR\tresources\x12\x16\n" +
+	"\x06limits\x18\x02 \x01(\fR\x06limits\"\x10\n" +
 	"\x0eUpdateResponse\"\x0e\n" +
 	"\fStatsRequest\"%\n" +
 	"\rStatsResponse\x12\x14\n" +
@@ -1014,7 +1111,11 @@ const file_control_proto_rawDesc = "" +
 	"\tPsRequest\")\n" +
 	"\n" +
 	"PsResponse\x12\x1b\n" +
-	"\thost_pids\x18\x01 \x03(\x05R\bhostPids2\x8f\x06\n" +
+	"\thost_pids\x18\x01 \x03(\x05R\bhostPids\"%\n" +
+	"\x0fAwaitOOMRequest\x12\x12\n" +
+	"\x04seen\x18\x01 \x01(\x04R\x04seen\"(\n" +
+	"\x10AwaitOOMResponse\x12\x14\n" +
+	"\x05kills\x18\x01 \x01(\x04R\x05kills2\xe6\x06\n" +
 	"\n" +
 	"Supervisor\x12L\n" +
 	"\x05Start\x12 .husk.supervisor.v1.StartRequest\x1a!.husk.supervisor.v1.StartResponse\x12I\n" +
@@ -1026,7 +1127,8 @@ const file_control_proto_rawDesc = "" +
 	"\x06Resume\x12!.husk.supervisor.v1.ResumeRequest\x1a\".husk.supervisor.v1.ResumeResponse\x12O\n" +
 	"\x06Update\x12!.husk.supervisor.v1.UpdateRequest\x1a\".husk.supervisor.v1.UpdateResponse\x12L\n" +
 	"\x05Stats\x12 .husk.supervisor.v1.StatsRequest\x1a!.husk.supervisor.v1.StatsResponse\x12C\n" +
-	"\x02Ps\x12\x1d.husk.supervisor.v1.PsRequest\x1a\x1e.husk.supervisor.v1.PsResponseB3Z1github.com/huskvm/husk/supervisor/control;controlb\x06proto3"
+	"\x02Ps\x12\x1d.husk.supervisor.v1.PsRequest\x1a\x1e.husk.supervisor.v1.PsResponse\x12U\n" +
+	"\bAwaitOOM\x12#.husk.supervisor.v1.AwaitOOMRequest\x1a$.husk.supervisor.v1.AwaitOOMResponseB3Z1github.com/huskvm/husk/supervisor/control;controlb\x06proto3"
 
 var (
 	file_control_proto_rawDescOnce sync.Once
@@ -1040,29 +1142,31 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_control_proto_goTypes = []any{
-	(*StartRequest)(nil),   // 0: husk.supervisor.v1.StartRequest
-	(*StartResponse)(nil),  // 1: husk.supervisor.v1.StartResponse
-	(*Phase)(nil),          // 2: husk.supervisor.v1.Phase
-	(*KillRequest)(nil),    // 3: husk.supervisor.v1.KillRequest
-	(*KillResponse)(nil),   // 4: husk.supervisor.v1.KillResponse
-	(*ExecRequest)(nil),    // 5: husk.supervisor.v1.ExecRequest
-	(*ExecResponse)(nil),   // 6: husk.supervisor.v1.ExecResponse
-	(*WaitRequest)(nil),    // 7: husk.supervisor.v1.WaitRequest
-	(*WaitResponse)(nil),   // 8: husk.supervisor.v1.WaitResponse
-	(*ResizeRequest)(nil),  // 9: husk.supervisor.v1.ResizeRequest
-	(*ResizeResponse)(nil), // 10: husk.supervisor.v1.ResizeResponse
-	(*PauseRequest)(nil),   // 11: husk.supervisor.v1.PauseRequest
-	(*PauseResponse)(nil),  // 12: husk.supervisor.v1.PauseResponse
-	(*ResumeRequest)(nil),  // 13: husk.supervisor.v1.ResumeRequest
-	(*ResumeResponse)(nil), // 14: husk.supervisor.v1.ResumeResponse
-	(*UpdateRequest)(nil),  // 15: husk.supervisor.v1.UpdateRequest
-	(*UpdateResponse)(nil), // 16: husk.supervisor.v1.UpdateResponse
-	(*StatsRequest)(nil),   // 17: husk.supervisor.v1.StatsRequest
-	(*StatsResponse)(nil),  // 18: husk.supervisor.v1.StatsResponse
-	(*PsRequest)(nil),      // 19: husk.supervisor.v1.PsRequest
-	(*PsResponse)(nil),     // 20: husk.supervisor.v1.PsResponse
+	(*StartRequest)(nil),     // 0: husk.supervisor.v1.StartRequest
+	(*StartResponse)(nil),    // 1: husk.supervisor.v1.StartResponse
+	(*Phase)(nil),            // 2: husk.supervisor.v1.Phase
+	(*KillRequest)(nil),      // 3: husk.supervisor.v1.KillRequest
+	(*KillResponse)(nil),     // 4: husk.supervisor.v1.KillResponse
+	(*ExecRequest)(nil),      // 5: husk.supervisor.v1.ExecRequest
+	(*ExecResponse)(nil),     // 6: husk.supervisor.v1.ExecResponse
+	(*WaitRequest)(nil),      // 7: husk.supervisor.v1.WaitRequest
+	(*WaitResponse)(nil),     // 8: husk.supervisor.v1.WaitResponse
+	(*ResizeRequest)(nil),    // 9: husk.supervisor.v1.ResizeRequest
+	(*ResizeResponse)(nil),   // 10: husk.supervisor.v1.ResizeResponse
+	(*PauseRequest)(nil),     // 11: husk.supervisor.v1.PauseRequest
+	(*PauseResponse)(nil),    // 12: husk.supervisor.v1.PauseResponse
+	(*ResumeRequest)(nil),    // 13: husk.supervisor.v1.ResumeRequest
+	(*ResumeResponse)(nil),   // 14: husk.supervisor.v1.ResumeResponse
+	(*UpdateRequest)(nil),    // 15: husk.supervisor.v1.UpdateRequest
+	(*UpdateResponse)(nil),   // 16: husk.supervisor.v1.UpdateResponse
+	(*StatsRequest)(nil),     // 17: husk.supervisor.v1.StatsRequest
+	(*StatsResponse)(nil),    // 18: husk.supervisor.v1.StatsResponse
+	(*PsRequest)(nil),        // 19: husk.supervisor.v1.PsRequest
+	(*PsResponse)(nil),       // 20: husk.supervisor.v1.PsResponse
+	(*AwaitOOMRequest)(nil),  // 21: husk.supervisor.v1.AwaitOOMRequest
+	(*AwaitOOMResponse)(nil), // 22: husk.supervisor.v1.AwaitOOMResponse
 }
 var file_control_proto_depIdxs = []int32{
 	2,  // 0: husk.supervisor.v1.StartResponse.phases:type_name -> husk.supervisor.v1.Phase
@@ -1076,18 +1180,20 @@ var file_control_proto_depIdxs = []int32{
 	15, // 8: husk.supervisor.v1.Supervisor.Update:input_type -> husk.supervisor.v1.UpdateRequest
 	17, // 9: husk.supervisor.v1.Supervisor.Stats:input_type -> husk.supervisor.v1.StatsRequest
 	19, // 10: husk.supervisor.v1.Supervisor.Ps:input_type -> husk.supervisor.v1.PsRequest
-	1,  // 11: husk.supervisor.v1.Supervisor.Start:output_type -> husk.supervisor.v1.StartResponse
-	4,  // 12: husk.supervisor.v1.Supervisor.Kill:output_type -> husk.supervisor.v1.KillResponse
-	6,  // 13: husk.supervisor.v1.Supervisor.Exec:output_type -> husk.supervisor.v1.ExecResponse
-	8,  // 14: husk.supervisor.v1.Supervisor.Wait:output_type -> husk.supervisor.v1.WaitResponse
-	10, // 15: husk.supervisor.v1.Supervisor.Resize:output_type -> husk.supervisor.v1.ResizeResponse
-	12, // 16: husk.supervisor.v1.Supervisor.Pause:output_type -> husk.supervisor.v1.PauseResponse
-	14, // 17: husk.supervisor.v1.Supervisor.Resume:output_type -> husk.supervisor.v1.ResumeResponse
-	16, // 18: husk.supervisor.v1.Supervisor.Update:output_type -> husk.supervisor.v1.UpdateResponse
-	18, // 19: husk.supervisor.v1.Supervisor.Stats:output_type -> husk.supervisor.v1.StatsResponse
-	20, // 20: husk.supervisor.v1.Supervisor.Ps:output_type -> husk.supervisor.v1.PsResponse
-	11, // [11:21] is the sub-list for method output_type
-	1,  // [1:11] is the sub-list for method input_type
+	21, // 11: husk.supervisor.v1.Supervisor.AwaitOOM:input_type -> husk.supervisor.v1.AwaitOOMRequest
+	1,  // 12: husk.supervisor.v1.Supervisor.Start:output_type -> husk.supervisor.v1.StartResponse
+	4,  // 13: husk.supervisor.v1.Supervisor.Kill:output_type -> husk.supervisor.v1.KillResponse
+	6,  // 14: husk.supervisor.v1.Supervisor.Exec:output_type -> husk.supervisor.v1.ExecResponse
+	8,  // 15: husk.supervisor.v1.Supervisor.Wait:output_type -> husk.supervisor.v1.WaitResponse
+	10, // 16: husk.supervisor.v1.Supervisor.Resize:output_type -> husk.supervisor.v1.ResizeResponse
+	12, // 17: husk.supervisor.v1.Supervisor.Pause:output_type -> husk.supervisor.v1.PauseResponse
+	14, // 18: husk.supervisor.v1.Supervisor.Resume:output_type -> husk.supervisor.v1.ResumeResponse
+	16, // 19: husk.supervisor.v1.Supervisor.Update:output_type -> husk.supervisor.v1.UpdateResponse
+	18, // 20: husk.supervisor.v1.Supervisor.Stats:output_type -> husk.supervisor.v1.StatsResponse
+	20, // 21: husk.supervisor.v1.Supervisor.Ps:output_type -> husk.supervisor.v1.PsResponse
+	22, // 22: husk.supervisor.v1.Supervisor.AwaitOOM:output_type -> husk.supervisor.v1.AwaitOOMResponse
+	12, // [12:23] is the sub-list for method output_type
+	1,  // [1:12] is the sub-list for method input_type
 	1,  // [1:1] is the sub-list for extension type_name
 	1,  // [1:1] is the sub-list for extension extendee
 	0,  // [0:1] is the sub-list for field type_name
@@ -1104,7 +1210,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

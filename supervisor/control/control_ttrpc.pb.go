@@ -18,6 +18,7 @@ type SupervisorService interface {
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	Ps(context.Context, *PsRequest) (*PsResponse, error)
+	AwaitOOM(context.Context, *AwaitOOMRequest) (*AwaitOOMResponse, error)
 }
 
 func RegisterSupervisorService(srv *ttrpc.Server, svc SupervisorService) {
@@ -92,6 +93,13 @@ func RegisterSupervisorService(srv *ttrpc.Server, svc SupervisorService) {
 					return nil, err
 				}
 				return svc.Ps(ctx, &req)
+			},
+			"AwaitOOM": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req AwaitOOMRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.AwaitOOM(ctx, &req)
 			},
 		},
 	})
@@ -182,6 +190,14 @@ func (c *supervisorClient) Stats(ctx context.Context, req *StatsRequest) (*Stats
 func (c *supervisorClient) Ps(ctx context.Context, req *PsRequest) (*PsResponse, error) {
 	var resp PsResponse
 	if err := c.client.Call(ctx, "husk.supervisor.v1.Supervisor", "Ps", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *supervisorClient) AwaitOOM(ctx context.Context, req *AwaitOOMRequest) (*AwaitOOMResponse, error) {
+	var resp AwaitOOMResponse
+	if err := c.client.Call(ctx, "husk.supervisor.v1.Supervisor", "AwaitOOM", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -37,6 +37,7 @@ const (
 	Exec       Role = "exec"
 	// StandIn is the pid of a container in place of its supervisor.
 	StandIn Role = "stand-in"
+	Hog     Role = "hog" // started without this package: see supervisor/hog
 )
 
 // apart before a role is of a process that only starts the one of that role.
@@ -64,6 +65,9 @@ const (
 
 // CurrentRole returns what this process was re-executed as, or "" for a cli.
 func CurrentRole() Role { return Role(os.Getenv(roleEnv)) }
+
+// Environment is that of a re-executed husk which is passed no descriptors.
+func Environment(role Role) []string { return []string{roleEnv + "=" + string(role)} }
 
 // Options say how a child is made.
 type Options struct {
@@ -132,7 +136,7 @@ func Start(o Options) (*Child, error) {
 	cmd := &exec.Cmd{
 		Path:   "/proc/self/exe",
 		Args:   o.Args,
-		Env:    []string{roleEnv + "=" + string(o.Role)},
+		Env:    Environment(o.Role),
 		Stdin:  fileOrNil(o.Stdin),
 		Stdout: fileOrNilWriter(o.Stdout),
 		Stderr: fileOrNilWriter(o.Stderr),

@@ -1,0 +1,247 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/cgroups"
+	cgroupfs "github.com/opencontainers/cgroups/fs"
+	"github.com/opencontainers/cgroups/manager"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Change is limits on their way into the group. It changes nothing before
+// Apply.
+type Change struct {
+	// Dropped says of each field that this machine has nothing for why it is not
+	// honoured, in the form of specconv's warnings.
+	Dropped []string
+	// Limits are the group's after it: those it has, with what was asked for.
+	Limits *specs.LinuxResources
+
+	group *Group
+	parts []part
+	was   snapshot
+}
+
+// part is what is written to one hierarchy.
+type part struct {
+	dir  string
+	set  func() error
+	undo []string // names of the files it may change
+}
+
+// Plan says what it takes to set the limits that r names; others stay as they
+// are. Values that count what the virtual machine itself takes get room for it
+// (see [Room]), unless created is true, which is for the time before MakeRoom: then
+// they are as asked for, where the machine can do with that.
+//
+// Limits that the guest holds as well (memory, cpu, pids) are left to it where
+// the machine has no such controller, without a word: what New found and Join
+// skipped is known.
+func (g *Group) Plan(r *specs.LinuxResources, created bool) *Change {
+	c := &Change{group: g, Limits: merge(g.Limits, r)}
+	if r == nil {
+		return c
+	}
+	room := g.Room
+	if created {
+		room.created, room.apart = true, g.Held()
+	}
+	want := convert(r, c.Limits, room)
+	if g.Unit != nil || g.isV2() {
+		c.planV2(r, want)
+		return c
+	}
+	if len(r.Unified) > 0 {
+		for _, name := range slices.Sorted(maps.Keys(r.Unified)) {
+			if !heldByGuest(name) {
+				c.drop(fmt.Sprintf("unified[%q]", name), "the host has cgroup v1")
+			}
+		}
+	}
+	for _, ctl := range v1Controllers {
+		c.planV1(ctl, r, want)
+	}
+	if len(r.Devices) > 0 {
+		c.planDevices(r.Devices)
+	}
+	return c
+}
+
+func (g *Group) isV2() bool {
+	_, unified := g.Paths[""]
+	return unified && len(g.Paths) == 1
+}
+
+func (c *Change) drop(field, why string) {
+	c.Dropped = append(c.Dropped, fmt.Sprintf("linux.resources.%s: dropped: %s", field, why))
+}
+
+// planV1 takes one controller's share of what is wanted.
+func (c *Change) planV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups.Resources) {
+	fields := ctl.fields(r)
+	share := ctl.share(want)
+	if len(fields) == 0 && share == nil {
+		return
+	}
+	dir, found := c.group.Paths[ctl.name]
+	_, skipped := c.group.Skipped[ctl.name]
+	if !found || skipped {
+		for _, field := range fields {
+			c.drop(field, "this machine has no "+ctl.name+" controller for it")
+		}
+		return
+	}
+	if share == nil && len(fields) == 0 {
+		return
+	}
+	if share == nil { // of memory, kernelTCP alone
+		share = &cgroups.Resources{}
+	}
+	share.SkipDevices = true
+	c.parts = append(c.parts, part{dir: dir, undo: append(hugeFiles(share.HugetlbLimit), ctl.files...), set: func() error {
+		m, err := cgroupfs.NewManager(c.group.config(), map[string]string{ctl.name: dir})
+		if err == nil {
+			err = m.Set(share)
+		}
+		if err == nil && ctl.name == "memory" {
+			err = setTCP(dir, r)
+		}
+		return err
+	}})
+}
+
+// planV2 leaves all of it to the library, or through it to systemd. Devices are the
+// guest's to hold there: the container has none of the host's.
+func (c *Change) planV2(r *specs.LinuxResources, want *cgroups.Resources) {
+	for _, field := range onlyV1(r) {
+		c.drop(field, "cgroup v2 does not have it")
+	}
+	want.SkipDevices = true
+	// The container's processes are the guest's to kill together. On the host it is
+	// the machine that would go with any other of husk's.
+	delete(want.Unified, "memory.oom.group")
+	p := part{undo: v2Files, set: func() error {
+		m, err := manager.NewWithPaths(c.group.config(), maps.Clone(c.group.Paths))
+		if err != nil {
+			return err
+		}
+		return m.Set(want)
+	}}
+	if dir, ok := c.group.Paths[""]; ok {
+		p.dir = dir
+		p.undo = append(slices.Clone(v2Files), slices.Collect(maps.Keys(want.Unified))...)
+	}
+	c.parts = append(c.parts, p)
+}
+
+// Apply sets the limits: all of them, or with an error none. The group's Limits are
+// the change's then; saving them is the caller's.
+func (c *Change) Apply() error {
+	c.was = snapshot{}
+	for _, p := range c.parts {
+		if p.dir != "" {
+			c.was.take(p.dir, p.undo)
+		}
+	}
+	for _, p := range c.parts {
+		if err := p.set(); err != nil {
+			err = fmt.Errorf("set limits of cgroup: %w", describe(err))
+			return errors.Join(err, c.was.restore())
+		}
+	}
+	c.group.Limits = c.Limits
+	return nil
+}
+
+// Undo takes an applied change back.
+func (c *Change) Undo() error {
+	if c.group.Unit != nil {
+		return nil // systemd keeps what it was told; the next update tells it anew
+	}
+	return c.was.restore()
+}
+
+// describe makes of a file that does not exist what it means.
+func describe(err error) error {
+	var perr *fs.PathError
+	if errors.As(err, &perr) && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("this machine's kernel has no %s: %w", perr.Path[strings.LastIndex(perr.Path, "/")+1:], err)
+	}
+	return err
+}
+
+// merge returns base with what r sets in place of it.
+func merge(base, r *specs.LinuxResources) *specs.LinuxResources {
+	if base == nil {
+		base = &specs.LinuxResources{}
+	}
+	out := *base
+	if r == nil {
+		return &out
+	}
+	if r.Memory != nil {
+		out.Memory = mergeMemory(base.Memory, r.Memory)
+	}
+	if r.CPU != nil {
+		out.CPU = mergeCPU(base.CPU, r.CPU)
+	}
+	if r.Pids != nil && r.Pids.Limit != nil {
+		out.Pids = r.Pids
+	}
+	if len(r.Unified) > 0 {
+		out.Unified = maps.Clone(base.Unified)
+		if out.Unified == nil {
+			out.Unified = map[string]string{}
+		}
+		maps.Copy(out.Unified, r.Unified)
+	}
+	// Of the rest no value depends on another's: what is set is not read again.
+	return &out
+}
+
+func mergeMemory(base, r *specs.LinuxMemory) *specs.LinuxMemory {
+	out := specs.LinuxMemory{}
+	if base != nil {
+		out = *base
+	}
+	override(&out.Limit, r.Limit)
+	override(&out.Swap, r.Swap)
+	override(&out.Reservation, r.Reservation)
+	if r.Limit != nil && *r.Limit == unlimited && value(r.Swap) == 0 {
+		out.Swap = r.Limit // as the library has it
+	}
+	if r.DisableOOMKiller != nil {
+		out.DisableOOMKiller = r.DisableOOMKiller
+	}
+	return &out
+}
+
+func mergeCPU(base, r *specs.LinuxCPU) *specs.LinuxCPU {
+	out := specs.LinuxCPU{}
+	if base != nil {
+		out = *base
+	}
+	override(&out.Quota, r.Quota)
+	override(&out.Period, r.Period)
+	return &out
+}
+
+// override leaves what is not set, which 0 means as well.
+func override[T int64 | uint64](to **T, v *T) {
+	if value(v) != 0 {
+		*to = v
+	}
+}
+
+func value[T int64 | uint64](p *T) T {
+	if p == nil {
+		return 0
+	}
+	return *p
+}

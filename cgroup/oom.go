@@ -1,0 +1,167 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// OOM is the group's memory as it is needed to have the kernel tell that it ran
+// out: engines hear of that from nobody else. It is held open, and works without any
+// path.
+type OOM struct {
+	dir   *os.File
+	files oomFiles
+}
+
+// oomFiles are the names of one version of cgroups.
+type oomFiles struct {
+	limit, usage, events string
+	// off are set to 0 meanwhile: the first so that memory is not made by swapping
+	// the machine out, the second so that it is not killed along with another.
+	off []string
+	// cache are the keys of memory.stat for what the kernel gives up before it kills.
+	cache []string
+}
+
+var (
+	oomV1 = oomFiles{"memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control", []string{"memory.swappiness"}, []string{"total_active_file", "total_inactive_file"}}
+	oomV2 = oomFiles{"memory.max", "memory.current", "memory.events", []string{"memory.swap.max", "memory.oom.group"}, []string{"active_file", "inactive_file"}}
+)
+
+// OpenOOM opens the group's memory; nil where the machine has none to limit.
+func (g *Group) OpenOOM() (*OOM, error) {
+	o := &OOM{files: oomV1}
+	dir, found := g.Paths["memory"]
+	if g.isV2() {
+		o.files = oomV2
+		dir, found = g.Paths[""]
+	}
+	if _, skipped := g.Skipped["memory"]; !found || skipped {
+		return nil, nil
+	}
+	var err error
+	if o.dir, err = os.Open(dir); err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	if _, err := o.read(o.files.limit); err != nil {
+		_ = o.dir.Close()
+		return nil, nil // no memory controller in this group
+	}
+	return o, nil
+}
+
+// Used is how much memory is counted in the group, and how much of that the kernel
+// gives up when it is wanted; in bytes.
+func (o *OOM) Used() (used, cache int64, err error) {
+	text, err := o.read(o.files.usage)
+	if err != nil {
+		return 0, 0, err
+	}
+	if used, err = strconv.ParseInt(text, 10, 64); err != nil {
+		return 0, 0, fmt.Errorf("read %s: %w", o.files.usage, err)
+	}
+	stat, err := o.read("memory.stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, key := range o.files.cache {
+		n, _ := findKey(stat, key)
+		cache += n
+	}
+	return used, cache, nil
+}
+
+// Kills counts the processes that the kernel has killed in the group.
+func (o *OOM) Kills() (int64, error) {
+	text, err := o.read(o.files.events)
+	if err != nil {
+		return 0, err
+	}
+	n, found := findKey(text, "oom_kill")
+	if !found {
+		return 0, fmt.Errorf("read %s: it counts no kills", o.files.events)
+	}
+	return n, nil
+}
+
+// Squeeze sets the limit to a number of bytes, and nothing is swapped, until it is
+// let go, which puts back what was there.
+func (o *OOM) Squeeze(limit int64) (letGo func() error, err error) {
+	was := make(map[string]string)
+	letGo = func() error {
+		var errs []error
+		for name, text := range was {
+			errs = append(errs, o.write(name, text))
+		}
+		return errors.Join(errs...)
+	}
+	for _, name := range append([]string{o.files.limit}, o.files.off...) {
+		text, err := o.read(name)
+		if isGone(err) && name != o.files.limit {
+			continue // a kernel without swap
+		}
+		if err != nil {
+			return nil, err
+		}
+		was[name] = text
+	}
+	for _, name := range o.files.off {
+		if _, there := was[name]; there && err == nil {
+			err = o.write(name, "0")
+		}
+	}
+	if err == nil {
+		err = o.write(o.files.limit, strconv.FormatInt(limit, 10))
+	}
+	if err != nil {
+		return nil, errors.Join(err, letGo())
+	}
+	return letGo, nil
+}
+
+func (o *OOM) open(name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(o.dir.Fd()), name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// maxCgroupFile bounds what is read of one file, in bytes.
+const maxCgroupFile = 64 << 10
+
+func (o *OOM) read(name string) (string, error) {
+	f, err := o.open(name, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxCgroupFile))
+	return strings.TrimSpace(string(b)), err
+}
+
+func (o *OOM) write(name, text string) error {
+	f, err := o.open(name, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// findKey finds the number of a line "key number".
+func findKey(text, key string) (int64, bool) {
+	for line := range strings.Lines(text) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), key+" "); ok {
+			n, err := strconv.ParseInt(v, 10, 64)
+			return n, err == nil
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,58 @@
+package libcontainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// AwaitOOM returns how many processes of the container the kernel has killed for
+// want of memory, as soon as they are more than seen. It ends with the context,
+// or with an error when the container is destroyed.
+func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
+	if c.cgroup == nil {
+		return 0, errNoCgroup
+	}
+	f, err := os.Open(filepath.Join(c.cgroup.dir, "memory.events"))
+	if err != nil {
+		return 0, fmt.Errorf("watch memory: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	wake, sleeper, err := os.Pipe()
+	if err != nil {
+		return 0, fmt.Errorf("watch memory: %w", err)
+	}
+	defer func() { _ = wake.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = sleeper.Close() })
+	defer func() {
+		if stop() {
+			_ = sleeper.Close()
+		}
+	}()
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}, {Fd: int32(wake.Fd()), Events: unix.POLLIN}}
+	buf := make([]byte, 512)
+	for {
+		// The read also arms the next poll.
+		n, err := f.ReadAt(buf, 0)
+		if n == 0 && err != nil {
+			return 0, fmt.Errorf("watch memory: %w", err)
+		}
+		events, err := parseKeys(string(buf[:n]))
+		if err != nil {
+			return 0, err
+		}
+		if kills := events["oom_kill"]; kills > seen {
+			return kills, nil
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return 0, os.NewSyscallError("poll", err)
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/cgroup"
+	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/supervisor/hog"
+)
+
+// ooms is what this process knows of processes killed for want of memory in the
+// guest.
+type ooms struct {
+	follow sync.Once
+
+	// From before there was no path to trust; memory is nil where the host has no
+	// memory cgroup.
+	proc   *os.File
+	memory *cgroup.OOM
+
+	telling sync.Mutex
+	told    time.Time // under telling
+
+	mu    sync.Mutex
+	kills uint64
+	more  chan struct{} // closed when kills grows
+}
+
+// openOOM opens what telling the host takes.
+func (s *supervisor) openOOM() (err error) {
+	s.ooms.more = make(chan struct{})
+	if s.container.Cgroup == nil {
+		return nil
+	}
+	if s.ooms.memory, err = s.container.Cgroup.OpenOOM(); err != nil {
+		return err
+	}
+	s.ooms.proc, err = os.Open("/proc")
+	return err
+}
+
+// followOOM notes each kill, from the first process of the container on, until the
+// channel breaks.
+func (s *supervisor) followOOM() {
+	s.ooms.follow.Do(func() {
+		go func() {
+			var seen uint64
+			for {
+				resp, err := s.agent.Control().AwaitOOM(context.Background(), &protocol.AwaitOOMRequest{ContainerId: s.container.ID, Seen: seen})
+				if err != nil || resp.Kills <= seen {
+					return // the container is gone, or the guest speaks nonsense
+				}
+				seen = resp.Kills
+				s.noteOOM(seen)
+			}
+		}()
+	})
+}
+
+// noteOOM tells of kills that are new, and returns when the host knows.
+func (s *supervisor) noteOOM(kills uint64) {
+	s.ooms.mu.Lock()
+	if kills > s.ooms.kills {
+		s.ooms.kills = kills
+		close(s.ooms.more)
+		s.ooms.more = make(chan struct{})
+	}
+	s.ooms.mu.Unlock()
+	if err := s.tellOOM(); err != nil {
+		s.log.WithError(err).Warn("a process was killed for want of memory in the guest, which the host's cgroup does not tell")
+	}
+}
+
+// AwaitOOM is for events.
+func (s *supervisor) AwaitOOM(ctx context.Context, req *control.AwaitOOMRequest) (*control.AwaitOOMResponse, error) {
+	for {
+		s.ooms.mu.Lock()
+		kills, more := s.ooms.kills, s.ooms.more
+		s.ooms.mu.Unlock()
+		if kills > req.Seen {
+			return &control.AwaitOOMResponse{Kills: kills}, nil
+		}
+		select {
+		case <-more:
+		case <-s.over:
+			return &control.AwaitOOMResponse{Kills: req.Seen}, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+const (
+	// tellInterval is how often the host is told at most: engines take one kill for
+	// the container's, and a guest may have one after the other.
+	tellInterval = 5 * time.Second
+	tellTimeout  = 5 * time.Second
+	// hogBytes is what the memory hog takes at least until there is no more: enough to
+	// run this process meanwhile.
+	hogBytes = 16 << 20
+	// maxHogBytes is too much to ask of the host for a message.
+	maxHogBytes = 2 << 30
+)
+
+// tellOOM has the kernel kill a process in the container's cgroup on the host for
+// want of memory: one made for that.
+func (s *supervisor) tellOOM() error {
+	s.ooms.telling.Lock()
+	defer s.ooms.telling.Unlock()
+	if s.ooms.memory == nil || !s.ooms.told.IsZero() && time.Since(s.ooms.told) < tellInterval {
+		return nil
+	}
+	s.ooms.told = time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
+	defer cancel()
+	// Against an update, whose limit would be lost.
+	if err := s.dir.Lock(ctx); err != nil {
+		return err
+	}
+	defer s.dir.Unlock()
+	info, err := s.vm.Info(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := s.ooms.memory.Kills()
+	if err != nil {
+		return err
+	}
+	if err := s.runOut(info.HostPID); err != nil {
+		return err
+	}
+	if after, err := s.ooms.memory.Kills(); err != nil || after == before {
+		return errors.Join(errors.New("the kernel has killed nothing"), err)
+	}
+	return nil
+}
+
+// runOut makes the cgroup run out of memory, with the vmm stopped: it must neither
+// be the one that finds no memory, nor the one that is killed for that.
+func (s *supervisor) runOut(vmmPID int) (err error) {
+	if err := unix.Kill(vmmPID, unix.SIGSTOP); err != nil {
+		return fmt.Errorf("stop vmm: %w", err)
+	}
+	defer func() {
+		if cerr := unix.Kill(vmmPID, unix.SIGCONT); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("continue vmm: %w", cerr))
+		}
+	}()
+	used, cache, err := s.ooms.memory.Used()
+	if err != nil {
+		return err
+	}
+	vmm, err := s.residentBytes(vmmPID)
+	if err != nil {
+		return err
+	}
+	adj, err := s.oomScoreAdj()
+	if err != nil {
+		return err
+	}
+	room := hogSize(used, vmm, adj)
+	if room+cache > maxHogBytes {
+		return fmt.Errorf("it would take %d bytes", room+cache)
+	}
+	// What the kernel gives up of its cache is in the way first.
+	h, err := hog.Start(s.ooms.proc, room+cache+hogBytes)
+	if err != nil {
+		return err
+	}
+	// Its own start has taken some.
+	if used, _, err = s.ooms.memory.Used(); err != nil {
+		h.End()
+		return err
+	}
+	letGo, err := s.ooms.memory.Squeeze(used + room)
+	if err != nil {
+		h.End()
+		return err
+	}
+	return errors.Join(h.Go(), letGo())
+}
+
+// hogSize is how much more than the cgroup uses the hog must be able to take so that
+// it is the one to be killed, and not the vmm, in bytes. The kernel's choice is
+// who has the most points: resident bytes, and of the limit as many thousandths
+// as oom_score_adj says, which is 1000 for the hog. With u used and x for the
+// hog, the limit is u+x, and
+//
+//	x + (u+x) > vmm + (u+x)*adj/1000
+//
+// solved for x. A quarter more is for what is not counted here.
+func hogSize(used, vmm int64, adj int) int64 {
+	const whole = 1000
+	least := (vmm*whole - used*int64(whole-adj)) / int64(2*whole-adj)
+	return max(least+least/4+hogBytes, hogBytes)
+}
+
+// oomScoreAdj is this process's, and the vmm's, which has it from here.
+func (s *supervisor) oomScoreAdj() (int, error) {
+	text, err := s.readProc("self/oom_score_adj")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(text)
+}
+
+// residentBytes is what a process, known by its number here, has in memory.
+func (s *supervisor) residentBytes(pid int) (int64, error) {
+	// The proc filesystem may count processes differently.
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(fd)
+	info, err := s.readProc(fmt.Sprintf("self/fdinfo/%d", fd))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(info) {
+		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
+			statm, err := s.readProc(strings.TrimSpace(v) + "/statm")
+			if err != nil {
+				return 0, err
+			}
+			var size, resident int64
+			if _, err := fmt.Sscan(statm, &size, &resident); err != nil {
+				return 0, fmt.Errorf("read statm: %w", err)
+			}
+			return resident * int64(os.Getpagesize()), nil
+		}
+	}
+	return 0, fmt.Errorf("process %d is not in /proc", pid)
+}
+
+// readProc reads a small file of the host's /proc.
+func (s *supervisor) readProc(name string) (string, error) {
+	fd, err := unix.Openat(int(s.ooms.proc.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: "/proc/" + name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	const most = 16 << 10
+	b, err := io.ReadAll(io.LimitReader(f, most))
+	return strings.TrimSpace(string(b)), err
+}
