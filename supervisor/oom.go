@@ -34,12 +34,11 @@ type ooms struct {
 
 	mu    sync.Mutex
 	kills uint64
-	more  chan struct{} // closed when kills grows
+	more  chan struct{} // closed when kills grows; nil while nobody waits
 }
 
 // openOOM opens what telling the host takes.
 func (s *supervisor) openOOM() (err error) {
-	s.ooms.more = make(chan struct{})
 	if s.container.Cgroup == nil {
 		return nil
 	}
@@ -73,8 +72,10 @@ func (s *supervisor) noteOOM(kills uint64) {
 	s.ooms.mu.Lock()
 	if kills > s.ooms.kills {
 		s.ooms.kills = kills
-		close(s.ooms.more)
-		s.ooms.more = make(chan struct{})
+		if s.ooms.more != nil {
+			close(s.ooms.more)
+			s.ooms.more = nil
+		}
 	}
 	s.ooms.mu.Unlock()
 	if err := s.tellOOM(); err != nil {
@@ -86,6 +87,9 @@ func (s *supervisor) noteOOM(kills uint64) {
 func (s *supervisor) AwaitOOM(ctx context.Context, req *control.AwaitOOMRequest) (*control.AwaitOOMResponse, error) {
 	for {
 		s.ooms.mu.Lock()
+		if s.ooms.more == nil {
+			s.ooms.more = make(chan struct{})
+		}
 		kills, more := s.ooms.kills, s.ooms.more
 		s.ooms.mu.Unlock()
 		if kills > req.Seen {

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -41,6 +42,7 @@ type guest struct {
 	calls []string
 	fail  map[string]error
 	exits map[string]chan uint32
+	kills chan uint64 // what AwaitOOM answers, one after the other; nil: nothing
 }
 
 func (g *guest) note(call string) error {
@@ -66,6 +68,15 @@ func (g *guest) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.He
 
 func (g *guest) Start(context.Context, *protocol.StartRequest) (*protocol.StartResponse, error) {
 	return &protocol.StartResponse{}, g.note("start")
+}
+
+func (g *guest) AwaitOOM(ctx context.Context, r *protocol.AwaitOOMRequest) (*protocol.AwaitOOMResponse, error) {
+	select {
+	case kills := <-g.kills:
+		return &protocol.AwaitOOMResponse{Kills: kills}, g.note(fmt.Sprintf("oom after %d", r.Seen))
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (g *guest) Pause(context.Context, *protocol.PauseRequest) (*protocol.PauseResponse, error) {
@@ -116,7 +127,7 @@ func started(t *testing.T, starter *fake.Starter) (*supervisor, *fake.VM) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	s := &supervisor{
-		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{},
+		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{}, over: make(chan struct{}),
 		boot: Bootstrap{
 			Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
 			Machine: Machine{MemoryMiB: 512, VCPUs: 2, BootTimeout: patience},
