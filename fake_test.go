@@ -27,6 +27,7 @@ type fakeSupervisor struct {
 	updates []string
 	stats   string
 	pids    []int32
+	kills   chan uint64 // what AwaitOOM answers, one after the other; nil: nothing
 	err     error
 }
 
@@ -57,6 +58,15 @@ func (f *fakeSupervisor) Update(_ context.Context, req *control.UpdateRequest) (
 	defer f.mu.Unlock()
 	f.updates = append(f.updates, string(req.Resources))
 	return &control.UpdateResponse{}, err
+}
+
+func (f *fakeSupervisor) AwaitOOM(ctx context.Context, _ *control.AwaitOOMRequest) (*control.AwaitOOMResponse, error) {
+	select {
+	case kills := <-f.kills:
+		return &control.AwaitOOMResponse{Kills: kills}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (f *fakeSupervisor) Stats(context.Context, *control.StatsRequest) (*control.StatsResponse, error) {
@@ -94,6 +104,7 @@ func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeConta
 	if f.dir, err = state.Create(f.root, f.data); err != nil {
 		t.Fatal(err)
 	}
+	f.dir.Unlock() // as the create that is over has
 	t.Cleanup(f.dir.Close)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: f.dir.FDPath(state.ControlSocket)})
 	if err != nil {

@@ -377,3 +377,29 @@ func TestCheckpoint(t *testing.T) {
 		wantError(t, err, want)
 	}
 }
+
+// TestEventsOOM: an event is printed when it happens, also the one that ended the
+// container.
+func TestEventsOOM(t *testing.T) {
+	supervisor := startProcess(t)
+	f := newFakeContainer(t, state.Running, supervisor.Process.Pid)
+	f.kills = make(chan uint64)
+	const line = `{"type":"oom","id":"c1"}` + "\n"
+	ended := make(chan error, 1)
+	go func() {
+		out, err := f.husk("events", "--interval", "1h", "c1")
+		if out != line+line {
+			err = fmt.Errorf("printed %q, not two lines of oom: %w", out, err)
+		}
+		ended <- err
+	}()
+	f.kills <- 1
+	f.kills <- 3
+	f.kills <- 3 // no more: the container ends
+	if err := supervisor.Process.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := within(t, ended); err != nil {
+		t.Error(err)
+	}
+}
