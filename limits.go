@@ -17,7 +17,7 @@ import (
 // process that is exec'd at a time.
 const vmmMemory = 512 << 20
 
-// roomOf is what the host's limits leave to the machine (ADR 14).
+// roomOf is what the host's limits leave to the machine (ADR 15).
 func roomOf(m *supervisor.Machine) cgroup.Room {
 	room := cgroup.Room{RAM: int64(m.MemoryMiB) << 20, Memory: vmmMemory}
 	if m.Accel == hypervisor.TCG {

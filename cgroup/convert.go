@@ -11,7 +11,7 @@ import (
 
 // Room is what a virtual machine takes beside what its container may take. A limit
 // of the host's counts both, so it must leave room, or it would end or stop a
-// machine whose container behaves (ADR 14).
+// machine whose container behaves (ADR 15).
 type Room struct {
 	// RAM is the guest's, in bytes. A guest that frees memory does not give it
 	// back, so in time the machine holds all of its RAM, whatever the container's
