@@ -77,7 +77,7 @@ has "$(engine exec $n nslookup -type=a $n 127.0.0.11)" $ip
 
 ### --gpus
 code 125 engine run --rm --gpus all box true
-has "$out" "could not select device driver"
+has "$out" "Error response from daemon: "
 
 ### the daemon is killed (alone)
 engine run -d -i --name $n -p 127.0.0.1::8080 box testprog serve 8080
