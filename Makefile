@@ -43,7 +43,7 @@ SOFTWARE ?=
 REPEATS ?= 3
 FUZZTIME ?= 10s
 # make bench BENCH='start|stdout': start-run, start-exec, start-create, start-cold,
-# parallel, memory, stdout, files-rootfs, files-volume, 9p, network.
+# parallel, memory, many, stdout, files-rootfs, files-volume, 9p, network.
 BENCH ?= .
 SAMPLES ?= 20
 MIB ?= 1024

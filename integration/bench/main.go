@@ -43,6 +43,7 @@ var sections = []struct {
 	{"start-cold", (*bench).cold},
 	{"parallel", (*bench).parallel},
 	{"memory", (*bench).memory},
+	{"many", (*bench).many},
 	{"stdout", (*bench).stdout},
 	{"files-rootfs", (*bench).rootfsFiles},
 	{"files-volume", (*bench).volumeFiles},

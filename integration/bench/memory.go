@@ -64,19 +64,9 @@ func (b *bench) memory() error {
 				}
 				ids = append(ids, id)
 			}
-			total := 0.0
-			for _, id := range ids {
-				pid, err := r.pid(id)
-				if err != nil {
-					return err
-				}
-				for _, p := range descendants(pid) {
-					kib, err := pss(p)
-					if err != nil {
-						return err
-					}
-					total += kib / 1024
-				}
+			total, err := r.memory(ids)
+			if err != nil {
+				return err
 			}
 			b.results.values(fmt.Sprintf("memory of an idle container, %d of them", n), r.name, "MiB", "", []float64{total / float64(n)})
 		}
@@ -90,6 +80,90 @@ func (b *bench) memory() error {
 		}
 	}
 	return nil
+}
+
+// memory is what all processes of the containers take, in MiB.
+func (r *oci) memory(ids []string) (float64, error) {
+	total := 0.0
+	for _, id := range ids {
+		pid, err := r.pid(id)
+		if err != nil {
+			return 0, err
+		}
+		for _, p := range descendants(pid) {
+			kib, err := pss(p)
+			if err != nil {
+				return 0, err
+			}
+			total += kib / 1024
+		}
+	}
+	return total, nil
+}
+
+// many has more idle VMs than anybody would expect of the machine, and asks each
+// whether it still answers.
+func (b *bench) many() error {
+	const (
+		containers = 200
+		atATime    = 4
+		needMiB    = containers * 60
+	)
+	if free, err := availableMiB(); err != nil || free < needMiB {
+		b.results.notes = append(b.results.notes, fmt.Sprintf("%d idle containers were left out: they want %d MiB, and %.0f are free", containers, needMiB, free))
+		return err
+	}
+	r := b.runtimes[0]
+	ids := make([]string, containers)
+	slots := make(chan struct{}, atATime)
+	took, err := timed(func() error {
+		return each(containers, func(i int) error {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			ids[i] = b.id()
+			return r.call("run", "--detach", "--bundle", b.bundle("sleep 1000"), ids[i])
+		})
+	})
+	if err != nil {
+		return err
+	}
+	figure := func(text string) string { return fmt.Sprintf("%d idle: %s", containers, text) }
+	b.results.durations(figure("start all, "+strconv.Itoa(atATime)+" at a time"), r.name, "", []time.Duration{took})
+	total, err := r.memory(ids)
+	if err != nil {
+		return err
+	}
+	b.results.values(figure("memory of each"), r.name, "MiB", "", []float64{total / containers})
+	var answers []time.Duration
+	for _, id := range ids {
+		took, err := timed(func() error { return r.call("exec", id, "true") })
+		if err != nil {
+			return err
+		}
+		answers = append(answers, took)
+	}
+	b.results.durations(figure("exec true in each"), r.name, "", answers)
+	return each(containers, func(i int) error {
+		slots <- struct{}{}
+		defer func() { <-slots }()
+		return r.call("delete", "--force", ids[i])
+	})
+}
+
+var availableLine = regexp.MustCompile(`(?m)^MemAvailable:\s+(\d+) kB`)
+
+// availableMiB is what the host could give to new processes.
+func availableMiB() (float64, error) {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	m := availableLine.FindSubmatch(text)
+	if m == nil {
+		return 0, errors.New("no MemAvailable in /proc/meminfo")
+	}
+	kib, err := strconv.ParseFloat(string(m[1]), 64)
+	return kib / 1024, err
 }
 
 var pssLine = regexp.MustCompile(`(?m)^Pss:\s+(\d+) kB`)
