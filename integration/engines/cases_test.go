@@ -25,10 +25,10 @@ type testCase struct {
 	long   bool
 }
 
-// timeout bounds the case, a minute for each time it does a thing.
+// timeout bounds the case, three minutes more for each time it does a thing.
 func (c testCase) timeout() time.Duration {
 	if c.long {
-		return caseTimeout + time.Duration(repeats)*time.Minute
+		return caseTimeout + time.Duration(repeats)*3*time.Minute
 	}
 	return caseTimeout
 }
