@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,6 +131,10 @@ func makeRootfs(dir, prog string) error {
 // would, for a command without a terminal.
 func (b *bench) makeBundle(dir, rootfs string, args []string, mounts ...specs.Mount) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// Two sections may make one of a name, and spec overwrites nothing.
+	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := b.runtimes[0].call("spec", "--bundle", dir); err != nil {
