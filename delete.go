@@ -34,14 +34,20 @@ var deleteCommand = &cli.Command{
 // another husk call to let go of the container.
 const deleteTimeout = 30 * time.Second
 
-// destroy deletes a container from its state directory alone: no supervisor has
-// to live or answer. With force it ends one that runs, and one that does not
-// exist is no error.
+// destroy deletes a container. With force it ends one that runs, and one that does
+// not exist, or that somebody else deletes meanwhile, is no error.
 func destroy(c *cli.Context, id string, force bool) error {
-	dir, err := state.Open(c.String("root"), id)
-	if errors.Is(err, state.ErrNotExist) && force {
+	err := destroyExisting(c, id, force)
+	if force && errors.Is(err, state.ErrNotExist) {
 		return nil
 	}
+	return err
+}
+
+// destroyExisting works from the container's state directory alone: no supervisor
+// has to live or answer.
+func destroyExisting(c *cli.Context, id string, force bool) error {
+	dir, err := state.Open(c.String("root"), id)
 	if err != nil {
 		return err
 	}
@@ -63,12 +69,7 @@ func destroy(c *cli.Context, id string, force bool) error {
 		return err
 	}
 	// Somebody else may have deleted it meanwhile.
-	if container, err = dir.Load(); errors.Is(err, state.ErrNotExist) {
-		if force {
-			return nil
-		}
-		return err
-	} else if err != nil {
+	if container, err = dir.Load(); err != nil {
 		return err
 	}
 	if err := removeContainer(ctx, dir, container); err != nil {
