@@ -46,7 +46,7 @@ func (n *creation) limit() error {
 		return err
 	}
 	n.plan.Warnings = append(n.plan.Warnings, change.Dropped...)
-	return g.Show(n.child.Process.Pid)
+	return g.Show(n.process().Pid)
 }
 
 // limitsTimeout bounds the wait for another husk call that changes the same limits.

@@ -79,7 +79,8 @@ func TestUserNamespace(t *testing.T) {
 		cat /shut/file; touch /shut/new 2>/dev/null || echo not mine
 		echo x >/dev/null; hostname
 		touch /made && chown 7:8 /made; cat /tmp/a/b/file; echo end; exec sleep 1000`
-	bundle := e.mappedBundle(withScript(script), withUserNS(""),
+	// With a limit, as the machine that it counts is then not the pid's.
+	bundle := e.mappedBundle(withScript(script), withUserNS(""), withMemory(256),
 		withBind(filepath.Join(shut, "open"), "/shut"), withBind(filepath.Join(shut, "open/file"), "/tmp/a/b/file"))
 	c := e.createStarted(bundle)
 	want := "0 100000 65536 0 200000 65536\n0\n0\ntext\nnot mine\nhusk-test\ntext\nend\n"
