@@ -31,7 +31,7 @@ func connect(c *cli.Context, id string, verb state.Verb) (*state.Container, *con
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := dial(dir, container, verb)
+	client, err := dial(c.Context, dir, container, verb)
 	if err != nil {
 		dir.Close()
 		return nil, nil, err
@@ -64,7 +64,7 @@ const endTimeout = 5 * time.Second
 // dial connects to a container's supervisor. One that has ended since its status
 // was read, or ends before it answers, is spoken of in the words of a stopped
 // container.
-func dial(dir *state.Dir, container *state.Container, verb state.Verb) (*control.Client, error) {
+func dial(ctx context.Context, dir *state.Dir, container *state.Container, verb state.Verb) (*control.Client, error) {
 	stopped := func(ctx context.Context, err error) error {
 		ctx, cancel := context.WithTimeout(ctx, endTimeout)
 		defer cancel()
@@ -85,7 +85,7 @@ func dial(dir *state.Dir, container *state.Container, verb state.Verb) (*control
 			return err
 		}))
 	if err != nil && !container.Supervisor.Alive() {
-		err = stopped(context.Background(), err)
+		err = stopped(ctx, err)
 	}
 	return client, err
 }

@@ -56,7 +56,7 @@ type event struct {
 // printStats connects for its one line: a supervisor lets its callers finish
 // before it ends, so nobody stays connected who has no question.
 func printStats(ctx context.Context, w io.Writer, dir *state.Dir, container *state.Container) error {
-	supervisor, err := dial(dir, container, state.Events)
+	supervisor, err := dial(ctx, dir, container, state.Events)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func printOOM(w io.Writer, container *state.Container) error {
 // followOOM sends for each time that the guest has killed processes for want of
 // memory, until the container ends.
 func followOOM(ctx context.Context, dir *state.Dir, container *state.Container, ooms chan<- struct{}) {
-	supervisor, err := dial(dir, container, state.Events)
+	supervisor, err := dial(ctx, dir, container, state.Events)
 	if err != nil {
 		return // it has ended, or says so when asked for stats
 	}

@@ -55,7 +55,7 @@ var updateCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		container, supervisor, err := connect(c, c.Args().First(), state.Update)
+		_, supervisor, err := connect(c, c.Args().First(), state.Update)
 		if err != nil {
 			return err
 		}
@@ -70,7 +70,8 @@ var updateCommand = &cli.Command{
 			return err
 		}
 		defer supervisor.dir.Unlock()
-		if container, err = supervisor.dir.Load(); err != nil {
+		container, err := supervisor.dir.Load()
+		if err != nil {
 			return err
 		}
 		return update(c.Context, container, supervisor, asked)

@@ -30,7 +30,7 @@ func (c *Change) planDevices(rules []specs.LinuxDeviceCgroup) {
 			}
 			err := cgroups.WriteFile(dir, file, deviceRule(r))
 			// A group may allow no more than the one it is in: then less it is.
-			if err != nil && !(r.Allow && errors.Is(err, fs.ErrPermission)) {
+			if err != nil && (!r.Allow || !errors.Is(err, fs.ErrPermission)) {
 				return err
 			}
 		}

@@ -51,7 +51,7 @@ func (g *Group) OpenOOM() (*OOM, error) {
 	}
 	if _, err := o.read(o.files.limit); err != nil {
 		_ = o.dir.Close()
-		return nil, nil // no memory controller in this group
+		return nil, nil //nolint:nilerr // no memory controller in this group
 	}
 	return o, nil
 }

@@ -55,9 +55,9 @@ func (s *supervisor) relayNames(ctx context.Context) error {
 		return fmt.Errorf("relay names to the resolver at %s: %w", protocol.ResolverAddress, err)
 	}
 	s.namesRelayed = true
-	go func() {
+	go func() { //nolint:contextcheck // it outlives the call
 		defer stream.Close()
-		if err := network.RelayNames(context.Background(), stream); err != nil { //nolint:contextcheck // it outlives the call
+		if err := network.RelayNames(context.Background(), stream); err != nil {
 			s.log.WithError(err).Warn("relay names")
 		}
 	}()

@@ -111,10 +111,10 @@ func (g *guest) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.Wa
 	}
 }
 
-func (g *guest) play(_ context.Context, conn net.Conn, _ hypervisor.Config) error {
+func (g *guest) play(ctx context.Context, conn net.Conn, _ hypervisor.Config) error {
 	return agentfake.Streams(conn, build, func(h protocol.StreamHeader, s net.Conn) {
 		if h.Kind == protocol.StreamControl {
-			_ = agentfake.Control(s, g)
+			_ = agentfake.Control(ctx, s, g)
 			return
 		}
 		agentfake.Echo(s)

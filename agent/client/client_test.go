@@ -60,7 +60,7 @@ func honest(svc protocol.AgentService) func(protocol.StreamHeader, net.Conn) {
 			_ = protocol.WriteStreamAck(s, errors.New("process \"unknown\" does not exist"))
 			_ = s.Close()
 		case h.Kind == protocol.StreamControl:
-			_ = fake.Control(s, svc)
+			_ = fake.Control(context.Background(), s, svc)
 		default:
 			fake.Echo(s)
 		}

@@ -112,13 +112,7 @@ type loadAttr struct {
 	count        uint32
 	instructions uint64
 	license      uint64
-	logLevel     uint32
-	logSize      uint32
-	log          uint64
-	kernVersion  uint32
-	flags        uint32
-	name         [16]byte
-	ifindex      uint32
+	_            [44]byte // log, version, flags, name and interface
 	point        uint32
 }
 

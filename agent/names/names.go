@@ -103,11 +103,13 @@ func (r *Resolver) listenIn(nsPath string) error {
 // listen finds a port that is free for both.
 func (r *Resolver) listen() error {
 	var err error
+	var config net.ListenConfig
+	ctx := context.Background() // what it listens on is no name to look up
 	for range 10 {
-		if r.tcp, err = net.Listen("tcp4", protocol.ResolverAddress+":0"); err != nil {
+		if r.tcp, err = config.Listen(ctx, "tcp4", protocol.ResolverAddress+":0"); err != nil {
 			return err
 		}
-		if r.udp, err = net.ListenPacket("udp4", r.tcp.Addr().String()); err == nil {
+		if r.udp, err = config.ListenPacket(ctx, "udp4", r.tcp.Addr().String()); err == nil {
 			return nil
 		}
 		r.tcp.Close()

@@ -190,12 +190,9 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	if cfg.Accel == hypervisor.TCG {
 		tscKHz = s.host.tscKHz()
 	}
-	var special *specialFiles
-	if cfg.ShareDir != "" {
-		if special, err = newSpecialFiles(); err != nil {
-			return nil, fmt.Errorf("watch over special files: %w", err)
-		}
-		special.slot = inherit(special.empty)
+	special, err := lendSpecialFiles(cfg, inherit)
+	if err != nil {
+		return nil, err
 	}
 	proc, err := startProcess(cfg.Binary, newMachine(cfg, h, tscKHz).argv(), files, outWrite, special)
 	if err != nil {

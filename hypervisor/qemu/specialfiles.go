@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/hypervisor"
 )
 
 // specialFiles lets QEMU 7.2 to 9.1 make and chmod unix sockets, fifos and device
@@ -67,6 +69,20 @@ func newSpecialFiles() (*specialFiles, error) {
 		return nil, fmt.Errorf("make a file in memory: %w", err)
 	}
 	return &specialFiles{ownFDs: fds, empty: os.NewFile(uintptr(empty), "empty"), held: map[uint32]*os.File{}, ended: make(chan struct{})}, nil
+}
+
+// lendSpecialFiles gives the vmm of a VM with a share the slot. Without a share there
+// is none.
+func lendSpecialFiles(cfg hypervisor.Config, inherit func(*os.File) int) (*specialFiles, error) {
+	if cfg.ShareDir == "" {
+		return nil, nil
+	}
+	s, err := newSpecialFiles()
+	if err != nil {
+		return nil, fmt.Errorf("watch over special files: %w", err)
+	}
+	s.slot = inherit(s.empty)
+	return s, nil
 }
 
 // specialFilesFilter picks the calls described above.

@@ -427,7 +427,7 @@ func fileRenameNoReplace() error {
 	_, _, errno := syscall.Syscall6(renameat2, uintptr(cwd), uintptr(unsafe.Pointer(from)), uintptr(cwd), uintptr(unsafe.Pointer(to)), noReplace, 0)
 	// EINVAL says that the filesystem cannot; programs then do without.
 	if errno != syscall.EEXIST && errno != syscall.EINVAL {
-		return fmt.Errorf("over an existing file: %v", errno)
+		return fmt.Errorf("over an existing file: %w", errno)
 	}
 	return want("no-2", "2")
 }

@@ -59,7 +59,7 @@ func Streams(channel net.Conn, build string, serve func(protocol.StreamHeader, n
 }
 
 // Control serves the agent's service on a control stream until it ends.
-func Control(s net.Conn, service protocol.AgentService) error {
+func Control(ctx context.Context, s net.Conn, service protocol.AgentService) error {
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func Control(s net.Conn, service protocol.AgentService) error {
 		return err
 	}
 	one := &listener{conn: &closing{Conn: s, closed: make(chan struct{})}}
-	return server.Serve(context.Background(), one)
+	return server.Serve(ctx, one)
 }
 
 // Echo sends back what it reads until the host's half of the stream ends.
