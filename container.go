@@ -45,6 +45,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err := refuseExisting(c.String("root"), id); err != nil {
 		return nil, false, err
 	}
+	activated := activate(spec.Process)
 	plan, err := specconv.Convert(hostEnv(id, bundle), spec)
 	if err != nil {
 		return nil, false, err
@@ -56,9 +57,11 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if plan.Seccomp != nil {
 		logrus.Debugf("seccomp filter flags: %d", plan.Seccomp.Flags)
 	}
-	if c.Int("preserve-fds") > 0 {
-		return nil, false, errors.New("--preserve-fds: a descriptor of the host cannot be passed into a virtual machine")
+	kinds, passed, err := passedDescriptors(c, activated)
+	if err != nil {
+		return nil, false, err
 	}
+	defer closeFiles(passed)
 	terminal = spec.Process.Terminal
 	if err := checkTerminal(terminal, detach, c.String("console-socket") != ""); err != nil {
 		return nil, false, err
@@ -72,7 +75,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	}
 	timings.Lap(c.Context, "settings, kernel, template")
 	n := &creation{
-		plan: plan, pidFile: c.String("pid-file"),
+		plan: plan, pidFile: c.String("pid-file"), passed: passed,
 		container: &state.Container{
 			OCIVersion: specs.Version, ID: id, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
 			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating,
@@ -82,6 +85,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		boot: supervisor.Bootstrap{
 			Plan: plan, Machine: *machine, Build: build, Debug: c.Bool("debug"),
 			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !detach,
+			Descriptors: kinds,
 		},
 	}
 	process, err := n.run(c, console)
@@ -132,6 +136,7 @@ type creation struct {
 	container *state.Container
 	boot      supervisor.Bootstrap
 	pidFile   string
+	passed    []launch.NamedFile // for the container's process
 
 	dir     *state.Dir
 	child   *launch.Child
@@ -216,11 +221,8 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if opts.Files, err = idMapFiles(n.plan.Shares); err != nil {
 		return err
 	}
-	defer func() {
-		for _, f := range opts.Files {
-			f.File.Close()
-		}
-	}()
+	defer closeFiles(opts.Files)
+	opts.Files = append(opts.Files[:len(opts.Files):len(opts.Files)], n.passed...)
 	if n.plan.Shadow.UserNS != nil {
 		if err = n.startStandIn(&opts); err != nil {
 			return err
@@ -308,6 +310,12 @@ func idMapFiles(shares []specconv.Share) (files []launch.NamedFile, err error) {
 		files = append(files, launch.NamedFile{Name: supervisor.IDMapFile(s), File: f})
 	}
 	return files, nil
+}
+
+func closeFiles(files []launch.NamedFile) {
+	for _, f := range files {
+		f.File.Close()
+	}
 }
 
 // runHooks runs prestart and createRuntime hooks while the guest boots: the

@@ -32,5 +32,5 @@ var createFlags = []cli.Flag{
 	&cli.StringFlag{Name: "pid-file", Usage: "`FILE` to write the container's pid to"},
 	&cli.BoolFlag{Name: "no-pivot", Usage: "accepted for runc's sake: the guest's rootfs is never the host's"},
 	&cli.BoolFlag{Name: "no-new-keyring", Usage: "accepted for runc's sake: the guest has keyrings of its own"},
-	&cli.IntFlag{Name: "preserve-fds", Usage: "refused unless 0: descriptors cannot be passed into a virtual machine"},
+	&cli.IntFlag{Name: "preserve-fds", Usage: "pass `N` of the caller's descriptors from 3 on to the process, which gets pipes and sockets of the guest in their place"},
 }

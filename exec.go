@@ -38,7 +38,7 @@ var execCommand = &cli.Command{
 		&cli.StringFlag{Name: "apparmor", Usage: "AppArmor profile"},
 		&cli.BoolFlag{Name: "no-new-privs", Usage: "set no_new_privs"},
 		&cli.StringSliceFlag{Name: "cap", Aliases: []string{"c"}, Usage: "add a capability"},
-		&cli.IntFlag{Name: "preserve-fds", Usage: "refused unless 0: descriptors cannot be passed into a virtual machine"},
+		&cli.IntFlag{Name: "preserve-fds", Usage: "pass `N` of the caller's descriptors from 3 on to the process, which gets pipes and sockets of the guest in their place"},
 		&cli.StringSliceFlag{Name: "cgroup", Usage: "refused: a process joins the container's cgroup"},
 		&cli.BoolFlag{Name: "ignore-paused", Usage: "allow exec in a paused container"},
 	},
@@ -114,6 +114,12 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 		Role: launch.Exec, Args: process.Args, Console: console,
 		Namespaces: supervisorNamespaces(container.Supervisor.PID),
 	}
+	kinds, files, err := passedDescriptors(c, 0)
+	if err != nil {
+		return nil, err
+	}
+	opts.Files = files
+	defer closeFiles(files)
 	if !process.Terminal {
 		opts.Stdin, opts.Stdout, opts.Stderr = os.Stdin, os.Stdout, os.Stderr
 	}
@@ -129,6 +135,7 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 	boot := execprocess.Bootstrap{
 		StateDir: dir.Path, ContainerID: container.ID, SupervisorPID: container.Supervisor.PID,
 		Terminal: process.Terminal, ConsoleSize: process.ConsoleSize, IgnorePaused: c.Bool("ignore-paused"), BareNewlines: !c.Bool("detach"),
+		Descriptors: kinds,
 	}
 	if boot.Self, err = state.ProcessOf(child.Process.Pid); err != nil {
 		return nil, err
@@ -183,9 +190,6 @@ func supervisorNamespaces(hostPID int) []specs.LinuxNamespace {
 // execSpec is the process to run: of the file given, or the container's own
 // process changed by the flags, as runc does it.
 func execSpec(c *cli.Context, own *specs.Process) (*specs.Process, []string, error) {
-	if c.Int("preserve-fds") > 0 {
-		return nil, nil, errors.New("--preserve-fds: a descriptor of the host cannot be passed into a virtual machine")
-	}
 	if len(c.StringSlice("cgroup")) > 0 {
 		return nil, nil, errors.New("--cgroup: a process joins the container's cgroup in the guest, no other is supported")
 	}

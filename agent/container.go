@@ -37,6 +37,8 @@ type container struct {
 type process struct {
 	p     *libcontainer.Process
 	stdio *stdio
+	// passed are its descriptors from protocol.FirstDescriptor on.
+	passed []*descriptor
 
 	// ended is closed when status and err are set.
 	ended  chan struct{}
@@ -46,12 +48,12 @@ type process struct {
 
 // watch waits for the process in the background. children protects its pid from
 // the reaper until then.
-func watch(p *libcontainer.Process, children *reaper) (*process, error) {
-	std, err := newStdio(p.Stdin, p.Stdout, p.Stderr, p.Console)
+func watch(p *libcontainer.Process, passed []*descriptor, children *reaper) (*process, error) {
+	std, err := newStdio(p.Stdin, p.Stdout, p.Stderr, p.Console, passed)
 	if err != nil {
 		return nil, err
 	}
-	w := &process{p: p, stdio: std, ended: make(chan struct{})}
+	w := &process{p: p, stdio: std, passed: passed, ended: make(chan struct{})}
 	pid := p.PID()
 	go func() {
 		w.status, w.err = p.Wait()

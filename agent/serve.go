@@ -144,7 +144,10 @@ func (a *agent) attach(h protocol.StreamHeader, s stream) error {
 	if err != nil {
 		return err
 	}
-	return p.stdio.attach(h.Kind, s)
+	if h.Kind == protocol.StreamConnect {
+		return p.connect(h.Number, s)
+	}
+	return p.stdio.attach(streamID{h.Kind, h.Number}, s)
 }
 
 // controlListener gives ttrpc the control streams among all streams.

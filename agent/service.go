@@ -72,8 +72,14 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container,
 		cfg.CgroupPath = path.Join(a.machine.cgroupParent, id)
 	}
 	prepared := cfg.Prepared
+	passed, err := openDescriptors(r.Descriptors)
+	if err != nil {
+		return nil, err
+	}
+	defer closeTheirs(passed)
+	cfg.Descriptors = theirs(passed)
 	c := &container{id: id, processes: make(map[string]*process)}
-	err := a.machine.children.start(func() (pid int, err error) {
+	err = a.machine.children.start(func() (pid int, err error) {
 		if c.c, err = libcontainer.Create(cfg); err != nil {
 			return 0, err
 		}
@@ -83,9 +89,10 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container,
 		a.machine.children.release(prepared.PID()) // it did not fit, and has ended
 	}
 	if err != nil {
+		closeOurs(passed)
 		return nil, err
 	}
-	p, err := watch(c.c.Init(), a.machine.children)
+	p, err := watch(c.c.Init(), passed, a.machine.children)
 	if err != nil {
 		return nil, errors.Join(err, c.c.Destroy())
 	}
@@ -144,7 +151,7 @@ func (a *agent) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.Exec
 	if err := c.reserve(r.ProcessId); err != nil {
 		return nil, err
 	}
-	p, err := a.exec(c, spec, r.BareNewlines)
+	p, err := a.exec(c, spec, r)
 	c.set(r.ProcessId, p)
 	if err != nil {
 		return nil, err
@@ -152,18 +159,24 @@ func (a *agent) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.Exec
 	return &protocol.ExecResponse{GuestPid: int32(p.p.PID())}, nil
 }
 
-func (a *agent) exec(c *container, spec *specs.Process, bareNewlines bool) (*process, error) {
+func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest) (*process, error) {
+	passed, err := openDescriptors(r.Descriptors)
+	if err != nil {
+		return nil, err
+	}
+	defer closeTheirs(passed)
 	var p *libcontainer.Process
-	err := a.machine.children.start(func() (pid int, err error) {
-		if p, err = c.c.Exec(spec, bareNewlines); err != nil {
+	err = a.machine.children.start(func() (pid int, err error) {
+		if p, err = c.c.Exec(spec, r.BareNewlines, theirs(passed)...); err != nil {
 			return 0, err
 		}
 		return p.PID(), nil
 	})
 	if err != nil {
+		closeOurs(passed)
 		return nil, err
 	}
-	w, err := watch(p, a.machine.children)
+	w, err := watch(p, passed, a.machine.children)
 	if err != nil {
 		return nil, errors.Join(err, p.Signal(unix.SIGKILL))
 	}

@@ -21,12 +21,11 @@ const copySize = 64 << 10
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
-// stdio joins one process's ends of stdin, stdout and stderr, or its terminal,
-// to the host's streams. Each stream has goroutines of its own, so that none
+// stdio joins one process's ends of stdin, stdout and stderr, or its terminal, and
+// of the descriptors it is passed, to the host's streams. Each stream has goroutines of its own, so that none
 // waits for another's reader.
 type stdio struct {
-	tty   bool
-	files map[protocol.StreamKind]*os.File
+	files map[streamID]*end
 
 	// progress counts the bytes that went to the host.
 	progress atomic.Int64
@@ -34,42 +33,73 @@ type stdio struct {
 	ended chan struct{}
 
 	mu       sync.Mutex
-	attached map[protocol.StreamKind]stream
+	attached map[streamID]stream
 	outputs  []*output
 	released bool
 }
 
-// newStdio takes the files over. With a console the other three are nil.
-func newStdio(stdin, stdout, stderr, console *os.File) (*stdio, error) {
+// streamID names a stream of a process.
+type streamID struct {
+	kind   protocol.StreamKind
+	number byte // of a descriptor that is passed, 0 for stdio
+}
+
+// end is this side of a stream.
+type end struct {
+	*os.File
+	// both: the file is that of an input and an output. The output closes it, and
+	// endInput tells the process that there is no more input, where that can be.
+	both     bool
+	endInput func()
+}
+
+// closeInput ends what the process reads.
+func (e *end) closeInput() {
+	switch {
+	case !e.both:
+		_ = e.Close()
+	case e.endInput != nil:
+		e.endInput()
+	}
+}
+
+// newStdio takes the files over, and those of the descriptors. With a console the
+// first three are nil.
+func newStdio(stdin, stdout, stderr, console *os.File, passed []*descriptor) (*stdio, error) {
 	s := &stdio{
-		files:    make(map[protocol.StreamKind]*os.File),
+		files:    make(map[streamID]*end),
 		ended:    make(chan struct{}),
-		attached: make(map[protocol.StreamKind]stream),
+		attached: make(map[streamID]stream),
+	}
+	all := map[streamID]*end{
+		{kind: protocol.StreamStdin}: {File: stdin}, {kind: protocol.StreamStdout}: {File: stdout}, {kind: protocol.StreamStderr}: {File: stderr},
 	}
 	if console != nil {
-		s.tty = true
-		stdin, stdout, stderr = console, console, nil
+		// A terminal has no end of its input: there ^D is a byte.
+		terminal := &end{File: console, both: true}
+		all = map[streamID]*end{{kind: protocol.StreamStdin}: terminal, {kind: protocol.StreamStdout}: terminal}
 	}
-	for kind, f := range map[protocol.StreamKind]*os.File{
-		protocol.StreamStdin: stdin, protocol.StreamStdout: stdout, protocol.StreamStderr: stderr,
-	} {
-		if f == nil {
+	for _, d := range passed {
+		d.addTo(all)
+	}
+	for id, e := range all {
+		if e.File == nil {
 			continue
 		}
 		// The end of the process must be able to wake a read, and the rest of a
 		// pipe is read without waiting: both need a file the poller knows.
-		if err := f.SetReadDeadline(time.Time{}); err != nil && kind != protocol.StreamStdin {
-			return nil, fmt.Errorf("prepare stream %q: %w", kind, err)
+		if err := e.SetReadDeadline(time.Time{}); err != nil && id.kind != protocol.StreamStdin {
+			return nil, fmt.Errorf("prepare stream %q: %w", id.kind, err)
 		}
-		s.files[kind] = f
+		s.files[id] = e
 	}
 	return s, nil
 }
 
 // attach accepts a stream, that is, answers its header, and starts its copying.
 // It owns conn unless it returns an error.
-func (s *stdio) attach(kind protocol.StreamKind, conn stream) error {
-	f, err := s.claim(kind, conn)
+func (s *stdio) attach(id streamID, conn stream) error {
+	f, err := s.claim(id, conn)
 	if err != nil {
 		return err
 	}
@@ -77,7 +107,7 @@ func (s *stdio) attach(kind protocol.StreamKind, conn stream) error {
 	if err := protocol.WriteStreamAck(conn, nil); err != nil {
 		_ = conn.Close()
 	}
-	if kind == protocol.StreamStdin {
+	if id.kind == protocol.StreamStdin {
 		go s.copyIn(conn, f)
 		return nil
 	}
@@ -88,21 +118,21 @@ func (s *stdio) attach(kind protocol.StreamKind, conn stream) error {
 }
 
 // claim makes sure that a stream is attached once only.
-func (s *stdio) claim(kind protocol.StreamKind, conn stream) (*os.File, error) {
+func (s *stdio) claim(id streamID, conn stream) (*end, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.files[kind]
+	f := s.files[id]
 	switch {
 	case s.released:
 		return nil, errors.New("attach stream: the process has ended and was waited for")
 	case f == nil:
-		return nil, fmt.Errorf("attach stream: the process has no stream %q", kind)
-	case s.attached[kind] != nil:
-		return nil, fmt.Errorf("attach stream: stream %q is attached already", kind)
+		return nil, fmt.Errorf("attach stream: the process has no stream %q, %d", id.kind, id.number)
+	case s.attached[id] != nil:
+		return nil, fmt.Errorf("attach stream: stream %q, %d is attached already", id.kind, id.number)
 	}
-	s.attached[kind] = conn
-	if kind != protocol.StreamStdin {
-		s.outputs = append(s.outputs, &output{stdio: s, conn: conn, file: f, done: make(chan struct{})})
+	s.attached[id] = conn
+	if id.kind != protocol.StreamStdin {
+		s.outputs = append(s.outputs, &output{stdio: s, conn: conn, file: f.File, done: make(chan struct{})})
 		select {
 		case <-s.ended: // end has passed: its wake-up is due here
 			_ = f.SetReadDeadline(time.Unix(1, 0))
@@ -132,11 +162,11 @@ func (s *stdio) end() {
 	for _, o := range s.outputs {
 		_ = o.file.SetReadDeadline(time.Unix(1, 0)) // wakes a read that waits
 	}
-	if s.tty {
-		return // the terminal's one file is still to be drained
-	}
-	if f := s.files[protocol.StreamStdin]; f != nil {
-		_ = f.Close() // wakes a write that waits
+	for id, f := range s.files {
+		// Of an output as well it is still to be drained.
+		if id.kind == protocol.StreamStdin && !f.both {
+			_ = f.Close() // wakes a write that waits
+		}
 	}
 }
 
@@ -174,22 +204,18 @@ func (s *stdio) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.released = true
-	if s.tty && len(s.attached) > 0 {
-		// The output closes the terminal; with stdin alone nobody does.
-		if s.attached[protocol.StreamStdout] == nil {
-			_ = s.files[protocol.StreamStdout].Close()
+	for id, f := range s.files {
+		if f.both {
+			id.kind = protocol.StreamStdout // which closes the file for both
 		}
-		return
-	}
-	for kind, f := range s.files {
-		if s.attached[kind] == nil {
+		if s.attached[id] == nil {
 			_ = f.Close()
 		}
 	}
 }
 
 // copyIn feeds the process from the host.
-func (s *stdio) copyIn(conn stream, f *os.File) {
+func (s *stdio) copyIn(conn stream, f *end) {
 	defer func() { _ = conn.Close() }()
 	ended := make(chan struct{})
 	go func() {
@@ -204,17 +230,14 @@ func (s *stdio) copyIn(conn stream, f *os.File) {
 
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
-	if _, err := io.CopyBuffer(writerOnly{f}, readerOnly{conn}, *buf); err != nil {
+	if _, err := io.CopyBuffer(writerOnly{f.File}, readerOnly{conn}, *buf); err != nil {
 		// The process closed its stdin. What the host still sends is thrown away:
 		// left unread it would block the host's writer.
 		_ = conn.CloseWrite()
 		_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{conn}, *buf)
 		return
 	}
-	// End of the host's input. A terminal has no such thing: there ^D is a byte.
-	if !s.tty {
-		_ = f.Close()
-	}
+	f.closeInput()
 }
 
 // readerOnly and writerOnly hide the methods that would make io.CopyBuffer

@@ -55,7 +55,7 @@ func newBench(t *testing.T) *bench {
 		t.Cleanup(func() { _ = r.Close(); _ = w.Close() })
 	}
 	var err error
-	if b.stdio, err = newStdio(ours[0], ours[1], ours[2], nil); err != nil {
+	if b.stdio, err = newStdio(ours[0], ours[1], ours[2], nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.connect(t)
@@ -78,6 +78,11 @@ func (b *bench) connect(t *testing.T) {
 // open attaches a stream and returns the host's end of it.
 func (b *bench) open(t *testing.T, kind protocol.StreamKind) *mux.Stream {
 	t.Helper()
+	return b.openID(t, streamID{kind: kind})
+}
+
+func (b *bench) openID(t *testing.T, id streamID) *mux.Stream {
+	t.Helper()
 	h, err := b.host.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +91,7 @@ func (b *bench) open(t *testing.T, kind protocol.StreamKind) *mux.Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.attach(kind, g.(stream)); err != nil {
+	if err := b.attach(id, g.(stream)); err != nil {
 		t.Fatal(err)
 	}
 	_ = h.SetDeadline(time.Now().Add(patience))
@@ -270,12 +275,12 @@ func TestEndOfProcessIsSeenOnStdin(t *testing.T) {
 func TestAttachRefuses(t *testing.T) {
 	b := newBench(t)
 	b.open(t, protocol.StreamStdout)
-	if err := b.attach(protocol.StreamStdout, nil); err == nil || !strings.Contains(err.Error(), "already") {
+	if err := b.attach(streamID{kind: protocol.StreamStdout}, nil); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("twice: %v", err)
 	}
 	b.end()
 	b.release()
-	if err := b.attach(protocol.StreamStderr, nil); err == nil {
+	if err := b.attach(streamID{kind: protocol.StreamStderr}, nil); err == nil {
 		t.Error("attached after release")
 	}
 }
@@ -296,12 +301,12 @@ func TestTerminal(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = master.Close(); _ = slave.Close() })
 	b := &bench{}
-	if b.stdio, err = newStdio(nil, nil, nil, master); err != nil {
+	if b.stdio, err = newStdio(nil, nil, nil, master, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.connect(t)
 	stdin, stdout := b.open(t, protocol.StreamStdin), b.open(t, protocol.StreamStdout)
-	if err := b.attach(protocol.StreamStderr, nil); err == nil {
+	if err := b.attach(streamID{kind: protocol.StreamStderr}, nil); err == nil {
 		t.Error("a terminal has a stderr")
 	}
 	if _, err := io.WriteString(stdin, "line\n"); err != nil {

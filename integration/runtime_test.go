@@ -78,6 +78,7 @@ type call struct {
 	extra  []*os.File // inherited as 3, 4, ...
 	env    []string   // nil inherits
 	attr   *unix.SysProcAttr
+	via    []string // a command that executes the runtime, which is its last arguments
 }
 
 // process is a started call of the runtime.
@@ -100,7 +101,11 @@ func (e *env) start(c call, args ...string) *process {
 		global = append(global, "--config", settings)
 	}
 	p.cmd = exec.Command(runtimePath, append(global, args...)...)
-	p.cmd.Args[0] = runtimeName // usage errors quote it
+	if len(c.via) > 0 {
+		p.cmd = exec.Command(c.via[0], append(append(c.via[1:len(c.via):len(c.via)], runtimePath), p.cmd.Args[1:]...)...)
+	} else {
+		p.cmd.Args[0] = runtimeName // usage errors quote it
+	}
 	p.cmd.Dir, p.cmd.Stdin, p.cmd.ExtraFiles, p.cmd.Env = c.dir, nil, c.extra, c.env
 	p.cmd.SysProcAttr = c.attr
 	if c.stdin != nil {

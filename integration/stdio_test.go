@@ -200,23 +200,6 @@ func TestStartKeepsNoStdio(t *testing.T) {
 	c.stop()
 }
 
-// preserve-fds: 3.. go to the container, the rest is closed.
-func TestPreserveFDs(t *testing.T) {
-	if isVM {
-		t.Skip("descriptors cannot be passed into a virtual machine; docs/spec-conformance.md")
-	}
-	t.Parallel()
-	e := newEnv(t)
-	r, w := e.osPipe()
-	c := e.createWith(call{extra: []*os.File{w}}, e.bundle(withScript("echo through three >&3")), "--preserve-fds", "1")
-	w.Close()
-	e.ok("start", c.id)
-	got := newStream(r)
-	got.expect(t, "through three\n")
-	c.exits(0)
-	e.ok("delete", c.id)
-}
-
 // Signals to the pid-file process are for the container: conmon sends them so.
 func TestSignalsToPIDReachContainer(t *testing.T) {
 	t.Parallel()

@@ -113,6 +113,7 @@ func (c *Container) fork(cfg *Config) (err error) {
 		apart:     c.plan.timeNS != nil && c.plan.userNS == nil,
 		cgroupFD:  cgroupFD,
 		terminal:  c.plan.init.Process.Terminal,
+		passed:    c.plan.descriptors,
 		oomKilled: c.cgroup.oomKilled,
 	})
 	if err != nil {
@@ -181,8 +182,9 @@ func (c *Container) Start() error {
 const execNamespaces = unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
 // Exec starts one more process in the container and returns when it executes
-// its program. bareNewlines is as in Config. Its errors are as Create's.
-func (c *Container) Exec(spec *specs.Process, bareNewlines bool) (*Process, error) {
+// its program. bareNewlines and descriptors are as in Config. Its errors are as
+// Create's.
+func (c *Container) Exec(spec *specs.Process, bareNewlines bool, descriptors ...*os.File) (*Process, error) {
 	if spec == nil {
 		return nil, errors.New("process property must not be empty")
 	}
@@ -198,7 +200,7 @@ func (c *Container) Exec(spec *specs.Process, bareNewlines bool) (*Process, erro
 	cfg.Process.Personality = c.plan.init.Process.Personality
 	cfg.Process.MemoryPolicy = c.plan.init.Process.MemoryPolicy
 	cfg.Process.Seccomp = c.plan.init.Process.Seccomp
-	p, err := c.forkExec(cfg)
+	p, err := c.forkExec(cfg, descriptors)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +217,7 @@ func (c *Container) Exec(spec *specs.Process, bareNewlines bool) (*Process, erro
 
 // forkExec starts the stage of Exec. It holds the lock, so that Destroy sees
 // either no such process or one to kill.
-func (c *Container) forkExec(cfg *initConfig) (*Process, error) {
+func (c *Container) forkExec(cfg *initConfig, descriptors []*os.File) (*Process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.init.ended() || c.destroyed {
@@ -226,6 +228,7 @@ func (c *Container) forkExec(cfg *initConfig) (*Process, error) {
 		userNS:    c.plan.userNS,
 		enter:     func() error { return c.enter() },
 		cgroupFD:  -1,
+		passed:    descriptors,
 		extra:     []*os.File{c.pidfd},
 		terminal:  cfg.Process.Terminal,
 		oomKilled: c.cgroup.oomKilled,

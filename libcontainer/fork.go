@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ type forkRequest struct {
 	joins    []nsfork.Join // the child's to join
 	apart    bool          // the child may not share memory with the caller for a moment
 	cgroupFD int           // negative: the caller's own cgroup
+	passed   []*os.File    // the process's descriptors from firstFD on
 	extra    []*os.File    // become pidfdFD and on
 	terminal bool
 	// oomKilled is asked when the process has ended.
@@ -31,6 +33,17 @@ type forkRequest struct {
 // stageEnv keeps the stage small: it lives for milliseconds, on one thread, and
 // must not be interrupted for its own good meanwhile.
 var stageEnv = []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
+
+// passedEnv tells the stage how many descriptors are the process's, which its own
+// come after.
+const passedEnv = "HUSK_PASSED"
+
+func (r *forkRequest) env() []string {
+	if len(r.passed) == 0 {
+		return stageEnv
+	}
+	return append(stageEnv[:len(stageEnv):len(stageEnv)], passedEnv+"="+strconv.Itoa(len(r.passed)))
+}
 
 // fork starts an init stage. pidfd is the caller's to close.
 func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
@@ -50,10 +63,11 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	if child, err = p.openStdio(r.terminal); err != nil {
 		return nil, nil, err
 	}
-	for _, f := range child {
-		if r.terminal {
-			break // they are /dev/null
-		}
+	given := append([]*os.File(nil), r.passed...)
+	if !r.terminal { // else they are /dev/null
+		given = append(given, child...)
+	}
+	for _, f := range given {
 		if err := r.userNS.give(f); err != nil {
 			return nil, nil, err
 		}
@@ -70,7 +84,8 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	if p.conn, err = newConn(sock[0]); err != nil {
 		return nil, nil, err
 	}
-	files := append(child[:len(child):len(child)], r.extra...)
+	files := append(child[:stdioFDs:stdioFDs], r.passed...)
+	files = append(append(files, child[stdioFDs:]...), r.extra...)
 	handle := -1
 	start := func() (err error) {
 		p.proc, handle, err = r.start(files)
@@ -107,7 +122,7 @@ func (r *forkRequest) start(files []*os.File) (_ *os.Process, pidfd int, err err
 	}
 	attr := &os.ProcAttr{
 		Dir:   "/",
-		Env:   stageEnv,
+		Env:   r.env(),
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Cloneflags: r.clone, Setsid: true, PidFD: &pidfd},
 	}
@@ -126,7 +141,7 @@ func (r *forkRequest) start(files []*os.File) (_ *os.Process, pidfd int, err err
 
 func (r *forkRequest) startApart(args []string, files []*os.File) (*os.Process, int, error) {
 	pid, err := nsfork.Start(&nsfork.Request{
-		Path: r.args[0], Args: args, Env: stageEnv, Files: files,
+		Path: r.args[0], Args: args, Env: r.env(), Files: files,
 		Clone: r.clone, CgroupFD: r.cgroupFD, Joins: r.joins, Root: r.userNS != nil,
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +15,10 @@ import (
 // InitArg is argv[0] of the init stage.
 const InitArg = "husk-init"
 
-// Descriptors the parent gives the stage.
+// Descriptors the parent gives the stage after stdio. Those that the process is
+// passed are where it will have them, and move these up by their count.
 const (
+	stdioFDs = 3
 	socketFD = 3
 	pidfdFD  = 4 // of a process in the container to join, or its mount namespace
 	cgroupNS = 5 // its cgroup namespace
@@ -38,7 +41,8 @@ func IsInit() bool {
 // InitStage sets up the process its parent describes and becomes it. It never
 // returns; call it first thing in main when IsInit.
 func InitStage() {
-	s := stage{sock: socketFD}
+	passed, _ := strconv.Atoi(os.Getenv(passedEnv)) // none: not set
+	s := stage{sock: socketFD + passed, passed: passed}
 	err := s.run()
 	// Nobody may be there to hear it, when the parent has died.
 	_ = sendFrame(s.sock, frameError, err.Error(), -1)
@@ -48,8 +52,10 @@ func InitStage() {
 // stage is the process between fork and execve.
 type stage struct {
 	sock int
-	cfg  *initConfig
-	root root // the container's
+	// passed is how many descriptors after stdio are the process's.
+	passed int
+	cfg    *initConfig
+	root   root // the container's
 	// exits is set once exitOnSignals has been called.
 	exits bool
 	// others are the mounts that moveRoot unmounts, nil when not known yet.
@@ -109,7 +115,7 @@ func (s *stage) awaitConfig() (*initConfig, error) {
 			return cfg, err
 		}
 		if cfg.Loopback {
-			if err := loopbackUp(); err != nil {
+			if err := LoopbackUp(); err != nil {
 				return nil, err
 			}
 		}
@@ -126,7 +132,7 @@ func (s *stage) awaitConfig() (*initConfig, error) {
 // join enters the mount and cgroup namespaces of the container; the others were
 // the parent's to enter before the fork.
 func (s *stage) join() error {
-	unix.CloseOnExec(pidfdFD)
+	unix.CloseOnExec(pidfdFD + s.passed)
 	// The kernel refuses to move a thread that shares its root with others.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return os.NewSyscallError("unshare CLONE_FS", err)
@@ -135,7 +141,7 @@ func (s *stage) join() error {
 	if err != nil {
 		return fmt.Errorf("join namespaces of container: %w", err)
 	}
-	_ = unix.Close(pidfdFD)
+	_ = unix.Close(pidfdFD + s.passed)
 	if s.root, err = openRoot("/"); err != nil {
 		return err
 	}
@@ -147,17 +153,17 @@ func (s *stage) join() error {
 
 func (s *stage) joinNamespaces() error {
 	if !s.cfg.UserNS {
-		return unix.Setns(pidfdFD, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP)
+		return unix.Setns(pidfdFD+s.passed, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP)
 	}
 	// A pidfd would let the stage in, by its rights in the user namespace, only if
 	// it may read the program that the container's first process executes.
 	if s.cfg.CgroupNS {
-		unix.CloseOnExec(cgroupNS)
-		if err := unix.Setns(cgroupNS, unix.CLONE_NEWCGROUP); err != nil {
+		unix.CloseOnExec(cgroupNS + s.passed)
+		if err := unix.Setns(cgroupNS+s.passed, unix.CLONE_NEWCGROUP); err != nil {
 			return err
 		}
 	}
-	return unix.Setns(pidfdFD, unix.CLONE_NEWNS)
+	return unix.Setns(pidfdFD+s.passed, unix.CLONE_NEWNS)
 }
 
 // setUp makes the container around the stage, which is in its namespaces.
@@ -170,7 +176,7 @@ func (s *stage) setUp() error {
 		}
 	}
 	if cfg.Loopback {
-		if err := loopbackUp(); err != nil {
+		if err := LoopbackUp(); err != nil {
 			return err
 		}
 	}
@@ -190,7 +196,8 @@ func (s *stage) setUp() error {
 	return s.setUpRootfs()
 }
 
-func loopbackUp() error {
+// LoopbackUp brings lo up in the network namespace of the caller.
+func LoopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("bring lo up: %w", err)
@@ -212,7 +219,7 @@ func (s *stage) become() error {
 	p := &s.cfg.Process
 	// Whatever the parent's parent left open must not reach the container. It is
 	// done before a filter may forbid it; the stage's own files close at execve too.
-	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	if err := unix.CloseRange(uint(stdioFDs+s.passed), ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return os.NewSyscallError("close_range", err)
 	}
 	env, err := applyProcess(p)

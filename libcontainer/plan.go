@@ -39,6 +39,8 @@ type Config struct {
 	Bundle string
 	// BareNewlines keeps the terminal, where there is one, from making \r\n of \n.
 	BareNewlines bool
+	// Descriptors are the process's from number 3 on. They stay the caller's to close.
+	Descriptors []*os.File
 	// NoPivot enters the rootfs without pivot_root, which is done in any case
 	// where the root is an initramfs's: the caller's root stays mounted, hidden
 	// below the container's.
@@ -58,6 +60,8 @@ type plan struct {
 	initArgs   []string    // of the first stage
 	execArgs   []string    // of those of Exec
 	cgroupRoot string
+	// descriptors are the first process's.
+	descriptors []*os.File
 }
 
 type namespace struct {
@@ -101,7 +105,7 @@ func newPlan(cfg *Config) (*plan, error) {
 		return nil, err
 	}
 	initArgs := defaultInitArgs(cfg.InitArgs)
-	p := &plan{initArgs: initArgs, execArgs: initArgs, cgroupRoot: defaultCgroupRoot(cfg.CgroupRoot)}
+	p := &plan{initArgs: initArgs, execArgs: initArgs, cgroupRoot: defaultCgroupRoot(cfg.CgroupRoot), descriptors: cfg.Descriptors}
 	for _, f := range []func(*Config) error{p.namespaces, p.process, p.rootfs, p.resources, p.state} {
 		if err := f(cfg); err != nil {
 			return nil, err

@@ -86,7 +86,7 @@ func (p *Prepared) PID() int { return p.process.PID() }
 
 // fits says whether the stage can become the container of a plan.
 func (p *Prepared) fits(want *plan) bool {
-	return want.clone == preparedNamespaces && len(want.joins) == 0 && want.timeNS == nil &&
+	return len(want.descriptors) == 0 && want.clone == preparedNamespaces && len(want.joins) == 0 && want.timeNS == nil &&
 		want.cgroupRoot == p.cgroup.root && len(want.initArgs) == 1 && want.initArgs[0] == p.initArgs[0]
 }
 

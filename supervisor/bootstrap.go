@@ -28,6 +28,9 @@ type Bootstrap struct {
 	// BareNewlines keeps that pty from making \r\n of \n: the cli stands between
 	// it and a terminal of its own, or none.
 	BareNewlines bool
+	// Descriptors of the cli's caller for the container's process, one
+	// protocol.DescriptorKind each. They are passed by the names stdio.FileName gives.
+	Descriptors []byte `json:",omitempty"`
 	// Build is the build both husk and its agent must be of.
 	Build string
 	Debug bool

@@ -119,6 +119,7 @@ func (s *supervisor) createInGuest() error {
 		BareNewlines: s.boot.BareNewlines,
 		Bundle:       s.container.Bundle,
 		Disks:        disks,
+		Descriptors:  s.boot.Descriptors,
 		Share: &protocol.Share{
 			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
 		},
@@ -132,10 +133,11 @@ func (s *supervisor) createInGuest() error {
 	}
 	s.timings.Lap("agent create")
 	s.notePhases(resp)
+	passed := stdio.Passed(s.parent, s.boot.Descriptors)
 	if s.pty != nil {
-		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty)
+		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty, passed)
 	} else {
-		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess), s.null)
+		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess), s.null, passed)
 	}
 	if err != nil {
 		return err
@@ -163,9 +165,9 @@ func (s *supervisor) notePhases(r *protocol.CreateResponse) {
 }
 
 func (s *supervisor) dial(processID string) stdio.Dial {
-	return func(ctx context.Context, kind protocol.StreamKind) (stdio.Stream, error) {
+	return func(ctx context.Context, kind protocol.StreamKind, number byte) (stdio.Stream, error) {
 		return s.agent.Stream(ctx, protocol.StreamHeader{
-			Kind: kind, ContainerID: s.container.ID, ProcessID: processID,
+			Kind: kind, ContainerID: s.container.ID, ProcessID: processID, Number: number,
 		})
 	}
 }

@@ -142,7 +142,7 @@ func (s *supervisor) proxy(host *net.UnixConn) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	guest, err := s.dial(header.ProcessID)(ctx, header.Kind)
+	guest, err := s.dial(header.ProcessID)(ctx, header.Kind, header.Number)
 	// The exec process may call Wait from here on: the agent knows the stream.
 	if ackErr := protocol.WriteStreamAck(host, err); err == nil {
 		err = ackErr
@@ -159,9 +159,13 @@ func (s *supervisor) proxy(host *net.UnixConn) error {
 // up. An exec process that closes its end of an output wants no more of it, and
 // the guest's process must learn that.
 func join(host *net.UnixConn, guest stdio.Stream, kind protocol.StreamKind) {
-	if kind == protocol.StreamStdin {
+	switch kind {
+	case protocol.StreamStdin:
 		_, _ = io.Copy(guest, host)
 		_ = guest.CloseWrite()
+		return
+	case protocol.StreamConnect:
+		stdio.Join(host, guest)
 		return
 	}
 	go func() {

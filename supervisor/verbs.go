@@ -301,7 +301,7 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := s.agent.Control().Exec(ctx, &protocol.ExecRequest{ContainerId: s.container.ID, ProcessId: id, Process: req.Process, BareNewlines: req.BareNewlines})
+	_, err := s.agent.Control().Exec(ctx, &protocol.ExecRequest{ContainerId: s.container.ID, ProcessId: id, Process: req.Process, BareNewlines: req.BareNewlines, Descriptors: req.Descriptors})
 	if err != nil {
 		s.forget(id)
 		return nil, err

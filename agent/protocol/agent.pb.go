@@ -292,7 +292,10 @@ type CreateRequest struct {
 	Disks   []*Disk  `protobuf:"bytes,6,rep,name=disks,proto3" json:"disks,omitempty"`
 	// bare_newlines keeps a terminal from making \r\n of \n: the cli's own terminal
 	// does that, if it has one.
-	BareNewlines  bool `protobuf:"varint,7,opt,name=bare_newlines,json=bareNewlines,proto3" json:"bare_newlines,omitempty"`
+	BareNewlines bool `protobuf:"varint,7,opt,name=bare_newlines,json=bareNewlines,proto3" json:"bare_newlines,omitempty"`
+	// descriptors are passed to the process from number 3 on, one DescriptorKind
+	// (stream.go) each.
+	Descriptors   []byte `protobuf:"bytes,8,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -374,6 +377,13 @@ func (x *CreateRequest) GetBareNewlines() bool {
 		return x.BareNewlines
 	}
 	return false
+}
+
+func (x *CreateRequest) GetDescriptors() []byte {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
 }
 
 // Seccomp is a system call filter as seccomp(2) takes it. The host has compiled
@@ -910,6 +920,7 @@ type ExecRequest struct {
 	ProcessId     string                 `protobuf:"bytes,2,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"`           // chosen by the host, unique in the VM
 	Process       []byte                 `protobuf:"bytes,3,opt,name=process,proto3" json:"process,omitempty"`                                // JSON of a runtime-spec Process
 	BareNewlines  bool                   `protobuf:"varint,4,opt,name=bare_newlines,json=bareNewlines,proto3" json:"bare_newlines,omitempty"` // as in CreateRequest
+	Descriptors   []byte                 `protobuf:"bytes,5,opt,name=descriptors,proto3" json:"descriptors,omitempty"`                        // as in CreateRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -970,6 +981,13 @@ func (x *ExecRequest) GetBareNewlines() bool {
 		return x.BareNewlines
 	}
 	return false
+}
+
+func (x *ExecRequest) GetDescriptors() []byte {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
 }
 
 type ExecResponse struct {
@@ -2132,7 +2150,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x04Disk\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x14\n" +
 	"\x05major\x18\x02 \x01(\rR\x05major\x12\x14\n" +
-	"\x05minor\x18\x03 \x01(\rR\x05minor\"\x8c\x02\n" +
+	"\x05minor\x18\x03 \x01(\rR\x05minor\"\xae\x02\n" +
 	"\rCreateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12*\n" +
@@ -2140,7 +2158,8 @@ const file_agent_proto_rawDesc = "" +
 	"\aseccomp\x18\x04 \x01(\v2\x16.husk.agent.v1.SeccompR\aseccomp\x12\x16\n" +
 	"\x06bundle\x18\x05 \x01(\tR\x06bundle\x12)\n" +
 	"\x05disks\x18\x06 \x03(\v2\x13.husk.agent.v1.DiskR\x05disks\x12#\n" +
-	"\rbare_newlines\x18\a \x01(\bR\fbareNewlines\"9\n" +
+	"\rbare_newlines\x18\a \x01(\bR\fbareNewlines\x12 \n" +
+	"\vdescriptors\x18\b \x01(\fR\vdescriptors\"9\n" +
 	"\aSeccomp\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\"\x90\x01\n" +
@@ -2179,13 +2198,14 @@ const file_agent_proto_rawDesc = "" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\"1\n" +
 	"\fStartRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x0f\n" +
-	"\rStartResponse\"\x8e\x01\n" +
+	"\rStartResponse\"\xb0\x01\n" +
 	"\vExecRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
 	"process_id\x18\x02 \x01(\tR\tprocessId\x12\x18\n" +
 	"\aprocess\x18\x03 \x01(\fR\aprocess\x12#\n" +
-	"\rbare_newlines\x18\x04 \x01(\bR\fbareNewlines\"+\n" +
+	"\rbare_newlines\x18\x04 \x01(\bR\fbareNewlines\x12 \n" +
+	"\vdescriptors\x18\x05 \x01(\fR\vdescriptors\"+\n" +
 	"\fExecResponse\x12\x1b\n" +
 	"\tguest_pid\x18\x01 \x01(\x05R\bguestPid\"O\n" +
 	"\vWaitRequest\x12!\n" +

@@ -45,8 +45,8 @@ func TestGreetingRefused(t *testing.T) {
 	for name, line := range map[string]string{
 		"another version": "husk/999 b1\n",
 		"another program": "SSH-2.0-OpenSSH_9\n",
-		"control bytes":   "husk/1 b1\x1b[2J\n",
-		"carriage return": "husk/1 b1\r\n",
+		"control bytes":   "husk/2 b1\x1b[2J\n",
+		"carriage return": "husk/2 b1\r\n",
 		"too long":        strings.Repeat("a", 10000) + "\n",
 		"cut short":       "husk/1 b",
 		"nothing":         "",
@@ -61,7 +61,7 @@ func TestGreetingRefused(t *testing.T) {
 
 // What follows the greeting belongs to the streams.
 func TestGreetingLeavesTheRestUnread(t *testing.T) {
-	r := strings.NewReader("husk/1 b1\nrest")
+	r := strings.NewReader("husk/2 b1\nrest")
 	if err := checkGreeting(r, "b1"); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestGreetingLeavesTheRestUnread(t *testing.T) {
 }
 
 func FuzzGreeting(f *testing.F) {
-	f.Add([]byte("husk/1 b1\n"))
+	f.Add([]byte("husk/2 b1\n"))
 	f.Add([]byte("husk/2 b1\nmore"))
 	f.Add([]byte("\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

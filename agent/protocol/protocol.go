@@ -8,7 +8,7 @@ const (
 	// Version is the protocol version. Host and agent of different versions
 	// refuse each other in the handshake; raise it with every incompatible
 	// change of agent.proto, the handshake or the stream header.
-	Version = 1
+	Version = 2
 
 	// InitProcess is the process_id of the container's own process.
 	InitProcess = "init"

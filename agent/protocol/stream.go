@@ -21,7 +21,32 @@ const (
 	// StreamNames carries NameMessages, the container's questions for the resolver
 	// at ResolverAddress. Its ProcessID is empty.
 	StreamNames StreamKind = 'n'
+	// StreamConnect is one connection to the listening socket with the header's
+	// number. The process may have any number of them.
+	StreamConnect StreamKind = 'l'
 )
+
+// DescriptorKind says what a descriptor of the host's, passed to a process, is for
+// the guest.
+type DescriptorKind byte
+
+// The kinds. Input and Both have a StreamStdin, Output and Both a StreamStdout with
+// their number; a listener has a StreamConnect for each connection.
+const (
+	DescriptorInput  DescriptorKind = 'i' // the process reads
+	DescriptorOutput DescriptorKind = 'o' // the process writes
+	DescriptorBoth   DescriptorKind = 'b' // a stream socket
+	DescriptorTCP4   DescriptorKind = '4' // listens
+	DescriptorTCP6   DescriptorKind = '6' // listens
+	DescriptorUnix   DescriptorKind = 'u' // listens
+)
+
+// FirstDescriptor is the number of the first descriptor that is passed; the others
+// follow.
+const FirstDescriptor = 3
+
+// MaxDescriptors bounds how many one process is passed.
+const MaxDescriptors = 32
 
 // ResolverAddress is where engines have their resolver listen inside a network
 // namespace of the host (Docker's embedded DNS).
@@ -30,14 +55,16 @@ const ResolverAddress = "127.0.0.11"
 // maxIDLen bounds the ids in a header: longer ones are refused unread.
 const maxIDLen = 255
 
-// StreamHeader opens a stream: one kind byte, then container id and process id,
-// each as one length byte and that many bytes. Both ids are empty for
-// StreamControl. The agent answers it with a stream ack. A process's streams are
+// StreamHeader opens a stream: one kind byte, one byte with the number, then
+// container id and process id, each as one length byte and that many bytes. Both ids
+// are empty for StreamControl. The agent answers it with a stream ack. A process's streams are
 // opened after Create or Exec has returned, each kind once.
 type StreamHeader struct {
 	Kind        StreamKind
 	ContainerID string
 	ProcessID   string
+	// Number is that of the process's descriptor, 0 for what is its stdio or none.
+	Number byte
 }
 
 // Write sends the header in one write.
@@ -45,7 +72,7 @@ func (h StreamHeader) Write(w io.Writer) error {
 	if len(h.ContainerID) > maxIDLen || len(h.ProcessID) > maxIDLen {
 		return fmt.Errorf("write stream header: id longer than %d bytes", maxIDLen)
 	}
-	b := []byte{byte(h.Kind), byte(len(h.ContainerID))}
+	b := []byte{byte(h.Kind), h.Number, byte(len(h.ContainerID))}
 	b = append(b, h.ContainerID...)
 	b = append(b, byte(len(h.ProcessID)))
 	b = append(b, h.ProcessID...)
@@ -57,15 +84,15 @@ func (h StreamHeader) Write(w io.Writer) error {
 
 // ReadStreamHeader reads a header and not one byte more. The caller sets the deadline.
 func ReadStreamHeader(r io.Reader) (StreamHeader, error) {
-	var kind [1]byte
-	if _, err := io.ReadFull(r, kind[:]); err != nil {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return StreamHeader{}, fmt.Errorf("read stream header: %w", err)
 	}
-	h := StreamHeader{Kind: StreamKind(kind[0])}
+	h := StreamHeader{Kind: StreamKind(head[0]), Number: head[1]}
 	switch h.Kind {
-	case StreamControl, StreamStdin, StreamStdout, StreamStderr, StreamNames:
+	case StreamControl, StreamStdin, StreamStdout, StreamStderr, StreamNames, StreamConnect:
 	default:
-		return StreamHeader{}, fmt.Errorf("read stream header: unknown kind %#x", kind[0])
+		return StreamHeader{}, fmt.Errorf("read stream header: unknown kind %#x", head[0])
 	}
 	var err error
 	if h.ContainerID, err = readID(r); err != nil {

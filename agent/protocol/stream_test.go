@@ -12,6 +12,7 @@ func TestStreamHeaderRoundTrip(t *testing.T) {
 	for _, h := range []StreamHeader{
 		{Kind: StreamControl},
 		{Kind: StreamStdin, ContainerID: "c", ProcessID: InitProcess},
+		{Kind: StreamConnect, ContainerID: "c", ProcessID: InitProcess, Number: 255},
 		{Kind: StreamStdout, ContainerID: strings.Repeat("c", 255), ProcessID: strings.Repeat("p", 255)},
 		{Kind: StreamStderr, ContainerID: "\x00\xff\n", ProcessID: ""},
 	} {
@@ -34,11 +35,11 @@ func TestStreamHeaderRefused(t *testing.T) {
 	if err := (StreamHeader{Kind: StreamStdin, ContainerID: strings.Repeat("c", 256)}).Write(io.Discard); err == nil {
 		t.Error("wrote an id of 256 bytes")
 	}
-	if _, err := ReadStreamHeader(strings.NewReader("x\x00\x00")); err == nil {
+	if _, err := ReadStreamHeader(strings.NewReader("x\x00\x00\x00")); err == nil {
 		t.Error("accepted kind x")
 	}
 	// A header cut short is never an orderly end.
-	for _, cut := range []string{"i", "i\x02", "i\x02a", "i\x01a", "i\x01a\x01"} {
+	for _, cut := range []string{"i", "i\x00", "i\x00\x02", "i\x00\x02a", "i\x00\x01a", "i\x00\x01a\x01"} {
 		if _, err := ReadStreamHeader(strings.NewReader(cut)); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%q: %v", cut, err)
 		}

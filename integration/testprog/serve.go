@@ -4,8 +4,12 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 )
 
 // serve answers GET /WORD with the word, and each datagram with itself, on one
@@ -95,4 +99,52 @@ func answer(c net.Conn) {
 		}
 	}
 	fmt.Fprintf(c, "HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s\n", len(word)+1, word)
+}
+
+// activated answers connections to a listening socket it was given as descriptor 3
+// with what they send, in capitals, and a word about the socket. It ends after one
+// that sends nothing.
+func activated([]string) error {
+	l, err := net.FileListener(os.NewFile(3, "3"))
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		b, err := io.ReadAll(c)
+		if err == nil {
+			_, err = fmt.Fprintf(c, "%s %s", strings.ToUpper(string(b)), l.Addr().Network())
+		}
+		if err = errors.Join(err, c.Close()); err != nil || len(b) == 0 {
+			return err
+		}
+	}
+}
+
+// activate does what a service manager does with a socket unit: "activate ADDRESS
+// COMMAND...", ended by the command's end.
+func activate(args []string) error {
+	if len(args) < 2 {
+		return errors.New("activate wants ADDRESS COMMAND [ARGUMENT...]")
+	}
+	l, err := net.Listen("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		return err
+	}
+	path, err := exec.LookPath(args[1])
+	if err != nil {
+		return err
+	}
+	if err := syscall.Dup3(int(f.Fd()), 3, 0); err != nil {
+		return err
+	}
+	env := append(os.Environ(), "LISTEN_FDS=1", fmt.Sprintf("LISTEN_PID=%d", os.Getpid()))
+	return syscall.Exec(path, args[1:], env)
 }

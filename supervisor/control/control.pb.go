@@ -280,6 +280,7 @@ type ExecRequest struct {
 	StartTime     uint64                 `protobuf:"varint,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"` // of host_pid, /proc/PID/stat field 22
 	IgnorePaused  bool                   `protobuf:"varint,4,opt,name=ignore_paused,json=ignorePaused,proto3" json:"ignore_paused,omitempty"`
 	BareNewlines  bool                   `protobuf:"varint,5,opt,name=bare_newlines,json=bareNewlines,proto3" json:"bare_newlines,omitempty"` // the terminal makes no \r\n of \n
+	Descriptors   []byte                 `protobuf:"bytes,6,opt,name=descriptors,proto3" json:"descriptors,omitempty"`                        // passed to the process, one protocol.DescriptorKind each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -347,6 +348,13 @@ func (x *ExecRequest) GetBareNewlines() bool {
 		return x.BareNewlines
 	}
 	return false
+}
+
+func (x *ExecRequest) GetDescriptors() []byte {
+	if x != nil {
+		return x.Descriptors
+	}
+	return nil
 }
 
 type ExecResponse struct {
@@ -1075,14 +1083,15 @@ const file_control_proto_rawDesc = "" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x1d\n" +
 	"\n" +
 	"process_id\x18\x03 \x01(\tR\tprocessId\"\x0e\n" +
-	"\fKillResponse\"\xab\x01\n" +
+	"\fKillResponse\"\xcd\x01\n" +
 	"\vExecRequest\x12\x18\n" +
 	"\aprocess\x18\x01 \x01(\fR\aprocess\x12\x19\n" +
 	"\bhost_pid\x18\x02 \x01(\x05R\ahostPid\x12\x1d\n" +
 	"\n" +
 	"start_time\x18\x03 \x01(\x04R\tstartTime\x12#\n" +
 	"\rignore_paused\x18\x04 \x01(\bR\fignorePaused\x12#\n" +
-	"\rbare_newlines\x18\x05 \x01(\bR\fbareNewlines\"-\n" +
+	"\rbare_newlines\x18\x05 \x01(\bR\fbareNewlines\x12 \n" +
+	"\vdescriptors\x18\x06 \x01(\fR\vdescriptors\"-\n" +
 	"\fExecResponse\x12\x1d\n" +
 	"\n" +
 	"process_id\x18\x01 \x01(\tR\tprocessId\",\n" +

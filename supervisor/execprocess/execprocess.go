@@ -30,6 +30,8 @@ type Bootstrap struct {
 	ConsoleSize   *specs.Box
 	IgnorePaused  bool
 	BareNewlines  bool // its terminal makes no \r\n of \n
+	// Descriptors are as in supervisor.Bootstrap.
+	Descriptors []byte `json:",omitempty"`
 }
 
 // exitSetup is the exit code of an exec process whose process never ran, as runc's.
@@ -56,7 +58,7 @@ func Main() int {
 		// There is nobody to tell: whoever started this closed the connection.
 		return exitSetup
 	}
-	if err := e.start(parent.Console()); err != nil {
+	if err := e.start(parent); err != nil {
 		_ = parent.Report(launch.Report{Error: err.Error()})
 		return exitSetup
 	}
@@ -80,7 +82,8 @@ func Main() int {
 	return code
 }
 
-func (e *execProcess) start(console *os.File) error {
+func (e *execProcess) start(parent *launch.Parent) error {
+	console := parent.Console()
 	dir, err := state.OpenDir(e.boot.StateDir)
 	if err != nil {
 		return err
@@ -100,15 +103,17 @@ func (e *execProcess) start(console *os.File) error {
 	resp, err := e.supervisor.Exec(ctx, &control.ExecRequest{
 		Process: e.boot.Process, HostPid: int32(e.boot.Self.PID), StartTime: e.boot.Self.StartTime,
 		IgnorePaused: e.boot.IgnorePaused, BareNewlines: e.boot.BareNewlines,
+		Descriptors: e.boot.Descriptors,
 	})
 	if err != nil {
 		return control.Error(err)
 	}
 	e.processID = resp.ProcessId
+	passed := stdio.Passed(parent, e.boot.Descriptors)
 	if e.pty != nil {
-		e.relay, err = stdio.Terminal(ctx, e.dial, e.pty)
+		e.relay, err = stdio.Terminal(ctx, e.dial, e.pty, passed)
 	} else {
-		e.relay, err = pipes(ctx, e.dial)
+		e.relay, err = pipes(ctx, e.dial, passed)
 	}
 	if err != nil {
 		return err
@@ -117,17 +122,17 @@ func (e *execProcess) start(console *os.File) error {
 	return enterMounts(e.boot.SupervisorPID)
 }
 
-func pipes(ctx context.Context, dial stdio.Dial) (*stdio.Relay, error) {
+func pipes(ctx context.Context, dial stdio.Dial, passed []stdio.Descriptor) (*stdio.Relay, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		return nil, err
 	}
-	return stdio.Pipes(ctx, dial, null)
+	return stdio.Pipes(ctx, dial, null, passed)
 }
 
-func (e *execProcess) dial(_ context.Context, kind protocol.StreamKind) (stdio.Stream, error) {
+func (e *execProcess) dial(_ context.Context, kind protocol.StreamKind, number byte) (stdio.Stream, error) {
 	return e.supervisor.Stream(protocol.StreamHeader{
-		Kind: kind, ContainerID: e.boot.ContainerID, ProcessID: e.processID,
+		Kind: kind, ContainerID: e.boot.ContainerID, ProcessID: e.processID, Number: number,
 	})
 }
 

@@ -23,8 +23,9 @@ type Stream interface {
 	CloseWrite() error
 }
 
-// Dial opens the stream of one kind.
-type Dial func(ctx context.Context, kind protocol.StreamKind) (Stream, error)
+// Dial opens the stream of one kind, of the process's descriptor with that number;
+// 0 is its stdio.
+type Dial func(ctx context.Context, kind protocol.StreamKind, number byte) (Stream, error)
 
 // chunk is the size of a copy, in bytes: two thirds of a default pipe's
 // capacity would already do; larger saves emulated wake-ups.
@@ -43,27 +44,30 @@ type Relay struct {
 // stdio, whatever they are. null is /dev/null, open for writing: an output that
 // has ended is replaced by it, because descriptor 1 or 2 must never become free
 // for another file to take. The caller opened it while it had a path to trust.
-func Pipes(ctx context.Context, dial Dial, null *os.File) (*Relay, error) {
+// passed are relayed beside them.
+func Pipes(ctx context.Context, dial Dial, null *os.File, passed []Descriptor) (*Relay, error) {
 	r := &Relay{done: make(chan struct{})}
-	if err := r.dialAll(ctx, dial, protocol.StreamStdin, protocol.StreamStdout, protocol.StreamStderr); err != nil {
+	ids := []streamID{{kind: protocol.StreamStdin}, {kind: protocol.StreamStdout}, {kind: protocol.StreamStderr}}
+	if err := r.dialAll(ctx, dial, append(ids, streamsOf(passed)...)); err != nil {
 		return nil, fmt.Errorf("relay stdio: %w", err)
 	}
 	go r.input(r.streams[0], os.Stdin)
 	r.outputs.Add(2)
 	go r.output(os.Stdout, r.streams[1], null)
 	go r.output(os.Stderr, r.streams[2], null)
+	r.relayPassed(dial, passed, r.streams[len(ids):]) //nolint:contextcheck // it outlives the call
 	go r.finish()
 	return r, nil
 }
 
 // dialAll opens the streams at the same time: one after the other each would
 // wait for the guest's answer.
-func (r *Relay) dialAll(ctx context.Context, dial Dial, kinds ...protocol.StreamKind) error {
-	r.streams = make([]Stream, len(kinds))
-	errs := make([]error, len(kinds))
+func (r *Relay) dialAll(ctx context.Context, dial Dial, ids []streamID) error {
+	r.streams = make([]Stream, len(ids))
+	errs := make([]error, len(ids))
 	var all sync.WaitGroup
-	for i, kind := range kinds {
-		all.Go(func() { r.streams[i], errs[i] = dial(ctx, kind) })
+	for i, id := range ids {
+		all.Go(func() { r.streams[i], errs[i] = dial(ctx, id.kind, id.number) })
 	}
 	all.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -73,10 +77,11 @@ func (r *Relay) dialAll(ctx context.Context, dial Dial, kinds ...protocol.Stream
 	return nil
 }
 
-// Terminal relays one pty: input and output only.
-func Terminal(ctx context.Context, dial Dial, pty *PTY) (*Relay, error) {
+// Terminal relays one pty: input and output only. passed are relayed beside it.
+func Terminal(ctx context.Context, dial Dial, pty *PTY, passed []Descriptor) (*Relay, error) {
 	r := &Relay{done: make(chan struct{}), closers: []io.Closer{pty}}
-	if err := r.dialAll(ctx, dial, protocol.StreamStdin, protocol.StreamStdout); err != nil {
+	ids := []streamID{{kind: protocol.StreamStdin}, {kind: protocol.StreamStdout}}
+	if err := r.dialAll(ctx, dial, append(ids, streamsOf(passed)...)); err != nil {
 		return nil, fmt.Errorf("relay terminal: %w", err)
 	}
 	go r.input(r.streams[0], pty)
@@ -85,6 +90,7 @@ func Terminal(ctx context.Context, dial Dial, pty *PTY) (*Relay, error) {
 		defer r.outputs.Done()
 		r.copyOut(pty, r.streams[1])
 	}()
+	r.relayPassed(dial, passed, r.streams[len(ids):]) //nolint:contextcheck // it outlives the call
 	go r.finish()
 	return r, nil
 }

@@ -18,7 +18,7 @@ import (
 // guestEnds hands out streams and keeps their other ends.
 type guestEnds map[protocol.StreamKind]*net.UnixConn
 
-func (g guestEnds) dial(_ context.Context, kind protocol.StreamKind) (Stream, error) {
+func (g guestEnds) dial(_ context.Context, kind protocol.StreamKind, _ byte) (Stream, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func withStdio(t *testing.T) (stdin, stdout, stderr *os.File) {
 func TestEndOfFileAndData(t *testing.T) {
 	stdin, stdout, stderr := withStdio(t)
 	guest := guestEnds{}
-	r, err := Pipes(context.Background(), guest.dial, devNull(t))
+	r, err := Pipes(context.Background(), guest.dial, devNull(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestEndOfFileAndData(t *testing.T) {
 func TestReaderGone(t *testing.T) {
 	_, stdout, _ := withStdio(t)
 	guest := guestEnds{}
-	r, err := Pipes(context.Background(), guest.dial, devNull(t))
+	r, err := Pipes(context.Background(), guest.dial, devNull(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,12 +143,12 @@ func TestDialFails(t *testing.T) {
 	withStdio(t)
 	refused := errors.New("refused")
 	guest := guestEnds{}
-	_, err := Pipes(context.Background(), func(ctx context.Context, kind protocol.StreamKind) (Stream, error) {
+	_, err := Pipes(context.Background(), func(ctx context.Context, kind protocol.StreamKind, number byte) (Stream, error) {
 		if kind == protocol.StreamStderr {
 			return nil, refused
 		}
-		return guest.dial(ctx, kind)
-	}, devNull(t))
+		return guest.dial(ctx, kind, number)
+	}, devNull(t), nil)
 	if !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}

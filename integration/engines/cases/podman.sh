@@ -35,3 +35,14 @@ has "$($husk install --binary $dir/husk podman)" "nothing to do"
 $husk uninstall podman
 engine --runtime husk run --rm box true && exit 1
 [ ! -e /etc/containers/containers.conf.d/husk.conf ]
+
+### --preserve-fds
+echo in >$dir/f
+has "$(engine run --rm --preserve-fds 1 box sh -c 'cat <&3' 3<$dir/f)" in
+engine run -d --name $n box sleep 1000
+engine exec --preserve-fds 2 $n sh -c 'cat <&4 >&3' 3>$dir/g 4<$dir/f
+eq "$(cat $dir/g)" in
+
+### socket activation
+$testprog activate 127.0.0.1:18$net engine run --rm box testprog activated &
+soon is "HELLO tcp" busybox sh -c "echo -n hello | timeout 5 nc 127.0.0.1 18$net"
