@@ -74,6 +74,9 @@ exit 1
 		t.Fatal(err)
 	}
 	stop := func() {
+		// Containers outlive the daemon.
+		engine := path("bin/engine")
+		r.shell(t, engine+" ps -aq | xargs -r "+engine+" rm -fv")
 		r.shell(t, "bash "+path("dockerd.sh")+" stop")
 		containerd.stop()
 		r.unmountBelow(t, dir)

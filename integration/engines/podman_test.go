@@ -57,6 +57,7 @@ engine network ls -q --filter name=$n | while read -r c; do engine network rm -f
 engine volume ls -q --filter name=$n | while read -r c; do engine volume rm -f $c; done
 engine image exists $n-img && engine image rm -f $n-img || true`,
 		stop: func() {
+			r.shell(t, path("bin/engine")+" rm -af -t 0")
 			r.unmountBelow(t, dir)
 			r.shell(t, "umount /etc/containers")
 		},
