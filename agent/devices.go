@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
 	"os"
 	"path"
 	"slices"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -33,6 +30,11 @@ var drivers = []driver{
 	{"tun", "10:200", "/dev/net/tun"},
 }
 
+// netAdminModules are loaded for a container that may change its network: iptables
+// in its older form does not have the kernel ask for these, but runs the image's
+// modprobe, which has no modules. Hosts of containers have them loaded.
+var netAdminModules = []string{"ip_tables", "ip6_tables"}
+
 // wantedBy says whether a container has the device, as a node of its own or bound.
 func (d driver) wantedBy(spec *specs.Spec) bool {
 	if slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "bind" && m.Source == d.path }) {
@@ -43,8 +45,8 @@ func (d driver) wantedBy(spec *specs.Spec) bool {
 	})
 }
 
-// loadDrivers loads what the devices of a container need. list is demandFile and
-// sysDir sysDevices, but for tests.
+// loadDrivers loads what the devices and capabilities of a container need. list is
+// demandFile and sysDir sysDevices, but for tests.
 func loadDrivers(spec *specs.Spec, list, sysDir string) error {
 	for _, d := range drivers {
 		if !d.wantedBy(spec) || hasDevice(sysDir, d.number) {
@@ -57,31 +59,19 @@ func loadDrivers(spec *specs.Spec, list, sysDir string) error {
 			return fmt.Errorf("%s (c %s): the guest's kernel has no driver for it: %s is neither built in nor among its modules", d.path, d.number, d.module)
 		}
 	}
+	if spec.Process == nil || spec.Process.Capabilities == nil ||
+		!slices.Contains(spec.Process.Capabilities.Bounding, "CAP_NET_ADMIN") {
+		return nil
+	}
+	for _, name := range netAdminModules {
+		if err := loadOnDemand(list, name); err != nil {
+			return fmt.Errorf("load module for CAP_NET_ADMIN: %w", err)
+		}
+	}
 	return nil
 }
 
 func hasDevice(sysDir, number string) bool {
 	_, err := os.Stat(path.Join(sysDir, number))
 	return err == nil
-}
-
-// loadOnDemand loads the modules that list has for a name, which may be none.
-func loadOnDemand(list, name string) error {
-	f, err := os.Open(list)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if module, file, ok := strings.Cut(lines.Text(), " "); ok && module == name {
-			if err := loadModule(file); err != nil {
-				return fmt.Errorf("load module %s: %w", file, err)
-			}
-		}
-	}
-	return lines.Err()
 }

@@ -16,9 +16,12 @@ func TestLoadDrivers(t *testing.T) {
 	bind := func(kind, source string) *specs.Spec {
 		return &specs.Spec{Mounts: []specs.Mount{{Destination: "/x", Type: kind, Source: source}}}
 	}
+	capable := func(name string) *specs.Spec {
+		return &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{Bounding: []string{name}}}}
+	}
 	dir := t.TempDir()
 	list := filepath.Join(dir, "demand")
-	text := "tun " + dir + "/no-tun.ko\nother " + dir + "/other.ko\n"
+	text := "tun " + dir + "/no-tun.ko\nother " + dir + "/other.ko\nip_tables " + dir + "/no-ip.ko\n"
 	if err := os.WriteFile(list, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -32,6 +35,9 @@ func TestLoadDrivers(t *testing.T) {
 		list, sys string
 		want      string // "": no error
 	}{
+		"net admin":          {capable("CAP_NET_ADMIN"), list, dir, "load module for CAP_NET_ADMIN: load module " + dir + "/no-ip.ko: "},
+		"net admin, no list": {capable("CAP_NET_ADMIN"), dir + "/nosuch", dir, ""},
+		"other capability":   {capable("CAP_NET_RAW"), list, dir, ""},
 		"nothing":            {&specs.Spec{}, list, dir, ""},
 		"other device":       {device("c", 1, 3), list, dir, ""},
 		"block device":       {device("b", 10, 200), list, dir, ""},

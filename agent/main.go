@@ -27,6 +27,10 @@ func main() {
 		libcontainer.InitStage()
 		return
 	}
+	if isProber() {
+		probe()
+		return
+	}
 	log.SetFlags(0)
 	log.SetPrefix("agent: ")
 	if os.Getpid() != 1 {
@@ -59,7 +63,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	moduleErr := loadModules(modulesFile)
+	moduleErr := errors.Join(loadModules(modulesFile), answerKernel())
 	random, err := openGenerator()
 	if err != nil {
 		return err

@@ -14,11 +14,19 @@ const loadList = "/lib/modules/load"
 // the name that is asked for and a path, in an order as of loadList.
 const demandList = "/lib/modules/demand"
 
+// aliasList is the file with the names by which the kernel asks for one of them:
+// a line has a pattern and the name that demandList has.
+const aliasList = "/lib/modules/aliases"
+
+// prober is the agent as the program that the kernel asks.
+const prober = "/lib/modules/modprobe"
+
 // File types and permissions of an archive member, as in stat.st_mode.
 const (
 	modeDir  = 0o040000
 	modeChar = 0o020000
 	modeReg  = 0o100000
+	modeLink = 0o120000
 )
 
 // cpioWriter writes a newc cpio archive (Documentation/driver-api/early-userspace/
@@ -73,9 +81,13 @@ func writeInitramfs(w io.Writer, agent []byte, modules []module) error {
 	c.member("dev/console", modeChar|0o600, 5, 1, nil)
 	c.member("dev/null", modeChar|0o666, 1, 3, nil)
 	c.member("init", modeReg|0o755, 0, 0, agent)
-	var list, demand strings.Builder
+	c.member(prober, modeLink|0o777, 0, 0, []byte("/init"))
+	var list, demand, aliases strings.Builder
 	for _, m := range modules {
 		b, err := readModule(m)
+		if err == nil && len(m.For) > 0 {
+			b, err = compress(b)
+		}
 		if err != nil {
 			return err
 		}
@@ -83,10 +95,14 @@ func writeInitramfs(w io.Writer, agent []byte, modules []module) error {
 		for _, name := range m.For {
 			demand.WriteString(name + " " + m.guestPath() + "\n")
 		}
+		for _, alias := range m.Aliases {
+			aliases.WriteString(alias + " " + m.Name + "\n")
+		}
 		if len(m.For) == 0 {
 			list.WriteString(m.guestPath() + "\n")
 		}
 	}
+	c.member(aliasList, modeReg|0o644, 0, 0, []byte(aliases.String()))
 	c.member(demandList, modeReg|0o644, 0, 0, []byte(demand.String()))
 	c.member(loadList, modeReg|0o644, 0, 0, []byte(list.String()))
 	return c.close()

@@ -17,7 +17,7 @@ import (
 const (
 	maxModule    = 64 << 20 // of one unpacked module, in bytes; ours are below 4 MiB
 	maxDepFile   = 64 << 20 // modules.dep, modules.builtin; Debian's are below 1 MiB
-	maxModules   = 256      // in one initramfs; more means a damaged modules.dep
+	maxModules   = 1024     // in one initramfs; more means a damaged modules.dep
 	maxNameBytes = 4096
 )
 
@@ -25,9 +25,8 @@ const (
 // which they are loaded where dependencies leave it open: first the bus and the
 // agent channel, so that the host hears of a failure early.
 //
-// Each costs boot time, so what only some containers use is left out, though on
-// a host it would be loaded on demand: netfilter, bridge, veth, loop, ext4,
-// inet_diag, binfmt_misc. So is virtio_pci: microvm has no PCI.
+// Each costs boot time, so what only some containers use is left to onDemand.
+// Not here is virtio_pci: microvm has no PCI.
 var wanted = []struct {
 	name     string
 	required bool
@@ -48,21 +47,25 @@ var wanted = []struct {
 	{"ipv6", false},
 }
 
-// onDemand are the drivers of devices that few containers ask for: they are in the
-// initramfs, and the agent loads one with those it depends on when a container
-// asks. Their names are known to the agent, which tells when one is missing.
-var onDemand = []string{"fuse", "tun", "virtio_blk"}
-
 // module is one to load in the guest.
 type module struct {
 	Name string // e.g. virtio_net, with underscores
 	Path string // on the host, perhaps compressed
 	// For are those of onDemand that need it; none: it is loaded at boot.
 	For []string
+	// Aliases are patterns of names by which the kernel asks for one of onDemand.
+	Aliases []string
 }
 
-// guestPath is where the module lies in the initramfs, unpacked.
-func (m module) guestPath() string { return "/lib/modules/" + m.Name + ".ko" }
+// guestPath is where the module lies in the initramfs: compressed, if it is one of
+// those that few guests load.
+func (m module) guestPath() string {
+	file := "/lib/modules/" + m.Name + ".ko"
+	if len(m.For) > 0 {
+		file += ".gz"
+	}
+	return file
+}
 
 // moduleNotFoundError says that a kernel cannot carry a container: it lacks a
 // required driver.
@@ -115,19 +118,22 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 		}
 	}
 	atBoot := len(r.order)
-	for _, name := range onDemand {
-		if _, known := entries[name]; !known || inKernel[name] {
-			continue
-		}
-		if err := r.add(name); err != nil {
-			return nil, fmt.Errorf("%s: %w: run %s", depPath, err, depmodCommand(dir, release))
-		}
+	neededFor, err := r.addOnDemand()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: run %s", depPath, err, depmodCommand(dir, release))
+	}
+	aliases, err := readAliases(dir, seen)
+	if err != nil {
+		return nil, fmt.Errorf("%w: run %s", err, depmodCommand(dir, release))
 	}
 	mods := make([]module, 0, len(r.order))
 	for i, name := range r.order {
 		m := module{Name: name, Path: filepath.Join(dir, entries[name].path)}
 		if i >= atBoot {
-			m.For = needing(entries, name)
+			m.For = neededFor[name]
+		}
+		if slices.Contains(m.For, name) {
+			m.Aliases = aliases[name]
 		}
 		id, err := seen.note(m.Path)
 		if err != nil {
@@ -139,18 +145,6 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 		mods = append(mods, m)
 	}
 	return mods, nil
-}
-
-// needing lists those of onDemand that need a module, itself among them. A line of
-// modules.dep has all that its module needs, however far.
-func needing(entries map[string]depEntry, name string) []string {
-	var all []string
-	for _, d := range onDemand {
-		if d == name || slices.Contains(entries[d].deps, name) {
-			all = append(all, d)
-		}
-	}
-	return all
 }
 
 // depmodCommand is the command that makes dir's modules.dep.

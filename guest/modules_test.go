@@ -2,8 +2,10 @@ package guest
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -120,6 +122,7 @@ func TestReadModuleRefuses(t *testing.T) {
 func TestInitramfs(t *testing.T) {
 	h := newFakeHost(t)
 	h.modules("/m", fakeDep+"kernel/fs/fuse/fuse.ko:\nkernel/fs/fuse/virtiofs.ko: kernel/fs/fuse/fuse.ko\n", "")
+	h.write("/m/modules.alias", []byte("# of modules\nalias char-major-10-200 tun\nalias devname:net/tun tun\nalias fs-9p 9p\nalias pci:* hardware\n"))
 	mods, err := resolveModules(h.path("/m"), "6.1.0", witnesses{})
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +162,7 @@ func TestInitramfs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		files[hd.Name+" "+hd.Mode.String()] = string(b)
+		files[hd.Name+" "+hd.Mode.String()] = string(b) + hd.Linkname
 	}
 	want := map[string]string{
 		"init 0100755": string(agent), "dev/console 020600": "", "dev/null 020666": "",
@@ -170,13 +173,58 @@ func TestInitramfs(t *testing.T) {
 		if len(m.For) == 0 {
 			list.WriteString("/lib/modules/" + m.Name + ".ko\n")
 		}
-		want["lib/modules/"+m.Name+".ko 0100644"] = string(fakeModule(m.Name))
+		name := "lib/modules/" + m.Name + ".ko 0100644"
+		if len(m.For) == 0 {
+			want[name] = string(fakeModule(m.Name))
+		} else if got := gunzip(t, files["lib/modules/"+m.Name+".ko.gz 0100644"]); got != string(fakeModule(m.Name)) {
+			t.Errorf("%s: unpacked %q", m.Name, got)
+		}
 	}
 	want["lib/modules/load 0100644"] = list.String()
-	want["lib/modules/demand 0100644"] = "tun /lib/modules/tunnel.ko\ntun /lib/modules/tun.ko\n"
+	want["lib/modules/demand 0100644"] = "tun /lib/modules/tunnel.ko.gz\ntun /lib/modules/tun.ko.gz\n"
+	want["lib/modules/aliases 0100644"] = "char-major-10-200 tun\ndevname:net/tun tun\n"
+	want["lib/modules/modprobe 0120777"] = "/init"
 	for name, content := range want {
 		if got, ok := files[name]; !ok || got != content {
 			t.Errorf("%s: %q (there: %v), want %q", name, got, ok, content)
+		}
+	}
+}
+
+func gunzip(t *testing.T, packed string) string {
+	t.Helper()
+	r, err := gzip.NewReader(strings.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestParseAliases(t *testing.T) {
+	got, err := parseAliases(strings.NewReader("# c\n\nalias block-major-7-* loop\nalias a nf-x\nalias b nf_x\n"))
+	want := map[string][]string{"loop": {"block-major-7-*"}, "nf_x": {"a", "b"}}
+	if err != nil || !maps.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	for _, bad := range []string{"alias a\n", "option a b\n", "alias a b c\n"} {
+		if _, err := parseAliases(strings.NewReader(bad)); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}
+
+func TestIsOnDemand(t *testing.T) {
+	for file, want := range map[string]bool{
+		"kernel/net/netfilter/nf_tables.ko": true, "kernel/net/netfilter/ipvs/ip_vs.ko.xz": true,
+		"kernel/drivers/net/tun.ko": true, "kernel/drivers/net/dummy.ko.zst": true,
+		"kernel/drivers/net/ethernet/intel/e1000.ko": false, "kernel/fs/xfs/xfs.ko": false, "updates/tun.ko": false,
+	} {
+		if isOnDemand(file) != want {
+			t.Errorf("%s: %v", file, !want)
 		}
 	}
 }
@@ -206,6 +254,24 @@ func FuzzModulesDep(f *testing.F) {
 			for _, d := range entries[name].deps {
 				if at[d] >= at[name] {
 					t.Fatalf("%s is loaded before %s, which it needs", name, d)
+				}
+			}
+		}
+	})
+}
+
+func FuzzAliases(f *testing.F) {
+	f.Add([]byte("# c\nalias block-major-7-* loop\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		aliases, err := parseAliases(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		// Each becomes half a line of a list whose halves a space divides.
+		for name, patterns := range aliases {
+			for _, part := range append([]string{name}, patterns...) {
+				if strings.ContainsAny(part, " \n") || part == "" {
+					t.Fatalf("%q", part)
 				}
 			}
 		}

@@ -134,6 +134,35 @@ func TestDriversOnDemand(t *testing.T) {
 	}
 }
 
+// TestModulesOnDemand: the kernel gets what it asks for when a container has use for
+// it. The host of RUNTIME=runc has loaded bridge and veth for its own containers.
+func TestModulesOnDemand(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	script := `set -e
+		ip link add br0 type bridge
+		ip link add v0 type veth peer name v1
+		ip link set v0 master br0
+		ls /sys/class/net/br0/brif`
+	want := "v0\n"
+	if isVM {
+		script += `
+		ip link add d0 type dummy
+		ip link add link d0 name d0.5 type vlan id 5
+		ls /proc/net/vlan
+		cat /proc/net/ip_tables_names | wc -l
+		! mount -t ext3 none /tmp 2>/dev/null
+		grep -c ext4 /proc/filesystems`
+		want += "config\nd0.5\n0\n1\n"
+	}
+	c := e.createStarted(e.bundle(withCapabilities("CAP_NET_ADMIN", "CAP_SYS_ADMIN"), withScript(script)))
+	c.exits(0)
+	if got := c.stdout.String(); got != want {
+		t.Errorf("output %q, want %q; stderr %q", got, want, c.stderr)
+	}
+	e.ok("delete", c.id)
+}
+
 // TestOtherDevicesAreRefused: a node that would open something else in the guest
 // than on the host, or nothing, is not made.
 func TestOtherDevicesAreRefused(t *testing.T) {

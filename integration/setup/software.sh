@@ -8,12 +8,12 @@ PATH=$PATH:/usr/sbin:/sbin
 
 out=$1
 # Changing one of these lines makes it anew.
-packages=nginx-light,postgresql-15,redis-server,git,python3-minimal,libpython3-stdlib,nodejs,systemd-sysv,procps,iproute2,ca-certificates,curl
+packages=nginx-light,postgresql-15,redis-server,git,python3-minimal,libpython3-stdlib,nodejs,systemd-sysv,procps,iproute2,ca-certificates,curl,docker.io,iptables,nftables,busybox-static
 install=tree
 [ "$(cat "$out/.done" 2>/dev/null)" != "$packages $install" ] || exit 0
 need_root "making a Debian"
 
-echo "making a Debian with $packages in $out: 700 MB, some minutes" >&2
+echo "making a Debian with $packages in $out: 1 GB, some minutes" >&2
 mkdir -p "$out"
 rm -rf --one-file-system "$out/rootfs" "$out/repository" "$out/.done"
 debootstrap --variant=minbase --include="$packages" bookworm "$out/rootfs" http://deb.debian.org/debian >"$out/log" 2>&1 || {

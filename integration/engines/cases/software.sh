@@ -278,3 +278,20 @@ engine exec $n systemctl stop nginx
 has "$(engine exec $n journalctl --no-pager -u nginx)" "Stopped nginx.service"
 engine kill -s SIGRTMIN+3 $n
 soon is false field $n .State.Running
+
+### docker in docker
+# runc's would work on the cgroups and the network of the host.
+eq $runtime husk
+engine volume create $n >/dev/null
+engine run -d --name $n --privileged -v $n:/var/lib/docker debian dockerd
+for _ in $(seq 120); do ! engine exec $n docker version >/dev/null 2>&1 || break; sleep 0.5; done
+inner() { engine exec $n docker "$@"; }
+engine exec $n sh -c 'mkdir -p /tree/bin && cp /bin/busybox /tree/bin && ln -s busybox /tree/bin/sh && tar -C /tree -c . | docker import - box' >/dev/null
+eq "$(inner run --rm box /bin/busybox echo from inside)" "from inside"
+inner run -d --name web -p 8080:80 box /bin/sh -c 'echo page >/index.html; exec /bin/busybox httpd -f -p 80 -h /' >/dev/null
+soon is page engine exec $n curl -fs http://127.0.0.1:8080/index.html
+has "$(engine exec $n iptables -t nat -S)" "--dport 8080 -j DNAT"
+eq "$(inner exec web /bin/busybox id -u)" 0
+inner rm -f web >/dev/null
+engine exec $n sh -c 'nft add table ip mine && nft add chain ip mine out "{ type filter hook output priority 0; }" && nft list tables' >$dir/tables
+has "$(cat $dir/tables)" "table ip mine"
