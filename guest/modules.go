@@ -135,7 +135,13 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 		if slices.Contains(m.For, name) {
 			m.Aliases = aliases[name]
 		}
-		id, err := seen.note(m.Path)
+		// Of those on demand modules.dep is witness enough, which whoever installs one
+		// writes anew: 400 more would cost each start a millisecond.
+		note := seen.note
+		if len(m.For) > 0 {
+			note = identify
+		}
+		id, err := note(m.Path)
 		if err != nil {
 			return nil, err
 		}

@@ -96,7 +96,9 @@ func (m *maker) make(ctx context.Context, agent agentSource) (*index, error) {
 	// modules.
 	paths := []string{kernel.Path}
 	for _, mod := range kernel.modules {
-		paths = append(paths, mod.Path)
+		if len(mod.For) == 0 {
+			paths = append(paths, mod.Path)
+		}
 	}
 	for _, p := range paths {
 		if _, err := m.finder.seen.note(p); err != nil {
