@@ -163,6 +163,29 @@ func TestModulesOnDemand(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
+// TestLoopDevices: a privileged container has its machine's.
+func TestLoopDevices(t *testing.T) {
+	needVM(t) // or it would take one of the host's
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createStarted(e.bundle(withDevice("/dev/loop-control", 10, 237), withCapabilities("CAP_SYS_ADMIN"),
+		withScript(`set -e
+			truncate -s 1M /tmp/image
+			echo content | dd of=/tmp/image conv=notrunc 2>/dev/null
+			losetup /dev/loop0 /tmp/image
+			head -n 1 /dev/loop0
+			losetup -d /dev/loop0`),
+		func(s *specs.Spec) {
+			s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/loop0", Type: "b", Major: 7})
+			s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+		}))
+	c.exits(0)
+	if got := c.stdout.String(); got != "content\n" {
+		t.Errorf("output %q; stderr %q", got, c.stderr)
+	}
+	e.ok("delete", c.id)
+}
+
 // TestOtherDevicesAreRefused: a node that would open something else in the guest
 // than on the host, or nothing, is not made.
 func TestOtherDevicesAreRefused(t *testing.T) {
@@ -170,8 +193,8 @@ func TestOtherDevicesAreRefused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	id := e.id()
-	e.do("create", "--bundle", e.bundle(withDevice("/dev/loop-control", 10, 237)), id).
-		fails(1, `runc create failed: linux.devices[0]: "/dev/loop-control" is a device of the host (c 10:237): not supported yet`)
+	e.do("create", "--bundle", e.bundle(withDevice("/dev/other", 5, 1)), id).
+		fails(1, `runc create failed: linux.devices[0]: "/dev/other" is a device of the host (c 5:1): not supported yet`)
 	e.do("state", id).fails(1, missing)
 }
 

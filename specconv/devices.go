@@ -28,7 +28,11 @@ var guestDevices = map[deviceNumber]string{
 
 	{10, 200}: "/dev/net/tun",
 	{10, 229}: "/dev/fuse",
+	{10, 237}: "/dev/loop-control", // the kernel asks for its driver when it is opened
 }
+
+// loopMajor is that of the loop devices: a file of whose kernel they are.
+const loopMajor = 7
 
 const (
 	// Device numbers of Linux: 12 bits of major, 20 of minor.
@@ -87,6 +91,9 @@ func (c *converter) devices(l *specs.Linux) ([]specs.LinuxDevice, error) {
 		}
 		switch d.Type {
 		case "b":
+			if privileged {
+				break // the guest's loop device, or nobody's
+			}
 			if err := c.disk(field, d, l.Resources); err != nil {
 				return nil, err
 			}
@@ -102,10 +109,11 @@ func (c *converter) devices(l *specs.Linux) ([]specs.LinuxDevice, error) {
 	return guest, nil
 }
 
-// isHosts is true for a device that the host has and a guest has not by itself.
+// isHosts is true for a device that the host has and a guest has not by itself, as
+// it has loop devices.
 func (c *converter) isHosts(d specs.LinuxDevice) bool {
 	if d.Type == "b" {
-		return c.host.HasDevice("b", d.Major, d.Minor)
+		return d.Major != loopMajor && c.host.HasDevice("b", d.Major, d.Minor)
 	}
 	_, known := guestDevices[deviceNumber{d.Major, d.Minor}]
 	return d.Type != "p" && !known && c.host.HasDevice("c", d.Major, d.Minor)
