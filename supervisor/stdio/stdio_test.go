@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,10 +16,13 @@ import (
 	"github.com/huskvm/husk/agent/protocol"
 )
 
-// guestEnds hands out streams and keeps their other ends.
-type guestEnds map[protocol.StreamKind]*net.UnixConn
+// guestEnds hands out streams, also at the same time, and keeps their other ends.
+type guestEnds struct {
+	mu sync.Mutex
+	of map[protocol.StreamKind]*net.UnixConn
+}
 
-func (g guestEnds) dial(_ context.Context, kind protocol.StreamKind, _ byte) (Stream, error) {
+func (g *guestEnds) dial(_ context.Context, kind protocol.StreamKind, _ byte) (Stream, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -33,7 +37,9 @@ func (g guestEnds) dial(_ context.Context, kind protocol.StreamKind, _ byte) (St
 		}
 		conns[i] = c.(*net.UnixConn)
 	}
-	g[kind] = conns[1]
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.of[kind] = conns[1]
 	return conns[0], nil
 }
 
@@ -75,7 +81,7 @@ func withStdio(t *testing.T) (stdin, stdout, stderr *os.File) {
 
 func TestEndOfFileAndData(t *testing.T) {
 	stdin, stdout, stderr := withStdio(t)
-	guest := guestEnds{}
+	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}
 	r, err := Pipes(context.Background(), guest.dial, devNull(t), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -84,19 +90,19 @@ func TestEndOfFileAndData(t *testing.T) {
 		t.Fatal(err)
 	}
 	stdin.Close()
-	if b, err := io.ReadAll(guest[protocol.StreamStdin]); err != nil || string(b) != "in" {
+	if b, err := io.ReadAll(guest.of[protocol.StreamStdin]); err != nil || string(b) != "in" {
 		t.Errorf("the guest read %q, %v", b, err)
 	}
 	// stderr stalls: nobody reads it until stdout is through.
 	noise := bytes.Repeat([]byte("e"), 4<<20)
 	go func() {
-		_, _ = guest[protocol.StreamStderr].Write(noise)
-		guest[protocol.StreamStderr].Close()
+		_, _ = guest.of[protocol.StreamStderr].Write(noise)
+		guest.of[protocol.StreamStderr].Close()
 	}()
 	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<18)
 	go func() {
-		_, _ = guest[protocol.StreamStdout].Write(data)
-		guest[protocol.StreamStdout].Close()
+		_, _ = guest.of[protocol.StreamStdout].Write(data)
+		guest.of[protocol.StreamStdout].Close()
 	}()
 	got, err := io.ReadAll(stdout) // ends with the stream, though this process lives on
 	if err != nil || !bytes.Equal(got, data) {
@@ -115,14 +121,14 @@ func TestEndOfFileAndData(t *testing.T) {
 
 func TestReaderGone(t *testing.T) {
 	_, stdout, _ := withStdio(t)
-	guest := guestEnds{}
+	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}
 	r, err := Pipes(context.Background(), guest.dial, devNull(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Or the relay would put /dev/null on the descriptors of the next test.
 	defer func() {
-		guest[protocol.StreamStderr].Close()
+		guest.of[protocol.StreamStderr].Close()
 		within(t, r.Done(), "relay done")
 	}()
 	Forward(func(unix.Signal) {}, nil) // as in a supervisor: SIGPIPE must not kill it
@@ -131,7 +137,7 @@ func TestReaderGone(t *testing.T) {
 	go func() {
 		defer close(broken)
 		for {
-			if _, err := guest[protocol.StreamStdout].Write([]byte("x")); err != nil {
+			if _, err := guest.of[protocol.StreamStdout].Write([]byte("x")); err != nil {
 				return
 			}
 		}
@@ -142,7 +148,7 @@ func TestReaderGone(t *testing.T) {
 func TestDialFails(t *testing.T) {
 	withStdio(t)
 	refused := errors.New("refused")
-	guest := guestEnds{}
+	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}
 	_, err := Pipes(context.Background(), func(ctx context.Context, kind protocol.StreamKind, number byte) (Stream, error) {
 		if kind == protocol.StreamStderr {
 			return nil, refused
@@ -152,7 +158,7 @@ func TestDialFails(t *testing.T) {
 	if !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}
-	if _, err := guest[protocol.StreamStdout].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+	if _, err := guest.of[protocol.StreamStdout].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("an opened stream was left open: %v", err)
 	}
 }
