@@ -33,6 +33,8 @@ type converter struct {
 	host Host
 	plan *Plan
 	warn warnings
+	// ownIPC is set where the container has a new ipc namespace.
+	ownIPC bool
 }
 
 // Convert makes the plan for a container. It checks the whole spec first

@@ -88,6 +88,9 @@ func (c *converter) mounts(spec *specs.Spec) error {
 	if !slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return destination(m) == deviceDir.Destination }) {
 		c.guestMount(deviceDir) // first, as others may be below it
 	}
+	c.ownIPC = slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.IPCNamespace && ns.Path == ""
+	})
 	for i, m := range spec.Mounts {
 		field := index("mounts", i)
 		if !strings.HasPrefix(m.Destination, "/") {
@@ -226,6 +229,12 @@ func (c *converter) guestsOwn(field, source string, m specs.Mount) (*specs.Mount
 		own.Options = append(own.Options, "mode=1777")
 		if shm.SizeBytes > 0 {
 			own.Options = append(own.Options, fmt.Sprintf("size=%dk", max(shm.SizeBytes>>10, 4)))
+		}
+		if c.ownIPC && source != "/dev/shm" {
+			// The engine has made it for this container. Others could share it only by
+			// its ipc namespace, and that is refused: there is nothing to miss, and
+			// engines that do not know husk show warnings as the container's output.
+			return own, nil
 		}
 	case dest == "/dev/mqueue" && source == "/dev/mqueue":
 		own.Type, own.Source = "mqueue", "mqueue"
