@@ -24,6 +24,8 @@ const maxProcesses = 1024
 type container struct {
 	id string
 	c  *libcontainer.Container
+	// notify is nil where the container has nobody to tell of itself.
+	notify *notify
 
 	network sync.Mutex
 	cards   netconf.Cards // under network

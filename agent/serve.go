@@ -133,10 +133,13 @@ func (a *agent) dispatch(s stream) error {
 }
 
 func (a *agent) attach(h protocol.StreamHeader, s stream) error {
-	if h.Kind == protocol.StreamNames {
+	if h.Kind == protocol.StreamNames || h.Kind == protocol.StreamNotify {
 		c, err := a.container(h.ContainerID)
 		if err != nil {
 			return err
+		}
+		if h.Kind == protocol.StreamNotify {
+			return c.notify.attach(s)
 		}
 		return c.relayNames(s)
 	}

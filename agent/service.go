@@ -79,6 +79,12 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container,
 	defer closeTheirs(passed)
 	cfg.Descriptors = theirs(passed)
 	c := &container{id: id, processes: make(map[string]*process)}
+	if r.NotifyPath != "" {
+		if c.notify, err = listenNotify(path.Join(runDir, "notify"), id); err != nil {
+			return nil, err
+		}
+		spec.Mounts = append(spec.Mounts, c.notify.mount(r.NotifyPath))
+	}
 	err = a.machine.children.start(func() (pid int, err error) {
 		if c.c, err = libcontainer.Create(cfg); err != nil {
 			return 0, err
@@ -200,6 +206,9 @@ func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.Wa
 		return nil, ctx.Err()
 	}
 	p.stdio.drain(drainStall, ctx.Done())
+	if r.ProcessId == protocol.InitProcess {
+		c.notify.end()
+	}
 	if err := a.syncShare(); err != nil {
 		log.Print(err)
 	}

@@ -54,7 +54,7 @@ func Convert(env Env, spec *specs.Spec) (*Plan, error) {
 	if c.host == nil {
 		c.host = machine{}
 	}
-	for _, step := range []func(*specs.Spec) error{c.vm, c.guest, c.rootfs, c.userNamespace, c.mounts, c.linux} {
+	for _, step := range []func(*specs.Spec) error{c.vm, c.guest, c.rootfs, c.userNamespace, c.mounts, c.notify, c.linux} {
 		if err := step(spec); err != nil {
 			return nil, err
 		}

@@ -42,6 +42,8 @@ type Plan struct {
 	// Disks are the host's block devices that the guest gets, in the order in which
 	// they are plugged.
 	Disks []Disk `json:",omitempty"`
+	// Notify is where the process may tell a service manager of itself; nil: nowhere.
+	Notify *Notify `json:",omitempty"`
 	// Guest is the spec the agent receives: root.path and bind sources are guest paths.
 	Guest *specs.Spec
 	// Seccomp is the filter for all processes of the container, compiled; nil: none.
@@ -78,6 +80,16 @@ type Share struct {
 	// IDMap maps the ids that files have to those that the host, and so the guest,
 	// sees; nil: they are the same.
 	IDMap *MountIDMap `json:",omitempty"`
+}
+
+// Notify is the socket that the process's NOTIFY_SOCKET names (sd_notify(3)), below a
+// bind. Whether it is there is not known yet.
+type Notify struct {
+	HostPath string // of the bind's source
+	// Name is the socket's place below HostPath, relative and clean; empty: it is
+	// HostPath itself. The container may have put symbolic links there.
+	Name      string
+	GuestPath string // where the container sees it, absolute
 }
 
 // MountIDMap are the mappings of an id-mapped mount: ContainerID is what the

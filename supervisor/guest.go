@@ -120,6 +120,7 @@ func (s *supervisor) createInGuest() error {
 		Bundle:       s.container.Bundle,
 		Disks:        disks,
 		Descriptors:  s.boot.Descriptors,
+		NotifyPath:   s.notify.guestPath,
 		Share: &protocol.Share{
 			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
 		},
@@ -133,6 +134,9 @@ func (s *supervisor) createInGuest() error {
 	}
 	s.timings.Lap("agent create")
 	s.notePhases(resp)
+	if err := s.relayNotify(ctx); err != nil {
+		return err
+	}
 	passed := stdio.Passed(s.parent, s.boot.Descriptors)
 	if s.pty != nil {
 		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty, passed)

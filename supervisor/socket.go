@@ -137,7 +137,12 @@ func (s *supervisor) proxy(host *net.UnixConn) error {
 	if err := host.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
-	if header.Kind == protocol.StreamControl || header.Kind == protocol.StreamNames || header.ContainerID != s.container.ID {
+	switch header.Kind {
+	case protocol.StreamStdin, protocol.StreamStdout, protocol.StreamStderr, protocol.StreamConnect:
+	default:
+		return errors.New("stream socket: only stdio of this container")
+	}
+	if header.ContainerID != s.container.ID {
 		return errors.New("stream socket: only stdio of this container")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)

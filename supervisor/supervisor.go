@@ -58,6 +58,7 @@ type supervisor struct {
 	null             *os.File // /dev/null, from before there was no path to trust
 	resolvConf       *os.File // of the container, where one is mounted
 	namesRelayed     bool     // under verbs
+	notify           notify
 
 	vm     hypervisor.VM
 	agent  *client.Client
@@ -191,6 +192,7 @@ func (s *supervisor) openState() (err error) {
 	if err := s.openOOM(); err != nil {
 		return err
 	}
+	s.openNotify()
 	f, err := s.dir.OpenLog()
 	if err != nil {
 		return fmt.Errorf("open supervisor log: %w", err)
@@ -415,6 +417,7 @@ func (s *supervisor) flush() {
 	case <-s.vm.Done():
 		// What the VM had sent is in our hands; the relays end by themselves.
 	}
+	s.notify.flush()
 }
 
 // shutDown ends what this process started. What it cannot reach any more ends

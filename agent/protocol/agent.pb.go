@@ -295,7 +295,11 @@ type CreateRequest struct {
 	BareNewlines bool `protobuf:"varint,7,opt,name=bare_newlines,json=bareNewlines,proto3" json:"bare_newlines,omitempty"`
 	// descriptors are passed to the process from number 3 on, one DescriptorKind
 	// (stream.go) each.
-	Descriptors   []byte `protobuf:"bytes,8,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	Descriptors []byte `protobuf:"bytes,8,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	// notify_path, absolute, is where the container has a datagram socket to tell the
+	// host's service manager of itself; empty: nowhere. What arrives goes over a
+	// StreamNotify.
+	NotifyPath    string `protobuf:"bytes,9,opt,name=notify_path,json=notifyPath,proto3" json:"notify_path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +388,13 @@ func (x *CreateRequest) GetDescriptors() []byte {
 		return x.Descriptors
 	}
 	return nil
+}
+
+func (x *CreateRequest) GetNotifyPath() string {
+	if x != nil {
+		return x.NotifyPath
+	}
+	return ""
 }
 
 // Seccomp is a system call filter as seccomp(2) takes it. The host has compiled
@@ -2150,7 +2161,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x04Disk\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x14\n" +
 	"\x05major\x18\x02 \x01(\rR\x05major\x12\x14\n" +
-	"\x05minor\x18\x03 \x01(\rR\x05minor\"\xae\x02\n" +
+	"\x05minor\x18\x03 \x01(\rR\x05minor\"\xcf\x02\n" +
 	"\rCreateRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12*\n" +
@@ -2159,7 +2170,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x06bundle\x18\x05 \x01(\tR\x06bundle\x12)\n" +
 	"\x05disks\x18\x06 \x03(\v2\x13.husk.agent.v1.DiskR\x05disks\x12#\n" +
 	"\rbare_newlines\x18\a \x01(\bR\fbareNewlines\x12 \n" +
-	"\vdescriptors\x18\b \x01(\fR\vdescriptors\"9\n" +
+	"\vdescriptors\x18\b \x01(\fR\vdescriptors\x12\x1f\n" +
+	"\vnotify_path\x18\t \x01(\tR\n" +
+	"notifyPath\"9\n" +
 	"\aSeccomp\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
 	"\x05flags\x18\x02 \x01(\rR\x05flags\"\x90\x01\n" +

@@ -24,6 +24,8 @@ const (
 	// StreamConnect is one connection to the listening socket with the header's
 	// number. The process may have any number of them.
 	StreamConnect StreamKind = 'l'
+	// StreamNotify carries Notifications to the host. Its ProcessID is empty.
+	StreamNotify StreamKind = 's'
 )
 
 // DescriptorKind says what a descriptor of the host's, passed to a process, is for
@@ -90,7 +92,7 @@ func ReadStreamHeader(r io.Reader) (StreamHeader, error) {
 	}
 	h := StreamHeader{Kind: StreamKind(head[0]), Number: head[1]}
 	switch h.Kind {
-	case StreamControl, StreamStdin, StreamStdout, StreamStderr, StreamNames, StreamConnect:
+	case StreamControl, StreamStdin, StreamStdout, StreamStderr, StreamNames, StreamConnect, StreamNotify:
 	default:
 		return StreamHeader{}, fmt.Errorf("read stream header: unknown kind %#x", head[0])
 	}

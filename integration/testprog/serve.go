@@ -148,3 +148,37 @@ func activate(args []string) error {
 	env := append(os.Environ(), "LISTEN_FDS=1", fmt.Sprintf("LISTEN_PID=%d", os.Getpid()))
 	return syscall.Exec(path, args[1:], env)
 }
+
+// notify sends its arguments to the socket of sd_notify(3), one datagram each.
+func notify(args []string) error {
+	c, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
+	if err != nil {
+		return err
+	}
+	for _, text := range args {
+		if _, err := c.Write([]byte(text)); err != nil {
+			return err
+		}
+	}
+	return c.Close()
+}
+
+// manager prints each datagram that comes to the socket it makes, as a service manager
+// that listens to sd_notify(3): "manager PATH".
+func manager(args []string) error {
+	if len(args) != 1 {
+		return errors.New("manager wants PATH")
+	}
+	c, err := net.ListenPacket("unixgram", args[0])
+	if err != nil {
+		return err
+	}
+	b := make([]byte, 4096)
+	for {
+		n, _, err := c.ReadFrom(b)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%s\n", b[:n])
+	}
+}

@@ -46,3 +46,11 @@ eq "$(cat $dir/g)" in
 ### socket activation
 $testprog activate 127.0.0.1:18$net engine run --rm box testprog activated &
 soon is "HELLO tcp" busybox sh -c "echo -n hello | timeout 5 nc 127.0.0.1 18$net"
+
+### --sdnotify container
+$testprog manager $dir/manager >$dir/heard &
+trap "kill $!" EXIT
+soon test -S $dir/manager
+NOTIFY_SOCKET=$dir/manager engine run -d --name $n --sdnotify container box sh -c 'testprog notify READY=1 "STATUS=up"; sleep 1000'
+soon grep -q READY=1 $dir/heard
+has "$(cat $dir/heard)" MAINPID=
