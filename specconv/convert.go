@@ -35,6 +35,8 @@ type converter struct {
 	warn warnings
 	// ownIPC is set where the container has a new ipc namespace.
 	ownIPC bool
+	// managesCgroups is set where the container is to make cgroups of its own.
+	managesCgroups bool
 }
 
 // Convert makes the plan for a container. It checks the whole spec first
@@ -162,6 +164,9 @@ func (c *converter) linux(spec *specs.Spec) error {
 		RootfsPropagation: l.RootfsPropagation,
 		MaskedPaths:       l.MaskedPaths,
 		ReadonlyPaths:     l.ReadonlyPaths,
+	}
+	if c.managesCgroups && !hasNamespace(l, specs.CgroupNamespace) {
+		c.plan.Guest.Linux.Namespaces = append(c.plan.Guest.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	if m := c.plan.UserNS; m != nil {
 		c.plan.Guest.Linux.UIDMappings, c.plan.Guest.Linux.GIDMappings = m.UID, m.GID

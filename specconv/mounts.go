@@ -19,6 +19,9 @@ const initPrefix = "unable to start container process: error during container in
 // guestMountTypes are the filesystems the guest makes by itself.
 var guestMountTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
 
+// overlay is the filesystem that the host mounts, of directories it has, and exports.
+const overlay = "overlay"
+
 // procFiles are the only places below /proc that a mount may cover, as runc has
 // it: lxcfs and the like put their own view there.
 var procFiles = map[string]bool{
@@ -75,8 +78,8 @@ func validateMounts(spec *specs.Spec) error {
 		switch {
 		case isBind(m) && m.Source == "":
 			return fieldErrorf(field+".source", "must not be empty")
-		case !isBind(m) && !slices.Contains(guestMountTypes, m.Type):
-			return fieldErrorf(field+".type", "%s is not supported: supported are bind, %s", quote(m.Type), strings.Join(guestMountTypes, ", "))
+		case !isBind(m) && m.Type != overlay && !slices.Contains(guestMountTypes, m.Type):
+			return fieldErrorf(field+".type", "%s is not supported: supported are bind, overlay, %s", quote(m.Type), strings.Join(guestMountTypes, ", "))
 		}
 	}
 	return nil
@@ -95,6 +98,10 @@ func (c *converter) mounts(spec *specs.Spec) error {
 		field := index("mounts", i)
 		if !strings.HasPrefix(m.Destination, "/") {
 			c.warn.addf(field+".destination", "%s is relative, which is deprecated: taken as %s", quote(m.Destination), quote(destination(m)))
+		}
+		if !isBind(m) && m.Type == overlay {
+			c.overlay(i, m)
+			continue
 		}
 		if !isBind(m) {
 			c.guestMount(specs.Mount{Destination: destination(m), Type: m.Type, Source: m.Source, Options: m.Options})
@@ -120,11 +127,38 @@ func (c *converter) guestMount(m specs.Mount) {
 	c.plan.Guest.Mounts = append(c.plan.Guest.Mounts, m)
 }
 
+// overlay has the host mount an overlay filesystem, as podman asks for with
+// --mount type=image and -v DIR:DIR:O, and binds it in the guest.
+func (c *converter) overlay(i int, m specs.Mount) {
+	var data []string
+	options := []string{"bind"}
+	for _, o := range m.Options {
+		if strings.Contains(o, "=") || o == "volatile" || o == "userxattr" {
+			data = append(data, o)
+		} else {
+			options = append(options, o)
+		}
+	}
+	share := Share{
+		HostPath:    c.hostPath(m.Source),
+		Name:        shareName(i, m.Source),
+		ReadOnly:    readOnly(m.Options),
+		IsDir:       true,
+		Destination: destination(m),
+		Overlay:     strings.Join(data, ","),
+	}
+	c.plan.Shares = append(c.plan.Shares, share)
+	c.guestMount(specs.Mount{Destination: share.Destination, Type: "bind", Source: path.Join(GuestShareDir, share.Name), Options: options})
+}
+
 func (c *converter) bind(field string, i int, m specs.Mount) error {
 	source, dest := c.hostPath(m.Source), destination(m)
 	file, err := c.host.Stat(source)
 	if err != nil {
 		return fmt.Errorf("%serror mounting %q to rootfs at %q: %w", initPrefix, m.Source, dest, err)
+	}
+	if c.ownCgroups(field, source, m) {
+		return nil
 	}
 	own, err := c.guestsOwn(field, source, m)
 	if err != nil {
@@ -164,6 +198,32 @@ func (c *converter) bind(field string, i int, m specs.Mount) error {
 	guest.Source = path.Join(GuestShareDir, share.Name)
 	c.guestMount(guest)
 	return nil
+}
+
+const cgroupDir = "/sys/fs/cgroup"
+
+// ownCgroups is for a bind of one of the host's cgroup v1 hierarchies, by which
+// podman gives a container that is to run systemd what that manages. In the guest
+// there is version 2 alone, which systemd can do with: the container gets it writable,
+// as the root of a cgroup namespace.
+func (c *converter) ownCgroups(field, source string, m specs.Mount) bool {
+	dest := destination(m)
+	if !strings.HasPrefix(source, cgroupDir+"/") || !strings.HasPrefix(dest, cgroupDir+"/") {
+		return false
+	}
+	i := slices.IndexFunc(c.plan.Guest.Mounts, func(own specs.Mount) bool {
+		return own.Destination == cgroupDir && (own.Type == "cgroup" || own.Type == "cgroup2")
+	})
+	if i < 0 {
+		return false
+	}
+	c.warn.addf(field, "%s is left out: the container has the guest's cgroup version 2 at %s", quote(source), cgroupDir)
+	if !readOnly(m.Options) {
+		own := &c.plan.Guest.Mounts[i]
+		own.Options = slices.DeleteFunc(slices.Clone(own.Options), func(o string) bool { return o == "ro" })
+		c.managesCgroups = true
+	}
+	return true
 }
 
 // bindOptions are the mount's own; a bind by type alone gets the option that the

@@ -80,6 +80,9 @@ type Share struct {
 	// IDMap maps the ids that files have to those that the host, and so the guest,
 	// sees; nil: they are the same.
 	IDMap *MountIDMap `json:",omitempty"`
+	// Overlay is the mount data of an overlay filesystem that the host mounts for this
+	// container; HostPath is then only its name.
+	Overlay string `json:",omitempty"`
 }
 
 // Notify is the socket that the process's NOTIFY_SOCKET names (sd_notify(3)), below a

@@ -218,13 +218,19 @@ func (s *supervisor) mountAll() error {
 			return err
 		}
 	}
+	share := filepath.Join(s.boot.StateDir, state.ShareDir)
+	closeOverlays, err := mountOverlays(share, s.boot.Plan.Shares)
+	if err != nil {
+		return err
+	}
+	defer closeOverlays()
 	// The shadow first: it makes the missing mount points while the rootfs may
 	// still be written.
 	if err := buildShadow(filepath.Join(s.boot.StateDir, state.ShadowDir), s.boot.Plan, s.idMap); err != nil {
 		return err
 	}
 	dress(s.boot.Plan.Shadow)
-	return populateShare(filepath.Join(s.boot.StateDir, state.ShareDir), s.boot.Plan.Shares, s.idMap)
+	return populateShare(share, s.boot.Plan.Shares, s.idMap)
 }
 
 func (s *supervisor) idMap(share specconv.Share) *os.File {
