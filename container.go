@@ -251,7 +251,7 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	// Who becomes the supervisor: pid itself, unless that is a stand-in.
 	starting := n.child.Process.Pid
 	if n.standIn != nil {
-		if err = n.container.Cgroup.Join(starting); err != nil {
+		if err = n.container.Cgroup.Add(starting); err != nil {
 			return err
 		}
 	}

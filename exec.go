@@ -149,7 +149,7 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 	// Meanwhile: an exec process has no child that would have to be born there, and
 	// the kernel takes its time over a move.
 	if container.Cgroup != nil {
-		if err = container.Cgroup.Join(child.Process.Pid); err != nil {
+		if err = container.Cgroup.Add(child.Process.Pid); err != nil {
 			return nil, err
 		}
 	}

@@ -209,6 +209,33 @@ func (g *Group) joinV1(pid int) error {
 	return nil
 }
 
+// Add puts another process into a group that Join has made; pid as for Join. To
+// systemd a unit is joined but once: it does not look at the processes in it.
+// What Join could not enter is passed over; that nothing can be entered is an
+// error.
+func (g *Group) Add(pid int) error {
+	var last error
+	added := false
+	for _, controller := range slices.Sorted(maps.Keys(g.Paths)) {
+		if _, skipped := g.Skipped[controller]; skipped {
+			continue
+		}
+		err := cgroups.WriteCgroupProc(g.Paths[controller], pid)
+		switch {
+		case err == nil:
+			added = true
+		case isGone(err), errors.Is(err, fs.ErrPermission):
+			last = err
+		default:
+			return fmt.Errorf("join cgroup: %w", err)
+		}
+	}
+	if !added {
+		return fmt.Errorf("join cgroup: %w", last)
+	}
+	return nil
+}
+
 // controllers counts the entries of Paths that Join reports errors of; the
 // library enters the rest where it can and says nothing where it cannot.
 func (g *Group) controllers() int {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,6 +116,42 @@ func testLifecycle(t *testing.T) {
 		t.Errorf("pids %v, %v, want %d", pids, err, sleep.Process.Pid)
 	}
 	checkRemoval(t, g, sleep)
+}
+
+func TestAdd(t *testing.T) { testAdd(t) }
+
+func TestAddV2(t *testing.T) {
+	if inLayout(t, "v2") {
+		testAdd(t)
+	}
+}
+
+func testAdd(t *testing.T) {
+	t.Helper()
+	g := newGroup(t, uniquePath(t))
+	first, second := startSleep(t), startSleep(t)
+	join(t, g, first.Process.Pid)
+	if err := g.Add(second.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	of := func(cmd *exec.Cmd) map[string]string {
+		own, err := cgroups.ParseCgroupFile(fmt.Sprintf("/proc/%d/cgroup", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return own
+	}
+	if a, b := of(first), of(second); !maps.Equal(a, b) {
+		t.Errorf("the second process is in %v, the first in %v", b, a)
+	}
+	for _, cmd := range []*exec.Cmd{first, second} {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	remove(t, g)
+	if err := g.Add(startSleep(t).Process.Pid); err == nil {
+		t.Error("a process was put into a group that is gone")
+	}
 }
 
 // checkRemoval removes the group as another process would: from what was saved,
