@@ -54,3 +54,17 @@ soon test -S $dir/manager
 NOTIFY_SOCKET=$dir/manager engine run -d --name $n --sdnotify container box sh -c 'testprog notify READY=1 "STATUS=up"; sleep 1000'
 soon grep -q READY=1 $dir/heard
 has "$(cat $dir/heard)" MAINPID=
+
+### an overlay and an image as mounts
+mkdir $dir/d
+echo lower >$dir/d/f
+eq "$(engine run --rm -v $dir/d:/d:O box sh -c 'cat /d/f; echo upper >/d/f; cat /d/f')" "lower
+upper"
+eq "$(cat $dir/d/f)" lower
+eq "$(engine run --rm --mount type=image,src=box,dst=/i box cat /i/etc/marker)" image
+
+### build with VOLUME
+mkdir $dir/b
+printf 'FROM box\nRUN mkdir /v && echo kept >/v/f\nVOLUME /v\nRUN cat /v/f >/copy\n' >$dir/b/Dockerfile
+engine build --isolation oci -q -t $n-img $dir/b
+eq "$(engine run --rm $n-img cat /copy)" kept
