@@ -127,7 +127,7 @@ var invalidConfigs = []invalid{
 	{"mounts.0.destination", `1`, "mounts.destination", false},
 	{"mounts.0.destination", `"/a\u0000"`, "", false},
 	{"mounts.-", `{"destination":"/x","type":"nosuchfs"}`, "mounts[1].type", false},
-	{"mounts.-", `{"destination":"/x","type":"overlay","options":["lowerdir=/"]}`, "mounts[1].type", false},
+	{"mounts.-", `{"destination":"/x","type":"overlay","options":["lowerdir=/"]}`, `to rootfs at "/x"`, false},
 	{"mounts.-", `{"destination":"/x","type":"bind","source":"/nosuch","options":["bind"]}`, `"/nosuch" to rootfs at "/x"`, false},
 	{"mounts.-", `{"destination":"/x","type":"bind","options":["bind"]}`, "mounts[1].source", true},
 	{"mounts.-", `{"destination":"/proc/sys","type":"bind","source":"/tmp","options":["bind"]}`, "mounts[1].destination", false},
