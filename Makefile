@@ -52,7 +52,7 @@ MIB ?= 1024
 FUZZFLAGS := -fuzzminimizetime 10x
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines software install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines software machine install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -154,6 +154,11 @@ software: ## nginx, PostgreSQL, Redis, apt, git, Go, Python, Node on Docker, wit
 	@integration/setup/deps.sh run test engines software
 	@integration/setup/software.sh build/software
 	@$(MAKE) --no-print-directory engines RUN='TestSoftware/$(value SOFTWARE)'
+
+machine: ## Docker and podman in a Debian 12 with systemd, cgroup v2 and KVM, all emulated (root, a quarter of an hour)
+	@integration/setup/deps.sh run test engines software
+	@integration/setup/machine.sh build/machine
+	@$(MAKE) --no-print-directory engines RUN=TestMachine
 
 bench: ## time husk beside runc, crun and bare QEMU: one table (root, half an hour); BENCH=regexp picks, SAMPLES=n
 	@integration/setup/deps.sh run test bench
