@@ -8,7 +8,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 out=$1
 # Changing this line makes it anew.
-packages=linux-image-amd64,initramfs-tools,systemd-sysv,dbus,procps,curl,ca-certificates,busybox-static,iptables,qemu-system-x86,docker.io,podman,conmon,crun,netavark,aardvark-dns
+packages=linux-image-amd64,initramfs-tools,systemd-sysv,dbus,apparmor,procps,curl,ca-certificates,busybox-static,iptables,qemu-system-x86,docker.io,podman,conmon,crun,netavark,aardvark-dns
 [ "$(cat "$out/.done" 2>/dev/null)" != "$packages" ] || exit 0
 need_root "making a Debian"
 

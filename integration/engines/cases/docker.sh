@@ -11,6 +11,15 @@ engine network connect $n-net $n
 soon is hello engine exec $n wget -qO- http://$n-peer:8080/hello
 engine network disconnect $n-net $n
 eq "$(engine exec $n ls /sys/class/net | grep -c eth1)" 0
+# A card that has become free serves again.
+for _ in 1 2 3; do
+	engine network disconnect bridge $n
+	engine network connect $n-net $n
+	engine network connect bridge $n
+	soon is hello engine exec $n wget -qO- http://$n-peer:8080/hello
+	soon is 2 eval "engine exec $n ls /sys/class/net | grep -c eth"
+	engine network disconnect $n-net $n
+done
 
 ### build with RUN
 mkdir $dir/b
