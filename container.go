@@ -221,7 +221,9 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if opts.Files, err = idMapFiles(n.plan.Shares); err != nil {
 		return err
 	}
-	defer closeFiles(opts.Files)
+	// With what is added below: a stand-in waits for the last copy of its connection to
+	// be closed.
+	defer func() { closeFiles(opts.Files) }()
 	opts.Files = append(opts.Files[:len(opts.Files):len(opts.Files)], n.passed...)
 	if n.plan.Shadow.UserNS != nil {
 		if err = n.startStandIn(&opts); err != nil {
