@@ -60,7 +60,7 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 }
 
 // create returns nil with an error.
-func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container, error) {
+func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (_ *container, err error) {
 	id := r.ContainerId
 	cfg := &libcontainer.Config{
 		ID: id, Spec: spec, Bundle: r.Bundle, BareNewlines: r.BareNewlines, Prepared: a.takePrepared(),
@@ -77,6 +77,11 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container,
 		return nil, err
 	}
 	defer closeTheirs(passed)
+	defer func() {
+		if err != nil {
+			closeOurs(passed)
+		}
+	}()
 	cfg.Descriptors = theirs(passed)
 	c := &container{id: id, processes: make(map[string]*process)}
 	if r.NotifyPath != "" {
@@ -95,7 +100,6 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (*container,
 		a.machine.children.release(prepared.PID()) // it did not fit, and has ended
 	}
 	if err != nil {
-		closeOurs(passed)
 		return nil, err
 	}
 	p, err := watch(c.c.Init(), passed, a.machine.children)
@@ -165,12 +169,17 @@ func (a *agent) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.Exec
 	return &protocol.ExecResponse{GuestPid: int32(p.p.PID())}, nil
 }
 
-func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest) (*process, error) {
+func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest) (_ *process, err error) {
 	passed, err := openDescriptors(r.Descriptors)
 	if err != nil {
 		return nil, err
 	}
 	defer closeTheirs(passed)
+	defer func() {
+		if err != nil {
+			closeOurs(passed)
+		}
+	}()
 	var p *libcontainer.Process
 	err = a.machine.children.start(func() (pid int, err error) {
 		if p, err = c.c.Exec(spec, r.BareNewlines, theirs(passed)...); err != nil {
@@ -179,7 +188,6 @@ func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest)
 		return p.PID(), nil
 	})
 	if err != nil {
-		closeOurs(passed)
 		return nil, err
 	}
 	w, err := watch(p, passed, a.machine.children)
