@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"time"
@@ -168,34 +167,12 @@ func (p *process) connect(number byte, s stream) error {
 	if err := protocol.WriteStreamAck(s, nil); err != nil {
 		return errors.Join(err, conn.Close())
 	}
-	go join(s, guest)
-	return nil
-}
-
-// join carries bytes both ways until both directions have ended.
-func join(a, b stream) {
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
-		carry(a, b)
+		protocol.Join(s, guest)
+		_ = s.Close()
+		_ = guest.Close()
 	}()
-	carry(b, a)
-	<-done
-	_ = a.Close()
-	_ = b.Close()
-}
-
-// carry passes the end of what it has read on. Where nobody takes it, the sender
-// learns so, too.
-func carry(to, from stream) {
-	buf := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buf)
-	if _, err := io.CopyBuffer(writerOnly{to}, readerOnly{from}, *buf); err != nil {
-		_ = to.Close()
-		_ = from.Close()
-		return
-	}
-	_ = to.CloseWrite()
+	return nil
 }
 
 func theirs(all []*descriptor) []*os.File {

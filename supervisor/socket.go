@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -124,6 +125,9 @@ func (s *supervisor) saveTheReason(ctx context.Context, decode ttrpc.Unmarshaler
 // what it wants.
 const headerTimeout = 10 * time.Second
 
+// processStreams are those that an exec process may ask for.
+var processStreams = []protocol.StreamKind{protocol.StreamStdin, protocol.StreamStdout, protocol.StreamStderr, protocol.StreamConnect}
+
 // proxy joins one connection of an exec process with a stream of the guest.
 func (s *supervisor) proxy(host *net.UnixConn) error {
 	defer host.Close()
@@ -137,12 +141,7 @@ func (s *supervisor) proxy(host *net.UnixConn) error {
 	if err := host.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
-	switch header.Kind {
-	case protocol.StreamStdin, protocol.StreamStdout, protocol.StreamStderr, protocol.StreamConnect:
-	default:
-		return errors.New("stream socket: only stdio of this container")
-	}
-	if header.ContainerID != s.container.ID {
+	if !slices.Contains(processStreams, header.Kind) || header.ContainerID != s.container.ID {
 		return errors.New("stream socket: only stdio of this container")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
@@ -170,7 +169,7 @@ func join(host *net.UnixConn, guest stdio.Stream, kind protocol.StreamKind) {
 		_ = guest.CloseWrite()
 		return
 	case protocol.StreamConnect:
-		stdio.Join(host, guest)
+		protocol.Join(host, guest)
 		return
 	}
 	go func() {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"time"
@@ -196,7 +195,7 @@ func acceptFor(d Descriptor, dial Dial) {
 				return // nobody listens in the guest any more: the end of the connection says so
 			}
 			defer guest.Close()
-			Join(host, guest)
+			protocol.Join(host, guest)
 		}()
 	}
 }
@@ -204,26 +203,4 @@ func acceptFor(d Descriptor, dial Dial) {
 // acceptAgain says whether an error was of one connection only.
 func acceptAgain(err error) bool {
 	return errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR)
-}
-
-// Join carries bytes both ways until both directions have ended.
-func Join(a, b Stream) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		carry(a, b)
-	}()
-	carry(b, a)
-	<-done
-}
-
-// carry passes the end of what it has read on. Where nobody takes it, the sender
-// learns so, too.
-func carry(to, from Stream) {
-	if _, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, chunk)); err != nil {
-		to.Close()
-		from.Close()
-		return
-	}
-	_ = to.CloseWrite()
 }
