@@ -448,7 +448,8 @@ func (s *supervisor) setStatus(status state.Status) error {
 	if err := s.dir.Save(&c); err != nil {
 		return err
 	}
-	s.container = &c
+	// Not the whole of it: what never changes is read without the lock.
+	s.container.Saved = status
 	return nil
 }
 

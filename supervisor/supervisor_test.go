@@ -71,9 +71,17 @@ func (g *guest) Start(context.Context, *protocol.StartRequest) (*protocol.StartR
 }
 
 func (g *guest) AwaitOOM(ctx context.Context, r *protocol.AwaitOOMRequest) (*protocol.AwaitOOMResponse, error) {
+	if g.kills == nil { // nobody will kill
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	// Noted before a kill is taken: whoever sends it may look right afterwards.
+	if err := g.note(fmt.Sprintf("oom after %d", r.Seen)); err != nil {
+		return nil, err
+	}
 	select {
 	case kills := <-g.kills:
-		return &protocol.AwaitOOMResponse{Kills: kills}, g.note(fmt.Sprintf("oom after %d", r.Seen))
+		return &protocol.AwaitOOMResponse{Kills: kills}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

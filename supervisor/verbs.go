@@ -238,7 +238,7 @@ func (s *supervisor) saveLimits(limits []byte) error {
 	if err := s.dir.Save(&c); err != nil {
 		return err
 	}
-	s.container = &c
+	s.container.Cgroup = &g
 	return nil
 }
 
