@@ -26,6 +26,7 @@ import (
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
 	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/supervisor/stdio"
 	"github.com/huskvm/husk/timings"
 )
 
@@ -268,7 +269,8 @@ func TestExitCodeOfAHostileGuest(t *testing.T) {
 func TestVMEndsUnderTheContainer(t *testing.T) {
 	s, vm := met(t, &guest{})
 	s.control = &socket{}
-	s.relay = nil
+	// Of the two ways to learn of it, the channel's may be the quicker.
+	s.relay = &stdio.Relay{}
 	vm.Print("line\nKernel panic - not syncing\n")
 	vm.Fail(errors.New("exit status 1"))
 	if code := s.untilEnd(); code != exitLost {
