@@ -103,7 +103,11 @@ func loadModule(path string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	err = unix.FinitModule(int(f.Fd()), "", 0)
+	if strings.HasSuffix(path, packedModule) {
+		err = initPacked(f)
+	} else {
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+	}
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}

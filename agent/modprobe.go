@@ -22,6 +22,8 @@ const (
 	proberSysctl = "/proc/sys/kernel/modprobe"
 	// aliasFile has a pattern and a name of demandFile's in each line.
 	aliasFile = "/lib/modules/aliases"
+	// packedModule ends the name of a module that is compressed.
+	packedModule = ".ko.gz"
 	// maxModule is the size of a module, in bytes, as the guest room allows it.
 	maxModule = 64 << 20
 )
@@ -87,7 +89,10 @@ func loadOnDemand(list, name string) error {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		if module, file, ok := strings.Cut(lines.Text(), " "); ok && module == name {
-			if err := loadPacked(file); err != nil {
+			if isLoaded(strings.TrimSuffix(path.Base(file), packedModule)) {
+				continue
+			}
+			if err := loadModule(file); err != nil {
 				return fmt.Errorf("load module %s: %w", file, err)
 			}
 		}
@@ -95,13 +100,15 @@ func loadOnDemand(list, name string) error {
 	return lines.Err()
 }
 
-// loadPacked loads a module that lies compressed in the initramfs.
-func loadPacked(file string) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
+// isLoaded spares the unpacking of what is there already, which most of what a module
+// depends on is. One on its way in counts as not loaded: loading it waits for that.
+func isLoaded(name string) bool {
+	state, err := os.ReadFile(path.Join("/sys/module", name, "initstate"))
+	return err == nil && string(state) == "live\n"
+}
+
+// initPacked loads a module that lies compressed in the initramfs.
+func initPacked(f *os.File) error {
 	unpacked, err := gzip.NewReader(f)
 	if err != nil {
 		return err
@@ -110,9 +117,5 @@ func loadPacked(file string) error {
 	if err != nil {
 		return err
 	}
-	err = unix.InitModule(module, "")
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	return err
+	return unix.InitModule(module, "")
 }
