@@ -22,8 +22,8 @@ const copySize = 64 << 10
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
 // stdio joins one process's ends of stdin, stdout and stderr, or its terminal, and
-// of the descriptors it is passed, to the host's streams. Each stream has goroutines of its own, so that none
-// waits for another's reader.
+// of the descriptors it is passed, to the host's streams. Each stream has goroutines of
+// its own, so that none waits for another's reader.
 type stdio struct {
 	files map[streamID]*end
 

@@ -59,8 +59,9 @@ const maxIDLen = 255
 
 // StreamHeader opens a stream: one kind byte, one byte with the number, then
 // container id and process id, each as one length byte and that many bytes. Both ids
-// are empty for StreamControl. The agent answers it with a stream ack. A process's streams are
-// opened after Create or Exec has returned, each kind once.
+// are empty for StreamControl. The agent answers it with a stream ack. A process's
+// streams are opened after Create or Exec has returned, each kind and number once, but
+// for StreamConnect.
 type StreamHeader struct {
 	Kind        StreamKind
 	ContainerID string

@@ -63,17 +63,13 @@ func writePayload(to string) error {
 	if err != nil {
 		return err
 	}
-	prog, err := os.ReadFile(testprog)
-	if err != nil {
-		return err
-	}
 	f, err := os.Create(to)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	w := tar.NewWriter(f)
-	for name, b := range map[string][]byte{"run.sh": script, "husk": husk, "testprog": prog} {
+	for name, b := range map[string][]byte{"run.sh": script, "husk": husk} {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(b))}); err != nil {
 			return err
 		}

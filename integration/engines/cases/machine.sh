@@ -7,7 +7,7 @@ mkdir -p /etc/husk /tree/bin /tree/tmp
 echo 'boot_timeout = "400s"' >/etc/husk/config.toml
 for a in $(busybox --list); do ln -s busybox /tree/bin/$a; done
 rm /tree/bin/busybox
-cp /bin/busybox /payload/testprog /tree/bin
+cp /bin/busybox /tree/bin
 modprobe -a kvm_amd vhost_vsock
 stat -fc %T /sys/fs/cgroup | grep cgroup2fs
 husk check
