@@ -34,9 +34,9 @@ type card struct {
 
 // Apply makes interfaces the container's, in the network namespace at nsPath: a
 // NIC that is not among them any more goes back to where nobody sees it, one that
-// is new moves in, one that shall be different is configured again. It brings lo
-// up. An empty nsPath means the caller's own namespace. What it has done before
-// an error is not undone.
+// is new moves in, one that shall be different is changed. It brings lo up. An
+// empty nsPath means the caller's own namespace. What it has done before an error
+// is not undone.
 func (c *Cards) Apply(nsPath string, interfaces []*protocol.Interface) error {
 	root, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -140,9 +140,9 @@ func loUp(h *netlink.Handle) error {
 	return nil
 }
 
-// prepare moves in every NIC that is new, and empties those that are to be
-// configured again. It returns the name each has meanwhile, "" for one that stays
-// as it is.
+// prepare moves in every NIC that is new, and takes from the others what they are
+// not to have any more. It returns the name each has meanwhile, "" for one that
+// stays as it is.
 func (c *Cards) prepare(root, target *netlink.Handle, move func(netlink.Link) error, interfaces []*protocol.Interface) ([]string, error) {
 	links, err := root.LinkList()
 	if err != nil {
@@ -172,7 +172,7 @@ func (c *Cards) prepareOne(root, target *netlink.Handle, move func(netlink.Link)
 		if proto.Equal(old.given, in) {
 			return "", nil
 		}
-		return name, empty(target, old.index, name)
+		return vacate(target, old, in, name)
 	}
 	n := slices.IndexFunc(links, func(l netlink.Link) bool {
 		return slices.Equal(l.Attrs().HardwareAddr, mac)
@@ -190,30 +190,6 @@ func (c *Cards) prepareOne(root, target *netlink.Handle, move func(netlink.Link)
 		return "", fmt.Errorf("move to the container: %w", err)
 	}
 	return name, nil
-}
-
-// empty takes a link down, and with that its routes, and its addresses from it.
-func empty(h *netlink.Handle, index int, name string) error {
-	link, err := h.LinkByIndex(index)
-	if err != nil {
-		return fmt.Errorf("find: %w", err)
-	}
-	if err := h.LinkSetDown(link); err != nil {
-		return fmt.Errorf("take down: %w", err)
-	}
-	addresses, err := h.AddrList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("list addresses: %w", err)
-	}
-	for _, a := range addresses {
-		if err := h.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
-		}
-	}
-	if err := h.LinkSetName(link, name); err != nil {
-		return fmt.Errorf("rename: %w", err)
-	}
-	return nil
 }
 
 func configure(h *netlink.Handle, nic string, in *protocol.Interface) error {
@@ -238,10 +214,11 @@ func configure(h *netlink.Handle, nic string, in *protocol.Interface) error {
 	return addNeighbors(h, link, in.Neighbors)
 }
 
-// setLink gives the link its name, address and MTU while it is down, which a
-// change of name or address needs.
+// setLink gives the link the name, address and MTU it has not got yet: a change of
+// name or address needs a link that is down.
 func setLink(h *netlink.Handle, link netlink.Link, in *protocol.Interface) error {
-	if in.Name != "" {
+	now := link.Attrs()
+	if in.Name != "" && in.Name != now.Name {
 		if err := h.LinkSetName(link, in.Name); err != nil {
 			return fmt.Errorf("rename: %w", err)
 		}
@@ -251,11 +228,13 @@ func setLink(h *netlink.Handle, link netlink.Link, in *protocol.Interface) error
 		if err != nil {
 			return err
 		}
-		if err := h.LinkSetHardwareAddr(link, mac); err != nil {
-			return fmt.Errorf("set address %s: %w", mac, err)
+		if !slices.Equal(mac, now.HardwareAddr) {
+			if err := h.LinkSetHardwareAddr(link, mac); err != nil {
+				return fmt.Errorf("set address %s: %w", mac, err)
+			}
 		}
 	}
-	if in.Mtu != 0 {
+	if in.Mtu != 0 && int(in.Mtu) != now.MTU {
 		if err := h.LinkSetMTU(link, int(in.Mtu)); err != nil {
 			return fmt.Errorf("set mtu %d: %w", in.Mtu, err)
 		}
@@ -310,16 +289,19 @@ func addNeighbors(h *netlink.Handle, link netlink.Link, neighbors []*protocol.Ne
 		if err != nil {
 			return fmt.Errorf("neighbour %s: %w", ip, err)
 		}
-		family := unix.AF_INET6
-		if ip.To4() != nil {
-			family = unix.AF_INET
-		}
 		err = h.NeighSet(&netlink.Neigh{
-			LinkIndex: link.Attrs().Index, Family: family, State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac,
+			LinkIndex: link.Attrs().Index, Family: familyOf(ip), State: netlink.NUD_PERMANENT, IP: ip, HardwareAddr: mac,
 		})
 		if err != nil {
 			return fmt.Errorf("add neighbour %s: %w", ip, err)
 		}
 	}
 	return nil
+}
+
+func familyOf(ip net.IP) int {
+	if ip.To4() != nil {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
 }

@@ -296,3 +296,43 @@ func TestApplyAgain(t *testing.T) {
 		}
 	}
 }
+
+// An interface whose IPv6 address comes later: the container must not see it go
+// down meanwhile, which its own route would not outlive.
+func TestApplyKeepsUp(t *testing.T) {
+	nsPath, h := inNetNS(t)
+	addNIC(t, "eth0", "02:00:00:00:00:01")
+	given := func(addresses ...string) []*protocol.Interface {
+		return []*protocol.Interface{{
+			NicMac: "02:00:00:00:00:01", Name: "eth0", Mac: "02:42:ac:11:00:02", Addresses: addresses,
+			Routes: []*protocol.Route{{Gateway: "10.1.0.1", Family: unix.AF_INET}},
+		}}
+	}
+	var cards Cards
+	if err := cards.Apply(nsPath, given("10.1.0.2/24")); err != nil {
+		t.Fatal(err)
+	}
+	eth0, err := h.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, dst, err := net.ParseCIDR("10.7.0.0/16")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: dst, Gw: net.IPv4(10, 1, 0, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, addresses := range [][]string{{"10.1.0.2/24", "fe80::1/64"}, {"10.1.0.2/24"}} {
+		if err := cards.Apply(nsPath, given(addresses...)); err != nil {
+			t.Fatal(err)
+		}
+		if got := addressesOf(t, h, eth0); !slices.Equal(got, addresses) {
+			t.Errorf("addresses %q, want %q", got, addresses)
+		}
+		want := "10.7.0.0/16 via 10.1.0.1 src - metric 0"
+		if got := routesOf(t, h, eth0); !slices.Contains(got, want) {
+			t.Errorf("with addresses %q: routes %q, want %q among them", addresses, got, want)
+		}
+	}
+}
