@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -233,4 +234,24 @@ func TestEnvironmentDoesNotLeak(t *testing.T) {
 		t.Errorf("environment inside: %s", c.stdout)
 	}
 	e.ok("delete", c.id)
+}
+
+// podman cp writes through the pid's mount namespace. Into a tmpfs of the guest's own
+// it can not, and has to be told so.
+func TestGuestsTmpfsIsReadOnlyOnHost(t *testing.T) {
+	needVM(t) // runc's is the container's own
+	t.Parallel()
+	e := newEnv(t)
+	volume := t.TempDir()
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000"),
+		withMount(specs.Mount{Destination: "/scratch", Type: "tmpfs", Source: "tmpfs"}),
+		withMount(specs.Mount{Destination: "/scratch/volume", Type: "bind", Source: volume, Options: []string{"rbind"}})))
+	root := fmt.Sprintf("/proc/%d/root", c.pid)
+	if err := os.WriteFile(filepath.Join(root, "scratch/file"), nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Errorf("write into the guest's tmpfs: %v, want %v", err, unix.EROFS)
+	}
+	if err := os.WriteFile(filepath.Join(root, "scratch/volume/file"), nil, 0o644); err != nil {
+		t.Errorf("write into a volume below it: %v", err)
+	}
+	c.stop()
 }

@@ -44,15 +44,31 @@ func buildShadow(hostDir string, plan *specconv.Plan, idmaps idMaps) error {
 	for _, s := range plan.Shares[1:] {
 		binds[path.Join(specconv.GuestShareDir, s.Name)] = s
 	}
+	var guests []*os.File
+	defer func() {
+		for _, f := range guests {
+			f.Close()
+		}
+	}()
 	for i, m := range plan.Guest.Mounts {
 		bind, isBind := binds[m.Source]
-		made, err := shadowMount(root, m, bind, isBind, plan.UserNS, idmaps)
+		made, standsFor, err := shadowMount(root, m, bind, isBind, plan.UserNS, idmaps)
 		if err != nil {
 			return fmt.Errorf("error during container init: error mounting %q to rootfs at %q: %w", source(m, bind, isBind), m.Destination, err)
+		}
+		if standsFor != nil {
+			guests = append(guests, standsFor)
 		}
 		if made && m.Type == "tmpfs" && !hasMode(m.Options) {
 			// In the guest it would keep the mode of the directory that was there.
 			plan.Guest.Mounts[i].Options = append(slices.Clone(m.Options), tmpfsMode)
+		}
+	}
+	// Only now, for mount points are made in them, too. What a tool of the host
+	// writes there, such as podman cp, the guest never sees: it has to be told.
+	for _, f := range guests {
+		if err := makeReadOnly(f, false); err != nil {
+			return fmt.Errorf("make the stand-in of the guest's %s read-only: %w", f.Name(), err)
 		}
 	}
 	if rootfs.ReadOnly {
@@ -77,35 +93,38 @@ func hasMode(options []string) bool {
 }
 
 // shadowMount mounts one of the container's mounts in the shadow, and says whether
-// it has made the directory or file it is on.
-func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool, ids *specconv.IDMaps, idmaps idMaps) (made bool, err error) {
+// it has made the directory or file it is on. It returns what stands for a
+// filesystem of the guest's own, if that is what it has mounted, still writable.
+func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool, ids *specconv.IDMaps, idmaps idMaps) (made bool, standsFor *os.File, err error) {
 	// A bind that is no share is of a device the guest has itself; a file to put
 	// it on is all it needs here.
 	isDevice := !isBind && m.Type == "bind"
 	target, made, err := mountPoint(root, m.Destination, !isDevice && (!isBind || bind.IsDir), ids)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	defer target.Close()
 	at := "/proc/self/fd/" + strconv.Itoa(int(target.Fd()))
 	switch {
 	case isBind:
 		if err := idmaps.bind(bind, at); err != nil {
-			return made, err
+			return made, nil, err
 		}
 		if !bind.ReadOnly {
-			return made, nil
+			return made, nil, nil
 		}
-		return made, remountReadOnly(root, m.Destination, bind.Recursive)
+		return made, nil, remountReadOnly(root, m.Destination, bind.Recursive)
 	case isDevice:
-		return made, nil
+		return made, nil, nil
 	case m.Type == "proc":
-		return made, unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
-	default:
-		// Mount points below it are still to be made, so it stays writable; only
-		// root on the host ever sees it.
-		return made, unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755")
+		return made, nil, unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	}
+	// Only root on the host ever sees it.
+	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
+		return made, nil, err
+	}
+	standsFor, err = pathrs.OpenatInRoot(root, m.Destination)
+	return made, standsFor, err
 }
 
 // remountReadOnly opens the destination anew: the handle from before the mount
@@ -116,11 +135,16 @@ func remountReadOnly(root *os.File, destination string, recursive bool) error {
 		return err
 	}
 	defer target.Close()
+	return makeReadOnly(target, recursive)
+}
+
+// makeReadOnly is for the mount that f is the root of.
+func makeReadOnly(f *os.File, recursive bool) error {
 	flags := uint(unix.AT_EMPTY_PATH)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	return unix.MountSetattr(int(target.Fd()), "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	return unix.MountSetattr(int(f.Fd()), "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
 // mountPoint opens a destination inside root and makes it when it is missing: a
