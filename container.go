@@ -275,6 +275,11 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if err = moveDevices(n.plan.Shadow.NetDevices, pid); err != nil {
 		return err
 	}
+	if n.plan.SeesCgroup() {
+		if n.plan.Guest.Linux.CgroupsPath, err = n.container.Cgroup.Name(); err != nil {
+			return err
+		}
+	}
 	n.boot.StateDir = n.dir.Path
 	n.boot.Container = n.container
 	timings.Lap(c.Context, "cgroup")

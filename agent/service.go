@@ -70,6 +70,9 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (_ *containe
 	}
 	if a.machine.cgroupParent != "" {
 		cfg.CgroupPath = path.Join(a.machine.cgroupParent, id)
+		if l := spec.Linux; l != nil && l.CgroupsPath != "" {
+			cfg.CgroupPath = l.CgroupsPath
+		}
 	}
 	prepared := cfg.Prepared
 	passed, err := openDescriptors(r.Descriptors)

@@ -286,6 +286,31 @@ func isGone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
 }
 
+// Name is what the group's processes find in /proc/self/cgroup if they have no
+// cgroup namespace of their own: its path from the root of a hierarchy. They are
+// the same in all but for odd machines; it is memory's where there is one. Empty is
+// the root. The group has to be there.
+func (g *Group) Name() (string, error) {
+	for _, controller := range append([]string{"memory", ""}, slices.Sorted(maps.Keys(g.Paths))...) {
+		dir, there := g.Paths[controller]
+		if _, skipped := g.Skipped[controller]; !there || skipped {
+			continue
+		}
+		var name string
+		for ; dir != "/"; dir = filepath.Dir(dir) {
+			root, err := isHierarchyRoot(dir)
+			if err != nil {
+				return "", fmt.Errorf("name cgroup: %w", err)
+			}
+			if root {
+				return name, nil
+			}
+			name = "/" + filepath.Base(dir) + name
+		}
+	}
+	return "", errors.New("name cgroup: it is in no hierarchy")
+}
+
 // inHierarchy is true for a directory of a cgroup hierarchy, one that exists or
 // one that can be made.
 func inHierarchy(dir string) bool {

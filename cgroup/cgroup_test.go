@@ -112,6 +112,9 @@ func testLifecycle(t *testing.T) {
 			t.Errorf("%q: not in paths %v", controller, g.Paths)
 		}
 	}
+	if name, err := g.Name(); err != nil || name != path {
+		t.Errorf("name %q, %v, want %q", name, err, path)
+	}
 	if pids, err := g.Pids(); err != nil || !slices.Equal(pids, []int{sleep.Process.Pid}) {
 		t.Errorf("pids %v, %v, want %d", pids, err, sleep.Process.Pid)
 	}

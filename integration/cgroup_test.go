@@ -41,6 +41,22 @@ func hostNumber(t *testing.T, controller, path, file string) int64 {
 	return n
 }
 
+// There are programs that look for the id of their container in what their cgroup is
+// called, and for an engine's name.
+func TestNameOfCgroup(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	path := "/" + e.tag + "-some-id"
+	seen := e.bundle(withScript("cat /proc/self/cgroup"), withoutNamespace(specs.CgroupNamespace), func(s *specs.Spec) { s.Linux.CgroupsPath = path })
+	if out := e.ok("run", "--bundle", seen, e.id()); !strings.Contains(out, path+"\n") {
+		t.Errorf("/proc/self/cgroup is %q, want %s in it", out, path)
+	}
+	unseen := e.bundle(withScript("cat /proc/self/cgroup"), withNamespace(specs.CgroupNamespace, ""), func(s *specs.Spec) { s.Linux.CgroupsPath = path })
+	if out := e.ok("run", "--bundle", unseen, e.id()); strings.Contains(out, path) {
+		t.Errorf("in a cgroup namespace /proc/self/cgroup is %q", out)
+	}
+}
+
 // Engines and the validation suite read the limits of a created container on the
 // host. From the start on those that count the machine have room for it.
 func TestLimitsOnHost(t *testing.T) {

@@ -73,11 +73,18 @@ func enableControllers(dir string) error {
 		return err
 	}
 	enabled := strings.Fields(string(on))
+	var missing []string
 	for _, name := range strings.Fields(string(have)) {
 		if !slices.Contains(enabled, name) {
-			// One by one: the kernel takes all or none of a write.
-			_ = os.WriteFile(control, []byte("+"+name), 0)
+			missing = append(missing, "+"+name)
 		}
+	}
+	if len(missing) == 0 || os.WriteFile(control, []byte(strings.Join(missing, " ")), 0) == nil {
+		return nil
+	}
+	// The kernel takes all or none of a write.
+	for _, name := range missing {
+		_ = os.WriteFile(control, []byte(name), 0)
 	}
 	return nil
 }

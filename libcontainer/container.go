@@ -70,8 +70,13 @@ func Create(cfg *Config) (*Container, error) {
 
 func (c *Container) create(cfg *Config) (err error) {
 	if cfg.Prepared != nil {
+		if !c.plan.init.CgroupNS && cfg.CgroupPath != "" {
+			err = cfg.Prepared.move(cfg.CgroupPath)
+		}
 		cfg.Prepared.take(c)
-		err = c.limit()
+		if err == nil {
+			err = c.limit()
+		}
 		_ = c.filter.Close() // the cgroup keeps it
 		c.filter = nil
 	} else {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +24,7 @@ type Prepared struct {
 	process  *Process
 	pidfd    *os.File
 	cgroup   *cgroup
+	reaped   atomic.Pointer[cgroup] // what to ask about the stage's end: cgroup
 	kept     *kept
 	filter   *os.File // of devices: what most containers have
 	initArgs []string
@@ -34,6 +37,7 @@ func Prepare(initArgs []string, cgroupRoot, cgroupPath string) (_ *Prepared, err
 	if p.cgroup, err = createCgroup(defaultCgroupRoot(cgroupRoot), cgroupPath); err != nil {
 		return nil, err
 	}
+	p.reaped.Store(p.cgroup)
 	defer func() {
 		if err != nil {
 			_ = p.filter.Close() // also of nil
@@ -50,7 +54,7 @@ func Prepare(initArgs []string, cgroupRoot, cgroupPath string) (_ *Prepared, err
 		args:      p.initArgs,
 		clone:     preparedNamespaces,
 		cgroupFD:  int(p.cgroup.file.Fd()),
-		oomKilled: p.cgroup.oomKilled,
+		oomKilled: func() bool { return p.reaped.Load().oomKilled() },
 	})
 	if err != nil {
 		return nil, err
@@ -100,6 +104,31 @@ func (p *Prepared) Discard() error {
 		return fmt.Errorf("discard prepared container: %w", err)
 	}
 	return nil
+}
+
+// move puts the stage into the cgroup name instead of its own. A container without a
+// cgroup namespace sees what its cgroup is called, and there are programs that
+// learn from it in what they run.
+func (p *Prepared) move(name string) (err error) {
+	to, err := createCgroup(p.cgroup.root, name)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, to.destroy())
+		}
+	}()
+	if err := to.attachFilter(unix.BPF_PROG_ATTACH, p.filter); err != nil {
+		return err
+	}
+	if err := to.write("cgroup.procs", strconv.Itoa(p.PID())); err != nil {
+		return err
+	}
+	from := p.cgroup
+	p.cgroup = to
+	p.reaped.Store(to)
+	return from.destroy()
 }
 
 // take makes the stage the first process of c.

@@ -3,6 +3,7 @@ package libcontainer
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -63,5 +64,36 @@ func TestPreparedDoesNotFit(t *testing.T) {
 	equal(t, "code", wait(t, c.Init()).Code, 0)
 	if _, err := os.Stat(root + path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the prepared cgroup is left: %v", err)
+	}
+}
+
+// TestPreparedMoves holds that a container that sees its cgroup is in the one it was
+// promised, and that this one is watched and removed.
+func TestPreparedMoves(t *testing.T) {
+	rootfs := newRootfs(t)
+	root, path := cgroup2(t)
+	p, err := Prepare(nil, root, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := newSpec(rootfs, "cat /proc/self/cgroup; exit 5")
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.CgroupNamespace })
+	own := path + "-own/deep"
+	c := start(t, &Config{Spec: spec, Prepared: p, CgroupRoot: root, CgroupPath: own})
+	t.Cleanup(func() { _ = os.Remove(filepath.Dir(root + own)) })
+	if c.Init().PID() != p.PID() {
+		t.Errorf("process %d, prepared was %d", c.Init().PID(), p.PID())
+	}
+	if _, err := os.Stat(root + path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the prepared cgroup is left: %v", err)
+	}
+	equal(t, "cgroup", c.CgroupDir(), root+own)
+	contains(t, "cgroup seen inside", collect(t, c.Init()).out, own+"\n")
+	equal(t, "code", wait(t, c.Init()).Code, 5)
+	if err := c.Destroy(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(root + own); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its cgroup is left: %v", err)
 	}
 }

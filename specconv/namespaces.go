@@ -210,3 +210,7 @@ func validateSysctl(spec *specs.Spec, raw, name string) error {
 	}
 	return nil
 }
+
+// SeesCgroup says whether the container's processes see what their cgroup is
+// called: whether they have no cgroup namespace of their own.
+func (p *Plan) SeesCgroup() bool { return !hasNamespace(p.Guest.Linux, specs.CgroupNamespace) }
