@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -36,6 +37,10 @@ type wiring struct {
 	joined map[int]*joint // by the interface's index
 	given  *protocol.NetworkRequest
 	leftOf map[string]bool // interfaces the user was told of
+
+	// unsettled: something has changed that the guest does not know of yet. It
+	// needs no lock.
+	unsettled atomic.Bool
 }
 
 type joint struct {
@@ -142,6 +147,7 @@ const settleTime = 100 * time.Millisecond
 // connect the running container to networks and disconnect it.
 func (s *supervisor) followNetwork(changed <-chan struct{}) {
 	for range changed {
+		s.wiring.unsettled.Store(true)
 		for settled := false; !settled; {
 			select {
 			case <-changed:
@@ -155,12 +161,24 @@ func (s *supervisor) followNetwork(changed <-chan struct{}) {
 	}
 }
 
+// settleNetwork does not wait for the namespace to be left alone: a process that is
+// started after the container has been connected finds the network.
+func (s *supervisor) settleNetwork() {
+	if !s.wiring.unsettled.Load() {
+		return
+	}
+	if err := s.rejoinNetwork(); err != nil {
+		s.log.WithError(err).Warn("follow the network namespace")
+	}
+}
+
 func (s *supervisor) rejoinNetwork() error {
 	s.verbs.Lock()
 	defer s.verbs.Unlock()
 	if s.status() == state.Stopped {
 		return nil
 	}
+	s.wiring.unsettled.Store(false) // what changes from here on sets it again
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	if err := s.joinNetwork(ctx); err != nil {

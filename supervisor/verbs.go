@@ -294,6 +294,7 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 	if err := s.mayExec(ctx, req.IgnorePaused); err != nil {
 		return nil, err
 	}
+	s.settleNetwork() //nolint:contextcheck // the network is everybody's
 	s.mu.Lock()
 	s.execCount++
 	id := fmt.Sprintf("exec-%d", s.execCount)
