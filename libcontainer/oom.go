@@ -12,7 +12,8 @@ import (
 
 // AwaitOOM returns how many processes of the container the kernel has killed for
 // want of memory, as soon as they are more than seen. It ends with the context,
-// or with an error when the container is destroyed.
+// or with an error when the container is destroyed. Meanwhile it helps the kernel
+// to see that there is no memory: see thrashes.
 func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 	if c.cgroup == nil {
 		return 0, errNoCgroup
@@ -33,7 +34,16 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 			_ = sleeper.Close()
 		}
 	}()
-	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}, {Fd: int32(wake.Fd()), Events: unix.POLLIN}}
+	stalls := c.cgroup.watchStalls()
+	defer func() { _ = stalls.Close() }() // also of nil
+	fds := []unix.PollFd{
+		{Fd: int32(f.Fd()), Events: unix.POLLPRI},
+		{Fd: int32(wake.Fd()), Events: unix.POLLIN},
+		{Fd: -1, Events: unix.POLLPRI}, // which poll passes over
+	}
+	if stalls != nil {
+		fds[2].Fd = int32(stalls.Fd())
+	}
 	buf := make([]byte, 512)
 	for {
 		// The read also arms the next poll.
@@ -54,5 +64,23 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return 0, os.NewSyscallError("poll", err)
 		}
+		switch stalled := fds[2].Revents; {
+		case stalled&unix.POLLERR != 0:
+			fds[2].Fd = -1 // its cgroup is gone, as it would say for ever
+		case stalled != 0:
+			if err := c.endThrashing(); err != nil {
+				return 0, fmt.Errorf("end thrashing: %w", err)
+			}
+		}
 	}
+}
+
+// endThrashing keeps updates of the limit away meanwhile.
+func (c *Container) endThrashing() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.destroyed {
+		return nil
+	}
+	return c.cgroup.endThrashing()
 }
