@@ -8,6 +8,8 @@ engine network create $n-net
 engine run -d --name $n box sleep 1000
 engine run -d --name $n-peer --network $n-net box testprog serve 8080
 engine network connect $n-net $n
+# At once: who connects a container and then runs something in it finds the network.
+eq "$(engine exec $n ls /sys/class/net | grep -c eth)" 2
 soon is hello engine exec $n wget -qO- http://$n-peer:8080/hello
 engine network disconnect $n-net $n
 eq "$(engine exec $n ls /sys/class/net | grep -c eth1)" 0
@@ -17,7 +19,7 @@ for _ in 1 2 3; do
 	engine network connect $n-net $n
 	engine network connect bridge $n
 	soon is hello engine exec $n wget -qO- http://$n-peer:8080/hello
-	soon is 2 eval "engine exec $n ls /sys/class/net | grep -c eth"
+	eq "$(engine exec $n ls /sys/class/net | grep -c eth)" 2
 	engine network disconnect $n-net $n
 done
 
