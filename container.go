@@ -275,7 +275,9 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if err = moveDevices(n.plan.Shadow.NetDevices, pid); err != nil {
 		return err
 	}
-	if n.plan.SeesCgroup() {
+	// With v1 that is every container of Docker's, and the move would cost each a fifth
+	// of its start.
+	if n.plan.SeesCgroup() && n.container.Cgroup.IsV2() {
 		if n.plan.Guest.Linux.CgroupsPath, err = n.container.Cgroup.Name(); err != nil {
 			return err
 		}

@@ -75,7 +75,7 @@ func (g *Group) MakeRoom(ctx context.Context) error {
 	if m := l.Memory; m != nil {
 		r.Memory = &specs.LinuxMemory{Limit: m.Limit, Swap: m.Swap}
 	}
-	if g.isV2() {
+	if g.IsV2() {
 		r = nil // it is there already
 	}
 	if err := g.Plan(r, created).Apply(); err != nil {

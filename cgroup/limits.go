@@ -53,7 +53,7 @@ func (g *Group) Plan(r *specs.LinuxResources, created bool) *Change {
 		room.created, room.apart = true, g.Held()
 	}
 	want := convert(r, c.Limits, room)
-	if g.Unit != nil || g.isV2() {
+	if g.Unit != nil || g.IsV2() {
 		c.planV2(r, want)
 		return c
 	}
@@ -73,7 +73,7 @@ func (g *Group) Plan(r *specs.LinuxResources, created bool) *Change {
 	return c
 }
 
-func (g *Group) isV2() bool {
+func (g *Group) IsV2() bool {
 	_, unified := g.Paths[""]
 	return unified && len(g.Paths) == 1
 }

@@ -38,7 +38,7 @@ var (
 func (g *Group) OpenOOM() (*OOM, error) {
 	o := &OOM{files: oomV1}
 	dir, found := g.Paths["memory"]
-	if g.isV2() {
+	if g.IsV2() {
 		o.files = oomV2
 		dir, found = g.Paths[""]
 	}

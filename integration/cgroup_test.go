@@ -44,6 +44,9 @@ func hostNumber(t *testing.T, controller, path, file string) int64 {
 // There are programs that look for the id of their container in what their cgroup is
 // called, and for an engine's name.
 func TestNameOfCgroup(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); isVM && err != nil {
+		t.Skip("husk does not name the guest's cgroup on a host with cgroup v1")
+	}
 	t.Parallel()
 	e := newEnv(t)
 	path := "/" + e.tag + "-some-id"

@@ -70,7 +70,8 @@ func Create(cfg *Config) (*Container, error) {
 
 func (c *Container) create(cfg *Config) (err error) {
 	if cfg.Prepared != nil {
-		if !c.plan.init.CgroupNS && cfg.CgroupPath != "" {
+		// For a name that nobody has asked for it would take too long.
+		if !c.plan.init.CgroupNS && cfg.Spec.Linux.CgroupsPath != "" {
 			err = cfg.Prepared.move(cfg.CgroupPath)
 		}
 		cfg.Prepared.take(c)

@@ -34,15 +34,12 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 			_ = sleeper.Close()
 		}
 	}()
-	stalls := c.cgroup.watchStalls()
+	var stalls *os.File
 	defer func() { _ = stalls.Close() }() // also of nil
 	fds := []unix.PollFd{
 		{Fd: int32(f.Fd()), Events: unix.POLLPRI},
 		{Fd: int32(wake.Fd()), Events: unix.POLLIN},
 		{Fd: -1, Events: unix.POLLPRI}, // which poll passes over
-	}
-	if stalls != nil {
-		fds[2].Fd = int32(stalls.Fd())
 	}
 	buf := make([]byte, 512)
 	for {
@@ -60,6 +57,12 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 		}
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
+		}
+		// Not before the limit was hit: to watch costs a start a sixth.
+		if stalls == nil && events["max"] > 0 {
+			if stalls = c.cgroup.watchStalls(); stalls != nil {
+				fds[2].Fd = int32(stalls.Fd())
+			}
 		}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
 			return 0, os.NewSyscallError("poll", err)

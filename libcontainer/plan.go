@@ -33,7 +33,8 @@ type Config struct {
 	// with InitArg in its place in argv; empty: this program.
 	InitArgs []string
 	// Prepared, if not nil, becomes the container where it fits, in its own
-	// cgroup instead of CgroupPath; else it is discarded.
+	// cgroup instead of CgroupPath; else it is discarded. If Spec has a cgroupsPath
+	// and no cgroup namespace it is moved to CgroupPath.
 	Prepared *Prepared
 	// Bundle is what hooks are told of the bundle's directory.
 	Bundle string

@@ -79,6 +79,7 @@ func TestPreparedMoves(t *testing.T) {
 	spec := newSpec(rootfs, "cat /proc/self/cgroup; exit 5")
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.CgroupNamespace })
 	own := path + "-own/deep"
+	spec.Linux.CgroupsPath = own
 	c := start(t, &Config{Spec: spec, Prepared: p, CgroupRoot: root, CgroupPath: own})
 	t.Cleanup(func() { _ = os.Remove(filepath.Dir(root + own)) })
 	if c.Init().PID() != p.PID() {
