@@ -275,8 +275,8 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if err = moveDevices(n.plan.Shadow.NetDevices, pid); err != nil {
 		return err
 	}
-	// With v1 that is every container of Docker's, and the move would cost each a fifth
-	// of its start.
+	// With v1 that is every container of Docker's, and the move would cost each an
+	// eighth of its start.
 	if n.plan.SeesCgroup() && n.container.Cgroup.IsV2() {
 		if n.plan.Guest.Linux.CgroupsPath, err = n.container.Cgroup.Name(); err != nil {
 			return err

@@ -287,15 +287,14 @@ func isGone(err error) bool {
 }
 
 // Name is what the group's processes find in /proc/self/cgroup if they have no
-// cgroup namespace of their own: its path from the root of a hierarchy. They are
-// the same in all but for odd machines; it is memory's where there is one. Empty is
-// the root. The group has to be there.
+// cgroup namespace of their own: its path from the root of a hierarchy, the same in
+// all but for odd machines. Empty is the root. The group has to be there.
 func (g *Group) Name() (string, error) {
-	for _, controller := range append([]string{"memory", ""}, slices.Sorted(maps.Keys(g.Paths))...) {
-		dir, there := g.Paths[controller]
-		if _, skipped := g.Skipped[controller]; !there || skipped {
+	for _, controller := range slices.Sorted(maps.Keys(g.Paths)) {
+		if _, skipped := g.Skipped[controller]; skipped {
 			continue
 		}
+		dir := g.Paths[controller]
 		var name string
 		for ; dir != "/"; dir = filepath.Dir(dir) {
 			root, err := isHierarchyRoot(dir)

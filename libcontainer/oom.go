@@ -58,7 +58,7 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
-		// Not before the limit was hit: to watch costs a start a sixth.
+		// Not before the limit was hit: most containers never need it.
 		if stalls == nil && events["max"] > 0 {
 			if stalls = c.cgroup.watchStalls(); stalls != nil {
 				fds[2].Fd = int32(stalls.Fd())

@@ -151,38 +151,38 @@ func (s *supervisor) followNetwork(changed <-chan struct{}) {
 		for settled := false; !settled; {
 			select {
 			case <-changed:
+				s.wiring.unsettled.Store(true) // an exec may have settled what was before
 			case <-time.After(settleTime):
 				settled = true
 			}
 		}
-		if err := s.rejoinNetwork(); err != nil {
-			s.log.WithError(err).Warn("follow the network namespace")
-		}
+		s.rejoinNetwork()
 	}
 }
 
 // settleNetwork does not wait for the namespace to be left alone: a process that is
 // started after the container has been connected finds the network.
 func (s *supervisor) settleNetwork() {
-	if !s.wiring.unsettled.Load() {
-		return
-	}
-	if err := s.rejoinNetwork(); err != nil {
-		s.log.WithError(err).Warn("follow the network namespace")
+	if s.wiring.unsettled.Load() {
+		s.rejoinNetwork()
 	}
 }
 
-func (s *supervisor) rejoinNetwork() error {
+// rejoinNetwork logs what fails: nobody has asked for it.
+func (s *supervisor) rejoinNetwork() {
 	s.verbs.Lock()
 	defer s.verbs.Unlock()
 	if s.status() == state.Stopped {
-		return nil
+		return
 	}
 	s.wiring.unsettled.Store(false) // what changes from here on sets it again
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	if err := s.joinNetwork(ctx); err != nil {
-		return err
+	err := s.joinNetwork(ctx)
+	if err == nil {
+		err = s.relayNames(ctx)
 	}
-	return s.relayNames(ctx)
+	if err != nil {
+		s.log.WithError(err).Warn("follow the network namespace")
+	}
 }

@@ -67,7 +67,7 @@ func buildShadow(hostDir string, plan *specconv.Plan, idmaps idMaps) error {
 	// Only now, for mount points are made in them, too. What a tool of the host
 	// writes there, such as podman cp, the guest never sees: it has to be told.
 	for _, f := range guests {
-		if err := makeReadOnly(f, false); err != nil {
+		if err := setReadOnlyAt(int(f.Fd()), "", false); err != nil {
 			return fmt.Errorf("make the stand-in of the guest's %s read-only: %w", f.Name(), err)
 		}
 	}
@@ -135,16 +135,7 @@ func remountReadOnly(root *os.File, destination string, recursive bool) error {
 		return err
 	}
 	defer target.Close()
-	return makeReadOnly(target, recursive)
-}
-
-// makeReadOnly is for the mount that f is the root of.
-func makeReadOnly(f *os.File, recursive bool) error {
-	flags := uint(unix.AT_EMPTY_PATH)
-	if recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	return unix.MountSetattr(int(f.Fd()), "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	return setReadOnlyAt(int(target.Fd()), "", recursive)
 }
 
 // mountPoint opens a destination inside root and makes it when it is missing: a

@@ -75,13 +75,18 @@ func makeMountPoint(path string, dir bool) error {
 
 // setReadOnly makes a mount read-only without touching its other flags.
 func setReadOnly(path string, recursive bool) error {
-	flags := uint(unix.AT_SYMLINK_NOFOLLOW)
-	if recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(unix.AT_FDCWD, path, flags, attr); err != nil {
+	if err := setReadOnlyAt(unix.AT_FDCWD, path, recursive); err != nil {
 		return fmt.Errorf("make %s read-only: %w", path, err)
 	}
 	return nil
+}
+
+// setReadOnlyAt takes the mount as openat(2) takes a file; with an empty path it is
+// the one that dirfd is the root of.
+func setReadOnlyAt(dirfd int, path string, recursive bool) error {
+	flags := uint(unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.MountSetattr(dirfd, path, flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }

@@ -56,8 +56,8 @@ func empty(h *netlink.Handle, link netlink.Link, name string) error {
 		return fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addresses {
-		if err := h.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
+		if err := deleteAddress(h, link, &a); err != nil {
+			return err
 		}
 	}
 	if err := h.LinkSetName(link, name); err != nil {
@@ -89,8 +89,13 @@ func removeAddress(h *netlink.Handle, link netlink.Link, address string, keep []
 	if err != nil {
 		return err
 	}
-	if err := h.AddrDel(link, addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("remove address %s: %w", address, err)
+	return deleteAddress(h, link, addr)
+}
+
+// deleteAddress passes over one that is gone already.
+func deleteAddress(h *netlink.Handle, link netlink.Link, a *netlink.Addr) error {
+	if err := h.AddrDel(link, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("remove address %s: %w", a.IPNet, err)
 	}
 	return nil
 }
