@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/huskvm/husk/distro"
 	"github.com/huskvm/husk/guest"
 	"github.com/huskvm/husk/hypervisor"
 )
@@ -151,9 +152,9 @@ func TestQEMU(t *testing.T) {
 	}{
 		{"echo 'QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)'; echo Copyright", OK, "version 7.2.22, ", ""},
 		{"echo QEMU emulator version 10.0.2", OK, "version 10.0.2, ", ""},
-		{"echo QEMU emulator version 6.2.0", Fail, "is version 6.2.0, 7.0 or later", "qemu-system-x86"},
-		{"echo hello; echo there", Fail, "does not say its version: hello", "qemu-system-x86"},
-		{"echo no such library >&2; exit 127", Fail, "exit status 127: no such library", "qemu-system-x86"},
+		{"echo QEMU emulator version 6.2.0", Fail, "is version 6.2.0, 7.2 or later", distro.Install(distro.QEMU)},
+		{"echo hello; echo there", Fail, "does not say its version: hello", distro.Install(distro.QEMU)},
+		{"echo no such library >&2; exit 127", Fail, "exit status 127: no such library", distro.Install(distro.QEMU)},
 	} {
 		path := write(t, "qemu", "#!/bin/sh\n"+tc.script+"\n", 0o755)
 		found, c := qemuBinary(t.Context(), path)
@@ -165,13 +166,13 @@ func TestQEMU(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, c = qemuBinary(ctx, write(t, "qemu", "#!/bin/sh\nexec sleep 300\n", 0o755))
-	want(t, c, Fail, "signal: killed", "qemu-system-x86")
+	want(t, c, Fail, "signal: killed", distro.Install(distro.QEMU))
 }
 
 func TestKernel(t *testing.T) {
 	root := t.TempDir()
 	_, c := kernel(guest.Settings{Root: root})
-	want(t, c, Fail, "no kernel for guests in "+root+"/boot", "linux-image-amd64")
+	want(t, c, Fail, "no kernel for guests: there is none in /boot", distro.Install(distro.Kernel))
 	if err := os.Mkdir(filepath.Join(root, "boot"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +180,7 @@ func TestKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, c = kernel(guest.Settings{Root: root})
-	want(t, c, Fail, "vmlinuz-6.1.0-9-amd64: ", "linux-image-amd64")
+	want(t, c, Fail, "vmlinuz-6.1.0-9-amd64: ", distro.Install(distro.Kernel))
 	_, c = kernel(guest.Settings{Kernel: "/no/such/vmlinuz"})
 	want(t, c, Fail, "/no/such/vmlinuz", "correct kernel")
 }
