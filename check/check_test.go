@@ -11,9 +11,12 @@ import (
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/huskvm/husk/distro"
 	"github.com/huskvm/husk/guest"
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/install"
 )
 
 // want holds a check to a status and to words of its detail and advice; without
@@ -52,7 +55,7 @@ func TestRun(t *testing.T) {
 	}
 	if want := []string{
 		"root", "settings", "accel", "qemu", "kernel", "agent", "vhost-vsock", "cgroup", "tun", "host-kernel",
-		"virtiofsd", "cache", "state",
+		"virtiofsd", "cache", "state", "engines",
 	}; !slices.Equal(names, want) {
 		t.Errorf("checks %v, want %v", names, want)
 	}
@@ -80,7 +83,7 @@ func TestBadSettings(t *testing.T) {
 	if got.Cache != "/var/cache/husk" || got.Accel != "auto" {
 		t.Errorf("the other checks go on with %+v, want the defaults", got)
 	}
-	if r := Run(t.Context(), Options{ConfigPath: settings, StateRoot: t.TempDir()}); r.OK || len(r.Checks) != 13 {
+	if r := Run(t.Context(), Options{ConfigPath: settings, StateRoot: t.TempDir()}); r.OK || len(r.Checks) != 14 {
 		t.Errorf("with bad settings: %+v", r)
 	}
 }
@@ -199,4 +202,54 @@ func TestVirtiofsd(t *testing.T) {
 	want(t, virtiofsd([]string{"/no/such", t.TempDir()}), OK, "not installed", "")
 	path := write(t, "virtiofsd", "", 0o755)
 	want(t, virtiofsd([]string{"/no/such", path}), OK, path, "")
+}
+
+func TestEngines(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"one", "two", "three"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	daemon := func(content string) string { return write(t, "daemon.json", content, 0o600) }
+	engine := func(program, file string) *install.Engine {
+		e := *install.Find("docker")
+		e.Name, e.Program, e.DefaultFile = program, program, file
+		return &e
+	}
+	want(t, engines([]*install.Engine{
+		engine("one", daemon(`{"runtimes": {"husk": {"path": "/husk"}}}`)),
+		engine("two", daemon(`{}`)),
+		engine("three", daemon(`not json`)),
+		engine("absent", daemon(`{}`)),
+	}, []string{dir}), OK, "one knows husk; two does not know husk yet (husk install two); three: unknown (", "")
+	want(t, engines(nil, []string{dir}), OK, "no engine is installed", "")
+}
+
+// A trial fails for what its container says, and leaves no file.
+func TestTrial(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	for _, c := range []struct {
+		name, script   string
+		status         Status
+		detail, advice string
+	}{
+		{"works", "echo 6.1.0-9-amd64", OK, `on Linux "6.1.0-9-amd64" in `, ""},
+		{"fails", "echo no guest >&2; exit 1", Fail, "exit status 1: no guest", "troubleshooting"},
+		{"is silent", "exit 0", Fail, "printed nothing", "troubleshooting"},
+		{"has a bundle", `shift 4; grep -q '"args":\["/husk","inside"\]' "$1/config.json" && test -d "$1/rootfs" && echo 1`, OK, `"1"`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			self := write(t, "husk", "#!/bin/sh\n"+c.script+"\n", 0o755)
+			trial := Trial{
+				Spec: &specs.Spec{Process: &specs.Process{Terminal: true}, Root: &specs.Root{}},
+				Self: self, Inside: []string{"inside"},
+			}
+			want(t, trial.Run(t.Context()), c.status, c.detail, c.advice)
+		})
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 }
