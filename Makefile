@@ -85,7 +85,7 @@ install-kernel: ## install it where husk prefers it to the distribution's
 	install -D -m 644 build/guest-kernel/vmlinuz $(DESTDIR)/usr/lib/husk/vmlinuz
 
 demo: deps ## install what is missing, build, and run a container in a VM
-	@$(MAKE) --no-print-directory build stock-kernel
+	@$(MAKE) --no-print-directory build
 	@integration/setup/demo.sh ./husk $(KERNEL)
 
 test: test-deps ## everything: unit, integration under emulation, with runc, and on KVM in the test bed
