@@ -5,12 +5,11 @@ package integration
 import (
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,23 +19,13 @@ import (
 // out. An engine unmounts the rootfs right after delete.
 const leakGrace = 2 * time.Second
 
-// openEnvs counts running tests: network devices cannot be told apart by test,
-// so they are compared only when this test is alone.
-var openEnvs atomic.Int32
-
-var linksAtStart = func() map[string]bool {
-	links := map[string]bool{}
-	for _, name := range hostLinks() {
-		links[name] = true
-	}
-	return links
-}()
+// tagPattern matches the tag of any test.
+var tagPattern = regexp.MustCompile(`hi-[0-9]+x`)
 
 // close removes what the test left, as an engine would, and fails the test if
 // anything at all remains.
 func (e *env) close() {
 	e.t.Helper()
-	defer openEnvs.Add(-1)
 	for _, id := range strings.Fields(e.do("list", "-q").stdout) {
 		if r := e.do("delete", "--force", id); r.code != 0 {
 			e.t.Errorf("%s: exit code %d: %s", r.what, r.code, r.stderr)
@@ -52,6 +41,9 @@ func (e *env) close() {
 		e.t.Errorf("left behind:\n  %s", strings.Join(leaks, "\n  "))
 	}
 	e.killLeaked()
+	for _, n := range e.namespaces {
+		n.kept.Close()
+	}
 	e.remove()
 }
 
@@ -91,11 +83,22 @@ func (e *env) leaks() []string {
 			leaks = append(leaks, "state directory "+entry.Name())
 		}
 	}
-	if openEnvs.Load() == 1 {
-		for _, name := range hostLinks() {
-			if !linksAtStart[name] {
-				leaks = append(leaks, "network device "+name)
+	return append(leaks, e.networkLeaks()...)
+}
+
+// networkLeaks looks into the network namespaces that the test has made. A tap in any
+// other lives as long as the process that holds it, which the leak check finds too.
+func (e *env) networkLeaks() []string {
+	var leaks []string
+	for _, n := range e.namespaces {
+		err := n.try(func() error {
+			for _, err := range leftByRuntime() {
+				leaks = append(leaks, fmt.Sprintf("%s: %v", filepath.Base(n.path), err))
 			}
+			return nil
+		})
+		if err != nil {
+			leaks = append(leaks, err.Error())
 		}
 	}
 	return leaks
@@ -122,12 +125,15 @@ func (e *env) directories(place string) []string {
 	return found
 }
 
-// processes finds live processes with any tie to this test, and says which.
+// processes finds live processes with any tie to this test, and says which. All that
+// the runtime starts descends from this process, the subreaper; another's process
+// never counts, though its mount namespace may be a copy made while the test's mounts
+// were there.
 func (e *env) processes() map[int]string {
 	found := map[int]string{}
 	self := os.Getpid()
 	for _, pid := range allPIDs() {
-		if pid == self || !alive(pid) {
+		if pid == self || !alive(pid) || !descends(pid, self) {
 			continue
 		}
 		if why := e.tie(pid); why != "" && alive(pid) {
@@ -139,10 +145,13 @@ func (e *env) processes() map[int]string {
 
 func (e *env) tie(pid int) string {
 	dir := fmt.Sprintf("/proc/%d/", pid)
+	anothers := false // it belongs to another test, which runs in parallel
 	for _, file := range []string{"cmdline", "environ", "cgroup"} {
-		if data, _ := os.ReadFile(dir + file); strings.Contains(string(data), e.tag) {
+		data, _ := os.ReadFile(dir + file)
+		if strings.Contains(string(data), e.tag) {
 			return file
 		}
+		anothers = anothers || tagPattern.Match(data)
 	}
 	for _, link := range []string{"cwd", "root", "exe"} {
 		if target, _ := os.Readlink(dir + link); strings.Contains(target, e.tag) {
@@ -155,6 +164,9 @@ func (e *env) tie(pid int) string {
 			return "fd " + fd.Name() + " " + target
 		}
 	}
+	if anothers {
+		return ""
+	}
 	ours, _ := os.Readlink("/proc/self/ns/mnt")
 	if theirs, _ := os.Readlink(dir + "ns/mnt"); theirs != "" && theirs != ours {
 		if data, _ := os.ReadFile(dir + "mountinfo"); strings.Contains(string(data), e.tag) {
@@ -164,13 +176,10 @@ func (e *env) tie(pid int) string {
 	return ""
 }
 
-// killLeaked ends leaked processes, so that one leak does not fail every later
-// test. Only what descends from this process: it is ours, whatever it is.
+// killLeaked ends leaked processes, so that one leak does not fail every later test.
 func (e *env) killLeaked() {
 	for pid := range e.processes() {
-		if descends(pid, os.Getpid()) {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
+		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 }
 
@@ -247,13 +256,4 @@ func mountsBelow(dir string) []string {
 		}
 	}
 	return found
-}
-
-func hostLinks() []string {
-	links, _ := net.Interfaces()
-	names := make([]string, 0, len(links))
-	for _, link := range links {
-		names = append(names, link.Name)
-	}
-	return names
 }

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,13 +27,14 @@ import (
 type netNS struct {
 	t    *testing.T
 	path string
+	kept *os.File // keeps the namespace after remove, for the leak check
 }
 
 func (e *env) netNS() *netNS {
 	e.t.Helper()
 	path := filepath.Join(e.dir, fmt.Sprintf("netns%d", e.number()))
 	writeFile(e.t, path, "")
-	n := &netNS{e.t, path}
+	n := &netNS{t: e.t, path: path}
 	done := make(chan error, 1)
 	go func() {
 		// The thread is not unlocked: it ends with the goroutine, and with it its
@@ -46,6 +49,14 @@ func (e *env) netNS() *netNS {
 	if err := <-done; err != nil {
 		e.t.Fatal(err)
 	}
+	kept, err := os.Open(path)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	n.kept = kept
+	e.mu.Lock()
+	e.namespaces = append(e.namespaces, n)
+	e.mu.Unlock()
 	n.do(func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -56,7 +67,8 @@ func (e *env) netNS() *netNS {
 	return n
 }
 
-// remove unmounts the name; after it the leak check finds no mount.
+// remove unmounts the name; after it the leak check finds no mount. The namespace
+// lives until that check has looked into it.
 func (n *netNS) remove() {
 	n.t.Helper()
 	if err := unix.Unmount(n.path, unix.MNT_DETACH); err != nil {
@@ -73,10 +85,14 @@ func (n *netNS) do(f func() error) {
 }
 
 func (n *netNS) try(f func() error) error {
+	path := n.path
+	if n.kept != nil {
+		path = fmt.Sprintf("/proc/self/fd/%d", n.kept.Fd())
+	}
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		handle, err := netns.GetFromPath(n.path)
+		handle, err := netns.GetFromPath(path)
 		if err != nil {
 			done <- err
 			return
@@ -200,8 +216,8 @@ func TestNetworkVeth(t *testing.T) {
 	inner.do(func() error { return sameAsBefore("eth0") })
 }
 
-// sameAsBefore checks that the engine's interface is as it was: no tap beside
-// it, no queueing discipline left on it.
+// sameAsBefore checks that the engine's interface is as it was: no other beside it,
+// no queueing discipline left on it.
 func sameAsBefore(name string) error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -211,17 +227,34 @@ func sameAsBefore(name string) error {
 		if n := link.Attrs().Name; n != name && n != "lo" {
 			return fmt.Errorf("network device %s is left in the namespace", n)
 		}
+	}
+	return errors.Join(leftByRuntime()...)
+}
+
+// leftByRuntime says what a runtime has left in the network namespace of this
+// thread: taps, and the queueing disciplines that redirect to them. No test makes
+// such by itself.
+func leftByRuntime() []error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return []error{err}
+	}
+	var left []error
+	for _, link := range links {
+		if link.Type() == "tuntap" {
+			left = append(left, fmt.Errorf("network device %s", link.Attrs().Name))
+		}
 		qdiscs, err := netlink.QdiscList(link)
 		if err != nil {
-			return err
+			left = append(left, err)
 		}
 		for _, q := range qdiscs {
 			if q.Type() == "ingress" || q.Type() == "clsact" {
-				return fmt.Errorf("a %s qdisc is left on %s", q.Type(), link.Attrs().Name)
+				left = append(left, fmt.Errorf("%s qdisc on %s", q.Type(), link.Attrs().Name))
 			}
 		}
 	}
-	return nil
+	return left
 }
 
 const transferMiB = 8
@@ -342,7 +375,7 @@ func TestNetworkThroughPID(t *testing.T) {
 	outer := e.netNS()
 	defer outer.remove()
 	c := e.create(e.bundle(withScript("ping -c 2 -W 5 10.99.0.1")))
-	wire(t, outer, &netNS{t, fmt.Sprintf("/proc/%d/ns/net", c.pid)}, 1500)
+	wire(t, outer, &netNS{t: t, path: fmt.Sprintf("/proc/%d/ns/net", c.pid)}, 1500)
 	e.ok("start", c.id)
 	c.exits(0)
 	e.ok("delete", c.id)
@@ -405,4 +438,39 @@ func TestNetworkTwoInterfaces(t *testing.T) {
 			t.Errorf("addresses lack %q:\n%s", w, out)
 		}
 	}
+}
+
+// The leak check finds what is left in a namespace of the test's own, and is not
+// disturbed by what another does in the host's network at the same time.
+func TestLeakCheckJudgesItsOwn(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	name := "other" + e.tag[len(e.tag)-6:]
+	others := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "p"}
+	if err := netlink.LinkAdd(others); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := netlink.LinkDel(others); err != nil {
+			t.Error(err)
+		}
+	}()
+	if leaks := e.leaks(); len(leaks) > 0 {
+		t.Errorf("of another's: %q", leaks)
+	}
+	own := e.netNS()
+	var tap netlink.Link = &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "husk0"}, Mode: netlink.TUNTAP_MODE_TAP}
+	own.do(func() error { return netlink.LinkAdd(tap) })
+	own.do(func() error {
+		return netlink.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: tap.Attrs().Index, Parent: netlink.HANDLE_INGRESS, Handle: netlink.MakeHandle(0xffff, 0),
+		}})
+	})
+	own.remove()
+	name = filepath.Base(own.path)
+	want := []string{name + ": network device husk0", name + ": ingress qdisc on husk0"}
+	if leaks := e.leaks(); !slices.Equal(leaks, want) {
+		t.Errorf("of its own: %q, want %q", leaks, want)
+	}
+	own.do(func() error { return netlink.LinkDel(tap) })
 }

@@ -28,18 +28,18 @@ type env struct {
 	root string
 	tag  string // part of every container id of this test
 
-	mu   sync.Mutex
-	next int
+	mu         sync.Mutex
+	next       int
+	namespaces []*netNS // that the test has made
 }
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hi-")
+	dir, err := os.MkdirTemp("", "hi-*x") // x: no tag is the beginning of another
 	if err != nil {
 		t.Fatal(err)
 	}
 	e := &env{t: t, dir: dir, root: filepath.Join(dir, "root"), tag: filepath.Base(dir)}
-	openEnvs.Add(1)
 	t.Cleanup(e.close)
 	return e
 }

@@ -357,28 +357,68 @@ func TestPidfdSocket(t *testing.T) {
 }
 
 // A process has a terminal, and its output is read by a program: lines end as
-// programs know it.
+// programs know it. runc 1.1 may set the terminal up after the process has begun to
+// write, and may lose what it writes just before its end, so it does neither here: it
+// waits for Enter before and after.
 func TestOutputOfTerminalToPipe(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	piped := func(args ...string) string {
-		master, slave, err := pty.Open()
-		if err != nil {
-			t.Fatal(err)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
+	for _, p := range []struct {
+		name, want string // with the terminal's echo of the first Enter
+		args       []string
+	}{
+		{"run", "\none\ntwo\n", []string{"run", "--bundle", e.bundle(withTerminal(), withScript("read x; echo one; echo two; read x")), e.id()}},
+		{"exec", "\nthree\n", []string{"exec", "--tty", c.id, "sh", "-c", "read x; echo three; read x"}},
+	} {
+		started, master, slave := e.pipedTerminal(p.args...)
+		// The last the runtime does before it passes on what is typed.
+		eventually(t, p.name+" has made the terminal raw", testTimeout/2, func() bool {
+			return termiosOf(t, slave).Lflag&unix.ICANON == 0
+		})
+		enter := func() {
+			t.Helper()
+			if _, err := master.WriteString("\n"); err != nil {
+				t.Fatal(err)
+			}
 		}
-		defer master.Close()
-		defer slave.Close()
-		p := e.start(call{stdin: slave, attr: &unix.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}}, args...)
-		return p.wait().is(0).stdout
+		enter()
+		started.stdout.expect(t, p.want)
+		enter()
+		if got := started.wait().is(0).stdout; got != p.want && got != p.want+"\n" {
+			t.Errorf("%s: %q, want %q", p.name, got, p.want)
+		}
 	}
-	if got := piped("run", "--bundle", e.bundle(withTerminal(), withScript("echo one; echo two")), e.id()); got != "one\ntwo\n" {
+	c.stop()
+}
+
+// What a process writes to its terminal and then ends at once is not lost.
+func TestLastOutputOfTerminal(t *testing.T) {
+	needVM(t) // see TestOutputOfTerminalToPipe
+	t.Parallel()
+	e := newEnv(t)
+	p, _, _ := e.pipedTerminal("run", "--bundle", e.bundle(withTerminal(), withScript("echo one; echo two")), e.id())
+	if got := p.wait().is(0).stdout; got != "one\ntwo\n" {
 		t.Errorf("run: %q", got)
 	}
 	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
-	if got := piped("exec", "--tty", c.id, "echo", "three"); got != "three\n" {
+	p, _, _ = e.pipedTerminal("exec", "--tty", c.id, "echo", "three")
+	if got := p.wait().is(0).stdout; got != "three\n" {
 		t.Errorf("exec: %q", got)
 	}
 	c.stop()
+}
+
+// pipedTerminal starts the runtime with a terminal as its stdin and a pipe as its
+// stdout.
+func (e *env) pipedTerminal(args ...string) (p *process, master, slave *os.File) {
+	e.t.Helper()
+	master, slave, err := pty.Open()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.t.Cleanup(func() { master.Close(); slave.Close() })
+	return e.start(call{stdin: slave, attr: &unix.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}}, args...), master, slave
 }
 
 // A console socket that nobody serves fails create; nothing is left.
