@@ -95,7 +95,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			createCommand, startCommand, stateCommand, killCommand, deleteCommand,
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
-			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand,
+			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand, configCommand,
 			checkpointCommand, restoreCommand, templateCommand, installCommand, uninstallCommand,
 		},
 		HideHelpCommand: true,
