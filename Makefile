@@ -29,6 +29,9 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 PROTOC_GEN_GO_TTRPC := github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc@v1.2.10
 
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0
+
 AGENT := guest/embedded/agent
 KERNEL := build/kernel
 # Of the tests, so that the outer machine of the KVM test bed finds the kernel
@@ -52,7 +55,7 @@ MIB ?= 1024
 FUZZFLAGS := -fuzzminimizetime 10x
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines software machine install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines software machine release install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -103,6 +106,7 @@ vet:
 	@unformatted=$$(go run $(GOFUMPT) -l $$(find . -name '*.go' -not -name '*.pb.go' -not -path './build/*')); \
 	if [ -n "$$unformatted" ]; then echo "not gofumpt-clean:"; echo "$$unformatted"; exit 1; fi
 	go vet -tags integration ./...
+	go vet -tags pages .
 
 integration: ## black-box tests of ./husk under emulation (root); RUN=regexp picks
 	RUNTIME=$(CURDIR)/husk $(INTEGRATION) -timeout 25m ./integration
@@ -196,8 +200,17 @@ fuzz: ## each fuzz target for FUZZTIME (default 10s)
 		done; \
 	done
 
-install: build ## install husk into PREFIX/bin (default /usr/local/bin)
+release: build ## tarball, .deb, .rpm, SBOM and checksums in build/release
+	VERSION=$(VERSION) NFPM=$(NFPM) CYCLONEDX=$(CYCLONEDX) release/release.sh build/release
+
+install: build ## install husk into PREFIX/bin (default /usr/local/bin), with its man page and completions
 	install -D -m 0755 husk $(DESTDIR)$(PREFIX)/bin/husk
+	@mkdir -p build/pages
+	go run -tags pages . build/pages
+	install -D -m 0644 build/pages/husk.8 $(DESTDIR)$(PREFIX)/share/man/man8/husk.8
+	install -D -m 0644 build/pages/husk.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/husk
+	install -D -m 0644 build/pages/_husk $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_husk
+	install -D -m 0644 build/pages/husk.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/husk.fish
 
 clean: ## remove what was built and fetched
 	rm -rf build husk $(AGENT)

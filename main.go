@@ -112,7 +112,7 @@ func newApp() *cli.App {
 }
 
 func versionText() string {
-	return fmt.Sprintf("husk version %s\ncommit: %s\nspec: %s\ngo: %s\n", version, commit, specs.Version, runtime.Version())
+	return fmt.Sprintf("husk version %s\ncommit: %s\nspec: %s\ngo: %s\nbuild: %s\n", version, commit, specs.Version, runtime.Version(), build)
 }
 
 // exitError is an error with an exit code of its own; with a nil err it is only
