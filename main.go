@@ -97,6 +97,7 @@ func newApp() *cli.App {
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
 			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand, configCommand,
 			checkpointCommand, restoreCommand, templateCommand, installCommand, uninstallCommand,
+			debugReportCommand,
 		},
 		HideHelpCommand: true,
 		OnUsageError:    usageError,
@@ -104,9 +105,13 @@ func newApp() *cli.App {
 		// Errors come back to main, which alone logs them and exits.
 		ExitErrHandler: func(*cli.Context, error) {},
 	}
-	for _, c := range app.Commands {
+	for i, verb := range app.Commands {
+		// A copy: the library writes into the commands when it runs them.
+		c := *verb
 		// Or a container named h or help could not be addressed.
 		c.HideHelpCommand = true
+		c.Description = withExamples(c.Name, c.Description)
+		app.Commands[i] = &c
 	}
 	return app
 }
