@@ -16,6 +16,7 @@ import (
 	"github.com/huskvm/husk/distro"
 	"github.com/huskvm/husk/guest"
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/hypervisor/qemu"
 	"github.com/huskvm/husk/install"
 )
 
@@ -251,5 +252,18 @@ func TestTrial(t *testing.T) {
 	}
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// The README promises what the code asks for.
+func TestMinimumInReadme(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []string{"Linux " + minHostKernel + " or later", "QEMU " + qemu.MinVersion() + " or later"} {
+		if !strings.Contains(string(text), w) {
+			t.Errorf("README.md does not say %q", w)
+		}
 	}
 }
