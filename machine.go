@@ -92,10 +92,15 @@ func guestSettings(s *config.Config) guest.Settings {
 	return guest.Settings{Kernel: s.Kernel, Modules: s.Modules, CacheDir: s.Cache}
 }
 
-// useVsock decides the agent channel. "auto" is off: the agent's vsock port
-// takes orders from every process of the host. "on" without the device is left
-// to the hypervisor, whose error says what is missing.
-func useVsock(setting string) bool { return setting == "on" }
+// useVsock decides the agent channel. "on" without the device is left to the
+// hypervisor, whose error says what is missing.
+func useVsock(setting string) bool {
+	if setting == "on" || setting == "off" {
+		return setting == "on"
+	}
+	ok, _ := qemu.ProbeVsock()
+	return ok
+}
 
 // hostMemoryMiB is the host's RAM; 0 when the kernel does not say.
 func hostMemoryMiB() int {

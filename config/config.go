@@ -49,7 +49,7 @@ type Config struct {
 	// answer. Default 20 s under KVM, 120 s under emulation.
 	BootTimeout Duration `toml:"boot_timeout"`
 	// Vsock is "auto", "on" or "off": whether the agent channel uses
-	// vhost-vsock. Default "auto": it does not.
+	// vhost-vsock. Default "auto": where /dev/vhost-vsock exists.
 	Vsock string `toml:"vsock"`
 	// Templates is "auto" or "off": whether VMs wake up from a memory template,
 	// which the first of a kind makes, instead of booting. Default "auto": they do.
