@@ -143,7 +143,7 @@ func (t Transport) dialAgent(ctx context.Context, d dialer, o protocol.Offer) (s
 // mayPass tells what strangers can do to a dial, which was refused or ended before
 // the agent's word, from other failures.
 func mayPass(err error) bool {
-	for _, passing := range []error{io.ErrUnexpectedEOF, unix.ECONNRESET, unix.EPIPE, unix.ETIMEDOUT, unix.EADDRINUSE} {
+	for _, passing := range []error{io.ErrUnexpectedEOF, unix.ECONNRESET, unix.ENOTCONN, unix.EPIPE, unix.ETIMEDOUT, unix.EADDRINUSE} {
 		if errors.Is(err, passing) {
 			return true
 		}

@@ -136,12 +136,12 @@ func TestVsockShowsItsSecretFirst(t *testing.T) {
 func TestVsockDialsAgain(t *testing.T) {
 	v := &vsockGuest{
 		binds:    []error{nil, unix.EADDRINUSE},
-		connects: []error{unix.ECONNRESET, unix.ETIMEDOUT},
+		connects: []error{unix.ECONNRESET, unix.ETIMEDOUT, unix.ENOTCONN},
 		play: func(n int, conn net.Conn) {
 			switch n {
-			case 2:
-				_ = conn.Close()
 			case 3:
+				_ = conn.Close()
+			case 4:
 				_, _ = shown(conn)
 				_ = conn.Close()
 			default:
@@ -156,7 +156,7 @@ func TestVsockDialsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = c.Close()
-	if v.dialled != 5 || v.open != 0 {
+	if v.dialled != 6 || v.open != 0 {
 		t.Errorf("dialled %d times, %d sockets left open", v.dialled, v.open)
 	}
 }
