@@ -46,10 +46,10 @@ func (s *supervisor) meetAgent(ctx context.Context, timeout time.Duration) error
 
 func (s *supervisor) transport() client.Transport {
 	ch := s.vm.Channel()
-	if ch.Serial != nil {
+	if ch.VsockCID == 0 {
 		return client.Serial(ch.Serial)
 	}
-	return client.Vsock(ch.VsockCID)
+	return client.Vsock(ch.Serial, ch.VsockCID)
 }
 
 // whileWanted is a context for the time before created: it ends with the VM,

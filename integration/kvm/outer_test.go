@@ -187,6 +187,7 @@ var coreTests = [][]string{
 	{"TestConsoleSocket", "TestStdinEndOfFile", "TestStdoutWhole", "TestStalledStderrDoesNotStallStdout"},
 	{"TestNetworkVeth", "TestNetworkAppearsBeforeStart"},
 	{"TestMemoryLimitKills", "TestKillSupervisor", "TestKillVMM"},
+	{"TestVsockTakesNoOrders", "TestTemplateHoldsNoSecret", "TestSocketsOfAContainer"},
 }
 
 // TestKVM runs the core of the integration suite in the outer machine, with

@@ -36,6 +36,7 @@ var commands = map[string]func(args []string) error{
 	"append":    appendLines,
 	"ask":       ask,
 	"front":     front,
+	"knock":     knock,
 	"store":     store,
 	"syscall":   systemCalls,
 	"trylock":   func(args []string) error { return tryLock(args[0]) },
