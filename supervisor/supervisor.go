@@ -220,6 +220,10 @@ func (s *supervisor) openState() (err error) {
 	if s.boot.Debug {
 		s.log.SetLevel(logrus.DebugLevel)
 	}
+	// What a goroutine that nobody recovers says at its end; it says no more to stderr.
+	if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
+		return fmt.Errorf("open supervisor log: %w", err)
+	}
 	if s.control, err = listen(s.dir, state.ControlSocket); err != nil {
 		return err
 	}
