@@ -135,13 +135,16 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 	boot := execprocess.Bootstrap{
 		StateDir: dir.Path, ContainerID: container.ID, SupervisorPID: container.Supervisor.PID,
 		Terminal: process.Terminal, ConsoleSize: process.ConsoleSize, IgnorePaused: c.Bool("ignore-paused"), BareNewlines: !c.Bool("detach"),
-		Descriptors: kinds,
+		Descriptors: kinds, Detach: c.Bool("detach"),
 	}
 	if boot.Self, err = state.ProcessOf(child.Process.Pid); err != nil {
 		return nil, err
 	}
 	if boot.Process, err = json.Marshal(process); err != nil {
 		return nil, fmt.Errorf("encode process: %w", err)
+	}
+	if !boot.IgnorePaused { // which waits until the container is resumed
+		child.Expect(2 * supervisorTimeout)
 	}
 	if err = child.Bootstrap(boot); err != nil {
 		return nil, err

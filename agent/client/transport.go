@@ -179,7 +179,13 @@ type link struct {
 
 // open opens a stream, header not yet sent. It waits while the channel takes no
 // bytes; close ends it.
-func (l *link) open() (streamConn, error) { return l.session.Open() }
+func (l *link) open() (streamConn, error) {
+	s, err := l.session.Open()
+	if err != nil {
+		return nil, err // not s, which as a streamConn would not be nil
+	}
+	return s, nil
+}
 
 // done is closed when the channel has ended.
 func (l *link) done() <-chan struct{} { return l.session.Done() }

@@ -4,13 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/state"
 )
+
+// AnswerTimeout is how long a supervisor may take to answer what has nothing to wait
+// for: it gives the guest 30 seconds.
+const AnswerTimeout = 40 * time.Second
 
 // Client is a connection to the supervisor of one container.
 type Client struct {
@@ -36,8 +44,14 @@ func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = header.Write(conn); err == nil {
+	if err = conn.SetDeadline(time.Now().Add(AnswerTimeout)); err == nil {
+		err = header.Write(conn)
+	}
+	if err == nil {
 		err = protocol.ReadStreamAck(conn)
+	}
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
 	}
 	if err != nil {
 		conn.Close()
@@ -46,13 +60,39 @@ func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
 	return conn, nil
 }
 
+// Rest has the supervisor write the rest of a stream to a file, until the stream or the
+// container ends. Neither is used here any more.
+func (c *Client) Rest(header protocol.StreamHeader, stream *net.UnixConn, to *os.File) error {
+	from, err := stream.File()
+	if err != nil {
+		return fmt.Errorf("hand over a stream: %w", err)
+	}
+	defer from.Close()
+	conn, err := dial(c.dir, state.StreamSocket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(AnswerTimeout)); err != nil {
+		return err
+	}
+	header.Kind = protocol.StreamRest
+	if err := header.Write(conn); err != nil {
+		return err
+	}
+	if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(from.Fd()), int(to.Fd())), nil); err != nil {
+		return fmt.Errorf("hand over a stream: %w", err)
+	}
+	return protocol.ReadStreamAck(conn)
+}
+
 // Close closes the connection; streams live on.
 func (c *Client) Close() error { return c.conn.Close() }
 
 func dial(dir *state.Dir, name string) (*net.UnixConn, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})
 	if err != nil {
-		return nil, fmt.Errorf("connect to the supervisor: %w", err)
+		return nil, fmt.Errorf("connect to the supervisor at %s: %w", filepath.Join(dir.Path, name), state.SocketError(err))
 	}
 	return conn, nil
 }
@@ -62,8 +102,9 @@ func Error(err error) error {
 	if err == nil {
 		return nil
 	}
-	if st, ok := status.FromError(err); ok {
-		return errors.New(st.Message())
+	// Not what the caller has wrapped: that is no answer of the supervisor's.
+	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // on purpose
+		return errors.New(st.GRPCStatus().Message())
 	}
 	return err
 }

@@ -6,6 +6,7 @@ package execprocess
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 
@@ -29,6 +30,7 @@ type Bootstrap struct {
 	Terminal      bool
 	ConsoleSize   *specs.Box
 	IgnorePaused  bool
+	Detach        bool // nobody but an engine waits for this process
 	BareNewlines  bool // its terminal makes no \r\n of \n
 	// Descriptors are as in supervisor.Bootstrap.
 	Descriptors []byte `json:",omitempty"`
@@ -99,12 +101,19 @@ func (e *execProcess) start(parent *launch.Parent) error {
 			return err
 		}
 	}
-	ctx := context.Background()
+	ctx, cancel := context.Background(), func() {}
+	if !e.boot.IgnorePaused { // which waits until the container is resumed
+		ctx, cancel = context.WithTimeout(ctx, control.AnswerTimeout)
+	}
+	defer cancel()
 	resp, err := e.supervisor.Exec(ctx, &control.ExecRequest{
 		Process: e.boot.Process, HostPid: int32(e.boot.Self.PID), StartTime: e.boot.Self.StartTime,
 		IgnorePaused: e.boot.IgnorePaused, BareNewlines: e.boot.BareNewlines,
 		Descriptors: e.boot.Descriptors,
 	})
+	if ctx.Err() != nil {
+		return fmt.Errorf("the supervisor has not answered within %s (process %d): husk delete --force ends it", control.AnswerTimeout, e.boot.SupervisorPID)
+	}
 	if err != nil {
 		return control.Error(err)
 	}
@@ -131,9 +140,13 @@ func pipes(ctx context.Context, dial stdio.Dial, passed []stdio.Descriptor) (*st
 }
 
 func (e *execProcess) dial(_ context.Context, kind protocol.StreamKind, number byte) (stdio.Stream, error) {
-	return e.supervisor.Stream(protocol.StreamHeader{
+	s, err := e.supervisor.Stream(protocol.StreamHeader{
 		Kind: kind, ContainerID: e.boot.ContainerID, ProcessID: e.processID, Number: number,
 	})
+	if err != nil {
+		return nil, err // not s, which as a stdio.Stream would not be nil
+	}
+	return s, nil
 }
 
 // wait delivers the exit code once the process has ended and its output is written.
@@ -145,15 +158,41 @@ func (e *execProcess) wait() <-chan int {
 			ch <- exitLost
 			return
 		}
-		<-e.relay.Done()
+		e.finish(resp.Held)
 		ch <- int(resp.ExitCode)
 	}()
 	return ch
 }
 
+// finish returns when this process may end: what its process has written is written.
+// What others write to its outputs after that is, as with runc, waited for in the
+// foreground. A detached exec process ends, as engines wait for that, and the supervisor
+// goes on in its place.
+func (e *execProcess) finish(held []*control.HeldOutput) {
+	if !e.boot.Detach {
+		<-e.relay.Done()
+		return
+	}
+	all := make([]stdio.Held, 0, len(held))
+	for _, h := range held {
+		all = append(all, stdio.Held{Kind: protocol.StreamKind(h.Kind), Number: byte(h.Number), Carried: h.Carried})
+	}
+	e.relay.Settle(all)
+	// An output that finds nobody to go on ends here.
+	_ = e.relay.HandOver(func(from stdio.Stream, to *os.File) error {
+		stream, ok := from.(*net.UnixConn)
+		if !ok {
+			return fmt.Errorf("hand over a stream: a %T", from)
+		}
+		return e.supervisor.Rest(protocol.StreamHeader{ContainerID: e.boot.ContainerID, ProcessID: e.processID}, stream, to)
+	})
+}
+
 func (e *execProcess) forward(sig unix.Signal) {
+	ctx, cancel := context.WithTimeout(context.Background(), control.AnswerTimeout)
+	defer cancel()
 	// A process that has ended meanwhile is no news: the exit code is on its way.
-	_, _ = e.supervisor.Kill(context.Background(), &control.KillRequest{Signal: uint32(sig), ProcessId: e.processID})
+	_, _ = e.supervisor.Kill(ctx, &control.KillRequest{Signal: uint32(sig), ProcessId: e.processID})
 }
 
 func (e *execProcess) followSize() func() {
@@ -165,8 +204,10 @@ func (e *execProcess) followSize() func() {
 		if err != nil || rows == 0 || columns == 0 {
 			return
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), control.AnswerTimeout)
+		defer cancel()
 		// The next change of size brings the next try.
-		_, _ = e.supervisor.Resize(context.Background(), &control.ResizeRequest{
+		_, _ = e.supervisor.Resize(ctx, &control.ResizeRequest{
 			ProcessId: e.processID, Rows: rows, Columns: columns,
 		})
 	}
@@ -175,8 +216,9 @@ func (e *execProcess) followSize() func() {
 }
 
 // enterMounts moves the main thread, which is what /proc/PID shows, into the
-// supervisor's mount namespace and root. The Go runtime's other threads stay
-// behind and, like this one, open nothing by path any more.
+// supervisor's mount namespace and root, and opens nothing by path any more. The Go
+// runtime's other threads stay behind: none is made from a thread that a goroutine is
+// locked to.
 func enterMounts(supervisorPID int) error {
 	if err := enterMountsOf("/proc/" + strconv.Itoa(supervisorPID)); err != nil {
 		return fmt.Errorf("enter the container's mounts: %w", err)
