@@ -47,8 +47,10 @@ func kill(c *cli.Context, id string, sig unix.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
-	defer supervisor.Close()
-	if _, err := supervisor.Kill(c.Context, &control.KillRequest{Signal: uint32(sig), All: all}); err != nil {
+	_, err = supervisor.Kill(c.Context, &control.KillRequest{Signal: uint32(sig), All: all})
+	// A container that ends waits for whoever is connected.
+	supervisor.Close()
+	if err != nil {
 		return control.Error(err)
 	}
 	if sig != unix.SIGKILL {

@@ -52,12 +52,13 @@ var (
 // idFormat is runc's: what may be a file name, and a cgroup's.
 var idFormat = regexp.MustCompile(`^[\w+.-]+$`)
 
-// Dir is a container's directory, open and locked. While it is locked no other
-// process creates or deletes the container.
+// Dir is a container's directory, open. While it is locked no other process
+// creates or deletes the container.
 type Dir struct {
 	Path string
 	root *os.Root
-	lock *os.File
+	dir  *os.File // what FDPath names
+	lock *os.File // nil: this Dir does not hold the lock
 }
 
 // ValidID returns ErrInvalidID for an id that is not one clean file name.
@@ -144,39 +145,66 @@ func open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state directory: %w", err)
 	}
-	lock, err := root.OpenFile(".", unix.O_DIRECTORY, 0)
+	dir, err := root.OpenFile(".", unix.O_DIRECTORY, 0)
 	if err != nil {
 		root.Close()
 		return nil, fmt.Errorf("open state directory: %w", err)
 	}
-	return &Dir{Path: path, root: root, lock: lock}, nil
+	return &Dir{Path: path, root: root, dir: dir}, nil
 }
 
 // Close closes the directory and gives up its lock.
 func (d *Dir) Close() {
+	d.Unlock()
 	d.root.Close()
-	d.lock.Close()
+	d.dir.Close()
+}
+
+// openLock opens the directory once more: a wait for the lock that has been given
+// up still sits on its descriptor, so each wait has one of its own.
+func (d *Dir) openLock() (*os.File, error) {
+	f, err := d.root.OpenFile(".", unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory %s: %w", d.Path, err)
+	}
+	return f, nil
 }
 
 func (d *Dir) tryLock() error {
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	f, err := d.openLock()
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
 		return fmt.Errorf("lock state directory: %w", err)
 	}
+	d.lock = f
 	return nil
 }
 
-// Lock waits for the lock until ctx ends.
+// Lock waits for the lock until ctx ends. A Dir is locked by one goroutine at a time.
 func (d *Dir) Lock(ctx context.Context) error {
-	if err := flock.Wait(ctx, d.lock); err != nil {
+	f, err := d.openLock()
+	if err != nil {
+		return err
+	}
+	if err := flock.Wait(ctx, f); err != nil {
 		return fmt.Errorf("lock state directory %s: another husk call holds it: %w", d.Path, err)
 	}
+	d.lock = f
 	return nil
 }
 
-// Unlock gives the lock up.
+// Unlock gives the lock up, if it is held.
 func (d *Dir) Unlock() {
-	// It cannot fail of a descriptor that is open, and closing it does the same.
+	if d.lock == nil {
+		return
+	}
+	// Closing alone does not do it: a process that is being started may have a copy.
 	_ = unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
+	d.lock.Close()
+	d.lock = nil
 }
 
 // Load reads the saved state.
@@ -243,7 +271,7 @@ func (d *Dir) OpenLog() (*os.File, error) {
 // FDPath is a path to name in the directory that is short whatever the
 // directory's is: a unix socket's address holds only 107 bytes.
 func (d *Dir) FDPath(name string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", d.lock.Fd(), name)
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.dir.Fd(), name)
 }
 
 // Remove removes what husk put into the directory, name by name and never

@@ -335,6 +335,29 @@ func TestExecOfAPausedContainerWaits(t *testing.T) {
 	}
 }
 
+// A container that ends waits for whoever is connected, so an exec that waits for a
+// resume must not wait on.
+func TestExecOfAPausedContainerThatEnds(t *testing.T) {
+	s, _ := met(t, &guest{})
+	if _, err := s.Pause(t.Context(), &control.PauseRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
+		done <- err
+	}()
+	close(s.over)
+	select {
+	case err := <-done:
+		if err == nil || err.Error() != "cannot exec in a stopped container" {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("exec still waits")
+	}
+}
+
 func TestUpdateThatTheMachineCannotHold(t *testing.T) {
 	s, _ := met(t, &guest{})
 	for resources, field := range map[string]string{

@@ -328,6 +328,9 @@ func (s *supervisor) mayExec(ctx context.Context, ignorePaused bool) error {
 		s.mu.Unlock()
 		select {
 		case <-resumed:
+		case <-s.over:
+			// A container that ends waits for whoever is connected.
+			return &state.Error{Verb: state.Exec, ID: s.container.ID, Status: state.Stopped}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
