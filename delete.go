@@ -37,6 +37,8 @@ const deleteTimeout = 30 * time.Second
 // destroy deletes a container. With force it ends one that runs, and one that does
 // not exist, or that somebody else deletes meanwhile, is no error.
 func destroy(c *cli.Context, id string, force bool) error {
+	// Where a create of this id was killed at its very beginning there is nothing else.
+	defer state.Sweep(c.String("root"))
 	err := destroyExisting(c, id, force)
 	if force && errors.Is(err, state.ErrNotExist) {
 		return nil
@@ -65,7 +67,11 @@ func destroyExisting(c *cli.Context, id string, force bool) error {
 	if err := container.Supervisor.Kill(ctx); err != nil {
 		return err
 	}
-	if err := dir.Lock(ctx); err != nil {
+	lock := dir.Lock
+	if force {
+		lock = dir.LockByForce
+	}
+	if err := lock(ctx); err != nil {
 		return err
 	}
 	// Somebody else may have deleted it meanwhile.

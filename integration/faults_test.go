@@ -146,7 +146,7 @@ func faultsOf(t *testing.T, v *faultVerb) []fault {
 	seen := map[string][]point{}
 	t.Run("points:"+v.name, func(t *testing.T) {
 		s := v.prepare(t)
-		p, err := s.e.startTraced(call{dir: s.e.dir}, s.live(), func(p point, _ int) bool {
+		p, _, err := s.e.startTraced(call{dir: s.e.dir}, s.live(), func(p point, _ int) bool {
 			seen[p.Role] = append(seen[p.Role], p)
 			return false
 		}, v.args(s)...)
@@ -279,7 +279,7 @@ func (f fault) hit(s *subject, pid int) (found bool, err error) {
 func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 	s := f.verb.prepare(t)
 	var stopped int
-	p, err := s.e.startTraced(call{dir: s.e.dir}, s.live(), func(at point, pid int) bool {
+	p, others, err := s.e.startTraced(call{dir: s.e.dir}, s.live(), func(at point, pid int) bool {
 		if at != f.at {
 			return false
 		}
@@ -304,6 +304,13 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 	defer s.reap()
 	select {
 	case <-p.done:
+		// What has lost its parent is reaped, as engines do: the kernel does not let the
+		// first process of a pid namespace end before.
+		for _, pid := range others {
+			if pid != s.pid {
+				reap(pid)
+			}
+		}
 	case <-time.After(settle): // one that is stopped, or waits for one that is
 	}
 	s.readPID()

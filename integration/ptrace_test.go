@@ -79,10 +79,11 @@ const (
 // of interest, with the process stopped. When at says that this is enough, or the
 // runtime's process ends, all go on untraced: the tracing thread ends, and the kernel
 // lets go of whatever it traced. live are running processes to follow too, whose end
-// nobody may wait for meanwhile.
-func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int) (enough bool), args ...string) (*process, error) {
+// nobody may wait for meanwhile. It returns whom it has followed but the cli.
+func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int) (enough bool), args ...string) (p *process, others []int, err error) {
 	e.t.Helper()
 	p, ours := e.prepare(c, args...)
+	t := &tracer{at: at, threads: map[int]*thread{}, procs: map[int]*tracee{}}
 	if p.cmd.SysProcAttr == nil {
 		p.cmd.SysProcAttr = &unix.SysProcAttr{}
 	}
@@ -99,13 +100,18 @@ func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int)
 			done <- err
 			return
 		}
-		t := &tracer{at: at, cli: p.cmd.Process.Pid, threads: map[int]*thread{}, procs: map[int]*tracee{}}
+		t.cli = p.cmd.Process.Pid
 		p.status, err = t.run(live)
 		done <- err
 	}()
-	err := <-done
+	err = <-done
 	if p.cmd.Process == nil {
-		return nil, err
+		return nil, nil, err
+	}
+	for pid, proc := range t.procs {
+		if pid != t.cli && proc.role != "" && proc.role != roleVMM {
+			others = append(others, pid)
+		}
 	}
 	go func() {
 		if p.status == nil {
@@ -113,7 +119,7 @@ func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int)
 		}
 		close(p.done)
 	}()
-	return p, err
+	return p, others, err
 }
 
 // run traces until it is enough; the status is the cli's, if it has ended.

@@ -83,13 +83,46 @@ func Create(root string, c *Container) (*Dir, error) {
 	if _, err := os.Lstat(path); err == nil {
 		return nil, ErrExist
 	}
-	// The leading dot keeps it out of list; a leftover of a killed create is
-	// found again by nobody and holds nothing but one small file.
-	temp, err := os.MkdirTemp(root, ".creating-")
+	Sweep(root)
+	for {
+		d, err := createAt(root, path, c)
+		if errors.Is(err, errSwept) {
+			continue
+		}
+		if errors.Is(err, fs.ErrExist) {
+			return nil, ErrExist
+		}
+		if err != nil {
+			return nil, fmt.Errorf("create state directory: %w", err)
+		}
+		return d, nil
+	}
+}
+
+// creatingPrefix begins the name of a directory that is being filled. The dot keeps it
+// out of list.
+const creatingPrefix = ".creating-"
+
+// errSwept says that another call has taken a new directory for a leftover: it was
+// there before it was locked.
+var errSwept = errors.New("the directory was taken for a leftover")
+
+func createAt(root, path string, c *Container) (*Dir, error) {
+	temp, err := os.MkdirTemp(root, creatingPrefix)
 	if err != nil {
-		return nil, fmt.Errorf("create state directory: %w", err)
+		return nil, err
 	}
 	d, err := open(temp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errSwept
+	}
+	if err == nil {
+		err = d.tryLock()
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !d.isAt(temp) {
+		d.Close()
+		return nil, errSwept
+	}
 	if err == nil {
 		err = d.fill(c)
 	}
@@ -97,26 +130,48 @@ func Create(root string, c *Container) (*Dir, error) {
 		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
-		if d != nil {
-			d.Close()
-		}
 		for _, name := range contents {
 			os.Remove(filepath.Join(temp, name))
 		}
 		os.Remove(temp)
-		if errors.Is(err, fs.ErrExist) {
-			return nil, ErrExist
+		if d != nil {
+			d.Close()
 		}
-		return nil, fmt.Errorf("create state directory: %w", err)
+		return nil, err
 	}
 	d.Path = path
 	return d, nil
 }
 
-func (d *Dir) fill(c *Container) error {
-	if err := d.tryLock(); err != nil {
-		return err
+// Sweep removes what creates that were killed have left half-made below root: nobody
+// holds the lock of such a directory. What cannot be removed is nobody's loss.
+func Sweep(root string) {
+	left, _ := filepath.Glob(filepath.Join(root, creatingPrefix+"*"))
+	for _, path := range left {
+		d, err := open(path)
+		if err != nil {
+			continue
+		}
+		// Under the lock, and still of that name: its create has ended, or has yet to
+		// lock it and will make another.
+		if d.tryLock() == nil && d.isAt(path) {
+			_ = d.Remove()
+		}
+		d.Close()
 	}
+}
+
+// isAt says whether a path names this directory.
+func (d *Dir) isAt(path string) bool {
+	own, err := d.dir.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(own, there)
+}
+
+func (d *Dir) fill(c *Container) error {
 	for _, name := range []string{ShareDir, ShadowDir} {
 		if err := d.root.Mkdir(name, 0o700); err != nil {
 			return err
