@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -327,6 +328,15 @@ func (d *Dir) OpenLog() (*os.File, error) {
 // directory's is: a unix socket's address holds only 107 bytes.
 func (d *Dir) FDPath(name string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", d.dir.Fd(), name)
+}
+
+// SocketError is what went wrong with a socket that FDPath named, without that
+// name, which says nothing to a user.
+func SocketError(err error) error {
+	if op := new(net.OpError); errors.As(err, &op) {
+		return op.Err
+	}
+	return err
 }
 
 // Remove removes what husk put into the directory, name by name and never

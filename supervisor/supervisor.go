@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -108,9 +109,16 @@ func Main(starter hypervisor.Starter) int {
 }
 
 // live is this process's life, from its bootstrap on.
-func (s *supervisor) live(starter hypervisor.Starter) int {
+func (s *supervisor) live(starter hypervisor.Starter) (code int) {
 	parent := s.parent
 	defer s.shutDown()
+	defer func() {
+		if v := recover(); v != nil {
+			err := s.panicked(v)
+			_ = parent.Report(launch.Report{Error: err.Error()}) // it may have gone long ago
+			code = exitLost
+		}
+	}()
 	if s.standIn != nil {
 		// The vmm ends by the pid namespace or its parent-death signal.
 		go s.standIn.Serve(s.forwardWhenUp, func() { os.Exit(exitLost) })
@@ -121,6 +129,16 @@ func (s *supervisor) live(starter hypervisor.Starter) int {
 		return exitSetup
 	}
 	return s.run()
+}
+
+// panicked notes an error in husk itself, with where it was, in the log. Stderr is
+// the container's.
+func (s *supervisor) panicked(v any) error {
+	err := fmt.Errorf("internal error of the supervisor, please report it with its log: %v", v)
+	if s.log != nil {
+		s.log.WithError(err).Errorf("%s", debug.Stack())
+	}
+	return err
 }
 
 // create does everything up to the status created and reports it.
@@ -201,6 +219,10 @@ func (s *supervisor) openState() (err error) {
 	s.log.SetOutput(f)
 	if s.boot.Debug {
 		s.log.SetLevel(logrus.DebugLevel)
+	}
+	// What a goroutine that nobody recovers says at its end; it says no more to stderr.
+	if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
+		return fmt.Errorf("open supervisor log: %w", err)
 	}
 	if s.control, err = listen(s.dir, state.ControlSocket); err != nil {
 		return err

@@ -284,6 +284,21 @@ func TestVMEndsUnderTheContainer(t *testing.T) {
 	}
 }
 
+// An error in husk's own code for a verb is that verb's alone, and its trace is in the
+// log only.
+func TestVerbThatPanics(t *testing.T) {
+	s, _ := met(t, &guest{})
+	var log strings.Builder
+	s.log.SetOutput(&log)
+	_, err := s.saveTheReason(t.Context(), nil, nil, func(context.Context, func(any) error) (any, error) { panic("oops") })
+	if err == nil || !strings.Contains(err.Error(), "oops") || strings.Contains(err.Error(), ".go:") {
+		t.Errorf("error %v", err)
+	}
+	if !strings.Contains(log.String(), "TestVerbThatPanics") {
+		t.Errorf("the log has no trace: %s", &log)
+	}
+}
+
 // An engine that kills the exec process on the host means the one in the guest.
 func TestExecWhoseWaiterHasGone(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{"exec-1": make(chan uint32, 1)}}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
@@ -52,7 +53,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 func dial(dir *state.Dir, name string) (*net.UnixConn, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})
 	if err != nil {
-		return nil, fmt.Errorf("connect to the supervisor: %w", err)
+		return nil, fmt.Errorf("connect to the supervisor at %s: %w", filepath.Join(dir.Path, name), state.SocketError(err))
 	}
 	return conn, nil
 }

@@ -131,9 +131,13 @@ func pipes(ctx context.Context, dial stdio.Dial, passed []stdio.Descriptor) (*st
 }
 
 func (e *execProcess) dial(_ context.Context, kind protocol.StreamKind, number byte) (stdio.Stream, error) {
-	return e.supervisor.Stream(protocol.StreamHeader{
+	s, err := e.supervisor.Stream(protocol.StreamHeader{
 		Kind: kind, ContainerID: e.boot.ContainerID, ProcessID: e.processID, Number: number,
 	})
+	if err != nil {
+		return nil, err // not s, which as a stdio.Stream would not be nil
+	}
+	return s, nil
 }
 
 // wait delivers the exit code once the process has ended and its output is written.

@@ -65,8 +65,12 @@ const (
 // CurrentRole returns what this process was re-executed as, or "" for a cli.
 func CurrentRole() Role { return Role(os.Getenv(roleEnv)) }
 
+// quiet keeps a crash to one line: stderr of a re-executed husk is the container's,
+// or a user's terminal.
+const quiet = "GOTRACEBACK=none"
+
 // Environment is that of a re-executed husk which is passed no descriptors.
-func Environment(role Role) []string { return []string{roleEnv + "=" + string(role)} }
+func Environment(role Role) []string { return []string{roleEnv + "=" + string(role), quiet} }
 
 // Options say how a child is made.
 type Options struct {
@@ -206,7 +210,7 @@ func StartApart() int {
 	}
 	role := strings.TrimPrefix(os.Getenv(roleEnv), apart)
 	_, err = syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
-		Env:   []string{roleEnv + "=" + role, fdsEnv + "=" + os.Getenv(fdsEnv)},
+		Env:   []string{roleEnv + "=" + role, quiet, fdsEnv + "=" + os.Getenv(fdsEnv)},
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
