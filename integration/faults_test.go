@@ -263,17 +263,17 @@ func (s *subject) remove() {
 	s.reap()
 }
 
-// hit sends the signal once the point has come; found is false where there is no such
+// hit sends the signal once the point has come; victim is 0 where there is no such
 // process yet.
-func (f fault) hit(s *subject, pid int) (found bool, err error) {
+func (f fault) hit(s *subject, pid int) (victim int, err error) {
 	if f.victim == f.at.Role {
-		return true, unix.Kill(pid, f.signal)
+		return pid, unix.Kill(pid, f.signal)
 	}
 	vmms := s.e.vmms()
 	if len(vmms) == 0 {
-		return false, nil
+		return 0, nil
 	}
-	return true, unix.Kill(vmms[0], f.signal)
+	return vmms[0], unix.Kill(vmms[0], f.signal)
 }
 
 func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
@@ -283,14 +283,14 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 		if at != f.at {
 			return false
 		}
-		found, err := f.hit(s, pid)
+		victim, err := f.hit(s, pid)
 		if err != nil {
 			t.Errorf("signal the %s: %v", f.victim, err)
 		}
-		if found {
+		if victim != 0 {
 			row.hit = true
 			if f.signal == unix.SIGSTOP {
-				stopped = pid
+				stopped = victim
 			}
 		}
 		return true
@@ -302,6 +302,7 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 		s.out = p.stdout
 	}
 	defer s.reap()
+	s.wakeOthers(stopped)
 	select {
 	case <-p.done:
 		// What has lost its parent is reaped, as engines do: the kernel does not let the
@@ -312,6 +313,7 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 			}
 		}
 	case <-time.After(settle): // one that is stopped, or waits for one that is
+		s.wakeOthers(stopped)
 	}
 	s.readPID()
 	s.tellsTheTruth(t, stopped != 0)
@@ -329,6 +331,17 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 		<-p.done
 	}
 	w.isWell(t)
+}
+
+// wakeOthers continues all but the process that is meant to be stopped: a thread that
+// was just born when its tracer went has the SIGSTOP still to come by which it would
+// have been attached.
+func (s *subject) wakeOthers(stopped int) {
+	for pid := range s.e.processes() {
+		if st := procStat(pid); pid != stopped && len(st) > 0 && st[0] == "T" {
+			_ = unix.Kill(pid, unix.SIGCONT)
+		}
+	}
 }
 
 const (

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -89,9 +90,7 @@ func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int)
 	}
 	p.cmd.SysProcAttr.Ptrace = true
 	done := make(chan error, 1)
-	go func() {
-		// The thread is not unlocked: it ends with the goroutine.
-		runtime.LockOSThread()
+	onOwnThread(func() {
 		err := p.cmd.Start()
 		for _, f := range ours {
 			f.Close()
@@ -103,7 +102,7 @@ func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int)
 		t.cli = p.cmd.Process.Pid
 		p.status, err = t.run(live)
 		done <- err
-	}()
+	})
 	err = <-done
 	if p.cmd.Process == nil {
 		return nil, nil, err
@@ -120,6 +119,24 @@ func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int)
 		close(p.done)
 	}()
 	return p, others, err
+}
+
+// onOwnThread runs f on a thread that has no children and ends with f. Other goroutines
+// may have started processes on a thread before it became f's, and a tracer that waits
+// for all of its thread's children would take their ends from who waits for them.
+func onOwnThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", unix.Gettid()))
+		if len(children) > 0 {
+			// While this goroutine holds it, the next one is on another.
+			onOwnThread(f)
+			<-time.After(testTimeout)
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
 }
 
 // run traces until it is enough; the status is the cli's, if it has ended.
