@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -36,8 +37,10 @@ const (
 	ShadowDir     = "rootfs" // mount point of the supervisor's own root
 )
 
+// contents is in the order of Remove: the state goes last, so that a container which
+// is half removed can be found and removed again.
 var contents = []string{
-	stateFile, stateFileTemp, ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir,
+	ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir, stateFileTemp, stateFile,
 }
 
 // maxStateFile bounds what is read back, in bytes.
@@ -49,6 +52,9 @@ var (
 	ErrExist     = errors.New("container with given ID already exists")
 	ErrInvalidID = errors.New("invalid container ID format")
 )
+
+// ErrDamaged is for a container whose state cannot be read.
+var ErrDamaged = errors.New("the container's state is damaged: all that can be done is to delete it, with --force")
 
 // idFormat is runc's: what may be a file name, and a cgroup's.
 var idFormat = regexp.MustCompile(`^[\w+.-]+$`)
@@ -100,9 +106,12 @@ func Create(root string, c *Container) (*Dir, error) {
 	}
 }
 
-// creatingPrefix begins the name of a directory that is being filled. The dot keeps it
-// out of list.
-const creatingPrefix = ".creating-"
+// These begin the names of directories that are being filled or removed. The dot keeps
+// them out of list.
+const (
+	creatingPrefix = ".creating-"
+	deletingPrefix = ".deleting-"
+)
 
 // errSwept says that another call has taken a new directory for a leftover: it was
 // there before it was locked.
@@ -144,11 +153,16 @@ func createAt(root, path string, c *Container) (*Dir, error) {
 	return d, nil
 }
 
-// Sweep removes what creates that were killed have left half-made below root: nobody
-// holds the lock of such a directory. What cannot be removed is nobody's loss.
+// Sweep removes what creates and deletes that were killed have left half-made below
+// root: nobody holds the lock of such a directory. What cannot be removed is nobody's
+// loss.
 func Sweep(root string) {
-	left, _ := filepath.Glob(filepath.Join(root, creatingPrefix+"*"))
-	for _, path := range left {
+	entries, _ := os.ReadDir(root)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), creatingPrefix) && !strings.HasPrefix(e.Name(), deletingPrefix) {
+			continue
+		}
+		path := filepath.Join(root, e.Name())
 		d, err := open(path)
 		if err != nil {
 			continue
@@ -156,7 +170,7 @@ func Sweep(root string) {
 		// Under the lock, and still of that name: its create has ended, or has yet to
 		// lock it and will make another.
 		if d.tryLock() == nil && d.isAt(path) {
-			_ = d.Remove()
+			_ = d.removeRest()
 		}
 		d.Close()
 	}
@@ -263,60 +277,103 @@ func (d *Dir) Unlock() {
 	d.lock = nil
 }
 
-// Load reads the saved state.
+// Load reads the saved state. It returns ErrNotExist where there is no container, and
+// an error that wraps ErrDamaged where there is one.
 func (d *Dir) Load() (*Container, error) {
 	f, err := d.root.Open(stateFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && !d.hasOthers() {
 		return nil, ErrNotExist
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxStateFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
 	}
-	return decode(b)
+	c, err := decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
+	}
+	return c, nil
+}
+
+// hasOthers says whether a directory without a state is a container's all the same.
+// Other runtimes have directories below the same root.
+func (d *Dir) hasOthers() bool {
+	for _, name := range []string{ControlSocket, StreamSocket, LogFile} {
+		if _, err := d.root.Lstat(name); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func decode(b []byte) (*Container, error) {
 	if len(b) > maxStateFile {
-		return nil, fmt.Errorf("load state: more than %d bytes", maxStateFile)
+		return nil, fmt.Errorf("more than %d bytes", maxStateFile)
 	}
 	c := &Container{}
 	if err := json.Unmarshal(b, c); err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
+		return nil, err
 	}
-	if err := ValidID(c.ID); err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
-	}
-	return c, nil
+	return c, ValidID(c.ID)
 }
 
 // Save writes the state by rename: a reader sees the old one or the new one.
 // It works without any path, so also after the supervisor has left the host's
 // mount namespace.
 func (d *Dir) Save(c *Container) error {
+	staged, err := d.Stage(c)
+	if err != nil {
+		return err
+	}
+	defer staged.Cancel()
+	return staged.Commit()
+}
+
+// Staged is a state that is written, and needs no more space, but is not the saved one
+// yet.
+type Staged struct{ dir *Dir } // nil: it is, or never will be
+
+// Stage writes a state beside the saved one. There may be one at a time.
+func (d *Dir) Stage(c *Container) (*Staged, error) {
 	b, err := json.Marshal(c)
 	if err != nil {
-		return fmt.Errorf("save state: %w", err)
+		return nil, fmt.Errorf("save state: %w", err)
 	}
 	f, err := d.root.OpenFile(stateFileTemp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("save state: %w", err)
+		return nil, fmt.Errorf("save state: %w", err)
 	}
 	_, err = f.Write(b)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil {
-		err = d.root.Rename(stateFileTemp, stateFile)
-	}
 	if err != nil {
+		_ = d.root.Remove(stateFileTemp) // space is what there is none of
+		return nil, fmt.Errorf("save state: %w", err)
+	}
+	return &Staged{d}, nil
+}
+
+// Commit makes the staged state the saved one.
+func (s *Staged) Commit() error {
+	d := s.dir
+	s.dir = nil
+	if err := d.root.Rename(stateFileTemp, stateFile); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
 	return nil
+}
+
+// Cancel removes the staged state unless it was committed.
+func (s *Staged) Cancel() {
+	if s.dir != nil {
+		_ = s.dir.root.Remove(stateFileTemp) // the next one is written over it
+		s.dir = nil
+	}
 }
 
 // OpenLog opens the supervisor's log for appending.
@@ -341,15 +398,42 @@ func SocketError(err error) error {
 
 // Remove removes what husk put into the directory, name by name and never
 // recursively: a mount that should not be there makes it fail instead of
-// reaching through. Removing what is gone already is fine.
+// reaching through. Removing what is gone already is fine. Until only the state is
+// left the container keeps its name, and can be removed again; then the directory
+// loses it, so that whatever ends this call, the id is free and Sweep does the rest.
 func (d *Dir) Remove() error {
+	for _, name := range contents[:len(contents)-1] {
+		if err := d.removeName(name); err != nil {
+			return err
+		}
+	}
+	// Where there is no room for another directory it goes from where it is.
+	if temp, err := os.MkdirTemp(filepath.Dir(d.Path), deletingPrefix); err == nil {
+		if err := os.Rename(d.Path, temp); err != nil {
+			_ = os.Remove(temp) // what is gone already has no name
+		} else {
+			d.Path = temp
+		}
+	}
+	return d.removeRest()
+}
+
+// removeRest removes what there still is, and the directory.
+func (d *Dir) removeRest() error {
 	for _, name := range contents {
-		if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove state directory %s: %w", d.Path, err)
+		if err := d.removeName(name); err != nil {
+			return err
 		}
 	}
 	if err := os.Remove(d.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove state directory: %w", err)
+	}
+	return nil
+}
+
+func (d *Dir) removeName(name string) error {
+	if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove state directory %s: %w", d.Path, err)
 	}
 	return nil
 }

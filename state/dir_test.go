@@ -419,6 +419,13 @@ func TestSweep(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(left, ShareDir), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	deleted, err := os.MkdirTemp(root, deletingPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(deleted, stateFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	busy, err := os.MkdirTemp(root, creatingPrefix)
 	if err != nil {
 		t.Fatal(err)
@@ -429,8 +436,10 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Close()
-	if _, err := os.Lstat(left); err == nil {
-		t.Error("what a killed create has left is still there")
+	for _, path := range []string{left, deleted} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("what a killed call has left is still there: %s", path)
+		}
 	}
 	if _, err := os.Lstat(busy); err != nil {
 		t.Errorf("a create that runs has lost its directory: %v", err)

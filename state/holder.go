@@ -2,40 +2,18 @@ package state
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// holderPatience is how long LockByForce waits before it looks whether the holder of
-// the lock is stopped, each time.
-const holderPatience = 300 * time.Millisecond
-
-// LockByForce is Lock, but a husk call that holds the lock and has been stopped
-// (SIGSTOP) is killed: it would never give the lock back, and it may be the very create
-// that the caller takes back.
-func (d *Dir) LockByForce(ctx context.Context) error {
-	for {
-		patient, cancel := context.WithTimeout(ctx, holderPatience)
-		err := d.Lock(patient)
-		late := patient.Err() != nil
-		cancel()
-		if err == nil || !late || ctx.Err() != nil {
-			return err
-		}
-		if kerr := d.killStoppedHolder(ctx); kerr != nil {
-			return errors.Join(err, kerr)
-		}
-	}
-}
-
-// killStoppedHolder kills who holds the lock, if that is stopped.
-func (d *Dir) killStoppedHolder(ctx context.Context) error {
+// KillStoppedHolder kills who holds the lock, if that has been stopped (SIGSTOP): a husk
+// call that would never give the lock back, and maybe the very create that the caller
+// takes back.
+func (d *Dir) KillStoppedHolder(ctx context.Context) error {
 	pid, err := d.holder()
 	if err != nil || pid <= 0 {
 		return err
@@ -45,15 +23,10 @@ func (d *Dir) killStoppedHolder(ctx context.Context) error {
 		return nil //nolint:nilerr // it has ended, and its lock with it
 	}
 	// Only who is still the holder after its start time was read is meant.
-	if again, err := d.holder(); err != nil || again != pid || !p.stopped() {
+	if again, err := d.holder(); err != nil || again != pid || !p.Suspended() {
 		return err
 	}
 	return p.Kill(ctx)
-}
-
-func (p Process) stopped() bool {
-	status, start, err := readStat(p.PID)
-	return err == nil && start == p.StartTime && status == 'T'
 }
 
 // holder finds the pid of who holds the lock; 0 is nobody, or nobody to be seen from

@@ -1,11 +1,10 @@
 package state
 
 import (
-	"context"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,30 +49,35 @@ func startHolder(t *testing.T, path string) *exec.Cmd {
 	return cmd
 }
 
-// A stopped call that holds the lock is in nobody's way; one that runs is waited for.
-func TestLockByForce(t *testing.T) {
-	root := t.TempDir()
-	d, err := Create(root, &Container{ID: "a"})
+// A stopped call that holds the lock is killed; one that runs is not.
+func TestKillStoppedHolder(t *testing.T) {
+	d, err := Create(t.TempDir(), &Container{ID: "a"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	d.Unlock()
 	cmd := startHolder(t, d.Path)
-	short, cancel := context.WithTimeout(t.Context(), 3*holderPatience)
-	defer cancel()
-	if err := d.LockByForce(short); err == nil {
-		t.Fatal("locked what another call holds")
+	p, err := ProcessOf(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if p, err := ProcessOf(cmd.Process.Pid); err != nil || !p.Alive() {
-		t.Fatalf("a holder that is not stopped was killed: %v", err)
+	if err := d.KillStoppedHolder(deadline(t)); err != nil {
+		t.Error(err)
+	}
+	if !p.Alive() {
+		t.Fatal("a holder that is not stopped was killed")
 	}
 	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	long, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if err := d.LockByForce(long); err != nil {
+	for !p.Suspended() {
+		runtime.Gosched() // the signal is on its way
+	}
+	if err := d.KillStoppedHolder(deadline(t)); err != nil {
+		t.Error(err)
+	}
+	if err := d.Lock(deadline(t)); err != nil {
 		t.Error(err)
 	}
 }

@@ -68,7 +68,10 @@ type supervisor struct {
 	pty    *stdio.PTY
 	relay  *stdio.Relay
 	ooms   ooms
-	over   chan struct{} // closed when the container has ended
+	// killing and killTimeout are of a container that was sent SIGKILL.
+	killing     *killing
+	killTimeout time.Duration
+	over        chan struct{} // closed when the container has ended
 
 	// verbs serialises what changes the container's status; mu guards the fields
 	// below it for the moment they are read or written.
@@ -88,6 +91,7 @@ func Main(starter hypervisor.Starter) int {
 	s := &supervisor{
 		execs: map[string]*execution{}, up: make(chan struct{}), over: make(chan struct{}),
 		timings: timings.NewFromStart("supervisor"),
+		killing: newKilling(), killTimeout: killTimeout,
 	}
 	parent, err := launch.Receive(&s.boot)
 	if err != nil {
@@ -216,7 +220,7 @@ func (s *supervisor) openState() (err error) {
 		return fmt.Errorf("open supervisor log: %w", err)
 	}
 	s.log = logrus.New()
-	s.log.SetOutput(f)
+	s.log.SetOutput(logFile{f})
 	if s.boot.Debug {
 		s.log.SetLevel(logrus.DebugLevel)
 	}
@@ -442,6 +446,7 @@ func (s *supervisor) flush() {
 	s.mu.Unlock()
 	select {
 	case <-s.relay.Done():
+	case <-s.killing.now:
 	case <-s.vm.Done():
 		// What the VM had sent is in our hands; the relays end by themselves.
 	}
@@ -460,19 +465,6 @@ func (s *supervisor) shutDown() {
 			s.log.WithError(err).Warn("stop virtual machine")
 		}
 	}
-}
-
-func (s *supervisor) setStatus(status state.Status) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := *s.container
-	c.Saved = status
-	if err := s.dir.Save(&c); err != nil {
-		return err
-	}
-	// Not the whole of it: what never changes is read without the lock.
-	s.container.Saved = status
-	return nil
 }
 
 func (s *supervisor) status() state.Status {

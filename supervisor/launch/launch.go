@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -358,6 +359,16 @@ type Report struct {
 // maxReport bounds all that is reported, in bytes: it can hold text from the guest.
 const maxReport = 1 << 20
 
+// Expect bounds, from now on, how long all that the child is told and says may take: it
+// may be stopped, or hang. 0 is any time.
+func (c *Child) Expect(limit time.Duration) {
+	var deadline time.Time
+	if limit > 0 {
+		deadline = time.Now().Add(limit)
+	}
+	_ = c.conn.SetDeadline(deadline) // of a socket that is open
+}
+
 // Bootstrap gives the child what it is to do.
 func (c *Child) Bootstrap(v any) error {
 	if err := json.NewEncoder(c.conn).Encode(v); err != nil {
@@ -378,6 +389,8 @@ func (c *Child) Wait() (Report, error) {
 			return r, fmt.Errorf("read report: child is gone: %w", werr)
 		}
 		return r, fmt.Errorf("read report: child ended early: %s", st)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return r, fmt.Errorf("process %d has not answered in time: is it stopped, or the host very busy?", c.Process.Pid)
 	case err != nil:
 		return r, fmt.Errorf("read report: %w", err)
 	case r.Error != "":
