@@ -52,6 +52,12 @@ MIB ?= 1024
 # Unless bounded, making the first input of interest smaller takes up to a minute,
 # all of the budget.
 FUZZFLAGS := -fuzzminimizetime 10x
+CYCLES ?= 2000
+P ?= 8
+ALIVE ?= 200
+SOAK ?= 30m
+LOAD = $(MAKE) --no-print-directory build stock-kernel && go build -trimpath -o build/bin/load ./integration/load && \
+	integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/load.toml && build/bin/load -husk ./husk -config build/load.toml -parallel $(P)
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
 .PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit race integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz vuln faults load soak bench engines software machine install clean
@@ -121,6 +127,12 @@ integration-runc: ## the same tests against runc: they ask only what runc gives
 faults: ## kill and stop husk's processes at named points of every verb: all faults (root, half an hour); RUN='TestFaults/pause' picks, FAULTS=n takes n
 	RUNTIME=$(CURDIR)/husk FAULTS=$(or $(FAULTS),all) $(subst -run '.',-run 'TestFault',$(INTEGRATION)) -v -timeout 2h ./integration \
 		| grep -v '^=== \|^ *--- PASS'
+
+load: ## CYCLES containers made, killed and deleted at P in parallel, then ALIVE at once: nothing may have grown (root, an hour)
+	@$(LOAD) -cycles $(CYCLES) -alive $(ALIVE)
+
+soak: ## the same for SOAK (default 30m)
+	@$(LOAD) -for $(SOAK) -alive 0
 
 conformance: ## both suites below; fails if one does
 	@failed=0; for suite in validation bats; do $(MAKE) --no-print-directory conformance-$$suite || failed=1; done; exit $$failed
@@ -200,7 +212,7 @@ proto-check: proto ## fail if the generated code is not what the .proto files gi
 	@git diff --exit-code -I '^// *protoc  *v' -- '*.pb.go' || { echo "generated code differs from its .proto: run make proto and commit" >&2; exit 1; }
 
 fuzz: agent ## each fuzz target for FUZZTIME (default 10s); FUZZ=regexp picks
-	FUZZ='$(value FUZZ)' integration/setup/fuzz.sh $(FUZZTIME) $(FUZZFLAGS)
+	@FUZZ='$(value FUZZ)' integration/setup/fuzz.sh $(FUZZTIME) $(FUZZFLAGS)
 
 vuln: agent ## known vulnerabilities in what husk calls (needs https://vuln.go.dev, and says so when it is out of reach)
 	@integration/setup/vuln.sh $(GOVULNCHECK)

@@ -305,13 +305,7 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 	s.wakeOthers(stopped)
 	select {
 	case <-p.done:
-		// What has lost its parent is reaped, as engines do: the kernel does not let the
-		// first process of a pid namespace end before.
-		for _, pid := range others {
-			if pid != s.pid {
-				reap(pid)
-			}
-		}
+		s.reapOrphans(others)
 	case <-time.After(settle): // one that is stopped, or waits for one that is
 		s.wakeOthers(stopped)
 	}
@@ -330,7 +324,18 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
+	s.reapOrphans(others)
 	w.isWell(t)
+}
+
+// reapOrphans reaps what has lost its parent, the cli, as engines do: the kernel does
+// not let the first process of a pid namespace end before.
+func (s *subject) reapOrphans(pids []int) {
+	for _, pid := range pids {
+		if pid != s.pid {
+			reap(pid)
+		}
+	}
 }
 
 // wakeOthers continues all but the process that is meant to be stopped: a thread that
