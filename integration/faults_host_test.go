@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -209,8 +210,11 @@ func TestFaultNoDescriptorsOfSupervisor(t *testing.T) {
 		t.Fatal(err)
 	}
 	var before unix.Rlimit
-	few := unix.Rlimit{Cur: uint64(len(fds)), Max: 1 << 20}
-	if err := unix.Prlimit(c.pid, unix.RLIMIT_NOFILE, &few, &before); err != nil {
+	if err := unix.Prlimit(c.pid, unix.RLIMIT_NOFILE, nil, &before); err != nil {
+		t.Fatal(err)
+	}
+	few := unix.Rlimit{Cur: uint64(len(fds)), Max: before.Max}
+	if err := unix.Prlimit(c.pid, unix.RLIMIT_NOFILE, &few, nil); err != nil {
 		t.Fatal(err)
 	}
 	var calls []*process
@@ -379,8 +383,10 @@ func TestFaultPairs(t *testing.T) {
 				}
 				calls = append(calls, s.e.start(call{dir: s.e.dir}, args...))
 			}
+			began := time.Now()
 			for _, p := range calls {
 				r := p.wait()
+				t.Logf("%v: %s: exit code %d, %q", time.Since(began).Round(time.Millisecond), r.what, r.code, r.stderr)
 				if r.code != 0 && strings.Count(strings.TrimSpace(r.stderr), "\n") != 0 {
 					t.Errorf("%s: more than one line: %q", r.what, r.stderr)
 				}
@@ -390,4 +396,25 @@ func TestFaultPairs(t *testing.T) {
 			w.isWell(t)
 		})
 	}
+}
+
+// A container that is paused while a process is added goes on when it is resumed: in
+// the guest, a fork into a cgroup that freezes must not hold up all else.
+func TestExecDuringPause(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
+	for range 6 {
+		exec := e.start(call{}, "exec", c.id, "true")
+		pause := e.start(call{}, "pause", c.id)
+		if r := pause.wait(); r.code != 0 {
+			t.Fatalf("pause beside an exec: exit code %d, %q", r.code, r.stderr)
+		}
+		e.ok("resume", c.id)
+		exec.wait() // it may have come too late
+	}
+	if r := c.exec("echo", "well"); r.stdout != "well\n" {
+		t.Errorf("exec: exit code %d, %q", r.code, r.stderr)
+	}
+	c.stop()
 }
