@@ -199,15 +199,11 @@ func makeBundle(dir string) error {
 			return err
 		}
 	}
-	return writeSpec(dir, nil)
+	return writeSpec(dir, rootfs, nil)
 }
 
-// writeSpec writes the bundle's config.json; nil is a network namespace of its own.
-func writeSpec(dir string, n *network) error {
-	rootfs, err := filepath.Abs(filepath.Join(dir, "rootfs"))
-	if err != nil {
-		return err
-	}
+// writeSpec writes a bundle's config.json; nil is a network namespace of its own.
+func writeSpec(dir, rootfs string, n *network) error {
 	spec := &specs.Spec{
 		Version: "1.0.2",
 		Root:    &specs.Root{Path: rootfs},
@@ -226,7 +222,6 @@ func writeSpec(dir string, n *network) error {
 	ns := specs.LinuxNamespace{Type: specs.NetworkNamespace}
 	if n != nil {
 		ns.Path = n.path
-		spec.Root.Path = rootfs
 	}
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces, ns)
 	text, err := json.Marshal(spec)

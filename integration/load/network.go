@@ -28,10 +28,7 @@ func (l *load) makeNetworks() (all []*network, err error) {
 		if err := os.Mkdir(n.bundle, 0o755); err != nil {
 			return nil, err
 		}
-		if err := os.Symlink(filepath.Join(l.bundle, "rootfs"), filepath.Join(n.bundle, "rootfs")); err != nil {
-			return nil, err
-		}
-		if err := writeSpec(n.bundle, n); err != nil {
+		if err := writeSpec(n.bundle, filepath.Join(l.bundle, "rootfs"), n); err != nil {
 			return nil, err
 		}
 		all = append(all, n)
