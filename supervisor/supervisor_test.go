@@ -143,7 +143,7 @@ func started(t *testing.T, starter *fake.Starter) (*supervisor, *fake.VM) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	s := &supervisor{
-		killing: newKilling(), killTimeout: killTimeout,
+		killing: newKilling(), killTimeout: killTimeout, rests: newRests(),
 		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{}, over: make(chan struct{}),
 		boot: Bootstrap{
 			Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
