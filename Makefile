@@ -30,6 +30,9 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 PROTOC_GEN_GO_TTRPC := github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc@v1.2.10
 
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
+CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0
+
 AGENT := guest/embedded/agent
 KERNEL := build/kernel
 # Of the tests, so that the outer machine of the KVM test bed finds the kernel
@@ -60,7 +63,7 @@ LOAD = $(MAKE) --no-print-directory build stock-kernel && go build -trimpath -o 
 	integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/load.toml && build/bin/load -husk ./husk -config build/load.toml -parallel $(P)
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit race integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz vuln faults load soak bench engines software machine install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit race integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz vuln faults load soak bench engines software machine release install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -93,7 +96,7 @@ install-kernel: ## install it where husk prefers it to the distribution's
 	install -D -m 644 build/guest-kernel/vmlinuz $(DESTDIR)/usr/lib/husk/vmlinuz
 
 demo: deps ## install what is missing, build, and run a container in a VM
-	@$(MAKE) --no-print-directory build stock-kernel
+	@$(MAKE) --no-print-directory build
 	@integration/setup/demo.sh ./husk $(KERNEL)
 
 test: test-deps ## everything: unit, a little fuzzing, integration under emulation, with runc, and on KVM in the test bed
@@ -117,6 +120,7 @@ vet:
 	@unformatted=$$(go run $(GOFUMPT) -l $$(find . -name '*.go' -not -name '*.pb.go' -not -path './build/*')); \
 	if [ -n "$$unformatted" ]; then echo "not gofumpt-clean:"; echo "$$unformatted"; exit 1; fi
 	go vet -tags integration ./...
+	go vet -tags pages .
 
 integration: ## black-box tests of ./husk under emulation (root); RUN=regexp picks
 	RUNTIME=$(CURDIR)/husk $(INTEGRATION) -timeout 25m ./integration
@@ -217,8 +221,17 @@ fuzz: agent ## each fuzz target for FUZZTIME (default 10s); FUZZ=regexp picks
 vuln: agent ## known vulnerabilities in what husk calls (needs https://vuln.go.dev, and says so when it is out of reach)
 	@integration/setup/vuln.sh $(GOVULNCHECK)
 
-install: build ## install husk into PREFIX/bin (default /usr/local/bin)
+release: build ## tarball, .deb, .rpm, SBOM and checksums in build/release
+	VERSION=$(VERSION) NFPM=$(NFPM) CYCLONEDX=$(CYCLONEDX) release/release.sh build/release
+
+install: build ## install husk into PREFIX/bin (default /usr/local/bin), with its man page and completions
 	install -D -m 0755 husk $(DESTDIR)$(PREFIX)/bin/husk
+	@mkdir -p build/pages
+	go run -tags pages . build/pages
+	install -D -m 0644 build/pages/husk.8 $(DESTDIR)$(PREFIX)/share/man/man8/husk.8
+	install -D -m 0644 build/pages/husk.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/husk
+	install -D -m 0644 build/pages/_husk $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_husk
+	install -D -m 0644 build/pages/husk.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/husk.fish
 
 clean: ## remove what was built and fetched
 	rm -rf build husk $(AGENT)

@@ -3,10 +3,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/check"
+	"github.com/huskvm/husk/specconv"
 )
 
 var checkCommand = &cli.Command{
@@ -16,12 +19,21 @@ var checkCommand = &cli.Command{
 	OnUsageError: usageError,
 	Flags: []cli.Flag{
 		&cli.BoolFlag{Name: "json", Usage: "print the report as one JSON object"},
+		&cli.BoolFlag{Name: "run", Usage: "when all is well, run a container that prints the kernel it sees"},
+		&cli.BoolFlag{Name: insideFlag, Hidden: true, Usage: "print the release of the kernel this runs on: what the container of --run does"},
 	},
 	Action: func(c *cli.Context) error {
 		if err := exactArgs(c, 0); err != nil {
 			return err
 		}
-		report := check.Run(c.Context, check.Options{ConfigPath: c.String("config"), StateRoot: c.String("root")})
+		if c.Bool(insideFlag) {
+			return printKernel(c)
+		}
+		trial, err := trialRun(c)
+		if err != nil {
+			return err
+		}
+		report := check.Run(c.Context, check.Options{ConfigPath: c.String("config"), StateRoot: c.String("root"), Trial: trial})
 		if err := printReport(c, report); err != nil {
 			return err
 		}
@@ -30,6 +42,34 @@ var checkCommand = &cli.Command{
 		}
 		return nil
 	},
+}
+
+// insideFlag is given to husk inside the container of --run.
+const insideFlag = "inside"
+
+// trialRun is the container that --run asks for, nil without.
+func trialRun(c *cli.Context) (*check.Trial, error) {
+	if !c.Bool("run") {
+		return nil, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find husk's own path: %w", err)
+	}
+	trial := &check.Trial{Spec: specconv.Example(), Self: self, Inside: []string{"check", "--" + insideFlag}}
+	if path := c.String("config"); path != "" {
+		trial.Global = []string{"--config", path}
+	}
+	return trial, nil
+}
+
+func printKernel(c *cli.Context) error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return os.NewSyscallError("uname", err)
+	}
+	_, err := fmt.Fprintln(c.App.Writer, unix.ByteSliceToString(name.Release[:]))
+	return err
 }
 
 func printReport(c *cli.Context, report *check.Report) error {

@@ -107,8 +107,9 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			createCommand, startCommand, stateCommand, killCommand, deleteCommand,
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
-			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand,
+			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand, configCommand,
 			checkpointCommand, restoreCommand, templateCommand, installCommand, uninstallCommand,
+			debugReportCommand,
 		},
 		HideHelpCommand: true,
 		OnUsageError:    usageError,
@@ -116,15 +117,19 @@ func newApp() *cli.App {
 		// Errors come back to main, which alone logs them and exits.
 		ExitErrHandler: func(*cli.Context, error) {},
 	}
-	for _, c := range app.Commands {
+	for i, verb := range app.Commands {
+		// A copy: the library writes into the commands when it runs them.
+		c := *verb
 		// Or a container named h or help could not be addressed.
 		c.HideHelpCommand = true
+		c.Description = withExamples(c.Name, c.Description)
+		app.Commands[i] = &c
 	}
 	return app
 }
 
 func versionText() string {
-	return fmt.Sprintf("husk version %s\ncommit: %s\nspec: %s\ngo: %s\n", version, commit, specs.Version, runtime.Version())
+	return fmt.Sprintf("husk version %s\ncommit: %s\nspec: %s\ngo: %s\nbuild: %s\n", version, commit, specs.Version, runtime.Version(), build)
 }
 
 // exitError is an error with an exit code of its own; with a nil err it is only

@@ -13,6 +13,7 @@ import (
 	"github.com/huskvm/husk/config"
 	"github.com/huskvm/husk/guest"
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/install"
 )
 
 // Status is what a check came to.
@@ -58,15 +59,20 @@ type Report struct {
 type Options struct {
 	ConfigPath string // settings file; empty: config.DefaultPath if it exists
 	StateRoot  string // --root
+	Trial      *Trial // a container to run when all else is well; nil: none
 }
 
-// Run does all checks. It changes nothing on the host.
+// Run does all checks, but none after one that makes the others meaningless. It changes
+// nothing on the host, unless a container is to be tried.
 func Run(ctx context.Context, o Options) *Report {
 	r := &Report{}
 	add := func(c Check) { r.Checks = append(r.Checks, c) }
 	var c Check
 
 	add(root())
+	if r.failed() > 0 {
+		return r // what follows would only say that it may not look
+	}
 	settings, c := loadSettings(o.ConfigPath)
 	add(c)
 	r.Accel, c = accel(hypervisor.Accel(settings.Accel))
@@ -83,7 +89,12 @@ func Run(ctx context.Context, o Options) *Report {
 	add(virtiofsd(virtiofsdPaths))
 	add(directory("cache", settings.Cache, cacheMiB, true))
 	add(directory("state", o.StateRoot, stateMiB, false))
+	add(engines(install.Engines, programDirs))
 	r.OK = r.failed() == 0
+	if r.OK && o.Trial != nil {
+		add(o.Trial.Run(ctx))
+		r.OK = r.failed() == 0
+	}
 	return r
 }
 

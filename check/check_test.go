@@ -11,8 +11,13 @@ import (
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/distro"
 	"github.com/huskvm/husk/guest"
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/hypervisor/qemu"
+	"github.com/huskvm/husk/install"
 )
 
 // want holds a check to a status and to words of its detail and advice; without
@@ -51,7 +56,7 @@ func TestRun(t *testing.T) {
 	}
 	if want := []string{
 		"root", "settings", "accel", "qemu", "kernel", "agent", "vhost-vsock", "cgroup", "tun", "host-kernel",
-		"virtiofsd", "cache", "state",
+		"virtiofsd", "cache", "state", "engines",
 	}; !slices.Equal(names, want) {
 		t.Errorf("checks %v, want %v", names, want)
 	}
@@ -79,7 +84,7 @@ func TestBadSettings(t *testing.T) {
 	if got.Cache != "/var/cache/husk" || got.Accel != "auto" {
 		t.Errorf("the other checks go on with %+v, want the defaults", got)
 	}
-	if r := Run(t.Context(), Options{ConfigPath: settings, StateRoot: t.TempDir()}); r.OK || len(r.Checks) != 13 {
+	if r := Run(t.Context(), Options{ConfigPath: settings, StateRoot: t.TempDir()}); r.OK || len(r.Checks) != 14 {
 		t.Errorf("with bad settings: %+v", r)
 	}
 }
@@ -151,9 +156,9 @@ func TestQEMU(t *testing.T) {
 	}{
 		{"echo 'QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)'; echo Copyright", OK, "version 7.2.22, ", ""},
 		{"echo QEMU emulator version 10.0.2", OK, "version 10.0.2, ", ""},
-		{"echo QEMU emulator version 6.2.0", Fail, "is version 6.2.0, 7.0 or later", "qemu-system-x86"},
-		{"echo hello; echo there", Fail, "does not say its version: hello", "qemu-system-x86"},
-		{"echo no such library >&2; exit 127", Fail, "exit status 127: no such library", "qemu-system-x86"},
+		{"echo QEMU emulator version 6.2.0", Fail, "is version 6.2.0, 7.2 or later", distro.Install(distro.QEMU)},
+		{"echo hello; echo there", Fail, "does not say its version: hello", distro.Install(distro.QEMU)},
+		{"echo no such library >&2; exit 127", Fail, "exit status 127: no such library", distro.Install(distro.QEMU)},
 	} {
 		path := write(t, "qemu", "#!/bin/sh\n"+tc.script+"\n", 0o755)
 		found, c := qemuBinary(t.Context(), path)
@@ -165,13 +170,13 @@ func TestQEMU(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, c = qemuBinary(ctx, write(t, "qemu", "#!/bin/sh\nexec sleep 300\n", 0o755))
-	want(t, c, Fail, "signal: killed", "qemu-system-x86")
+	want(t, c, Fail, "signal: killed", distro.Install(distro.QEMU))
 }
 
 func TestKernel(t *testing.T) {
 	root := t.TempDir()
 	_, c := kernel(guest.Settings{Root: root})
-	want(t, c, Fail, "no kernel for guests in "+root+"/boot", "linux-image-amd64")
+	want(t, c, Fail, "no kernel for guests: there is none in /boot", distro.Install(distro.Kernel))
 	if err := os.Mkdir(filepath.Join(root, "boot"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +184,7 @@ func TestKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, c = kernel(guest.Settings{Root: root})
-	want(t, c, Fail, "vmlinuz-6.1.0-9-amd64: ", "linux-image-amd64")
+	want(t, c, Fail, "vmlinuz-6.1.0-9-amd64: ", distro.Install(distro.Kernel))
 	_, c = kernel(guest.Settings{Kernel: "/no/such/vmlinuz"})
 	want(t, c, Fail, "/no/such/vmlinuz", "correct kernel")
 }
@@ -198,4 +203,67 @@ func TestVirtiofsd(t *testing.T) {
 	want(t, virtiofsd([]string{"/no/such", t.TempDir()}), OK, "not installed", "")
 	path := write(t, "virtiofsd", "", 0o755)
 	want(t, virtiofsd([]string{"/no/such", path}), OK, path, "")
+}
+
+func TestEngines(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"one", "two", "three"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	daemon := func(content string) string { return write(t, "daemon.json", content, 0o600) }
+	engine := func(program, file string) *install.Engine {
+		e := *install.Find("docker")
+		e.Name, e.Program, e.DefaultFile = program, program, file
+		return &e
+	}
+	want(t, engines([]*install.Engine{
+		engine("one", daemon(`{"runtimes": {"husk": {"path": "/husk"}}}`)),
+		engine("two", daemon(`{}`)),
+		engine("three", daemon(`not json`)),
+		engine("absent", daemon(`{}`)),
+	}, []string{dir}), OK, "one knows husk; two does not know husk yet (husk install two); three: unknown (", "")
+	want(t, engines(nil, []string{dir}), OK, "no engine is installed", "")
+}
+
+// A trial fails for what its container says, and leaves no file.
+func TestTrial(t *testing.T) {
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	for _, c := range []struct {
+		name, script   string
+		status         Status
+		detail, advice string
+	}{
+		{"works", "echo 6.1.0-9-amd64", OK, `on Linux "6.1.0-9-amd64" in `, ""},
+		{"fails", "echo no guest >&2; exit 1", Fail, "exit status 1: no guest", "troubleshooting"},
+		{"is silent", "exit 0", Fail, "printed nothing", "troubleshooting"},
+		{"has a bundle", `shift 4; grep -q '"args":\["/husk","inside"\]' "$1/config.json" && test -d "$1/rootfs" && echo 1`, OK, `"1"`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			self := write(t, "husk", "#!/bin/sh\n"+c.script+"\n", 0o755)
+			trial := Trial{
+				Spec: &specs.Spec{Process: &specs.Process{Terminal: true}, Root: &specs.Root{}},
+				Self: self, Inside: []string{"inside"},
+			}
+			want(t, trial.Run(t.Context()), c.status, c.detail, c.advice)
+		})
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// The README promises what the code asks for.
+func TestMinimumInReadme(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []string{"Linux " + minHostKernel + " or later", "QEMU " + qemu.MinVersion() + " or later"} {
+		if !strings.Contains(string(text), w) {
+			t.Errorf("README.md does not say %q", w)
+		}
+	}
 }

@@ -94,6 +94,9 @@ func tun(device string) Check {
 	return c
 }
 
+// minHostKernel is the oldest Linux with all that hostKernel asks for.
+const minHostKernel = "5.12"
+
 // hostKernel asks for the newest system calls that the supervisor cannot do
 // without, and for the namespaces it lives in.
 func hostKernel() Check {
@@ -124,7 +127,7 @@ func hostKernel() Check {
 		release = unix.ByteSliceToString(name.Release[:])
 	}
 	if len(missing) > 0 {
-		return c.fail(fmt.Sprintf("%s: without %s", release, strings.Join(missing, ", ")), "boot Linux 5.12 or later, Debian 12's for one")
+		return c.fail(fmt.Sprintf("%s: without %s", release, strings.Join(missing, ", ")), "boot Linux "+minHostKernel+" or later, Debian 12's for one")
 	}
 	c.Detail = release
 	return c

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/huskvm/husk/distro"
 	"github.com/huskvm/husk/guest"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/hypervisor/qemu"
@@ -30,14 +29,8 @@ func accel(want hypervisor.Accel) (hypervisor.Accel, Check) {
 	return got, c
 }
 
-const (
-	// minQEMUMajor is what hypervisor/qemu asks for when it starts one.
-	minQEMUMajor   = 7
-	versionTimeout = 10 * time.Second
-	installQEMU    = "install Debian package qemu-system-x86 (Debian 12 or later)"
-)
-
-var qemuVersion = regexp.MustCompile(`version (\d{1,4})\.(\d{1,4})\.(\d{1,4})`)
+// versionTimeout bounds how long QEMU may take to print its version.
+const versionTimeout = 10 * time.Second
 
 func qemuBinary(ctx context.Context, configured string) (hostPath string, _ Check) {
 	c := Check{Name: "qemu", Status: OK}
@@ -46,34 +39,23 @@ func qemuBinary(ctx context.Context, configured string) (hostPath string, _ Chec
 		if configured != "" {
 			return "", c.fail(err.Error(), "correct qemu in the settings file, or remove it there")
 		}
-		return "", c.fail(err.Error(), installQEMU)
+		return "", c.fail(err.Error(), distro.Install(distro.QEMU))
 	}
 	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, hostPath, "--version").CombinedOutput()
 	if err != nil {
-		return hostPath, c.fail(fmt.Sprintf("%s --version: %v: %s", hostPath, err, firstLine(out)), installQEMU)
+		return hostPath, c.fail(fmt.Sprintf("%s --version: %v: %s", hostPath, err, firstLine(out)), distro.Install(distro.QEMU))
 	}
-	version, recent := parseVersion(string(out))
+	version, taken := qemu.ParseVersion(string(out))
 	switch {
 	case version == "":
-		return hostPath, c.fail(fmt.Sprintf("%s does not say its version: %s", hostPath, firstLine(out)), installQEMU)
-	case !recent:
-		return hostPath, c.fail(fmt.Sprintf("%s is version %s, %d.0 or later is needed", hostPath, version, minQEMUMajor), installQEMU)
+		return hostPath, c.fail(fmt.Sprintf("%s does not say its version: %s", hostPath, firstLine(out)), distro.Install(distro.QEMU))
+	case !taken:
+		return hostPath, c.fail(fmt.Sprintf("%s is version %s, %s or later is needed", hostPath, version, qemu.MinVersion()), distro.Install(distro.QEMU))
 	}
 	c.Detail = fmt.Sprintf("version %s, %s", version, hostPath)
 	return hostPath, c
-}
-
-// parseVersion finds the version in what `qemu --version` prints, and says
-// whether husk can use it.
-func parseVersion(out string) (version string, recent bool) {
-	m := qemuVersion.FindStringSubmatch(out)
-	if m == nil {
-		return "", false
-	}
-	major, err := strconv.Atoi(m[1])
-	return strings.Join(m[1:], "."), err == nil && major >= minQEMUMajor
 }
 
 // firstLine keeps a wrong program's output to a length that can be read.
@@ -89,13 +71,9 @@ func kernel(s guest.Settings) (release string, _ Check) {
 	var none *guest.NotFoundError
 	switch {
 	case errors.As(err, &none):
-		detail := "no kernel for guests in " + none.Dir
-		if len(none.PassedOver) > 0 {
-			detail += ": " + strings.Join(none.PassedOver, "; ")
-		}
-		return "", c.fail(detail, "install Debian package linux-image-amd64, or set kernel, and modules if need be, in the settings file")
+		return "", c.fail("no kernel for guests: "+none.Why(), none.Advice())
 	case err != nil:
-		return "", c.fail(err.Error(), "correct kernel and modules in the settings file, or install Debian package linux-image-amd64")
+		return "", c.fail(err.Error(), "correct kernel and modules in the settings file, or "+distro.Install(distro.Kernel))
 	}
 	c.Detail = fmt.Sprintf("%s (%s), %s", k.Release, k.Origin, k.Path)
 	if k.ModulesDir != "" {

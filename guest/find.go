@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -17,14 +16,13 @@ import (
 const (
 	huskKernel  = "/usr/lib/husk/vmlinuz"
 	huskModules = "/usr/lib/husk/modules"
-	bootDir     = "/boot"
 	modulesDir  = "/lib/modules"
 )
 
 // Find returns the kernel that guests boot: the configured one; else husk's own
-// in /usr/lib/husk; else the newest /boot/vmlinuz-* whose modules are in
-// /lib/modules and which has what a container needs (Debian's cloud kernels do
-// not: they lack 9p). The error when there is none says what to install and
+// in /usr/lib/husk; else the newest of the distribution (kernelPlaces) whose modules are
+// there and which has what a container needs (Debian's cloud kernels and those of RHEL's
+// family do not: they lack 9p). The error when there is none says what to install and
 // which setting to set, and why each kernel that was seen will not do.
 func Find(s Settings) (*Kernel, error) {
 	f := &finder{settings: s, seen: witnesses{}}
@@ -66,19 +64,12 @@ func (f *finder) configured() (*Kernel, error) {
 	}
 	k := &Kernel{Path: f.settings.Kernel, Release: release, ModulesDir: f.settings.Modules, Origin: OriginConfigured}
 	if k.ModulesDir == "" {
-		dirs := []string{f.path(filepath.Join(modulesDir, release))}
+		var own []string
 		if dir := filepath.Dir(k.Path); filepath.Base(dir) == "boot" {
-			dirs = append([]string{filepath.Join(filepath.Dir(dir), modulesDir, release)}, dirs...)
+			own = []string{filepath.Join(filepath.Dir(dir), modulesDir, release)}
 		}
-		for _, dir := range dirs {
-			id, err := f.seen.note(dir)
-			if err != nil {
-				return nil, err
-			}
-			if !id.Absent {
-				k.ModulesDir = dir
-				break
-			}
+		if k.ModulesDir, err = f.modulesOf(release, own...); err != nil {
+			return nil, err
 		}
 	}
 	if k.ModulesDir == "" {
@@ -109,62 +100,6 @@ func (f *finder) husk() (*Kernel, error) {
 	return k, err
 }
 
-func (f *finder) distribution() (*Kernel, error) {
-	dir := f.path(bootDir)
-	if _, err := f.seen.note(dir); err != nil {
-		return nil, err
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("search kernels: %w", err)
-	}
-	var names []string
-	for _, e := range entries {
-		if release, ok := strings.CutPrefix(e.Name(), "vmlinuz-"); ok && validRelease(release) && !leftOver(release) {
-			names = append(names, release)
-		}
-	}
-	slices.SortFunc(names, func(a, b string) int { return compareReleases(b, a) })
-
-	var passedOver []string
-	for _, name := range names {
-		k, err := f.candidate(filepath.Join(dir, "vmlinuz-"+name))
-		if err == nil {
-			k.PassedOver = passedOver
-			return k, nil
-		}
-		passedOver = append(passedOver, fmt.Sprintf("%s: %v", filepath.Join(dir, "vmlinuz-"+name), err))
-	}
-	return nil, &NotFoundError{Dir: dir, PassedOver: passedOver}
-}
-
-func (f *finder) candidate(path string) (*Kernel, error) {
-	release, err := f.release(path)
-	if err != nil {
-		return nil, err
-	}
-	k := &Kernel{Path: path, Release: release, Origin: OriginDistribution}
-	k.ModulesDir = f.path(filepath.Join(modulesDir, release))
-	k.modules, err = resolveModules(k.ModulesDir, release, f.seen)
-	return k, err
-}
-
-// NotFoundError says that the host has no kernel for guests.
-type NotFoundError struct {
-	Dir        string   // that was searched last, /boot
-	PassedOver []string // "PATH: why it will not do"
-}
-
-func (e *NotFoundError) Error() string {
-	why := "there is no vmlinuz-* in " + e.Dir
-	if len(e.PassedOver) > 0 {
-		why = strings.Join(e.PassedOver, "; ")
-	}
-	return "no kernel for guests found: " + why +
-		": install one (Debian: apt install linux-image-amd64)" +
-		" or set `kernel`, and `modules` if need be, in /etc/husk/config.toml"
-}
-
 // release returns the release of the kernel at path: as its header or its text
 // has it, else as its file name does.
 func (f *finder) release(path string) (string, error) {
@@ -187,7 +122,11 @@ func (f *finder) release(path string) (string, error) {
 	if !st.Mode().IsRegular() {
 		return "", errors.New("not a regular file")
 	}
-	release, err := readRelease(file, st.Size())
+	image, err := imageIn(file, st.Size())
+	if err != nil {
+		return "", err
+	}
+	release, err := readRelease(image, image.Size())
 	if err != nil {
 		return "", err
 	}
@@ -213,16 +152,6 @@ func readRelease(file io.ReaderAt, size int64) (string, error) {
 		return "", err
 	}
 	return img.Release, nil
-}
-
-// leftOver says that a file in /boot is a copy some tool put aside.
-func leftOver(name string) bool {
-	for _, suffix := range []string{".old", ".bak", ".orig", ".sig", ".efi.signed", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", "~"} {
-		if strings.HasSuffix(name, suffix) {
-			return true
-		}
-	}
-	return false
 }
 
 // compareReleases orders kernel releases by age as people number them, the way

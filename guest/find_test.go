@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/huskvm/husk/distro"
 )
 
 // fakeHost is a directory that stands for a host's root.
@@ -126,7 +128,54 @@ func TestFind(t *testing.T) {
 			h.write("/boot/vmlinuz-6.2.0", []byte("not a kernel at all"))
 			h.kernel("/boot/vmlinuz-6.3.0.old", "6.3.0")
 			return Settings{}
-		}, "/boot/vmlinuz-6.1.0-9-amd64", OriginDistribution, "/lib/modules/6.1.0-9-amd64", []string{"neither a bzImage", "depmod"}},
+		}, "/boot/vmlinuz-6.1.0-9-amd64", OriginDistribution, "/lib/modules/6.1.0-9-amd64", []string{"neither a bzImage", "its modules are not in"}},
+		{"Arch: no release in the name", func(h *fakeHost) Settings {
+			h.modules("/usr/lib/modules/6.12.1-arch1-1", fakeDep, "")
+			h.kernel("/boot/vmlinuz-linux", "6.12.1-arch1-1")
+			return Settings{}
+		}, "/boot/vmlinuz-linux", OriginDistribution, "/usr/lib/modules/6.12.1-arch1-1", nil},
+		{"Alpine: the newer of two flavours", func(h *fakeHost) Settings {
+			h.modules("/lib/modules/6.6.58-0-lts", fakeDep, "")
+			h.modules("/lib/modules/6.6.50-0-virt", fakeDep, "")
+			h.kernel("/boot/vmlinuz-lts", "6.6.58-0-lts")
+			h.kernel("/boot/vmlinuz-virt", "6.6.50-0-virt")
+			return Settings{}
+		}, "/boot/vmlinuz-lts", OriginDistribution, "/lib/modules/6.6.58-0-lts", nil},
+		{"Fedora: beside its modules, and nothing but a rescue image in /boot", func(h *fakeHost) Settings {
+			h.modules("/lib/modules/6.11.4-301.fc41.x86_64", fakeDep, "")
+			h.kernel("/lib/modules/6.11.4-301.fc41.x86_64/vmlinuz", "6.11.4-301.fc41.x86_64")
+			h.kernel("/boot/vmlinuz-0-rescue-0123456789", "6.11.5-301.fc41.x86_64")
+			return Settings{}
+		}, "/lib/modules/6.11.4-301.fc41.x86_64/vmlinuz", OriginDistribution, "/lib/modules/6.11.4-301.fc41.x86_64", nil},
+		{"systemd-boot", func(h *fakeHost) Settings {
+			h.modules("/usr/lib/modules/6.11.4", fakeDep, "")
+			h.kernel("/boot/0123456789abcdef/6.11.4/linux", "6.11.4")
+			return Settings{}
+		}, "/boot/0123456789abcdef/6.11.4/linux", OriginDistribution, "/usr/lib/modules/6.11.4", nil},
+		{"unified kernel image", func(h *fakeHost) Settings {
+			h.modules("/usr/lib/modules/6.11.4", fakeDep, "")
+			h.write("/boot/EFI/Linux/arch-linux.efi", fakeUKI(".linux", fakeBzImage("6.11.4 (x)", packGzip(h.t, fakeVMLinux()))))
+			return Settings{}
+		}, "/boot/EFI/Linux/arch-linux.efi", OriginDistribution, "/usr/lib/modules/6.11.4", nil},
+		{"NixOS", func(h *fakeHost) Settings {
+			h.modules("/run/booted-system/kernel-modules/lib/modules/6.6.60", fakeDep, "")
+			h.kernel("/run/booted-system/kernel", "6.6.60")
+			return Settings{}
+		}, "/run/booted-system/kernel", OriginDistribution, "/run/booted-system/kernel-modules/lib/modules/6.6.60", nil},
+		{"one kernel in two places is looked at once", func(h *fakeHost) Settings {
+			h.distribution("6.1.0-9-amd64")
+			h.kernel("/boot/vmlinuz-6.2.0", "6.2.0")
+			h.modules("/lib/modules/6.2.0", withoutLines(fakeDep, "9p"), "")
+			h.kernel("/lib/modules/6.2.0/vmlinuz", "6.2.0")
+			return Settings{}
+		}, "/boot/vmlinuz-6.1.0-9-amd64", OriginDistribution, "/lib/modules/6.1.0-9-amd64", []string{"no 9p"}},
+		{"a link to nothing", func(h *fakeHost) Settings {
+			h.distribution("6.1.0-9-amd64")
+			if err := os.Symlink("vmlinuz-6.3.0", h.path("/boot/vmlinuz")); err != nil {
+				h.t.Fatal(err)
+			}
+			return Settings{}
+		}, "/boot/vmlinuz-6.1.0-9-amd64", OriginDistribution, "/lib/modules/6.1.0-9-amd64", nil},
 		{"husk's own first, all built in", func(h *fakeHost) Settings {
 			h.distribution("6.1.0-9-amd64")
 			h.kernel("/usr/lib/husk/vmlinuz", "6.1.0-husk")
@@ -190,13 +239,13 @@ func TestFindRefuses(t *testing.T) {
 	}{
 		{
 			"nothing there", func(*fakeHost) Settings { return Settings{} },
-			[]string{"no vmlinuz-*", "linux-image-amd64", "`kernel`", "/etc/husk/config.toml"},
+			[]string{"there is none in /boot", distro.Install(distro.Kernel), "`kernel`", "/etc/husk/config.toml"},
 		},
 		{"only a cloud kernel", func(h *fakeHost) Settings {
 			h.kernel("/boot/vmlinuz-6.1.0-10-cloud-amd64", "6.1.0-10-cloud-amd64")
 			h.modules("/lib/modules/6.1.0-10-cloud-amd64", withoutLines(fakeDep, "9p"), "")
 			return Settings{}
-		}, []string{"vmlinuz-6.1.0-10-cloud-amd64", "no 9p", "linux-image-amd64"}},
+		}, []string{"vmlinuz-6.1.0-10-cloud-amd64", "no 9p", distro.Install(distro.Kernel)}},
 		{
 			"configured is not there", func(h *fakeHost) Settings { return Settings{Kernel: h.path("/no")} },
 			[]string{"configured kernel", "/no", "not exist"},

@@ -193,9 +193,13 @@ func sumLine(sum, name string) string { return sum + "  " + name + "\n" }
 func (m *maker) unpack(ctx context.Context, name string, kernel *Kernel, f *os.File, size int64) error {
 	b := newBar(m.progress, "unpacking kernel for guests")
 	defer b.finish()
+	image, err := imageIn(f, size)
+	if err != nil {
+		return err
+	}
 	return m.cache.write(name, func(out *os.File) error {
 		h := sha256.New()
-		err := unpackKernel(io.MultiWriter(out, h), f, size, func(n int, of int64) error {
+		err := unpackKernel(io.MultiWriter(out, h), image, image.Size(), func(n int, of int64) error {
 			b.add(n, of)
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

@@ -22,6 +22,9 @@ type Engine struct {
 	Reload string
 	// Try is a command that then runs a container with husk.
 	Try string
+	// Program is the executable whose presence on a host says that the engine is
+	// installed there.
+	Program string
 
 	// add and remove return the new content of the file, given the old, nil if there
 	// is none. A nil result means that the file goes.
@@ -34,20 +37,20 @@ var Engines = []*Engine{
 	{
 		Name: "docker", DefaultFile: "/etc/docker/daemon.json",
 		Reload: "make dockerd read it: systemctl reload docker (or send dockerd SIGHUP)",
-		Try:    "docker run --rm --runtime husk IMAGE uname -r",
-		add:    addDocker, remove: removeDocker,
+		Try:    "docker run --rm --runtime husk IMAGE uname -r", Program: "dockerd",
+		add: addDocker, remove: removeDocker,
 	},
 	{
 		Name: "podman", DefaultFile: "/etc/containers/containers.conf.d/husk.conf",
 		Reload: "nothing is to be reloaded",
-		Try:    "podman --runtime husk run --rm IMAGE uname -r",
-		add:    addPodman, remove: removePodman,
+		Try:    "podman --runtime husk run --rm IMAGE uname -r", Program: "podman",
+		add: addPodman, remove: removePodman,
 	},
 	{
 		Name: "containerd", DefaultFile: "/etc/containerd/config.toml",
 		Reload: "make containerd read it: systemctl restart containerd (containers go on)",
-		Try:    "the runtime handler husk, for example a Kubernetes RuntimeClass with handler: husk",
-		add:    addContainerd, remove: removeContainerd,
+		Try:    "the runtime handler husk, for example a Kubernetes RuntimeClass with handler: husk", Program: "containerd",
+		add: addContainerd, remove: removeContainerd,
 	},
 }
 
@@ -86,6 +89,15 @@ func (e *Engine) Remove(file string) (*Change, error) {
 		}
 		return e.remove(old)
 	})
+}
+
+// Knows says whether the engine's usual configuration file names husk.
+func (e *Engine) Knows() (bool, error) {
+	c, err := e.Remove("")
+	if err != nil {
+		return false, err
+	}
+	return !c.Nothing(), nil
 }
 
 func (e *Engine) change(file string, edit func(old []byte) ([]byte, error)) (*Change, error) {

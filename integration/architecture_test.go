@@ -36,7 +36,7 @@ func guestOnly(pkg string) bool {
 // hostOnly is what runs on the host and never in the guest. The cli is the
 // module's root package.
 func hostOnly(pkg string) bool {
-	return pkg == module || inAny(pkg, "supervisor", "install", "specconv", "state", "config", "network", "cgroup", "hypervisor", "guest", "template", "timings", "check", "flock", "hooks", "agent/client")
+	return pkg == module || inAny(pkg, "supervisor", "install", "specconv", "state", "config", "network", "cgroup", "hypervisor", "guest", "template", "timings", "check", "distro", "flock", "hooks", "report", "agent/client")
 }
 
 // forbidden returns why a package may not depend on another, or "".

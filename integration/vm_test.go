@@ -115,6 +115,16 @@ func TestCheck(t *testing.T) {
 	if out := e.ok("check", "--json"); !json.Valid([]byte(out)) {
 		t.Errorf("check --json: %q", out)
 	}
+	// A container on trial sees the guest's kernel and not the host's.
+	var host unix.Utsname
+	if err := unix.Uname(&host); err != nil {
+		t.Fatal(err)
+	}
+	trial := e.ok("check", "--run")
+	if !strings.Contains(trial, "a container ran on Linux") ||
+		strings.Contains(trial, "on Linux \""+unix.ByteSliceToString(host.Release[:])+"\"") {
+		t.Errorf("check --run:\n%s", trial)
+	}
 	// Without a kernel there is something to do, and it says what.
 	r := e.with(e.otherSettings(map[string]string{"kernel": `"/no/such/kernel"`}), "check")
 	if r.code == 0 || !strings.Contains(r.stdout+r.stderr, "/no/such/kernel") {

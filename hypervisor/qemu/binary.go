@@ -6,25 +6,36 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/huskvm/husk/distro"
 )
 
 const (
 	// binaryName is of the one guest architecture there is so far.
 	binaryName = "qemu-system-x86_64"
 	guestArch  = "x86_64"
-	// debianPackage is what an error tells the user to install.
-	debianPackage = "qemu-system-x86"
 )
 
-// searchDirs is fixed: engines call husk with an empty environment, and a PATH
-// taken from a caller could name any program.
-var searchDirs = []string{"/usr/local/bin", "/usr/bin", "/usr/libexec"}
+// searchDirs are searched before PATH: engines call husk with an empty environment. The
+// last is NixOS's.
+var searchDirs = []string{"/usr/local/bin", "/usr/bin", "/usr/libexec", "/run/current-system/sw/bin"}
 
-// FindBinary returns the QEMU executable: the configured one, which must be
-// absolute, or with that empty the first in /usr/local/bin, /usr/bin,
-// /usr/libexec. It starts no process; a QEMU that is too old is refused by Start.
+// FindBinary returns the QEMU executable: the configured one, which must be absolute, or
+// with that empty the first in searchDirs, then in the absolute directories of PATH. Who
+// calls husk is root and could run any program anyway. FindBinary starts no process; a QEMU
+// that is too old is refused by Start.
 func FindBinary(configured string) (string, error) {
-	return findBinary(configured, searchDirs)
+	dirs := slices.Clone(searchDirs)
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if filepath.IsAbs(dir) && !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return findBinary(configured, dirs)
 }
 
 func findBinary(configured string, dirs []string) (string, error) {
@@ -47,7 +58,7 @@ func findBinary(configured string, dirs []string) (string, error) {
 			return "", fmt.Errorf("find qemu: %w", err)
 		}
 	}
-	return "", fmt.Errorf("find qemu: no %s in %v: install Debian package %s", binaryName, dirs, debianPackage)
+	return "", fmt.Errorf("find qemu: no %s in %v: %s", binaryName, dirs, distro.Install(distro.QEMU))
 }
 
 func executable(path string) error {
@@ -70,9 +81,28 @@ type version struct {
 	Micro int `json:"micro"`
 }
 
-// minVersion is the oldest QEMU tried: Debian 12's, less its minor fixes.
-// 7.0 is the first whose microvm has what is used here.
-var minVersion = version{Major: 7}
+// minVersion is the oldest QEMU that husk starts: Debian 12's, the oldest that husk is
+// tested with.
+var minVersion = version{Major: 7, Minor: 2}
+
+// MinVersion is the oldest version of QEMU that husk takes, such as "7.2".
+func MinVersion() string { return fmt.Sprintf("%d.%d", minVersion.Major, minVersion.Minor) }
+
+// ParseVersion finds the version in what `qemu-system-x86_64 --version` prints, such as
+// "7.2.22", and says whether husk takes it. The version is empty where there is none.
+func ParseVersion(out string) (text string, taken bool) {
+	m := printedVersion.FindStringSubmatch(out)
+	if m == nil {
+		return "", false
+	}
+	var v version
+	for i, n := range []*int{&v.Major, &v.Minor, &v.Micro} {
+		*n, _ = strconv.Atoi(m[1+i]) // four digits at most
+	}
+	return strings.Join(m[1:], "."), v.check() == nil
+}
+
+var printedVersion = regexp.MustCompile(`version (\d{1,4})\.(\d{1,4})\.(\d{1,4})`)
 
 func (v version) String() string {
 	return fmt.Sprintf("QEMU %d.%d.%d", v.Major, v.Minor, v.Micro)
@@ -81,8 +111,7 @@ func (v version) String() string {
 // check refuses a version below minVersion.
 func (v version) check() error {
 	if v.Major < minVersion.Major || v.Major == minVersion.Major && v.Minor < minVersion.Minor {
-		return fmt.Errorf("%s is too old, %s or later is needed: install Debian package %s of Debian 12 or later",
-			v, minVersion, debianPackage)
+		return fmt.Errorf("%s is too old, %s or later is needed: %s", v, MinVersion(), distro.Install(distro.QEMU))
 	}
 	return nil
 }

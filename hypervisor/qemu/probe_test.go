@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/distro"
 	"github.com/huskvm/husk/hypervisor"
 )
 
@@ -152,7 +153,7 @@ func TestFindBinary(t *testing.T) {
 		t.Errorf("configured = %q, %v", got, err)
 	}
 	for configured, problem := range map[string]string{
-		"":          "install Debian package qemu-system-x86",
+		"":          distro.Install(distro.QEMU),
 		"qemu":      "is not absolute",
 		"/nowhere":  "the configured one",
 		empty:       "is a directory",
@@ -166,12 +167,12 @@ func TestFindBinary(t *testing.T) {
 }
 
 func TestVersionCheck(t *testing.T) {
-	for v, good := range map[version]bool{{6, 2, 0}: false, {7, 0, 0}: true, {7, 2, 22}: true, {10, 0, 2}: true} {
+	for v, good := range map[version]bool{{6, 2, 0}: false, {7, 1, 9}: false, {7, 2, 22}: true, {10, 0, 2}: true} {
 		err := v.check()
 		if (err == nil) != good {
 			t.Errorf("%s: %v", v, err)
 		}
-		if err != nil && !strings.Contains(err.Error(), "Debian package qemu-system-x86") {
+		if err != nil && !strings.Contains(err.Error(), distro.Install(distro.QEMU)) {
 			t.Errorf("%s: %v does not say what to install", v, err)
 		}
 	}

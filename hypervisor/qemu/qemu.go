@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/huskvm/husk/distro"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/timings"
 )
@@ -197,7 +198,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	proc, err := startProcess(cfg.Binary, newMachine(cfg, h, tscKHz).argv(), files, outWrite, special)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: install Debian package %s", err, debianPackage)
+			return nil, fmt.Errorf("%w: %s", err, distro.Install(distro.QEMU))
 		}
 		return nil, err
 	}
@@ -299,7 +300,7 @@ func (v *vm) startError(err error, cfg hypervisor.Config) error {
 	case cfg.Accel == hypervisor.KVM && strings.Contains(said, "KVM"):
 		return fmt.Errorf("%w: set accel to auto or tcg, or repair /dev/kvm", err)
 	case strings.Contains(said, "not a valid device model name"), strings.Contains(said, "unsupported machine type"):
-		return fmt.Errorf("%w: install Debian package %s", err, debianPackage)
+		return fmt.Errorf("%w: %s", err, distro.Install(distro.QEMU))
 	}
 	return err
 }

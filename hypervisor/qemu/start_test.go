@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/distro"
 	"github.com/huskvm/husk/hypervisor"
 )
 
@@ -216,7 +217,7 @@ func TestStartFails(t *testing.T) {
 	}{
 		"ends at once":     {"#!/bin/sh\necho one; echo two >&2; exit 4\n", time.Minute, "/qemu ended at once: exit status 4: one; two"},
 		"says nothing":     {"#!/bin/sh\necho thinking >&2\nexec sleep 1000\n", 200 * time.Millisecond, "start vm: wait for qmp greeting: context deadline exceeded: thinking"},
-		"too old":          {strings.Replace(greets, `"major": 7`, `"major": 6`, 1), time.Minute, "start vm: QEMU 6.2.0 is too old, QEMU 7.0.0 or later is needed"},
+		"too old":          {strings.Replace(greets, `"major": 7`, `"major": 6`, 1), time.Minute, "start vm: QEMU 6.2.0 is too old, 7.2 or later is needed"},
 		"no memory":        {"#!/bin/sh\necho 'cannot set up guest memory: Cannot allocate memory' >&2; exit 1\n", time.Minute, "give the guest less than 1024 MiB"},
 		"speaks otherwise": {"#!/bin/sh\necho hello >&3; exec sleep 1000\n", time.Minute, "parse qmp message"},
 	}
@@ -242,7 +243,7 @@ func TestStartFails(t *testing.T) {
 	t.Run("no binary", func(t *testing.T) {
 		cfg := tcgConfig()
 		cfg.Binary = filepath.Join(t.TempDir(), "qemu")
-		if _, err := New().Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "install Debian package qemu-system-x86") {
+		if _, err := New().Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), distro.Install(distro.QEMU)) {
 			t.Errorf("Start = %v", err)
 		}
 	})

@@ -96,30 +96,46 @@ if [ ${#missing[@]} -gt 0 ]; then
 	}
 fi
 
-# Go: go.mod names the version; any Go since 1.21 fetches that one by itself
-# through the module proxy. Debian 12's own is too old, its backports' is not.
-go_works() { command -v go >/dev/null && go version 2>/dev/null | grep -Eq 'go1\.(2[1-9]|[3-9][0-9])'; }
-if ! go_works && [ -x /usr/lib/go-1.23/bin/go ]; then
-	PATH=/usr/lib/go-1.23/bin:$PATH
+# Go: go.mod names the version; any Go since 1.21 fetches that one by itself through the
+# module proxy. Debian 13's own will do; Debian 12's is too old, that of its backports not.
+# GOTOOLCHAIN=local asks the Go that is here, without fetching the other.
+go_works() { command -v go >/dev/null && GOTOOLCHAIN=local go version | grep -Eq 'go1\.(2[1-9]|[3-9][0-9])'; }
+go_candidate() { apt-cache policy "$1" | awk '/Candidate:/ {print $2}'; }
+if ! go_works; then
+	for dir in /usr/lib/go-1.*/bin; do # of Debian's packages, not in PATH
+		if [ -x "$dir/go" ] && PATH=$dir:$PATH go_works; then
+			PATH=$dir:$PATH
+			break
+		fi
+	done
 fi
 if ! go_works; then
-	. /etc/os-release
-	echo "  golang-1.23-go     builds husk (from ${VERSION_CODENAME:-bookworm}-backports; it fetches the Go that go.mod names)"
 	need_root "installing Go"
-	# Package lists of our own, so that the machine's sources stay as they are.
-	lists=$(mktemp -d)
-	trap 'rm -rf "$lists"' EXIT
-	chmod 755 "$lists"
-	mkdir -p "$lists/lists/partial"
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian ${VERSION_CODENAME:-bookworm}-backports main" >"$lists/backports.list"
-	cat /etc/apt/sources.list >"$lists/sources.list" 2>/dev/null || :
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian ${VERSION_CODENAME:-bookworm} main" >>"$lists/sources.list"
-	cat "$lists/backports.list" >>"$lists/sources.list"
-	options=(-o "Dir::Etc::sourcelist=$lists/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$lists/lists")
-	apt_get "${options[@]}" -q update
-	apt_get "${options[@]}" install -q -y --no-install-recommends golang-1.23-go || {
-		echo "could not install Go: install Go 1.21 or later from https://go.dev/dl and put it into PATH" >&2
-		exit 1
-	}
+	apt_lists
+	if dpkg --compare-versions "$(go_candidate golang-go)" ge 2:1.21; then
+		echo "  golang-go          builds husk (it fetches the Go that go.mod names)"
+		apt_get install -q -y --no-install-recommends golang-go
+	else
+		. /etc/os-release
+		echo "  golang-1.23-go     builds husk (from ${VERSION_CODENAME:-bookworm}-backports; it fetches the Go that go.mod names)"
+		# Package lists of our own, so that the machine's sources stay as they are.
+		lists=$(mktemp -d)
+		trap 'rm -rf "$lists"' EXIT
+		chmod 755 "$lists"
+		mkdir -p "$lists/lists/partial"
+		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian ${VERSION_CODENAME:-bookworm}-backports main" >"$lists/backports.list"
+		cat /etc/apt/sources.list >"$lists/sources.list" 2>/dev/null || :
+		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian ${VERSION_CODENAME:-bookworm} main" >>"$lists/sources.list"
+		cat "$lists/backports.list" >>"$lists/sources.list"
+		options=(-o "Dir::Etc::sourcelist=$lists/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$lists/lists")
+		apt_get "${options[@]}" -q update
+		apt_get "${options[@]}" install -q -y --no-install-recommends golang-1.23-go || {
+			echo "could not install Go: install Go 1.21 or later from https://go.dev/dl and put it into PATH" >&2
+			exit 1
+		}
+		PATH=/usr/lib/go-1.23/bin:$PATH
+	fi
 fi
-echo "dependencies are there: $(qemu-system-x86_64 --version | head -1), $(go version)"
+# Here go fetches the version that go.mod names, and says why where it cannot.
+go=$(go version)
+echo "dependencies are there: $(qemu-system-x86_64 --version | head -1), $go"

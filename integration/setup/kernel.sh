@@ -42,6 +42,8 @@ if ! download; then
 fi
 mkdir "$work/tree"
 dpkg-deb -x "$work"/linux-image-*.deb "$work/tree"
+# Since Debian 13 the modules are packaged in /usr/lib, where /lib leads on an installed system.
+[ -e "$work/tree/lib" ] || ln -s usr/lib "$work/tree/lib"
 for modules in "$work"/tree/lib/modules/*; do
 	depmod -b "$work/tree" "$(basename "$modules")"
 done

@@ -1,0 +1,99 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+const (
+	// trialTimeout is for a first boot under emulation on a busy host, with a kernel to unpack.
+	trialTimeout = 5 * time.Minute
+	// maxTrialOutput bounds what is shown of what the container wrote, in bytes.
+	maxTrialOutput = 4096
+	// trialProgram is where the container of the trial sees this executable.
+	trialProgram = "/husk"
+)
+
+// Trial says how to run a container on trial: Spec is the spec to start from, Self this
+// executable's path, Global the flags that stand before the verb, and Inside the arguments
+// with which this executable prints the release of the kernel it runs on.
+type Trial struct {
+	Spec   *specs.Spec
+	Self   string
+	Global []string
+	Inside []string
+}
+
+// Run runs a container of nothing but this executable and says which kernel it saw and how
+// long it took. It leaves nothing behind.
+func (t Trial) Run(ctx context.Context) Check {
+	c := Check{Name: "run", Status: OK}
+	const advice = "docs/troubleshooting.md says what the parts of such an error mean"
+	dir, err := os.MkdirTemp("", "husk-check-")
+	if err != nil {
+		return c.fail(err.Error(), "make room for temporary files")
+	}
+	defer removeUnmounted(dir)
+	if err := t.writeBundle(dir); err != nil {
+		return c.fail(err.Error(), "make room for temporary files")
+	}
+	ctx, cancel := context.WithTimeout(ctx, trialTimeout)
+	defer cancel()
+	began := time.Now()
+	args := append(append([]string{}, t.Global...), "--root", filepath.Join(dir, "state"), "run", "--bundle", dir, filepath.Base(dir))
+	cmd := exec.CommandContext(ctx, t.Self, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	took := time.Since(began).Round(time.Millisecond)
+	if err != nil {
+		said := stderr.String()
+		return c.fail(fmt.Sprintf("no container runs: %v: %s", err, said[:min(len(said), maxTrialOutput)]), advice)
+	}
+	release := firstLine(stdout.Bytes())
+	if release == "" {
+		return c.fail("a container ran and printed nothing", advice)
+	}
+	c.Detail = fmt.Sprintf("a container ran on Linux %q in %s", release, took)
+	return c
+}
+
+// removeUnmounted removes a directory unless something is still mounted below: removing
+// would reach through the mount.
+func removeUnmounted(dir string) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err == nil && !bytes.Contains(mounts, []byte(dir)) {
+		os.RemoveAll(dir)
+	}
+}
+
+func (t Trial) writeBundle(dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o755); err != nil {
+		return err
+	}
+	if t.Spec == nil || t.Spec.Process == nil || t.Spec.Root == nil {
+		return errors.New("write bundle: no spec to start from")
+	}
+	spec := *t.Spec
+	process := *spec.Process
+	process.Terminal, process.Args = false, append([]string{trialProgram}, t.Inside...)
+	spec.Process = &process
+	spec.Root = &specs.Root{Path: "rootfs"}
+	spec.Mounts = append(append([]specs.Mount{}, spec.Mounts...), specs.Mount{
+		Destination: trialProgram, Type: "bind", Source: t.Self, Options: []string{"bind", "ro"},
+	})
+	b, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600)
+}
