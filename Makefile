@@ -26,6 +26,7 @@ BUILD := $(shell cat go.mod go.sum $$(find agent libcontainer nsfork -name '*.go
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 PROTOC_GEN_GO_TTRPC := github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc@v1.2.10
 
@@ -45,6 +46,7 @@ SOFTWARE ?=
 # How often make engines does what has to be done many times.
 REPEATS ?= 3
 FUZZTIME ?= 10s
+FUZZ ?= .
 # make bench BENCH='start|stdout': start-run, start-exec, start-create, start-cold,
 # parallel, memory, many, stdout, files-rootfs, files-volume, 9p, network.
 BENCH ?= .
@@ -53,9 +55,15 @@ MIB ?= 1024
 # Unless bounded, making the first input of interest smaller takes up to a minute,
 # all of the budget.
 FUZZFLAGS := -fuzzminimizetime 10x
+CYCLES ?= 2000
+P ?= 8
+ALIVE ?= 200
+SOAK ?= 30m
+LOAD = $(MAKE) --no-print-directory build stock-kernel && go build -trimpath -o build/bin/load ./integration/load && \
+	integration/setup/settings.sh $(KERNEL) $(HUSK_CACHE) > build/load.toml && build/bin/load -husk ./husk -config build/load.toml -parallel $(P)
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit race integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines software machine release install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit race integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz vuln faults load soak bench engines software machine release install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -91,17 +99,17 @@ demo: deps ## install what is missing, build, and run a container in a VM
 	@$(MAKE) --no-print-directory build
 	@integration/setup/demo.sh ./husk $(KERNEL)
 
-test: test-deps ## everything: unit, integration under emulation, with runc, and on KVM in the test bed
+test: test-deps ## everything: unit, a little fuzzing, integration under emulation, with runc, and on KVM in the test bed
 	@$(MAKE) --no-print-directory build stock-kernel
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory race
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=5s
 	@$(MAKE) --no-print-directory integration-runc
 	@$(MAKE) --no-print-directory integration
 	@$(MAKE) --no-print-directory test-kvm
 
-unit: vet ## format, vet, and the tests that need no VM, among them 10s of fuzzing config.json
+unit: vet ## format, vet, and the tests that need no VM
 	go test ./...
-	go test ./specconv -run '^$$' -fuzz '^FuzzConvert$$' -fuzztime 10s $(FUZZFLAGS)
 
 # Static: tests of libcontainer run their own program in a rootfs without libraries.
 # The race detector itself needs more memory than TestRlimits leaves.
@@ -119,6 +127,16 @@ integration: ## black-box tests of ./husk under emulation (root); RUN=regexp pic
 
 integration-runc: ## the same tests against runc: they ask only what runc gives
 	RUNTIME=runc $(INTEGRATION) -timeout 10m ./integration
+
+faults: ## kill and stop husk's processes at named points of every verb: all faults (root, half an hour); RUN='TestFaults/pause' picks, FAULTS=n takes n
+	RUNTIME=$(CURDIR)/husk FAULTS=$(or $(FAULTS),all) $(subst -run '.',-run 'TestFault',$(INTEGRATION)) -v -timeout 2h ./integration \
+		| grep -v '^=== \|^ *--- PASS'
+
+load: ## CYCLES containers made, killed and deleted at P in parallel, then ALIVE at once: nothing may have grown (root, an hour)
+	@$(LOAD) -cycles $(CYCLES) -alive $(ALIVE)
+
+soak: ## the same for SOAK (default 30m)
+	@$(LOAD) -for $(SOAK) -alive 0
 
 conformance: ## both suites below; fails if one does
 	@failed=0; for suite in validation bats; do $(MAKE) --no-print-directory conformance-$$suite || failed=1; done; exit $$failed
@@ -197,14 +215,11 @@ proto: ## regenerate the code made from .proto files
 proto-check: proto ## fail if the generated code is not what the .proto files give
 	@git diff --exit-code -I '^// *protoc  *v' -- '*.pb.go' || { echo "generated code differs from its .proto: run make proto and commit" >&2; exit 1; }
 
-fuzz: ## each fuzz target for FUZZTIME (default 10s)
-	@for pkg in $$(go list ./...); do \
-		dir=$$(go list -f '{{.Dir}}' $$pkg); \
-		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | cut -d' ' -f2); do \
-			echo "$$pkg $$target"; \
-			go test $$pkg -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $(FUZZFLAGS); \
-		done; \
-	done
+fuzz: agent ## each fuzz target for FUZZTIME (default 10s); FUZZ=regexp picks
+	@FUZZ='$(value FUZZ)' integration/setup/fuzz.sh $(FUZZTIME) $(FUZZFLAGS)
+
+vuln: agent ## known vulnerabilities in what husk calls (needs https://vuln.go.dev, and says so when it is out of reach)
+	@integration/setup/vuln.sh $(GOVULNCHECK)
 
 release: build ## tarball, .deb, .rpm, SBOM and checksums in build/release
 	VERSION=$(VERSION) NFPM=$(NFPM) CYCLONEDX=$(CYCLONEDX) release/release.sh build/release

@@ -39,6 +39,8 @@ const deleteTimeout = 30 * time.Second
 // destroy deletes a container. With force it ends one that runs, and one that does
 // not exist, or that somebody else deletes meanwhile, is no error.
 func destroy(c *cli.Context, id string, force bool) error {
+	// Where a create of this id was killed at its very beginning there is nothing else.
+	defer state.Sweep(c.String("root"))
 	err := destroyExisting(c, id, force)
 	if force && errors.Is(err, state.ErrNotExist) {
 		return nil
@@ -101,6 +103,11 @@ func endAndLock(ctx context.Context, dir *state.Dir, id string, force bool) (*st
 			return nil, err
 		}
 		locked = err == nil
+		if !locked && force {
+			if err := dir.KillStoppedHolder(ctx); err != nil {
+				return nil, err
+			}
+		}
 	}
 }
 

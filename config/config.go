@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -91,19 +92,31 @@ func Load(path string) (*Config, error) {
 	if optional {
 		path = DefaultPath
 	}
-	c := &Config{}
-	meta, err := toml.DecodeFile(path, c)
-	switch {
-	case optional && errors.Is(err, fs.ErrNotExist):
-		return c.withDefaults(), nil
-	case err != nil:
+	text, err := os.ReadFile(path)
+	if optional && errors.Is(err, fs.ErrNotExist) {
+		return (&Config{}).withDefaults(), nil
+	}
+	var c *Config
+	if err == nil {
+		c, err = parse(string(text))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read settings %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func parse(text string) (*Config, error) {
+	c := &Config{}
+	meta, err := toml.Decode(text, c)
+	if err != nil {
+		return nil, err
 	}
 	if keys := meta.Undecoded(); len(keys) > 0 {
-		return nil, fmt.Errorf("read settings %s: unknown key %q", path, keys[0].String())
+		return nil, fmt.Errorf("unknown key %q", keys[0].String())
 	}
 	if err := c.validate(); err != nil {
-		return nil, fmt.Errorf("read settings %s: %w", path, err)
+		return nil, err
 	}
 	return c.withDefaults(), nil
 }

@@ -118,3 +118,25 @@ func TestLoadRefuses(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParse takes any bytes for the settings file: they are settings within their
+// limits, or an error.
+func FuzzParse(f *testing.F) {
+	f.Add("accel = \"tcg\"\nmemory_mib = 512\nboot_timeout = \"20s\"\n")
+	f.Add("templates = \"off\"\n[x]\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := parse(text)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("%v and %v", c, err)
+		}
+		if err != nil {
+			return
+		}
+		if err := c.validate(); err != nil {
+			t.Error(err)
+		}
+		if c.Cache == "" || c.TemplatesMaxAge <= 0 || c.BootTimeout < 0 {
+			t.Errorf("%+v", c)
+		}
+	})
+}

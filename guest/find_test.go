@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"os"
@@ -330,6 +331,19 @@ func FuzzCompareReleases(f *testing.F) {
 		}
 		if compareReleases(a, b) <= 0 && compareReleases(b, c) <= 0 && compareReleases(a, c) > 0 {
 			t.Fatalf("%q <= %q <= %q, but not first <= last", a, b, c)
+		}
+	})
+}
+
+// FuzzReadRelease takes any bytes for a kernel's file, of which only the release is
+// wanted.
+func FuzzReadRelease(f *testing.F) {
+	f.Add([]byte("\x7fELF....Linux version 6.1.0-13-amd64 (debian@x) #1"))
+	f.Add(append(make([]byte, 0x202), "HdrS\x0f\x02"...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		release, err := readRelease(bytes.NewReader(b), int64(len(b)))
+		if err == nil && len(release) > len(b) {
+			t.Errorf("release %q of %d bytes", release, len(b))
 		}
 	})
 }

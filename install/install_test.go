@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,6 +183,29 @@ func FuzzAddContainerd(f *testing.F) {
 		removed, err := removeContainerd(added)
 		if err != nil || len(bytes.TrimSpace(old)) > 0 && !bytes.HasPrefix(removed, old) && !bytes.Contains(old, []byte(blockBegin)) {
 			t.Errorf("%q became %q: %v", old, removed, err)
+		}
+	})
+}
+
+// Whatever a configuration file holds, what is added to it is found again, and the
+// file stays one that its engine can read.
+func FuzzAddDocker(f *testing.F) {
+	f.Add([]byte(`{"runtimes":{"x":{"path":"/x"}},"debug":true}`))
+	f.Add([]byte(``))
+	f.Fuzz(func(t *testing.T, old []byte) {
+		added, err := addDocker(old, binary)
+		if err == nil && !json.Valid(added) {
+			t.Errorf("%q became %q", old, added)
+		}
+	})
+}
+
+func FuzzAddPodman(f *testing.F) {
+	f.Add([]byte("[engine.runtimes]\ncrun = [\"/usr/bin/crun\"]\n"))
+	f.Fuzz(func(t *testing.T, old []byte) {
+		added, err := addPodman(old, binary)
+		if err == nil && !bytes.Contains(added, []byte("husk")) {
+			t.Errorf("%q became %q", old, added)
 		}
 	})
 }

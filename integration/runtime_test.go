@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,11 +90,31 @@ type process struct {
 	stdin          *os.File
 	stdout, stderr *stream
 	logPath        string
-	done           chan struct{} // the runtime's process has been reaped
+	done           chan struct{}    // the runtime's process has been reaped
+	status         *unix.WaitStatus // by a tracer, not by cmd
 }
 
 // start runs "RUNTIME --root ... --log ... ARGS" without waiting for it.
 func (e *env) start(c call, args ...string) *process {
+	e.t.Helper()
+	p, ours := e.prepare(c, args...)
+	err := p.cmd.Start()
+	for _, f := range ours {
+		f.Close()
+	}
+	if err != nil {
+		e.t.Fatalf("start %s: %v", p, err)
+	}
+	go func() {
+		// Files, not writers, were given: Wait does not wait for pipes.
+		_ = p.cmd.Wait()
+		close(p.done)
+	}()
+	return p
+}
+
+// prepare makes what start starts, and returns the files to close then.
+func (e *env) prepare(c call, args ...string) (_ *process, ours []*os.File) {
 	e.t.Helper()
 	p := &process{e: e, args: args, logPath: e.path("log"), done: make(chan struct{})}
 	global := []string{"--root", e.root, "--log", p.logPath, "--log-format", "json"}
@@ -111,7 +132,6 @@ func (e *env) start(c call, args ...string) *process {
 	if c.stdin != nil {
 		p.cmd.Stdin = c.stdin
 	}
-	var ours []*os.File // the child's ends, closed here once it has them
 	if c.pipe {
 		r, w := e.osPipe()
 		p.cmd.Stdin, p.stdin = r, w
@@ -119,19 +139,7 @@ func (e *env) start(c call, args ...string) *process {
 	}
 	p.stdout, ours = e.output(&p.cmd.Stdout, c.stdout, ours)
 	p.stderr, ours = e.output(&p.cmd.Stderr, c.stderr, ours)
-	err := p.cmd.Start()
-	for _, f := range ours {
-		f.Close()
-	}
-	if err != nil {
-		e.t.Fatalf("start %s: %v", p, err)
-	}
-	go func() {
-		// Files, not writers, were given: Wait does not wait for pipes.
-		_ = p.cmd.Wait()
-		close(p.done)
-	}()
-	return p
+	return p, ours
 }
 
 func (e *env) output(dst *io.Writer, file *os.File, ours []*os.File) (*stream, []*os.File) {
@@ -164,10 +172,15 @@ func (p *process) code() int {
 		_ = p.cmd.Process.Kill()
 		p.e.t.Fatalf("%s did not end in %v; stderr: %s", p, testTimeout, p.stderr)
 	}
-	if status := p.cmd.ProcessState.Sys().(interface{ Signaled() bool }); status.Signaled() {
-		p.e.t.Fatalf("%s died: %v; stderr: %s", p, p.cmd.ProcessState, p.stderr)
+	status := p.status
+	if status == nil {
+		ws := unix.WaitStatus(p.cmd.ProcessState.Sys().(syscall.WaitStatus))
+		status = &ws
 	}
-	return p.cmd.ProcessState.ExitCode()
+	if status.Signaled() {
+		p.e.t.Fatalf("%s died: %v; stderr: %s", p, status.Signal(), p.stderr)
+	}
+	return status.ExitStatus()
 }
 
 // wait waits for the process and for end-of-file on its output: engines do so

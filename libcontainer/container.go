@@ -27,6 +27,11 @@ type Container struct {
 	cgroup *cgroup  // nil: none
 	kept   *kept    // namespaces of a prepared container; nil: none
 
+	// freezer is held while the cgroup freezes, and while a process is forked into it:
+	// the fork ends with the child's execve, which a frozen one never gets to, and until
+	// then the calling thread keeps its place among those that run Go code.
+	freezer sync.Mutex
+
 	mu        sync.Mutex
 	started   bool
 	destroyed bool
@@ -248,6 +253,8 @@ func (c *Container) forkExec(cfg *initConfig, descriptors []*os.File) (*Process,
 	if err != nil {
 		return nil, err
 	}
+	c.freezer.Lock()
+	defer c.freezer.Unlock()
 	if c.cgroup != nil {
 		if frozen, err := c.cgroup.frozen(); err != nil || frozen {
 			return nil, errors.Join(errors.New("cannot exec in a paused container"), err)
@@ -357,6 +364,8 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 // signalCgroup freezes the container meanwhile, so that no process escapes by a
 // fork and no number is reused.
 func (c *Container) signalCgroup(sig unix.Signal) (err error) {
+	c.freezer.Lock()
+	defer c.freezer.Unlock()
 	was, err := c.cgroup.frozen()
 	if err != nil {
 		return err
@@ -401,6 +410,8 @@ func (c *Container) Pause() error {
 	if c.init.ended() {
 		return ErrNotRunning
 	}
+	c.freezer.Lock()
+	defer c.freezer.Unlock()
 	return c.cgroup.freeze(true)
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/huskvm/husk/agent/protocol"
@@ -86,4 +87,14 @@ func TestRelayNames(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("the guest closed: %v", err)
 	}
+}
+
+// FuzzUsesEngineResolver takes any text for a container's resolv.conf.
+func FuzzUsesEngineResolver(f *testing.F) {
+	f.Add("search a b\nnameserver 127.0.0.11\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if UsesEngineResolver(text) && !strings.Contains(text, protocol.ResolverAddress) {
+			t.Errorf("%q", text)
+		}
+	})
 }

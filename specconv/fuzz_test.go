@@ -57,3 +57,22 @@ func FuzzResources(f *testing.F) {
 		}
 	})
 }
+
+// FuzzProcess takes any bytes for the process file of exec.
+func FuzzProcess(f *testing.F) {
+	f.Add([]byte(`{"args":["sh"],"cwd":"/","env":["A=b"],"user":{"uid":1,"additionalGids":[5]},"capabilities":{"bounding":["CAP_CHOWN"]},"rlimits":[{"type":"RLIMIT_NOFILE","hard":5,"soft":5}]}`))
+	f.Add([]byte(`{"args":["sh"],"cwd":"x","terminal":true,"consoleSize":{"height":1,"width":2},"scheduler":{"policy":"SCHED_FIFO","priority":1}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p := &specs.Process{}
+		if json.Unmarshal(b, p) != nil {
+			return
+		}
+		guest, _, err := ConvertProcess(p)
+		if (guest == nil) == (err == nil) {
+			t.Fatalf("got %v and %v", guest, err)
+		}
+		if err == nil && (len(guest.Args) == 0 || !filepath.IsAbs(guest.Cwd)) {
+			t.Errorf("args %q, cwd %q", guest.Args, guest.Cwd)
+		}
+	})
+}

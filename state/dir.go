@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -89,13 +90,49 @@ func Create(root string, c *Container) (*Dir, error) {
 	if _, err := os.Lstat(path); err == nil {
 		return nil, ErrExist
 	}
-	// The leading dot keeps it out of list; a leftover of a killed create is
-	// found again by nobody and holds nothing but one small file.
-	temp, err := os.MkdirTemp(root, ".creating-")
+	Sweep(root)
+	for {
+		d, err := createAt(root, path, c)
+		if errors.Is(err, errSwept) {
+			continue
+		}
+		if errors.Is(err, fs.ErrExist) {
+			return nil, ErrExist
+		}
+		if err != nil {
+			return nil, fmt.Errorf("create state directory: %w", err)
+		}
+		return d, nil
+	}
+}
+
+// These begin the names of directories that are being filled or removed. The dot keeps
+// them out of list.
+const (
+	creatingPrefix = ".creating-"
+	deletingPrefix = ".deleting-"
+)
+
+// errSwept says that another call has taken a new directory for a leftover: it was
+// there before it was locked.
+var errSwept = errors.New("the directory was taken for a leftover")
+
+func createAt(root, path string, c *Container) (*Dir, error) {
+	temp, err := os.MkdirTemp(root, creatingPrefix)
 	if err != nil {
-		return nil, fmt.Errorf("create state directory: %w", err)
+		return nil, err
 	}
 	d, err := open(temp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errSwept
+	}
+	if err == nil {
+		err = d.tryLock()
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !d.isAt(temp) {
+		d.Close()
+		return nil, errSwept
+	}
 	if err == nil {
 		err = d.fill(c)
 	}
@@ -103,26 +140,53 @@ func Create(root string, c *Container) (*Dir, error) {
 		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
-		if d != nil {
-			d.Close()
-		}
 		for _, name := range contents {
 			os.Remove(filepath.Join(temp, name))
 		}
 		os.Remove(temp)
-		if errors.Is(err, fs.ErrExist) {
-			return nil, ErrExist
+		if d != nil {
+			d.Close()
 		}
-		return nil, fmt.Errorf("create state directory: %w", err)
+		return nil, err
 	}
 	d.Path = path
 	return d, nil
 }
 
-func (d *Dir) fill(c *Container) error {
-	if err := d.tryLock(); err != nil {
-		return err
+// Sweep removes what creates and deletes that were killed have left half-made below
+// root: nobody holds the lock of such a directory. What cannot be removed is nobody's
+// loss.
+func Sweep(root string) {
+	entries, _ := os.ReadDir(root)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), creatingPrefix) && !strings.HasPrefix(e.Name(), deletingPrefix) {
+			continue
+		}
+		path := filepath.Join(root, e.Name())
+		d, err := open(path)
+		if err != nil {
+			continue
+		}
+		// Under the lock, and still of that name: its create has ended, or has yet to
+		// lock it and will make another.
+		if d.tryLock() == nil && d.isAt(path) {
+			_ = d.removeRest()
+		}
+		d.Close()
 	}
+}
+
+// isAt says whether a path names this directory.
+func (d *Dir) isAt(path string) bool {
+	own, err := d.dir.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(own, there)
+}
+
+func (d *Dir) fill(c *Container) error {
 	for _, name := range []string{ShareDir, ShadowDir} {
 		if err := d.root.Mkdir(name, 0o700); err != nil {
 			return err
@@ -334,15 +398,42 @@ func SocketError(err error) error {
 
 // Remove removes what husk put into the directory, name by name and never
 // recursively: a mount that should not be there makes it fail instead of
-// reaching through. Removing what is gone already is fine.
+// reaching through. Removing what is gone already is fine. Until only the state is
+// left the container keeps its name, and can be removed again; then the directory
+// loses it, so that whatever ends this call, the id is free and Sweep does the rest.
 func (d *Dir) Remove() error {
+	for _, name := range contents[:len(contents)-1] {
+		if err := d.removeName(name); err != nil {
+			return err
+		}
+	}
+	// Where there is no room for another directory it goes from where it is.
+	if temp, err := os.MkdirTemp(filepath.Dir(d.Path), deletingPrefix); err == nil {
+		if err := os.Rename(d.Path, temp); err != nil {
+			_ = os.Remove(temp) // what is gone already has no name
+		} else {
+			d.Path = temp
+		}
+	}
+	return d.removeRest()
+}
+
+// removeRest removes what there still is, and the directory.
+func (d *Dir) removeRest() error {
 	for _, name := range contents {
-		if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove state directory %s: %w", d.Path, err)
+		if err := d.removeName(name); err != nil {
+			return err
 		}
 	}
 	if err := os.Remove(d.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove state directory: %w", err)
+	}
+	return nil
+}
+
+func (d *Dir) removeName(name string) error {
+	if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove state directory %s: %w", d.Path, err)
 	}
 	return nil
 }

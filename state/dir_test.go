@@ -407,3 +407,74 @@ func ExampleError() {
 	fmt.Println(Allowed(Start, "c1", Running))
 	// Output: cannot start an already running container
 }
+
+// What a killed create has left is removed by the next call; what a create that runs
+// is filling is not.
+func TestSweep(t *testing.T) {
+	root := t.TempDir()
+	left, err := os.MkdirTemp(root, creatingPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(left, ShareDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	deleted, err := os.MkdirTemp(root, deletingPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(deleted, stateFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	busy, err := os.MkdirTemp(root, creatingPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	startHolder(t, busy)
+	d, err := Create(root, &Container{ID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	for _, path := range []string{left, deleted} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("what a killed call has left is still there: %s", path)
+		}
+	}
+	if _, err := os.Lstat(busy); err != nil {
+		t.Errorf("a create that runs has lost its directory: %v", err)
+	}
+}
+
+// Creates and sweeps at once: each create gets its directory.
+func TestSweepDisturbsNoCreate(t *testing.T) {
+	root := t.TempDir()
+	done := make(chan struct{})
+	var sweeper sync.WaitGroup
+	sweeper.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				Sweep(root)
+			}
+		}
+	})
+	for i := range 200 {
+		id := fmt.Sprintf("c%d", i)
+		d, err := Create(root, &Container{ID: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Load(); err != nil {
+			t.Fatal(err)
+		}
+		d.Close()
+	}
+	close(done)
+	sweeper.Wait()
+	if all, broken, err := List(root); len(all) != 200 || len(broken) > 0 || err != nil {
+		t.Errorf("%d containers, %v, %v", len(all), broken, err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,13 +29,23 @@ func ProcessOf(hostPID int) (Process, error) {
 	return Process{PID: hostPID, StartTime: start}, nil
 }
 
-// Alive says whether exactly this process still runs; a zombie does not.
+// Alive says whether exactly this process still runs; a zombie does not, nor does one
+// that waits, with all it had given back, for the end of its pid namespace.
 func (p Process) Alive() bool {
 	if p.PID <= 0 {
 		return false
 	}
 	status, start, err := readStat(p.PID)
-	return err == nil && start == p.StartTime && status != 'Z' && status != 'X'
+	return err == nil && start == p.StartTime && status != 'Z' && status != 'X' && !p.gaveBack()
+}
+
+// gaveBack says whether the process has ended but for its pid. The first process of a
+// pid namespace becomes a zombie only when all others there have been reaped, and the
+// parent of one that exec has put there, a stopped cli for example, may never do so.
+// A process gives its namespaces back after its memory and its descriptors.
+func (p Process) gaveBack() bool {
+	_, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(p.PID), "ns/mnt"))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // Suspended says whether a signal has stopped the process (SIGSTOP): it answers nobody
@@ -88,7 +99,7 @@ func (p Process) wait(ctx context.Context, pidfd int) error {
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("wait for process %d: %w", p.PID, err)
 		}
-		if n > 0 {
+		if n > 0 || p.gaveBack() {
 			return nil
 		}
 	}

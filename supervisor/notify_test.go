@@ -90,3 +90,17 @@ func TestDialNotify(t *testing.T) {
 		}
 	}
 }
+
+// FuzzPermitted: of whatever the guest says, only lines of permitted names pass.
+func FuzzPermitted(f *testing.F) {
+	f.Add([]byte("READY=1\nMAINPID=1\nSTATUS=a=b"))
+	f.Add([]byte("FDSTORE=1\n\n=\nREADY\x00=1"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for line := range bytes.SplitSeq(permitted(text), []byte("\n")) {
+			name, _, ok := bytes.Cut(line, []byte("="))
+			if len(line) > 0 && (!ok || !permittedNames[string(name)] || bytes.IndexByte(line, 0) >= 0) {
+				t.Errorf("%q lets %q pass", text, line)
+			}
+		}
+	})
+}

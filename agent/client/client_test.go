@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -332,6 +334,22 @@ func FuzzReplyGuard(f *testing.F) {
 		}
 		if (got == nil) != (want == nil) {
 			t.Fatalf("whole: %v, in pieces: %v", want, got)
+		}
+	})
+}
+
+// FuzzPrintable: the text of a guest's error is one printable line of bounded length.
+func FuzzPrintable(f *testing.F) {
+	f.Add("no such\nfile \x1b[2J \u202e")
+	f.Fuzz(func(t *testing.T, s string) {
+		got := printable(s)
+		if got == "" || len(got) > maxErrorText || !utf8.ValidString(got) {
+			t.Errorf("%q became %q", s, got)
+		}
+		for _, c := range got {
+			if !unicode.IsPrint(c) {
+				t.Errorf("%q lets %U pass", s, c)
+			}
 		}
 	})
 }

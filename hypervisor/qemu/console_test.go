@@ -3,6 +3,8 @@ package qemu
 import (
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 )
 
 func TestRingKeepsTheTail(t *testing.T) {
@@ -45,4 +47,37 @@ func TestPanicLine(t *testing.T) {
 	if got := panicLine("all is well"); got != "" {
 		t.Errorf("panicLine = %q, want none", got)
 	}
+}
+
+// FuzzConsole: whatever a guest writes to its console, what is shown of it is text of
+// bounded length without control or format characters.
+func FuzzConsole(f *testing.F) {
+	f.Add([]byte("a\x1b[31m\n[    1.0] Kernel panic - not syncing: x\r\n"), uint8(7))
+	f.Add([]byte("\xe2\x80\xae\xff\xf0\x9f"), uint8(1))
+	f.Fuzz(func(t *testing.T, b []byte, size uint8) {
+		r := newRing(int(size) + 1)
+		for rest := b; len(rest) > 0; {
+			n := min(len(rest), int(size)/2+1)
+			if _, err := r.Write(rest[:n]); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[n:]
+		}
+		text := r.text()
+		if len(text) > int(size)+1 || !utf8.ValidString(text) {
+			t.Errorf("%q of a ring of %d bytes", text, int(size)+1)
+		}
+		whole := printable(b)
+		for _, c := range text + whole {
+			if c != '\n' && c != '\t' && (unicode.IsControl(c) || unicode.Is(unicode.Cf, c)) {
+				t.Errorf("%q lets %U pass", b, c)
+			}
+		}
+		if last := lastLines(whole, 3, 40); len(last) > 40 || !utf8.ValidString(last) || strings.Contains(last, "\n") {
+			t.Errorf("last lines %q", last)
+		}
+		if line := panicLine(whole); len(line) > 200 || !utf8.ValidString(line) || strings.Contains(line, "\n") {
+			t.Errorf("panic line %q", line)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"math"
 	"strings"
@@ -317,4 +318,30 @@ func TestNoFilter(t *testing.T) {
 			t.Errorf("%+v: %v, %v", s, f, err)
 		}
 	}
+}
+
+// FuzzCompile takes any bytes for linux.seccomp: the program is one that a kernel
+// takes, and that gives an answer to any call, or there is an error.
+func FuzzCompile(f *testing.F) {
+	profile, err := json.Marshal(engineProfile())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(profile, uint32(1), uint64(7))
+	f.Add([]byte(`{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"architectures":["SCMP_ARCH_X86","SCMP_ARCH_X86_64"],"syscalls":[{"names":["read","clone"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":4,"valueTwo":2,"op":"SCMP_CMP_MASKED_EQ"}]}]}`), uint32(0), uint64(4))
+	f.Fuzz(func(t *testing.T, b []byte, nr uint32, arg uint64) {
+		s := &specs.LinuxSeccomp{}
+		if json.Unmarshal(b, s) != nil {
+			return
+		}
+		out, err := Compile(s)
+		if err != nil || out == nil {
+			return
+		}
+		const maxInstructions = 4096 // BPF_MAXINSNS
+		if n := len(out.Program); n == 0 || n%8 != 0 || n/8 > maxInstructions {
+			t.Fatalf("a program of %d bytes", n)
+		}
+		compile(t, s).call(unix.AUDIT_ARCH_X86_64, nr, arg, arg, arg, arg, arg, arg)
+	})
 }

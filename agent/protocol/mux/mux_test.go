@@ -268,3 +268,31 @@ func FuzzGuard(f *testing.F) {
 		}
 	})
 }
+
+// fromBytes is a peer that says what it has to say and hears everything.
+type fromBytes struct{ *bytes.Reader }
+
+func (fromBytes) Write(b []byte) (int, error) { return len(b), nil }
+func (fromBytes) Close() error                { return nil }
+
+// FuzzHost: whatever a guest sends as frames, the host's session ends with it.
+func FuzzHost(f *testing.F) {
+	f.Add(append(frame(typeData, 0x2, 1, 3), 1, 2, 3))
+	f.Add(append(frame(0x1, 0x2, 1, 100), frame(0x3, 0, 0, 0)...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := Host(fromBytes{bytes.NewReader(b)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stream, err := s.Open(); err == nil {
+			_, _ = io.Copy(io.Discard, stream) // to the end of what the guest said
+			stream.Close()
+		}
+		select {
+		case <-s.Done():
+		case <-time.After(10 * time.Second):
+			t.Error("the session goes on without a peer")
+		}
+		s.Close()
+	})
+}
