@@ -52,7 +52,7 @@ MIB ?= 1024
 FUZZFLAGS := -fuzzminimizetime 10x
 INTEGRATION := go test -tags integration -count=1 -parallel $(PARALLEL) -run '$(value RUN)'
 
-.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines software machine install clean
+.PHONY: help build agent deps test-deps stock-kernel kernel install-kernel demo test unit race integration integration-runc conformance conformance-validation conformance-bats test-kvm test-bed lint vet proto proto-check fuzz bench engines software machine install clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -91,6 +91,7 @@ demo: deps ## install what is missing, build, and run a container in a VM
 test: test-deps ## everything: unit, integration under emulation, with runc, and on KVM in the test bed
 	@$(MAKE) --no-print-directory build stock-kernel
 	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory race
 	@$(MAKE) --no-print-directory integration-runc
 	@$(MAKE) --no-print-directory integration
 	@$(MAKE) --no-print-directory test-kvm
@@ -98,6 +99,11 @@ test: test-deps ## everything: unit, integration under emulation, with runc, and
 unit: vet ## format, vet, and the tests that need no VM, among them 10s of fuzzing config.json
 	go test ./...
 	go test ./specconv -run '^$$' -fuzz '^FuzzConvert$$' -fuzztime 10s $(FUZZFLAGS)
+
+# Static: tests of libcontainer run their own program in a rootfs without libraries.
+# The race detector itself needs more memory than TestRlimits leaves.
+race: agent ## the same tests with the race detector (gcc)
+	CGO_ENABLED=1 go test -race -timeout 10m -skip '^TestRlimits$$' -ldflags '-linkmode external -extldflags "-static -Wl,--no-warnings"' ./...
 
 vet:
 	@unformatted=$$(go run $(GOFUMPT) -l $$(find . -name '*.go' -not -name '*.pb.go' -not -path './build/*')); \

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/containerd/ttrpc"
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
 )
@@ -61,6 +63,28 @@ func find(c *cli.Context, id string, verb state.Verb) (*state.Container, *state.
 // be gone.
 const endTimeout = 5 * time.Second
 
+// errNoAnswer is for a supervisor that is stopped or hangs.
+var errNoAnswer = errors.New("the supervisor has not answered")
+
+// supervisorTimeout is how long a supervisor may take to answer a verb.
+const supervisorTimeout = control.AnswerTimeout
+
+// answerTimeout is how long a supervisor may take to answer a verb about a container.
+// A start is not bounded if a startContainer hook is not, and events wait for what may
+// never happen.
+func answerTimeout(verb state.Verb, container *state.Container) (limit time.Duration, bounded bool) {
+	switch verb {
+	case state.Start:
+		more, bounded := hooks.Timeout(hooks.Of(container.Hooks).StartContainer)
+		return supervisorTimeout + more, bounded
+	case state.Kill:
+		return killTimeout, true
+	case awaitOOM:
+		return 0, false
+	}
+	return supervisorTimeout, true
+}
+
 // dial connects to a container's supervisor. One that has ended since its status
 // was read, or ends before it answers, is spoken of in the words of a stopped
 // container.
@@ -78,9 +102,19 @@ func dial(ctx context.Context, dir *state.Dir, container *state.Container, verb 
 	}
 	client, err := control.Connect(dir, ttrpc.WithUnaryClientInterceptor(
 		func(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+			limit, bounded := answerTimeout(verb, container)
+			if bounded {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeoutCause(ctx, limit, errNoAnswer)
+				defer cancel()
+			}
 			err := invoke(ctx, req, resp)
-			if errors.Is(err, ttrpc.ErrClosed) {
+			switch {
+			case errors.Is(err, ttrpc.ErrClosed):
 				err = stopped(ctx, err)
+			case err != nil && errors.Is(context.Cause(ctx), errNoAnswer):
+				err = fmt.Errorf("%s container %s: %w within %s (process %d): husk delete --force ends it",
+					verb, container.ID, errNoAnswer, limit, container.Supervisor.PID)
 			}
 			return err
 		}))

@@ -74,11 +74,15 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		return nil, false, err
 	}
 	timings.Lap(c.Context, "settings, kernel, template")
+	self, err := state.ProcessOf(os.Getpid())
+	if err != nil {
+		return nil, false, err
+	}
 	n := &creation{
 		plan: plan, pidFile: c.String("pid-file"), passed: passed,
 		container: &state.Container{
 			OCIVersion: specs.Version, ID: id, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
-			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating,
+			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating, Creator: self,
 			Annotations: spec.Annotations, Accel: string(machine.Accel),
 			Hooks: spec.Hooks, Process: spec.Process,
 		},
@@ -172,6 +176,7 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 		}
 		timings.Lap(c.Context, "hooks")
 	}
+	n.expect(n.container.Hooks)
 	report, err := n.child.Wait()
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
@@ -201,6 +206,18 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 	}
 	timings.Lap(c.Context, "pid file, commit")
 	return n.process(), nil
+}
+
+// expect bounds what the supervisor may take from here on, a waking and a boot that both
+// fail included, and those hooks that are its to run.
+func (n *creation) expect(own *specs.Hooks) {
+	const slack = time.Minute
+	more, bounded := hooks.Timeout(hooks.Of(own).CreateContainer)
+	if !bounded {
+		n.child.Expect(0)
+		return
+	}
+	n.child.Expect(more + slack + 5*n.boot.Machine.BootTimeout)
 }
 
 // procName is what /proc calls the namespaces a supervisor shows in place of those
@@ -285,6 +302,7 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	n.boot.StateDir = n.dir.Path
 	n.boot.Container = n.container
 	timings.Lap(c.Context, "cgroup")
+	n.expect(nil)
 	return n.child.Bootstrap(n.boot)
 }
 

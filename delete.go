@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/cgroup"
 	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/state"
@@ -52,24 +54,13 @@ func destroyExisting(c *cli.Context, id string, force bool) error {
 		return err
 	}
 	defer dir.Close()
-	container, err := dir.Load()
-	if err != nil {
-		return err
-	}
-	if err := state.Allowed(state.Delete, id, container.Status()); err != nil && !force {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(c.Context, deleteTimeout)
 	defer cancel()
-	// Before the lock: a create that holds it fails now and lets go.
-	if err := container.Supervisor.Kill(ctx); err != nil {
-		return err
+	container, err := endAndLock(ctx, dir, id, force)
+	if errors.Is(err, state.ErrDamaged) && force {
+		return destroyDamaged(ctx, dir, id, err)
 	}
-	if err := dir.Lock(ctx); err != nil {
-		return err
-	}
-	// Somebody else may have deleted it meanwhile.
-	if container, err = dir.Load(); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := removeContainer(ctx, dir, container); err != nil {
@@ -78,6 +69,87 @@ func destroyExisting(c *cli.Context, id string, force bool) error {
 	// The spec: a failing poststop hook is logged and nothing else.
 	st := container.OCI(state.Stopped)
 	hooks.RunAll(c.Context, hooks.Of(container.Hooks).Poststop, "poststop", st, st.Bundle, warn)
+	return nil
+}
+
+// lockSlice is how long delete waits for the lock before it looks again whom it has to
+// end: a create under way holds the lock until its supervisor fails it.
+const lockSlice = 200 * time.Millisecond
+
+// endAndLock ends the supervisor of a container that may be deleted, and locks the
+// container. Whether it may is asked again once it is locked: a create may have gone
+// on until then, or somebody else have deleted it.
+func endAndLock(ctx context.Context, dir *state.Dir, id string, force bool) (*state.Container, error) {
+	for locked := false; ; {
+		container, err := dir.Load()
+		if err != nil {
+			return nil, err
+		}
+		if err := state.Allowed(state.Delete, id, container.Status()); err != nil && !force {
+			return nil, err
+		}
+		if err := endSupervisor(ctx, dir, container.Supervisor); err != nil {
+			return nil, err
+		}
+		if locked {
+			return container, nil
+		}
+		slice, cancel := context.WithTimeout(ctx, lockSlice)
+		err = dir.Lock(slice)
+		cancel()
+		if err != nil && (ctx.Err() != nil || slice.Err() == nil) {
+			return nil, err
+		}
+		locked = err == nil
+	}
+}
+
+// endSupervisor ends the process that is saved as a container's, and whoever else
+// serves the container: it is not saved yet, or the container's process is a stand-in.
+func endSupervisor(ctx context.Context, dir *state.Dir, saved state.Process) error {
+	if err := saved.Kill(ctx); err != nil {
+		return err
+	}
+	others, err := dir.Listeners()
+	if err != nil {
+		return err
+	}
+	for _, p := range others {
+		if err := p.Kill(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// destroyDamaged is for a container of which nothing is known but its directory. What
+// there is to remove is read from its supervisor, as long as that lives.
+func destroyDamaged(ctx context.Context, dir *state.Dir, id string, damage error) error {
+	logrus.Warnf("container %s: %v: deleting what can be found of it", id, damage)
+	supervisors, err := dir.Listeners()
+	if err != nil {
+		return err
+	}
+	found := &state.Container{ID: id}
+	for _, p := range supervisors {
+		if found.Cgroup, err = cgroup.Of(p.PID, id); err != nil {
+			logrus.Warn(err) // it may have ended just now
+		}
+		// Open, so that it outlives the process.
+		if ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID)); err == nil {
+			defer ns.Close()
+			found.Network = &state.Network{HostPath: fmt.Sprintf("/proc/self/fd/%d", ns.Fd())}
+		}
+		if err := p.Kill(ctx); err != nil {
+			return err
+		}
+	}
+	if err := dir.Lock(ctx); err != nil {
+		return err
+	}
+	if err := removeContainer(ctx, dir, found); err != nil {
+		return fmt.Errorf("delete container %s: %w", id, err)
+	}
 	return nil
 }
 

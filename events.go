@@ -118,10 +118,13 @@ func printOOM(w io.Writer, container *state.Container) error {
 	return nil
 }
 
+// awaitOOM is the one call of events that waits for something to happen.
+const awaitOOM state.Verb = "events (memory)"
+
 // followOOM sends for each time that the guest has killed processes for want of
 // memory, until the container ends.
 func followOOM(ctx context.Context, dir *state.Dir, container *state.Container, ooms chan<- struct{}) {
-	supervisor, err := dial(ctx, dir, container, state.Events)
+	supervisor, err := dial(ctx, dir, container, awaitOOM)
 	if err != nil {
 		return // it has ended, or says so when asked for stats
 	}

@@ -143,6 +143,9 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 	if boot.Process, err = json.Marshal(process); err != nil {
 		return nil, fmt.Errorf("encode process: %w", err)
 	}
+	if !boot.IgnorePaused { // which waits until the container is resumed
+		child.Expect(2 * supervisorTimeout)
+	}
 	if err = child.Bootstrap(boot); err != nil {
 		return nil, err
 	}

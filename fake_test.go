@@ -29,6 +29,40 @@ type fakeSupervisor struct {
 	pids    []int32
 	kills   chan uint64 // what AwaitOOM answers, one after the other; nil: nothing
 	err     error
+	killed  func()        // called by Kill
+	left    chan struct{} // one for each connection that was closed
+}
+
+// leaving is a listener whose connections tell when they are closed.
+type leaving struct {
+	net.Listener
+	left chan<- struct{}
+}
+
+func (l *leaving) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &leavingConn{Conn: c, leave: sync.OnceFunc(func() { l.left <- struct{}{} })}, nil
+}
+
+type leavingConn struct {
+	net.Conn
+	leave func()
+}
+
+func (c *leavingConn) Close() error {
+	defer c.leave()
+	return c.Conn.Close()
+}
+
+func (f *fakeSupervisor) Kill(context.Context, *control.KillRequest) (*control.KillResponse, error) {
+	err := f.note("kill")
+	if f.killed != nil {
+		f.killed()
+	}
+	return &control.KillResponse{}, err
 }
 
 func (f *fakeSupervisor) note(call string) error {
@@ -95,7 +129,7 @@ func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeConta
 		t.Fatal(err)
 	}
 	f := &fakeContainer{
-		fakeSupervisor: &fakeSupervisor{}, root: t.TempDir(),
+		fakeSupervisor: &fakeSupervisor{left: make(chan struct{}, 100)}, root: t.TempDir(),
 		data: &state.Container{
 			OCIVersion: "1.3.0", ID: "c1", Bundle: "/bundle", Rootfs: "/bundle/rootfs", Owner: "root",
 			Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Saved: status, Supervisor: process,
@@ -116,7 +150,7 @@ func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeConta
 	}
 	control.RegisterSupervisorService(server, f.fakeSupervisor)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(context.Background(), l) }()
+	go func() { served <- server.Serve(context.Background(), &leaving{l, f.left}) }()
 	t.Cleanup(func() {
 		server.Close()
 		if err := <-served; !errors.Is(err, ttrpc.ErrServerClosed) {

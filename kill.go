@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
@@ -39,7 +41,7 @@ var killCommand = &cli.Command{
 }
 
 func kill(c *cli.Context, id string, sig unix.Signal, all bool) error {
-	container, supervisor, err := connect(c, id, state.Kill)
+	container, dir, err := find(c, id, state.Kill)
 	if refused := new(state.Error); all && errors.As(err, &refused) && refused.Status == state.Stopped {
 		// Engines send a last kill --all to what may have ended, and expect success.
 		return nil
@@ -47,12 +49,13 @@ func kill(c *cli.Context, id string, sig unix.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
-	defer supervisor.Close()
-	if _, err := supervisor.Kill(c.Context, &control.KillRequest{Signal: uint32(sig), All: all}); err != nil {
-		return control.Error(err)
-	}
+	defer dir.Close()
+	err = sendSignal(c.Context, dir, container, sig, all)
 	if sig != unix.SIGKILL {
-		return nil
+		return err
+	}
+	if err != nil {
+		return killSupervisor(c.Context, dir, container, err)
 	}
 	// With runc a delete right after works, as the process is gone at once. Here
 	// its last output and files are still on their way: give them a moment. A
@@ -63,8 +66,41 @@ func kill(c *cli.Context, id string, sig unix.Signal, all bool) error {
 	return nil
 }
 
-// killGrace is how long kill waits for a container to be gone after SIGKILL.
-const killGrace = 5 * time.Second
+const (
+	// killTimeout is how long a supervisor may take to answer kill: it gives the guest
+	// 10 seconds.
+	killTimeout = 15 * time.Second
+	// killGrace is how long kill waits for a container to be gone after SIGKILL.
+	killGrace = 5 * time.Second
+)
+
+// sendSignal has the supervisor send a signal. It does not stay connected: a
+// container that ends waits for whoever is.
+func sendSignal(ctx context.Context, dir *state.Dir, container *state.Container, sig unix.Signal, all bool) error {
+	if sig == unix.SIGKILL && container.Supervisor.Suspended() {
+		return fmt.Errorf("%w: it is stopped", errNoAnswer)
+	}
+	supervisor, err := dial(ctx, dir, container, state.Kill)
+	if err != nil {
+		return err
+	}
+	defer supervisor.Close()
+	_, err = supervisor.Kill(ctx, &control.KillRequest{Signal: uint32(sig), All: all})
+	return control.Error(err)
+}
+
+// killSupervisor is for a SIGKILL that the supervisor did not carry out. One that does
+// not answer is killed itself, and the virtual machine ends with it. One that answers
+// has its reason, such as that the container has ended by now.
+func killSupervisor(ctx context.Context, dir *state.Dir, container *state.Container, reason error) error {
+	if !errors.Is(reason, errNoAnswer) && !errors.Is(reason, unix.ECONNREFUSED) && !errors.Is(reason, fs.ErrNotExist) {
+		return reason
+	}
+	logrus.Debugf("kill the supervisor itself: %v", reason)
+	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	return endSupervisor(ctx, dir, container.Supervisor)
+}
 
 // maxSignal is the highest real-time signal, signal(7).
 const maxSignal = 64

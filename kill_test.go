@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/state"
 )
 
 func TestParseSignal(t *testing.T) {
@@ -34,6 +37,31 @@ func TestParseSignal(t *testing.T) {
 			continue
 		}
 		wantError(t, err, text)
+	}
+}
+
+// TestKillLeaves: a container that ends waits for whoever is connected, so kill must
+// not be when it waits for the container to end.
+func TestKillLeaves(t *testing.T) {
+	process := startProcess(t)
+	f := newFakeContainer(t, state.Running, process.Process.Pid)
+	ended := make(chan bool, 1)
+	f.killed = func() {
+		go func() {
+			select {
+			case <-f.left:
+				ended <- true
+			case <-time.After(killGrace / 2):
+				ended <- false
+			}
+			_ = process.Process.Kill()
+		}()
+	}
+	if _, err := f.husk("kill", "c1", "KILL"); err != nil {
+		t.Fatal(err)
+	}
+	if !<-ended {
+		t.Error("kill stayed connected while it waited for the container to end")
 	}
 }
 

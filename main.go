@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
@@ -36,6 +37,7 @@ var (
 const (
 	exitFailure = 1
 	exitExec    = 255 // exec could not start its process
+	exitPanic   = 2   // an error in husk itself, as any Go program's
 )
 
 func init() {
@@ -46,6 +48,7 @@ func init() {
 }
 
 func main() {
+	defer failOnPanic()
 	if launch.IsApart() {
 		os.Exit(launch.StartApart())
 	}
@@ -68,6 +71,15 @@ func main() {
 	err := app.RunContext(timings.With(context.Background(), phases), flagsFirst(app, os.Args))
 	if err != nil {
 		fail(err)
+	}
+}
+
+// failOnPanic turns a panic of the main goroutine, which is where verbs run, into an
+// error like any other: a stack trace is for the log, and only with --debug.
+func failOnPanic() {
+	if v := recover(); v != nil {
+		logrus.Debugf("%s", debug.Stack())
+		fail(&exitError{code: exitPanic, err: fmt.Errorf("internal error, please report it with the log of --debug: %v", v)})
 	}
 }
 

@@ -34,6 +34,7 @@ func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
 	if err != nil {
 		return err
 	}
+	n.standIn.Expect(supervisorTimeout)
 	if err = n.standIn.Bootstrap(struct{}{}); err != nil {
 		return err
 	}

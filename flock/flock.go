@@ -12,13 +12,18 @@ import (
 
 // Wait takes an exclusive lock on f and waits for it until ctx ends. The lock
 // goes with f's close. When ctx ends first, the wait itself cannot be called
-// back: f must not be used again, and is closed once the wait is over.
+// back: f must not be used again, and is closed once the wait is over. Nor may a
+// copy of f's descriptor be locked, which would be the same lock. After another
+// error f is closed.
 func Wait(ctx context.Context, f *os.File) error {
 	got := make(chan error, 1)
 	fd := int(f.Fd())
 	go func() { got <- lock(fd) }()
 	select {
 	case err := <-got:
+		if err != nil {
+			f.Close()
+		}
 		return err
 	case <-ctx.Done():
 		go func() {

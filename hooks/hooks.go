@@ -30,6 +30,18 @@ func AtCreate(h *specs.Hooks) bool {
 	return len(all.Prestart)+len(all.CreateRuntime)+len(all.CreateContainer) > 0
 }
 
+// Timeout is how long hooks may take one after the other. It is not bounded if one of
+// them has no timeout.
+func Timeout(hooks []specs.Hook) (limit time.Duration, bounded bool) {
+	for _, h := range hooks {
+		if h.Timeout == nil {
+			return 0, false
+		}
+		limit += time.Duration(*h.Timeout) * time.Second
+	}
+	return limit, true
+}
+
 // Run runs hooks in order, in the directory dir where that exists, each with the
 // state on its stdin, and stops at the first that fails (runtime-spec, config.md,
 // "POSIX-platform Hooks"). The error has the words of runc.

@@ -22,7 +22,9 @@ type Container struct {
 
 	// Saved is the status as last written. Whoever wants to know the status asks
 	// Status, which also looks whether the supervisor lives.
-	Saved      Status  `json:"status"`
+	Saved Status `json:"status"`
+	// Creator is the create under way, for as long as there is no supervisor yet.
+	Creator    Process `json:"creator"`
 	Supervisor Process `json:"supervisor"`
 
 	// Hooks are those still to run when later verbs come: the bundle may have
@@ -46,9 +48,13 @@ type Network struct {
 }
 
 // Status is the container's status now: the saved word while the supervisor
-// lives, stopped without it.
+// lives, stopped without it. Before there is one, whoever makes it counts.
 func (c *Container) Status() Status {
-	if !c.Supervisor.Alive() {
+	process := c.Supervisor
+	if process.PID == 0 {
+		process = c.Creator
+	}
+	if !process.Alive() {
 		return Stopped
 	}
 	return c.Saved

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -35,8 +36,10 @@ const (
 	ShadowDir     = "rootfs" // mount point of the supervisor's own root
 )
 
+// contents is in the order of Remove: the state goes last, so that a container which
+// is half removed can be found and removed again.
 var contents = []string{
-	stateFile, stateFileTemp, ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir,
+	ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir, stateFileTemp, stateFile,
 }
 
 // maxStateFile bounds what is read back, in bytes.
@@ -49,15 +52,19 @@ var (
 	ErrInvalidID = errors.New("invalid container ID format")
 )
 
+// ErrDamaged is for a container whose state cannot be read.
+var ErrDamaged = errors.New("the container's state is damaged: all that can be done is to delete it, with --force")
+
 // idFormat is runc's: what may be a file name, and a cgroup's.
 var idFormat = regexp.MustCompile(`^[\w+.-]+$`)
 
-// Dir is a container's directory, open and locked. While it is locked no other
-// process creates or deletes the container.
+// Dir is a container's directory, open. While it is locked no other process
+// creates or deletes the container.
 type Dir struct {
 	Path string
 	root *os.Root
-	lock *os.File
+	dir  *os.File // what FDPath names
+	lock *os.File // nil: this Dir does not hold the lock
 }
 
 // ValidID returns ErrInvalidID for an id that is not one clean file name.
@@ -144,95 +151,165 @@ func open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state directory: %w", err)
 	}
-	lock, err := root.OpenFile(".", unix.O_DIRECTORY, 0)
+	dir, err := root.OpenFile(".", unix.O_DIRECTORY, 0)
 	if err != nil {
 		root.Close()
 		return nil, fmt.Errorf("open state directory: %w", err)
 	}
-	return &Dir{Path: path, root: root, lock: lock}, nil
+	return &Dir{Path: path, root: root, dir: dir}, nil
 }
 
 // Close closes the directory and gives up its lock.
 func (d *Dir) Close() {
+	d.Unlock()
 	d.root.Close()
-	d.lock.Close()
+	d.dir.Close()
+}
+
+// openLock opens the directory once more: a wait for the lock that has been given
+// up still sits on its descriptor, so each wait has one of its own.
+func (d *Dir) openLock() (*os.File, error) {
+	f, err := d.root.OpenFile(".", unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory %s: %w", d.Path, err)
+	}
+	return f, nil
 }
 
 func (d *Dir) tryLock() error {
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	f, err := d.openLock()
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
 		return fmt.Errorf("lock state directory: %w", err)
 	}
+	d.lock = f
 	return nil
 }
 
-// Lock waits for the lock until ctx ends.
+// Lock waits for the lock until ctx ends. A Dir is locked by one goroutine at a time.
 func (d *Dir) Lock(ctx context.Context) error {
-	if err := flock.Wait(ctx, d.lock); err != nil {
+	f, err := d.openLock()
+	if err != nil {
+		return err
+	}
+	if err := flock.Wait(ctx, f); err != nil {
 		return fmt.Errorf("lock state directory %s: another husk call holds it: %w", d.Path, err)
 	}
+	d.lock = f
 	return nil
 }
 
-// Unlock gives the lock up.
+// Unlock gives the lock up, if it is held.
 func (d *Dir) Unlock() {
-	// It cannot fail of a descriptor that is open, and closing it does the same.
+	if d.lock == nil {
+		return
+	}
+	// Closing alone does not do it: a process that is being started may have a copy.
 	_ = unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
+	d.lock.Close()
+	d.lock = nil
 }
 
-// Load reads the saved state.
+// Load reads the saved state. It returns ErrNotExist where there is no container, and
+// an error that wraps ErrDamaged where there is one.
 func (d *Dir) Load() (*Container, error) {
 	f, err := d.root.Open(stateFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && !d.hasOthers() {
 		return nil, ErrNotExist
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxStateFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
 	}
-	return decode(b)
+	c, err := decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
+	}
+	return c, nil
+}
+
+// hasOthers says whether a directory without a state is a container's all the same.
+// Other runtimes have directories below the same root.
+func (d *Dir) hasOthers() bool {
+	for _, name := range []string{ControlSocket, StreamSocket, LogFile} {
+		if _, err := d.root.Lstat(name); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func decode(b []byte) (*Container, error) {
 	if len(b) > maxStateFile {
-		return nil, fmt.Errorf("load state: more than %d bytes", maxStateFile)
+		return nil, fmt.Errorf("more than %d bytes", maxStateFile)
 	}
 	c := &Container{}
 	if err := json.Unmarshal(b, c); err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
+		return nil, err
 	}
-	if err := ValidID(c.ID); err != nil {
-		return nil, fmt.Errorf("load state: %w", err)
-	}
-	return c, nil
+	return c, ValidID(c.ID)
 }
 
 // Save writes the state by rename: a reader sees the old one or the new one.
 // It works without any path, so also after the supervisor has left the host's
 // mount namespace.
 func (d *Dir) Save(c *Container) error {
+	staged, err := d.Stage(c)
+	if err != nil {
+		return err
+	}
+	defer staged.Cancel()
+	return staged.Commit()
+}
+
+// Staged is a state that is written, and needs no more space, but is not the saved one
+// yet.
+type Staged struct{ dir *Dir } // nil: it is, or never will be
+
+// Stage writes a state beside the saved one. There may be one at a time.
+func (d *Dir) Stage(c *Container) (*Staged, error) {
 	b, err := json.Marshal(c)
 	if err != nil {
-		return fmt.Errorf("save state: %w", err)
+		return nil, fmt.Errorf("save state: %w", err)
 	}
 	f, err := d.root.OpenFile(stateFileTemp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("save state: %w", err)
+		return nil, fmt.Errorf("save state: %w", err)
 	}
 	_, err = f.Write(b)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil {
-		err = d.root.Rename(stateFileTemp, stateFile)
-	}
 	if err != nil {
+		_ = d.root.Remove(stateFileTemp) // space is what there is none of
+		return nil, fmt.Errorf("save state: %w", err)
+	}
+	return &Staged{d}, nil
+}
+
+// Commit makes the staged state the saved one.
+func (s *Staged) Commit() error {
+	d := s.dir
+	s.dir = nil
+	if err := d.root.Rename(stateFileTemp, stateFile); err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
 	return nil
+}
+
+// Cancel removes the staged state unless it was committed.
+func (s *Staged) Cancel() {
+	if s.dir != nil {
+		_ = s.dir.root.Remove(stateFileTemp) // the next one is written over it
+		s.dir = nil
+	}
 }
 
 // OpenLog opens the supervisor's log for appending.
@@ -243,7 +320,16 @@ func (d *Dir) OpenLog() (*os.File, error) {
 // FDPath is a path to name in the directory that is short whatever the
 // directory's is: a unix socket's address holds only 107 bytes.
 func (d *Dir) FDPath(name string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", d.lock.Fd(), name)
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.dir.Fd(), name)
+}
+
+// SocketError is what went wrong with a socket that FDPath named, without that
+// name, which says nothing to a user.
+func SocketError(err error) error {
+	if op := new(net.OpError); errors.As(err, &op) {
+		return op.Err
+	}
+	return err
 }
 
 // Remove removes what husk put into the directory, name by name and never

@@ -291,6 +291,39 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// TestLockAfterTimeout: a wait that was given up takes nothing with it that the
+// directory is used by later.
+func TestLockAfterTimeout(t *testing.T) {
+	root := t.TempDir()
+	creator := create(t, root, "c1") // holds the lock
+	other, err := Open(root, "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for range 3 {
+		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if err := other.Lock(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("lock what another holds: %v, want the deadline", err)
+		}
+		cancel()
+	}
+	creator.Unlock()
+	if err := other.Lock(deadline(t)); err != nil {
+		t.Errorf("lock after waits that were given up: %v", err)
+	}
+	if err := creator.tryLock(); err == nil {
+		t.Error("two hold the lock")
+	}
+	other.Unlock()
+	if err := creator.Lock(deadline(t)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(other.FDPath(".")); err != nil {
+		t.Errorf("the directory cannot be named any more: %v", err)
+	}
+}
+
 func TestLoadRefuses(t *testing.T) {
 	for name, content := range map[string][]byte{
 		"no json":     []byte("{"),

@@ -37,6 +37,13 @@ func (p Process) Alive() bool {
 	return err == nil && start == p.StartTime && status != 'Z' && status != 'X'
 }
 
+// Suspended says whether a signal has stopped the process (SIGSTOP): it answers nobody
+// until another lets it go on.
+func (p Process) Suspended() bool {
+	status, start, err := readStat(p.PID)
+	return err == nil && start == p.StartTime && status == 'T'
+}
+
 // Kill ends the process with SIGKILL and waits, until ctx ends, for it to be
 // gone. One that has ended already is no error. Reaping it is its parent's affair.
 func (p Process) Kill(ctx context.Context) error {

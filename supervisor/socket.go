@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -77,7 +78,7 @@ func (p *peer) Close() error {
 func listen(dir *state.Dir, name string) (*socket, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", name, err)
+		return nil, fmt.Errorf("listen on %s: %w", filepath.Join(dir.Path, name), state.SocketError(err))
 	}
 	// By the time it is closed its path leads into the container's rootfs.
 	l.SetUnlinkOnClose(false)
@@ -112,9 +113,15 @@ func (s *supervisor) serve() error {
 	return nil
 }
 
-// saveTheReason answers a verb whose call the guest left open with why it did.
-func (s *supervisor) saveTheReason(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, verb ttrpc.Method) (any, error) {
-	resp, err := verb(ctx, decode)
+// saveTheReason answers a verb whose call the guest left open with why it did. An
+// error in a verb of husk's own is not the container's end.
+func (s *supervisor) saveTheReason(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, verb ttrpc.Method) (resp any, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			resp, err = nil, s.panicked(v)
+		}
+	}()
+	resp, err = verb(ctx, decode)
 	if errors.Is(err, client.ErrClosed) {
 		err = s.withConsole(s.explain(ctx, err))
 	}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -67,7 +68,10 @@ type supervisor struct {
 	pty    *stdio.PTY
 	relay  *stdio.Relay
 	ooms   ooms
-	over   chan struct{} // closed when the container has ended
+	// killing and killTimeout are of a container that was sent SIGKILL.
+	killing     *killing
+	killTimeout time.Duration
+	over        chan struct{} // closed when the container has ended
 
 	// verbs serialises what changes the container's status; mu guards the fields
 	// below it for the moment they are read or written.
@@ -87,6 +91,7 @@ func Main(starter hypervisor.Starter) int {
 	s := &supervisor{
 		execs: map[string]*execution{}, up: make(chan struct{}), over: make(chan struct{}),
 		timings: timings.NewFromStart("supervisor"),
+		killing: newKilling(), killTimeout: killTimeout,
 	}
 	parent, err := launch.Receive(&s.boot)
 	if err != nil {
@@ -108,9 +113,16 @@ func Main(starter hypervisor.Starter) int {
 }
 
 // live is this process's life, from its bootstrap on.
-func (s *supervisor) live(starter hypervisor.Starter) int {
+func (s *supervisor) live(starter hypervisor.Starter) (code int) {
 	parent := s.parent
 	defer s.shutDown()
+	defer func() {
+		if v := recover(); v != nil {
+			err := s.panicked(v)
+			_ = parent.Report(launch.Report{Error: err.Error()}) // it may have gone long ago
+			code = exitLost
+		}
+	}()
 	if s.standIn != nil {
 		// The vmm ends by the pid namespace or its parent-death signal.
 		go s.standIn.Serve(s.forwardWhenUp, func() { os.Exit(exitLost) })
@@ -121,6 +133,16 @@ func (s *supervisor) live(starter hypervisor.Starter) int {
 		return exitSetup
 	}
 	return s.run()
+}
+
+// panicked notes an error in husk itself, with where it was, in the log. Stderr is
+// the container's.
+func (s *supervisor) panicked(v any) error {
+	err := fmt.Errorf("internal error of the supervisor, please report it with its log: %v", v)
+	if s.log != nil {
+		s.log.WithError(err).Errorf("%s", debug.Stack())
+	}
+	return err
 }
 
 // create does everything up to the status created and reports it.
@@ -198,9 +220,13 @@ func (s *supervisor) openState() (err error) {
 		return fmt.Errorf("open supervisor log: %w", err)
 	}
 	s.log = logrus.New()
-	s.log.SetOutput(f)
+	s.log.SetOutput(logFile{f})
 	if s.boot.Debug {
 		s.log.SetLevel(logrus.DebugLevel)
+	}
+	// What a goroutine that nobody recovers says at its end; it says no more to stderr.
+	if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
+		return fmt.Errorf("open supervisor log: %w", err)
 	}
 	if s.control, err = listen(s.dir, state.ControlSocket); err != nil {
 		return err
@@ -420,6 +446,7 @@ func (s *supervisor) flush() {
 	s.mu.Unlock()
 	select {
 	case <-s.relay.Done():
+	case <-s.killing.now:
 	case <-s.vm.Done():
 		// What the VM had sent is in our hands; the relays end by themselves.
 	}
@@ -438,19 +465,6 @@ func (s *supervisor) shutDown() {
 			s.log.WithError(err).Warn("stop virtual machine")
 		}
 	}
-}
-
-func (s *supervisor) setStatus(status state.Status) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := *s.container
-	c.Saved = status
-	if err := s.dir.Save(&c); err != nil {
-		return err
-	}
-	// Not the whole of it: what never changes is read without the lock.
-	s.container.Saved = status
-	return nil
 }
 
 func (s *supervisor) status() state.Status {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +22,7 @@ import (
 
 	agentfake "github.com/huskvm/husk/agent/client/fake"
 	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/cgroup"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/hypervisor/fake"
 	"github.com/huskvm/husk/specconv"
@@ -96,6 +99,10 @@ func (g *guest) Resume(context.Context, *protocol.ResumeRequest) (*protocol.Resu
 	return &protocol.ResumeResponse{}, g.note("resume")
 }
 
+func (g *guest) Update(context.Context, *protocol.UpdateRequest) (*protocol.UpdateResponse, error) {
+	return &protocol.UpdateResponse{}, g.note("update")
+}
+
 func (g *guest) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.ExecResponse, error) {
 	return &protocol.ExecResponse{}, g.note("exec " + r.ProcessId)
 }
@@ -136,6 +143,7 @@ func started(t *testing.T, starter *fake.Starter) (*supervisor, *fake.VM) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	s := &supervisor{
+		killing: newKilling(), killTimeout: killTimeout,
 		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{}, over: make(chan struct{}),
 		boot: Bootstrap{
 			Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
@@ -249,6 +257,136 @@ func TestKillThatTheGuestRefuses(t *testing.T) {
 	}
 }
 
+// A guest that says it has killed the container's process and never says that it has
+// ended is ended itself, whichever way the kill came.
+func TestKillThatTheGuestIgnores(t *testing.T) {
+	for name, kill := range map[string]func(*supervisor) error{
+		"verb": func(s *supervisor) error {
+			_, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)})
+			return err
+		},
+		"all": func(s *supervisor) error {
+			_, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL), All: true})
+			return err
+		},
+		"signal": func(s *supervisor) error {
+			s.forward(unix.SIGKILL)
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, vm := met(t, &guest{})
+			s.killTimeout = 50 * time.Millisecond
+			if err := kill(s); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-vm.Done():
+			case <-time.After(patience):
+				t.Error("the virtual machine goes on")
+			}
+		})
+	}
+	t.Run("says it has ended", func(t *testing.T) {
+		s, vm := met(t, &guest{fail: map[string]error{"kill": status.Error(codes.NotFound, "no such process")}})
+		s.killTimeout = time.Hour
+		if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err == nil {
+			t.Error("no error")
+		}
+		select {
+		case <-vm.Done():
+			t.Error("a container that ends by itself has lost its last output and its exit code")
+		default:
+		}
+	})
+	t.Run("signals that do not kill", func(t *testing.T) {
+		s, vm := met(t, &guest{})
+		s.killTimeout = time.Millisecond
+		if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGTERM)}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-vm.Done():
+			t.Error("the virtual machine was ended")
+		case <-time.After(50 * time.Millisecond):
+		}
+	})
+}
+
+// A container that was killed does not wait for a reader of its output without end.
+func TestKilledWithoutReader(t *testing.T) {
+	g := &guest{exits: map[string]chan uint32{protocol.InitProcess: make(chan uint32, 2)}}
+	s, _ := met(t, g)
+	s.control, s.relay = &socket{}, &stdio.Relay{} // whose output never ends
+	s.killTimeout = 50 * time.Millisecond
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
+		t.Fatal(err)
+	}
+	code := make(chan int, 1)
+	go func() { code <- s.untilEnd() }()
+	select {
+	case c := <-code:
+		if c != exitLost {
+			t.Errorf("exit code %d", c)
+		}
+	case <-time.After(patience):
+		t.Error("still waiting")
+	}
+}
+
+// What cannot be saved is not done: the guest is not even asked.
+func TestFullStateDirectory(t *testing.T) {
+	g := &guest{}
+	s, _ := met(t, g)
+	s.container.Cgroup = &cgroup.Group{}
+	// In the way of the file that is written before the old one is replaced.
+	full := filepath.Join(s.dir.Path, "husk.json.new", "x")
+	fill := func() {
+		t.Helper()
+		if err := os.MkdirAll(full, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty := func() {
+		t.Helper()
+		if err := os.RemoveAll(filepath.Dir(full)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := func() error { _, err := s.Start(t.Context(), &control.StartRequest{}); return err }
+	pause := func() error { _, err := s.Pause(t.Context(), &control.PauseRequest{}); return err }
+	resume := func() error { _, err := s.Resume(t.Context(), &control.ResumeRequest{}); return err }
+	update := func() error {
+		_, err := s.Update(t.Context(), &control.UpdateRequest{Resources: []byte("{}"), Limits: []byte("{}")})
+		return err
+	}
+	for _, step := range []struct {
+		name          string
+		verb          func() error
+		before, after state.Status
+	}{
+		{"start", start, state.Created, state.Running},
+		{"update", update, state.Running, state.Running},
+		{"pause", pause, state.Running, state.Paused},
+		{"resume", resume, state.Paused, state.Running},
+	} {
+		asked := len(g.called())
+		fill()
+		if err := step.verb(); err == nil || !strings.Contains(err.Error(), "save state") {
+			t.Errorf("%s: error %v", step.name, err)
+		}
+		if calls := g.called()[asked:]; len(calls) > 0 {
+			t.Errorf("%s that could not be saved has asked the guest for %v", step.name, calls)
+		}
+		wantStatus(t, s, step.before)
+		empty()
+		if err := step.verb(); err != nil {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		wantStatus(t, s, step.after)
+	}
+}
+
 // Exit codes have eight bits, whatever a guest says.
 func TestExitCodeOfAHostileGuest(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{protocol.InitProcess: make(chan uint32, 1)}}
@@ -281,6 +419,21 @@ func TestVMEndsUnderTheContainer(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), "Kernel panic") {
 		t.Errorf("start: %v", err)
+	}
+}
+
+// An error in husk's own code for a verb is that verb's alone, and its trace is in the
+// log only.
+func TestVerbThatPanics(t *testing.T) {
+	s, _ := met(t, &guest{})
+	var log strings.Builder
+	s.log.SetOutput(&log)
+	_, err := s.saveTheReason(t.Context(), nil, nil, func(context.Context, func(any) error) (any, error) { panic("oops") })
+	if err == nil || !strings.Contains(err.Error(), "oops") || strings.Contains(err.Error(), ".go:") {
+		t.Errorf("error %v", err)
+	}
+	if !strings.Contains(log.String(), "TestVerbThatPanics") {
+		t.Errorf("the log has no trace: %s", &log)
 	}
 }
 
@@ -328,6 +481,29 @@ func TestExecOfAPausedContainerWaits(t *testing.T) {
 	select {
 	case err := <-done:
 		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("exec still waits")
+	}
+}
+
+// A container that ends waits for whoever is connected, so an exec that waits for a
+// resume must not wait on.
+func TestExecOfAPausedContainerThatEnds(t *testing.T) {
+	s, _ := met(t, &guest{})
+	if _, err := s.Pause(t.Context(), &control.PauseRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
+		done <- err
+	}()
+	close(s.over)
+	select {
+	case err := <-done:
+		if err == nil || err.Error() != "cannot exec in a stopped container" {
 			t.Error(err)
 		}
 	case <-time.After(patience):

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
@@ -44,83 +45,32 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 		return nil, err
 	}
 	phases.Lap("network")
+	saved, err := s.stageStatus(state.Running)
+	if err != nil {
+		return nil, err
+	}
+	defer saved.cancel()
 	if _, err := s.agent.Control().Start(ctx, &protocol.StartRequest{ContainerId: s.container.ID}); err != nil {
 		return nil, err
 	}
 	phases.Lap("execve")
 	s.followOOM() //nolint:contextcheck // it outlives the call
-	err := s.setStatus(state.Running)
+	saved.commit()
 	phases.Lap("save state")
 	if changed != nil {
 		go s.followNetwork(changed) //nolint:contextcheck // it outlives the call
 	}
-	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, err
+	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, nil
 }
 
 // startTimeout gives hooks that run in the guest the time they may take: without
 // a timeout of their own that is any, and a kill ends it.
-func startTimeout(ctx context.Context, hooks *specs.Hooks) (context.Context, context.CancelFunc) {
-	limit := callTimeout
-	if hooks != nil {
-		for _, h := range hooks.StartContainer {
-			if h.Timeout == nil {
-				return context.WithCancel(ctx)
-			}
-			limit += time.Duration(*h.Timeout) * time.Second
-		}
+func startTimeout(ctx context.Context, h *specs.Hooks) (context.Context, context.CancelFunc) {
+	more, bounded := hooks.Timeout(hooks.Of(h).StartContainer)
+	if !bounded {
+		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, limit)
-}
-
-// Kill sends a signal to the container's process, to all of its processes, or
-// to one that was exec'd. SIGKILL always works: a guest that does not carry it
-// out is ended itself.
-func (s *supervisor) Kill(ctx context.Context, req *control.KillRequest) (*control.KillResponse, error) {
-	if err := s.allowed(state.Kill); err != nil {
-		if unix.Signal(req.Signal) == unix.SIGKILL {
-			// Ended, but its output finds no reader: who kills it wants it gone.
-			s.relay.Abort()
-		}
-		return nil, err
-	}
-	id := req.ProcessId
-	if id == "" {
-		id = protocol.InitProcess
-	}
-	err := s.signal(ctx, id, unix.Signal(req.Signal), req.All)
-	if err != nil && id == protocol.InitProcess && unix.Signal(req.Signal) == unix.SIGKILL {
-		s.log.WithError(err).Error("the guest did not carry out a kill: ending the virtual machine")
-		err = s.vm.Stop()
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &control.KillResponse{}, nil
-}
-
-func (s *supervisor) signal(ctx context.Context, processID string, sig unix.Signal, all bool) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	_, err := s.agent.Control().Kill(ctx, &protocol.KillRequest{
-		ContainerId: s.container.ID, ProcessId: processID, Signal: uint32(sig), All: all,
-	})
-	if err != nil {
-		return err
-	}
-	return nil
-}
-
-// forwardWhenUp is forward for a signal that may come before there is a container.
-func (s *supervisor) forwardWhenUp(sig unix.Signal) {
-	<-s.up
-	s.forward(sig)
-}
-
-// forward hands a signal that reached this process to the container's.
-func (s *supervisor) forward(sig unix.Signal) {
-	if err := s.signal(context.Background(), protocol.InitProcess, sig, false); err != nil {
-		s.log.WithError(err).WithField("signal", sig).Warn("forward signal")
-	}
+	return context.WithTimeout(ctx, callTimeout+more)
 }
 
 // followSize returns what to do when the terminal has a new size, and does it
@@ -169,6 +119,11 @@ func (s *supervisor) Pause(ctx context.Context, _ *control.PauseRequest) (*contr
 	if err := s.allowed(state.Pause); err != nil {
 		return nil, err
 	}
+	saved, err := s.stageStatus(state.Paused)
+	if err != nil {
+		return nil, err
+	}
+	defer saved.cancel()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if _, err := s.agent.Control().Pause(ctx, &protocol.PauseRequest{ContainerId: s.container.ID}); err != nil {
@@ -178,7 +133,8 @@ func (s *supervisor) Pause(ctx context.Context, _ *control.PauseRequest) (*contr
 	s.mu.Lock()
 	s.resumed = make(chan struct{})
 	s.mu.Unlock()
-	return &control.PauseResponse{}, s.setStatus(state.Paused)
+	saved.commit()
+	return &control.PauseResponse{}, nil
 }
 
 // Resume undoes Pause: the container is created or running again, as it was.
@@ -188,14 +144,17 @@ func (s *supervisor) Resume(ctx context.Context, _ *control.ResumeRequest) (*con
 	if err := s.allowed(state.Resume); err != nil {
 		return nil, err
 	}
+	saved, err := s.stageStatus(s.beforePause)
+	if err != nil {
+		return nil, err
+	}
+	defer saved.cancel()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if _, err := s.agent.Control().Resume(ctx, &protocol.ResumeRequest{ContainerId: s.container.ID}); err != nil {
 		return nil, err
 	}
-	if err := s.setStatus(s.beforePause); err != nil {
-		return nil, err
-	}
+	saved.commit()
 	close(s.resumed) // only Pause makes one, and what is not paused is not resumed
 	return &control.ResumeResponse{}, nil
 }
@@ -211,35 +170,34 @@ func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*c
 	if err := s.fits(req.Resources); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	_, err := s.agent.Control().Update(ctx, &protocol.UpdateRequest{ContainerId: s.container.ID, Resources: req.Resources})
+	saved, err := s.stageLimits(req.Limits)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.saveLimits(req.Limits); err != nil {
+	defer saved.cancel()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	_, err = s.agent.Control().Update(ctx, &protocol.UpdateRequest{ContainerId: s.container.ID, Resources: req.Resources})
+	if err != nil {
 		return nil, err
 	}
+	saved.commit()
 	return &control.UpdateResponse{}, nil
 }
 
-func (s *supervisor) saveLimits(limits []byte) error {
+// stageLimits stages those that the host has from now on; nothing where there are none.
+func (s *supervisor) stageLimits(limits []byte) (*staged, error) {
 	if s.container.Cgroup == nil || len(limits) == 0 {
-		return nil
+		return s.stage(func(*state.Container) {})
 	}
 	l := &specs.LinuxResources{}
 	if err := json.Unmarshal(limits, l); err != nil {
-		return fmt.Errorf("read limits: %w", err)
+		return nil, fmt.Errorf("read limits: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c, g := *s.container, *s.container.Cgroup
-	g.Limits, c.Cgroup = l, &g
-	if err := s.dir.Save(&c); err != nil {
-		return err
-	}
-	s.container.Cgroup = &g
-	return nil
+	return s.stage(func(c *state.Container) {
+		g := *c.Cgroup
+		g.Limits, c.Cgroup = l, &g
+	})
 }
 
 // fits refuses a limit that the VM could never give.
@@ -328,6 +286,9 @@ func (s *supervisor) mayExec(ctx context.Context, ignorePaused bool) error {
 		s.mu.Unlock()
 		select {
 		case <-resumed:
+		case <-s.over:
+			// A container that ends waits for whoever is connected.
+			return &state.Error{Verb: state.Exec, ID: s.container.ID, Status: state.Stopped}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -340,7 +301,9 @@ func (s *supervisor) endExec(id string) {
 	defer s.forget(id)
 	err := s.signal(context.Background(), id, unix.SIGKILL, false)
 	if err == nil {
-		_, err = s.agent.Control().Wait(context.Background(), &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: id})
+		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+		defer cancel()
+		_, err = s.agent.Control().Wait(ctx, &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: id})
 	}
 	if err != nil {
 		s.log.WithError(err).WithField("process", id).Warn("kill an exec'd process whose exec process has ended")

@@ -57,10 +57,17 @@ func greet(ctx context.Context, conn net.Conn, build string) error {
 
 type serialLink struct{ session *mux.Session }
 
-func (l serialLink) open(context.Context) (streamConn, error) { return l.session.Open() }
-func (l serialLink) done() <-chan struct{}                    { return l.session.Done() }
-func (l serialLink) err() error                               { return l.session.Err() }
-func (l serialLink) close()                                   { _ = l.session.Close() }
+func (l serialLink) open(context.Context) (streamConn, error) {
+	s, err := l.session.Open()
+	if err != nil {
+		return nil, err // not s, which as a streamConn would not be nil
+	}
+	return s, nil
+}
+
+func (l serialLink) done() <-chan struct{} { return l.session.Done() }
+func (l serialLink) err() error            { return l.session.Err() }
+func (l serialLink) close()                { _ = l.session.Close() }
 
 // ListenVsock opens the host's end for the guest with this context id: the agent
 // dials the host at the port whose number is its cid. Listen before the VM

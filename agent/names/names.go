@@ -135,7 +135,9 @@ func (r *Resolver) Close() error {
 // Serve passes questions to the host and its answers back until the host closes
 // the stream, then closes the resolver.
 func (r *Resolver) Serve(host io.ReadWriter) error {
+	r.write.Lock()
 	r.host = host
+	r.write.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go r.serveUDP()

@@ -80,6 +80,7 @@ func (p *process) start(special *specialFiles) error {
 		fmt.Fprintf(p.cmd.Stderr, "husk: sockets, fifos and devices cannot be made in shared directories: %v\n", err)
 		return p.cmd.Start()
 	}
+	defer close(special.forked)
 	if err := p.cmd.Start(); err != nil {
 		return err
 	}

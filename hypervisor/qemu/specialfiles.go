@@ -45,7 +45,10 @@ type specialFiles struct {
 	// fixed is set for a QEMU that needs none of this.
 	fixed atomic.Bool
 	held  map[uint32]*os.File // special files by the thread of the vmm; of serve alone
-	ended chan struct{}       // closed when serve has ended
+	// forked is closed when the thread under the filter has forked the vmm, or failed:
+	// until then it uses what serve closes at its end.
+	forked chan struct{}
+	ended  chan struct{} // closed when serve has ended
 }
 
 // target is the vmm once it runs.
@@ -68,7 +71,7 @@ func newSpecialFiles() (*specialFiles, error) {
 		fds.Close()
 		return nil, fmt.Errorf("make a file in memory: %w", err)
 	}
-	return &specialFiles{ownFDs: fds, empty: os.NewFile(uintptr(empty), "empty"), held: map[uint32]*os.File{}, ended: make(chan struct{})}, nil
+	return &specialFiles{ownFDs: fds, empty: os.NewFile(uintptr(empty), "empty"), held: map[uint32]*os.File{}, forked: make(chan struct{}), ended: make(chan struct{})}, nil
 }
 
 // lendSpecialFiles gives the vmm of a VM with a share the slot. Without a share there
@@ -147,6 +150,7 @@ func (s *specialFiles) serve() {
 		s.handle(n)
 	}
 	s.calls.close()
+	<-s.forked
 	s.close()
 	defer close(s.ended)
 	if t := s.vmm.Load(); t != nil {

@@ -20,6 +20,8 @@ wanted() {
 	test) cat <<-'LIST'
 		runc|runc|the integration suite runs against it too, which keeps the tests honest
 		util-linux|nsenter|entering a container's namespaces as engines do
+		gcc|gcc|the race detector needs a linker for C
+		libc6-dev|/usr/include/stdlib.h|as above
 	LIST
 		;;
 	bats) cat <<-'LIST'

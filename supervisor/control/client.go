@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
+	"time"
 
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
@@ -11,6 +13,10 @@ import (
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/state"
 )
+
+// AnswerTimeout is how long a supervisor may take to answer what has nothing to wait
+// for: it gives the guest 30 seconds.
+const AnswerTimeout = 40 * time.Second
 
 // Client is a connection to the supervisor of one container.
 type Client struct {
@@ -36,8 +42,14 @@ func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = header.Write(conn); err == nil {
+	if err = conn.SetDeadline(time.Now().Add(AnswerTimeout)); err == nil {
+		err = header.Write(conn)
+	}
+	if err == nil {
 		err = protocol.ReadStreamAck(conn)
+	}
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
 	}
 	if err != nil {
 		conn.Close()
@@ -52,7 +64,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 func dial(dir *state.Dir, name string) (*net.UnixConn, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})
 	if err != nil {
-		return nil, fmt.Errorf("connect to the supervisor: %w", err)
+		return nil, fmt.Errorf("connect to the supervisor at %s: %w", filepath.Join(dir.Path, name), state.SocketError(err))
 	}
 	return conn, nil
 }
@@ -62,8 +74,9 @@ func Error(err error) error {
 	if err == nil {
 		return nil
 	}
-	if st, ok := status.FromError(err); ok {
-		return errors.New(st.Message())
+	// Not what the caller has wrapped: that is no answer of the supervisor's.
+	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // on purpose
+		return errors.New(st.GRPCStatus().Message())
 	}
 	return err
 }

@@ -99,12 +99,19 @@ func (e *execProcess) start(parent *launch.Parent) error {
 			return err
 		}
 	}
-	ctx := context.Background()
+	ctx, cancel := context.Background(), func() {}
+	if !e.boot.IgnorePaused { // which waits until the container is resumed
+		ctx, cancel = context.WithTimeout(ctx, control.AnswerTimeout)
+	}
+	defer cancel()
 	resp, err := e.supervisor.Exec(ctx, &control.ExecRequest{
 		Process: e.boot.Process, HostPid: int32(e.boot.Self.PID), StartTime: e.boot.Self.StartTime,
 		IgnorePaused: e.boot.IgnorePaused, BareNewlines: e.boot.BareNewlines,
 		Descriptors: e.boot.Descriptors,
 	})
+	if ctx.Err() != nil {
+		return fmt.Errorf("the supervisor has not answered within %s (process %d): husk delete --force ends it", control.AnswerTimeout, e.boot.SupervisorPID)
+	}
 	if err != nil {
 		return control.Error(err)
 	}
@@ -131,9 +138,13 @@ func pipes(ctx context.Context, dial stdio.Dial, passed []stdio.Descriptor) (*st
 }
 
 func (e *execProcess) dial(_ context.Context, kind protocol.StreamKind, number byte) (stdio.Stream, error) {
-	return e.supervisor.Stream(protocol.StreamHeader{
+	s, err := e.supervisor.Stream(protocol.StreamHeader{
 		Kind: kind, ContainerID: e.boot.ContainerID, ProcessID: e.processID, Number: number,
 	})
+	if err != nil {
+		return nil, err // not s, which as a stdio.Stream would not be nil
+	}
+	return s, nil
 }
 
 // wait delivers the exit code once the process has ended and its output is written.
@@ -152,8 +163,10 @@ func (e *execProcess) wait() <-chan int {
 }
 
 func (e *execProcess) forward(sig unix.Signal) {
+	ctx, cancel := context.WithTimeout(context.Background(), control.AnswerTimeout)
+	defer cancel()
 	// A process that has ended meanwhile is no news: the exit code is on its way.
-	_, _ = e.supervisor.Kill(context.Background(), &control.KillRequest{Signal: uint32(sig), ProcessId: e.processID})
+	_, _ = e.supervisor.Kill(ctx, &control.KillRequest{Signal: uint32(sig), ProcessId: e.processID})
 }
 
 func (e *execProcess) followSize() func() {
@@ -165,8 +178,10 @@ func (e *execProcess) followSize() func() {
 		if err != nil || rows == 0 || columns == 0 {
 			return
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), control.AnswerTimeout)
+		defer cancel()
 		// The next change of size brings the next try.
-		_, _ = e.supervisor.Resize(context.Background(), &control.ResizeRequest{
+		_, _ = e.supervisor.Resize(ctx, &control.ResizeRequest{
 			ProcessId: e.processID, Rows: rows, Columns: columns,
 		})
 	}

@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -65,8 +66,12 @@ const (
 // CurrentRole returns what this process was re-executed as, or "" for a cli.
 func CurrentRole() Role { return Role(os.Getenv(roleEnv)) }
 
+// quiet keeps a crash to one line: stderr of a re-executed husk is the container's,
+// or a user's terminal.
+const quiet = "GOTRACEBACK=none"
+
 // Environment is that of a re-executed husk which is passed no descriptors.
-func Environment(role Role) []string { return []string{roleEnv + "=" + string(role)} }
+func Environment(role Role) []string { return []string{roleEnv + "=" + string(role), quiet} }
 
 // Options say how a child is made.
 type Options struct {
@@ -206,7 +211,7 @@ func StartApart() int {
 	}
 	role := strings.TrimPrefix(os.Getenv(roleEnv), apart)
 	_, err = syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
-		Env:   []string{roleEnv + "=" + role, fdsEnv + "=" + os.Getenv(fdsEnv)},
+		Env:   []string{roleEnv + "=" + role, quiet, fdsEnv + "=" + os.Getenv(fdsEnv)},
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -354,6 +359,16 @@ type Report struct {
 // maxReport bounds all that is reported, in bytes: it can hold text from the guest.
 const maxReport = 1 << 20
 
+// Expect bounds, from now on, how long all that the child is told and says may take: it
+// may be stopped, or hang. 0 is any time.
+func (c *Child) Expect(limit time.Duration) {
+	var deadline time.Time
+	if limit > 0 {
+		deadline = time.Now().Add(limit)
+	}
+	_ = c.conn.SetDeadline(deadline) // of a socket that is open
+}
+
 // Bootstrap gives the child what it is to do.
 func (c *Child) Bootstrap(v any) error {
 	if err := json.NewEncoder(c.conn).Encode(v); err != nil {
@@ -374,6 +389,8 @@ func (c *Child) Wait() (Report, error) {
 			return r, fmt.Errorf("read report: child is gone: %w", werr)
 		}
 		return r, fmt.Errorf("read report: child ended early: %s", st)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return r, fmt.Errorf("process %d has not answered in time: is it stopped, or the host very busy?", c.Process.Pid)
 	case err != nil:
 		return r, fmt.Errorf("read report: %w", err)
 	case r.Error != "":

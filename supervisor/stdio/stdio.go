@@ -67,7 +67,12 @@ func (r *Relay) dialAll(ctx context.Context, dial Dial, ids []streamID) error {
 	errs := make([]error, len(ids))
 	var all sync.WaitGroup
 	for i, id := range ids {
-		all.Go(func() { r.streams[i], errs[i] = dial(ctx, id.kind, id.number) })
+		all.Go(func() {
+			s, err := dial(ctx, id.kind, id.number)
+			if errs[i] = err; err == nil {
+				r.streams[i] = s
+			}
+		})
 	}
 	all.Wait()
 	if err := errors.Join(errs...); err != nil {

@@ -79,6 +79,26 @@ func withStdio(t *testing.T) (stdin, stdout, stderr *os.File) {
 	return outer[0], outer[1], outer[2]
 }
 
+// TestStreamThatCannotBeOpened: a nil connection in an interface is not a nil
+// interface, and closing it panics.
+func TestStreamThatCannotBeOpened(t *testing.T) {
+	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}
+	why := errors.New("no stream is free")
+	_, err := Pipes(t.Context(), func(ctx context.Context, kind protocol.StreamKind, number byte) (Stream, error) {
+		if kind == protocol.StreamStderr {
+			var none *net.UnixConn
+			return none, why
+		}
+		return guest.dial(ctx, kind, number)
+	}, devNull(t), nil)
+	if !errors.Is(err, why) {
+		t.Errorf("error %v, want %v", err, why)
+	}
+	if _, err := io.ReadAll(guest.of[protocol.StreamStdout]); err != nil {
+		t.Errorf("the stream that was opened has not been closed: %v", err)
+	}
+}
+
 func TestEndOfFileAndData(t *testing.T) {
 	stdin, stdout, stderr := withStdio(t)
 	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}

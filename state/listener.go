@@ -1,0 +1,59 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Listeners are the processes that listen on the directory's sockets: the container's
+// supervisor, if it lives, whatever the saved state says. The kernel knows them, so one
+// that hangs or is stopped is found, too.
+func (d *Dir) Listeners() ([]Process, error) {
+	var all []Process
+	for _, name := range []string{ControlSocket, StreamSocket} {
+		p, err := d.listener(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED):
+			continue // nobody listens
+		case err != nil:
+			return all, fmt.Errorf("find who listens on %s: %w", name, err)
+		}
+		if len(all) == 0 || all[0] != p {
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+func (d *Dir) listener(name string) (Process, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: d.FDPath(name)})
+	if err != nil {
+		return Process{}, SocketError(err)
+	}
+	// Open until its start time is known: by then it was still who listens.
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return Process{}, err
+	}
+	var peer *unix.Ucred
+	var optErr error
+	if err := raw.Control(func(fd uintptr) {
+		peer, optErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return Process{}, err
+	}
+	if optErr != nil {
+		return Process{}, os.NewSyscallError("getsockopt", optErr)
+	}
+	p, err := ProcessOf(int(peer.Pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Process{}, unix.ECONNREFUSED // it has ended
+	}
+	return p, err
+}
