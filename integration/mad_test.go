@@ -20,9 +20,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // What a guest may cost the host at most, whatever it sends.
@@ -35,8 +32,12 @@ const (
 	// madMemoryKiB bounds the memory (VmHWM) of a cli, of a supervisor and of an exec
 	// process. Without a mad guest they have 20 to 35 MiB.
 	madMemoryKiB = 96 << 10
-	// madBoot is the boot_timeout of guests that never answer before Create.
-	madBoot = "6s"
+	// madBoots is how many boots' time the boot_timeout is of guests that never answer
+	// before Create, and madBoot the least.
+	madBoots = 4
+	madBoot  = 6 * time.Second
+	// madAtOnce is how many of those boot at the same time.
+	madAtOnce = 6
 )
 
 // madHusk builds a husk that carries the mad agent in place of its own. Built
@@ -107,6 +108,7 @@ type madRun struct {
 	id       string
 	pidFile  string
 	memory   *memoryWatch
+	output   *stream // the container's standard error
 }
 
 // runMad lives through a container's life with a guest of that mode, and checks
@@ -127,7 +129,10 @@ func runMad(t *testing.T, mode madMode) {
 		options = append(options, withEnv("MAD="+mode.name))
 	}
 	bundle := e.bundle(append(options, mode.options(e)...)...)
-	_, created := r.verb("create", "--bundle", bundle, "--pid-file", r.pidFile, r.id)
+	create, created := r.verb("create", "--bundle", bundle, "--pid-file", r.pidFile, r.id)
+	if mode.bootTimeout != "" && !strings.Contains(create.stderr, "plays ") {
+		t.Errorf("create failed before the guest did: %s", create.stderr)
+	}
 	var exit <-chan int
 	if created {
 		pid := readPID(t, r.pidFile)
@@ -139,6 +144,10 @@ func runMad(t *testing.T, mode madMode) {
 	if created {
 		if code := e.exitOf(exit); mode.exit != nil && code != *mode.exit {
 			t.Errorf("the container's process ended with %d, want %d", code, *mode.exit)
+		}
+		// It is the container's, and not husk's to write to.
+		if text := r.output.String(); strings.Contains(text, "level=") || strings.Contains(text, "goroutine ") {
+			t.Errorf("the container's standard error has lines of husk's: %.1000q", text)
 		}
 	}
 }
@@ -157,6 +166,9 @@ func (r *madRun) lifeOf() {
 		{"list"},
 		{"kill", r.id, "KILL"},
 	} {
+		if slices.Contains(r.mode.skips, args[0]) {
+			continue
+		}
 		if _, ok := r.verb(args...); !ok && args[0] == "start" {
 			break
 		}
@@ -175,12 +187,16 @@ func (r *madRun) verb(args ...string) (*result, bool) {
 	if took := time.Since(began); took > madVerb {
 		t.Errorf("%s took %v", args[0], took)
 	}
-	res := &result{e: r.env, what: p.String(), code: code, stderr: p.stderr.String(), log: p.log()}
-	if args[0] != "create" { // whose output is the container's, too
-		if err := p.stdout.waitEOF(madDelete); err != nil {
-			t.Errorf("%s: %v", args[0], err)
+	res := &result{e: r.env, what: p.String(), code: code, log: p.log()}
+	if args[0] == "create" && code == 0 { // its output is the container's from now on
+		r.output = p.stderr
+	} else {
+		for _, s := range []*stream{p.stdout, p.stderr} {
+			if err := s.waitEOF(madDelete); err != nil {
+				t.Errorf("%s: %v", args[0], err)
+			}
 		}
-		res.stdout = p.stdout.String()
+		res.stdout, res.stderr = p.stdout.String(), p.stderr.String()
 	}
 	if code != 0 {
 		t.Logf("%s: %d: %.300s", args[0], code, res.stderr)
@@ -378,6 +394,28 @@ func TestMadAgentNever(t *testing.T) {
 	all.Wait()
 }
 
+// TestMadAgentSilent is of guests that never answer before Create: boot_timeout ends
+// them. They wait at the same time.
+func TestMadAgentSilent(t *testing.T) {
+	needMadHusk(t)
+	t.Parallel()
+	began := time.Now()
+	runMad(t, early("hello:panic", "panic")) // a boot
+	timeout := max(madBoot, madBoots*time.Since(began)).Round(time.Second).String()
+	var all sync.WaitGroup
+	turns := make(chan struct{}, madAtOnce)
+	for _, name := range madSilent {
+		all.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			mode := early(name, "did not answer")
+			mode.bootTimeout = timeout
+			t.Run(name, func(t *testing.T) { runMad(t, mode) })
+		})
+	}
+	all.Wait()
+}
+
 // A memory template whose clones do not greet is given up, and so is the guest that
 // boots then.
 func TestMadTemplate(t *testing.T) {
@@ -394,8 +432,6 @@ func TestMadTemplate(t *testing.T) {
 		t.Error(bad)
 	}
 }
-
-func madOptions(*env) []specOption { return nil }
 
 // withMadNotify gives the container a socket of a service manager's.
 func withMadNotify(e *env) []specOption {
@@ -417,9 +453,3 @@ func withMadNames(e *env) []specOption {
 	writeFile(e.t, path, "nameserver 127.0.0.11\n")
 	return []specOption{withBind(path, "/etc/resolv.conf", "bind")}
 }
-
-func withMadTerminal(*env) []specOption {
-	return []specOption{func(s *specs.Spec) { s.Process.Terminal = true }}
-}
-
-var _ = unix.SIGKILL

@@ -63,6 +63,15 @@ func (p *process) end(code uint32) {
 	p.exit <- code
 }
 
+// drain ends its output.
+func (p *process) drain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.outputs {
+		_ = s.CloseWrite()
+	}
+}
+
 // write writes to each output.
 func (p *process) write(b []byte) error {
 	p.mu.Lock()
@@ -103,6 +112,13 @@ func (a *agent) attach(s *mux.Stream) {
 	if h.ProcessID != protocol.InitProcess && h.ProcessID != "" {
 		point = "execack"
 	}
+	if h.Kind == protocol.StreamStdout || h.Kind == protocol.StreamStderr {
+		// Before the host knows that it is attached, which is before it waits for the end.
+		p := a.process(h.ProcessID)
+		p.mu.Lock()
+		p.outputs = append(p.outputs, s)
+		p.mu.Unlock()
+	}
 	if !answerHeader(s, a.how(point)) {
 		return
 	}
@@ -113,10 +129,6 @@ func (a *agent) attach(s *mux.Stream) {
 		}
 		_, _ = io.Copy(io.Discard, s)
 	case protocol.StreamStdout, protocol.StreamStderr:
-		p := a.process(h.ProcessID)
-		p.mu.Lock()
-		p.outputs = append(p.outputs, s)
-		p.mu.Unlock()
 		if a.how("stdout") == "early" && h.ProcessID == protocol.InitProcess {
 			_ = s.CloseWrite()
 		}
@@ -129,6 +141,7 @@ func (a *agent) attach(s *mux.Stream) {
 
 // answerHeader reports whether the stream goes on.
 func answerHeader(s *mux.Stream, how string) bool {
+	announce(how)
 	switch how {
 	case "":
 		return protocol.WriteStreamAck(s, nil) == nil

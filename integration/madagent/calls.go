@@ -95,7 +95,13 @@ func (c *calls) answer(id uint32, req *ttrpc.Request) {
 		}
 		return
 	}
+	announce(how)
 	end(how)
+	if req.Method == "Wait" { // the rest of the end is as it should be
+		r := &protocol.WaitRequest{}
+		_ = proto.Unmarshal(req.Payload, r)
+		c.agent.process(r.ProcessId).drain()
+	}
 	switch how {
 	case "error":
 		c.fail(id, escapes)

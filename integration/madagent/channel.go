@@ -11,6 +11,7 @@ import (
 
 // greetBadly answers the host's greeting with something else.
 func greetBadly(p *port, how string) error {
+	announce(how)
 	if how != "early" {
 		// The host speaks first.
 		if _, err := io.ReadAtLeast(p, make([]byte, 256), 1); err != nil {
@@ -34,7 +35,8 @@ func greetBadly(p *port, how string) error {
 	default:
 		return fmt.Errorf("no greeting %q", how)
 	}
-	select {}
+	stop()
+	return nil
 }
 
 // Frames of yamux.
@@ -63,6 +65,7 @@ func frame(kind byte, flags uint16, id, length uint32) []byte {
 // breakChannel sends what no session of streams may have in it, and nothing after.
 func breakChannel(p *port, how string) error {
 	const controlStream = 1
+	announce(how)
 	body := make([]byte, 64<<10)
 	switch how {
 	case "garbage":
@@ -118,5 +121,6 @@ func breakChannel(p *port, how string) error {
 	if how != "stall" {
 		_, _ = io.Copy(io.Discard, p)
 	}
-	select {}
+	stop()
+	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"log"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -20,11 +21,25 @@ func end(how string) {
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	case "halt":
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_HALT)
-	case "sleep":
 	default:
 		return
 	}
-	select {}
+	stop()
+}
+
+// stop does nothing for ever. An empty select would have Go's runtime see that
+// nobody is left, and end the program.
+func stop() {
+	for {
+		_ = unix.Pause()
+	}
+}
+
+// announce says on the console, whose end the host shows, that a mode is played.
+func announce(how string) {
+	if how != "" {
+		log.Printf("plays %s", how)
+	}
 }
 
 // escapes is text that a terminal must not get to see.

@@ -71,6 +71,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	announce(early["boot"])
 	end(early["boot"])
 	if early["console"] == "flood" {
 		go floodConsole()
