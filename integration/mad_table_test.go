@@ -55,12 +55,12 @@ var madModes = []madMode{
 	// Before the first word.
 	early("boot:panic", "panic"), early("boot:reboot", "ended"), early("boot:poweroff", ""),
 	early("greeting:garbage", "greeting"), early("greeting:long", "greeting"), early("greeting:early", "greeting"),
-	early("greeting:version", "999"), early("greeting:build", "another"), early("greeting:close", ""),
+	early("greeting:version", "999"), early("greeting:build", "another"),
 
 	// The channel below the streams.
 	early("channel:garbage", ""), early("channel:version", "protocol"), early("channel:kind", ""), early("channel:ping", "ping"),
-	early("channel:open", "opened a stream"), early("channel:overrun", ""), early("channel:huge", ""),
-	early("channel:reset", ""), early("channel:goaway", ""), early("channel:close", ""),
+	early("channel:open", "opened a stream"), early("channel:overrun", ""),
+	early("channel:reset", ""),
 
 	// The control stream.
 	early("control:controls", "refused"), early("control:escapes", "refused"), early("control:cut", ""),
@@ -169,8 +169,9 @@ var madNever = []madMode{
 
 // madSilent has the early modes that create finds out by boot_timeout.
 var madSilent = []string{
-	"boot:halt", "greeting:never", "greeting:half", "console:flood,greeting:never",
+	"boot:halt", "greeting:never", "greeting:half", "greeting:close", "console:flood,greeting:never",
 	"channel:pong", "channel:unknown", "channel:window", "channel:cut", "channel:mute", "channel:stall",
+	"channel:huge", "channel:goaway", "channel:close",
 	"control:never", "control:stall", "hello:never", "hello:cut", "hello:mute",
 	"create:never", "create:mute", "create:replay", "ack:never",
 }
