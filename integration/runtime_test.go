@@ -28,6 +28,8 @@ type env struct {
 	dir  string // short: unix socket paths must fit below it
 	root string
 	tag  string // part of every container id of this test
+	// runtime is the program under test, absolute.
+	runtime string
 
 	mu         sync.Mutex
 	next       int
@@ -40,7 +42,7 @@ func newEnv(t *testing.T) *env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &env{t: t, dir: dir, root: filepath.Join(dir, "root"), tag: filepath.Base(dir)}
+	e := &env{t: t, dir: dir, root: filepath.Join(dir, "root"), tag: filepath.Base(dir), runtime: runtimePath}
 	t.Cleanup(e.close)
 	return e
 }
@@ -121,9 +123,9 @@ func (e *env) prepare(c call, args ...string) (_ *process, ours []*os.File) {
 	if settings != "" {
 		global = append(global, "--config", settings)
 	}
-	p.cmd = exec.Command(runtimePath, append(global, args...)...)
+	p.cmd = exec.Command(e.runtime, append(global, args...)...)
 	if len(c.via) > 0 {
-		p.cmd = exec.Command(c.via[0], append(append(c.via[1:len(c.via):len(c.via)], runtimePath), p.cmd.Args[1:]...)...)
+		p.cmd = exec.Command(c.via[0], append(append(c.via[1:len(c.via):len(c.via)], e.runtime), p.cmd.Args[1:]...)...)
 	} else {
 		p.cmd.Args[0] = runtimeName // usage errors quote it
 	}

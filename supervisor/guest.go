@@ -135,7 +135,7 @@ func (s *supervisor) createInGuest() error {
 	s.timings.Lap("agent create")
 	s.notePhases(resp)
 	if err := s.relayNotify(ctx); err != nil {
-		return err
+		return s.withConsole(s.explain(ctx, err))
 	}
 	passed := stdio.Passed(s.parent, s.boot.Descriptors)
 	if s.pty != nil {
@@ -144,7 +144,7 @@ func (s *supervisor) createInGuest() error {
 		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess), s.null, passed)
 	}
 	if err != nil {
-		return err
+		return s.withConsole(s.explain(ctx, err))
 	}
 	stdio.Forward(s.forward, s.followSize())
 	s.timings.Lap("stdio")

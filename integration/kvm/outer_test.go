@@ -186,7 +186,7 @@ var coreTests = [][]string{
 	{"TestExec", "TestCheck"},
 	{"TestConsoleSocket", "TestStdinEndOfFile", "TestStdoutWhole", "TestStalledStderrDoesNotStallStdout"},
 	{"TestNetworkVeth", "TestNetworkAppearsBeforeStart"},
-	{"TestMemoryLimitKills", "TestKillSupervisor", "TestKillVMM"},
+	{"TestMemoryLimitKills", "TestKillSupervisor", "TestKillVMM", "TestHostDevices"},
 	{"TestVsockTakesNoOrders", "TestTemplateHoldsNoSecret", "TestSocketsOfAContainer"},
 }
 
