@@ -12,8 +12,8 @@ import (
 
 // Filters that run before the redirection's, one priority for each protocol.
 const (
-	prioAnswers = 0x6850
-	prioARP     = 0x6851
+	prioAnswers = 0xff50
+	prioARP     = 0xff51
 )
 
 // The ports of the namespace's own sockets, once reservePorts has run: 61440 to
