@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,8 @@ type env struct {
 	dir  string // short: unix socket paths must fit below it
 	root string
 	tag  string // part of every container id of this test
+	// settings is husk's settings file in place of the suite's; empty: that.
+	settings string
 
 	mu   sync.Mutex
 	next int
@@ -98,7 +101,7 @@ func (e *env) start(c call, args ...string) *process {
 	p := &process{e: e, args: args, logPath: e.path("log"), done: make(chan struct{})}
 	global := []string{"--root", e.root, "--log", p.logPath, "--log-format", "json"}
 	if settings != "" {
-		global = append(global, "--config", settings)
+		global = append(global, "--config", cmp.Or(e.settings, settings))
 	}
 	p.cmd = exec.Command(runtimePath, append(global, args...)...)
 	if len(c.via) > 0 {

@@ -80,11 +80,14 @@ func (s *supervisor) joinNetwork(ctx context.Context) error {
 		}
 		joined[f.Index] = j
 		req.Interfaces = append(req.Interfaces, f.ToProto(j.tap.MAC))
+		sources := network.SourcesOf(&f, found, s.boot.Walls.Forging)
 		if j.links == nil {
-			if j.links, err = network.Join(network.Pair{Interface: f, Tap: j.tap}); err != nil {
+			if j.links, err = network.Join(network.Pair{Interface: f, Tap: j.tap, Sources: sources}); err != nil {
 				return errors.Join(err, undo(fresh))
 			}
 			fresh = append(fresh, j)
+		} else if err := j.links.Restrict(j.tap, sources); err != nil {
+			return errors.Join(err, undo(fresh))
 		}
 	}
 	if !proto.Equal(req, s.wiring.given) && (len(req.Interfaces) > 0 || s.wiring.given != nil) {
