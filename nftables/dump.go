@@ -82,7 +82,19 @@ func unsupported(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EAFNOSUPPORT)
 }
 
-// generation is a number that each change of the ruleset increases.
+// Generation is a number that each change of the namespace's ruleset increases; 0
+// without nftables.
+func Generation() (uint32, error) {
+	id, err := generation()
+	if unsupported(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ask for nftables generation: %w", err)
+	}
+	return id, nil
+}
+
 func generation() (uint32, error) {
 	answers, err := request(unix.NFT_MSG_GETGEN, 0, unix.NFPROTO_UNSPEC, nil)
 	if err != nil {

@@ -213,3 +213,12 @@ func (e Expression) Compared() (value []byte, equal bool) {
 	op, _ := e.Uint32(unix.NFTA_CMP_OP)
 	return find(data, unix.NFTA_DATA_VALUE), op == unix.NFT_CMP_EQ
 }
+
+// policyDrop is NF_DROP.
+const policyDrop = 0
+
+// Drops says whether it is a chain whose policy is to drop.
+func (m *Message) Drops() bool {
+	policy := m.value(unix.NFTA_CHAIN_POLICY)
+	return m.Type == unix.NFT_MSG_NEWCHAIN && len(policy) == 4 && binary.BigEndian.Uint32(policy) == policyDrop
+}

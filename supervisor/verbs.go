@@ -52,6 +52,7 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 	err := s.setStatus(state.Running)
 	phases.Lap("save state")
 	if changed != nil {
+		s.wiring.followed = true
 		go s.followNetwork(changed) //nolint:contextcheck // it outlives the call
 	}
 	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, err
