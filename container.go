@@ -54,6 +54,11 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err := refuseSharing(c.String("root"), spec); err != nil {
 		return nil, false, err
 	}
+	occupied, err := refuseOccupied(spec)
+	if err != nil {
+		return nil, false, err
+	}
+	plan.Warnings = append(plan.Warnings, occupied...)
 	timings.Lap(c.Context, "read config.json")
 	if plan.Seccomp != nil {
 		logrus.Debugf("seccomp filter flags: %d", plan.Seccomp.Flags)

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // run runs a program of the host in the namespace.
@@ -305,4 +306,47 @@ func TestNetworkConnectedBeyondCards(t *testing.T) {
 	})
 	eventually(t, "state tells of it no more", 30*time.Second, func() bool { return !tells() })
 	box.stop()
+}
+
+// startIn starts a program of the host in the namespace, and ends it with the test.
+func (n *netNS) startIn(attr *unix.SysProcAttr, command ...string) *exec.Cmd {
+	n.t.Helper()
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.SysProcAttr = attr
+	n.do(cmd.Start)
+	n.t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+// The network of a container of another runtime stays its own.
+func TestNetworkOfAnotherRuntimesContainer(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	outer, inner := e.netNS(), e.netNS()
+	defer outer.remove()
+	defer inner.remove()
+	wire(t, outer, inner, 1500)
+	other := inner.startIn(&unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}, "sleep", "1000")
+	r := e.do("create", "--bundle", e.bundle(withNetNS(inner.path)), e.id()).is(1)
+	if want := fmt.Sprintf("process %d (\"sleep\") of another container lives in the network namespace %s", other.Process.Pid, inner.path); !strings.Contains(r.stderr, want) {
+		t.Errorf("refused with %q, want %q", r.stderr, want)
+	}
+	r.oneLogLine(strings.TrimSpace(r.stderr))
+	inner.do(func() error { return sameAsBefore("eth0") })
+}
+
+// A program of the host that looks at a namespace is no container.
+func TestVisitorInTheNamespace(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	outer, inner := e.netNS(), e.netNS()
+	defer outer.remove()
+	defer inner.remove()
+	wire(t, outer, inner, 1500)
+	inner.startIn(nil, "sleep", "1000")
+	e.ok("run", "--bundle", e.bundle(withScript("ping -c 2 -W 5 10.99.0.1"), withNetNS(inner.path)), e.id())
 }
