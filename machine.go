@@ -22,7 +22,7 @@ import (
 const (
 	defaultMemoryMiB = 1024
 	maxDefaultVCPUs  = 4
-	defaultNICs      = 2 // one for a network that the container is connected to later
+	defaultNICs      = 4 // three for networks that the container is connected to later
 	bootTimeoutKVM   = 20 * time.Second
 	bootTimeoutTCG   = 120 * time.Second
 )

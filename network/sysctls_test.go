@@ -45,7 +45,7 @@ func TestSysctlsAreCarried(t *testing.T) {
 		// Put back by hand: what is written for all would change it.
 		"ipv4/conf/eth0.5/forwarding": "0",
 		"ipv4/conf/all/rp_filter":     "0", "ipv4/conf/default/rp_filter": "0", "ipv4/conf/lo/rp_filter": "0", "ipv4/conf/eth0.5/rp_filter": "2",
-		"ipv4/conf/husk0/rp_filter":      "1",
+		"ipv4/conf/other/rp_filter":      "1",
 		"ipv6/conf/eth0.5/addr_gen_mode": "1", "ipv6/conf/eth0.5/mtu": "1500", "netfilter/nf_conntrack_count": "5",
 		"bridge/of_a_module": "1",
 	}

@@ -62,6 +62,10 @@ func (p *policy) settle() error {
 // leads to the rest of the host's /proc.
 func openDetached(dir string) (*os.File, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
+		// In a container, whose engine has mounted over parts of /proc.
+		return os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open_tree", Path: dir, Err: err}
 	}

@@ -158,6 +158,9 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := finishHooks(); err != nil {
 		return err
 	}
+	if err := s.wiring.policy.settle(); err != nil {
+		return err
+	}
 	if err := enterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
 		return err
 	}
