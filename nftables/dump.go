@@ -132,9 +132,12 @@ func request(kind, flags int, family uint8, attributes []byte) ([]Message, error
 
 func dumpOnce() (all []Message, err error) {
 	for _, get := range []struct{ get, made int }{
-		{unix.NFT_MSG_GETTABLE, unix.NFT_MSG_NEWTABLE}, {unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_NEWCHAIN},
-		{unix.NFT_MSG_GETFLOWTABLE, unix.NFT_MSG_NEWFLOWTABLE}, {unix.NFT_MSG_GETOBJ, unix.NFT_MSG_NEWOBJ},
-		{unix.NFT_MSG_GETSET, unix.NFT_MSG_NEWSET}, {unix.NFT_MSG_GETRULE, unix.NFT_MSG_NEWRULE},
+		{unix.NFT_MSG_GETTABLE, unix.NFT_MSG_NEWTABLE},
+		{unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_NEWCHAIN},
+		{unix.NFT_MSG_GETFLOWTABLE, unix.NFT_MSG_NEWFLOWTABLE},
+		{unix.NFT_MSG_GETOBJ, unix.NFT_MSG_NEWOBJ},
+		{unix.NFT_MSG_GETSET, unix.NFT_MSG_NEWSET},
+		{unix.NFT_MSG_GETRULE, unix.NFT_MSG_NEWRULE},
 	} {
 		list, err := request(get.get, unix.NLM_F_DUMP, unix.NFPROTO_UNSPEC, nil)
 		if err != nil {
