@@ -131,6 +131,9 @@ func (a *agent) Network(_ context.Context, r *protocol.NetworkRequest) (*protoco
 	}
 	c.network.Lock()
 	defer c.network.Unlock()
+	if err := c.policy.Prepare(c.c.NetNS(), r.Sysctls); err != nil {
+		return nil, fmt.Errorf("carry the network namespace's settings: %w", err)
+	}
 	if err := c.cards.Apply(c.c.NetNS(), r.Interfaces); err != nil {
 		return nil, fmt.Errorf("configure network: %w", err)
 	}

@@ -112,18 +112,39 @@ func TestSysctlsOfTheNamespace(t *testing.T) {
 	defer inner.remove()
 	wire(t, outer, inner, 1500)
 	for _, s := range []string{
+		// As Docker does where only one of the networks has IPv6.
+		"ipv6/conf/all/disable_ipv6 1", "ipv6/conf/eth0/disable_ipv6 0",
 		"ipv4/tcp_keepalive_time 77", "ipv4/tcp_fin_timeout 33", "ipv4/conf/all/rp_filter 2", "ipv4/conf/eth0/arp_ignore 1",
 		"ipv6/conf/eth0/accept_ra 0", "ipv4/ip_local_port_range 40000 41000",
 	} {
 		name, value, _ := strings.Cut(s, " ")
 		inner.run("", "sh", "-c", fmt.Sprintf("echo %s > /proc/sys/net/%s", value, name))
 	}
+	inner.do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.AddrAdd(link, addr(t, "fd99::2/64")) // which went
+	})
 	read := []string{"sh", "-c", "cd /proc/sys/net && cat ipv4/tcp_keepalive_time ipv4/tcp_fin_timeout ipv4/conf/all/rp_filter ipv4/conf/eth0/arp_ignore ipv6/conf/eth0/accept_ra ipv4/ip_local_port_range ipv4/ip_default_ttl"}
 	box := e.createStarted(e.bundle(withArgs("sleep", "1000"), withNetNS(inner.path), func(s *specs.Spec) {
 		s.Linux.Sysctl = map[string]string{"net.ipv4.tcp_fin_timeout": "44"}
 	}))
 	if got, want := box.exec(read...).is(0).stdout, "77\n44\n2\n1\n0\n40000\t41000\n64\n"; got != want {
 		t.Errorf("settings %q, want %q", got, want)
+	}
+	for range 2 {
+		box.exec("ping", "-c", "1", "-W", "5", "fd99::1").is(0)
+		box.exec("sh", "-c", "test $(cat /proc/sys/net/ipv6/conf/lo/disable_ipv6) = 1").is(0)
+		// Once more, now that the guest has the first.
+		inner.do(func() error {
+			link, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			return netlink.AddrReplace(link, addr(t, "fd99::7/64"))
+		})
 	}
 	// One of those the kernel tells of, with one that it does not.
 	inner.run("", "sh", "-c", "cd /proc/sys/net/ipv4; echo 60 > tcp_keepalive_time; echo 0 > conf/all/rp_filter; echo 1 > conf/all/rp_filter")

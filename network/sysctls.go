@@ -105,9 +105,10 @@ func FreshSysctls(dir *os.File) (Sysctls, error) {
 }
 
 // notCarried are settings, by the end of their path, that are the host's own part in
-// the namespace, that follow from what else the guest is told, or that are secret.
+// the namespace, that follow from what else the guest is told, that make addresses
+// which the host would have to know as senders, or that are secret.
 var notCarried = []string{
-	"/addr_gen_mode", "/stable_secret", "/mtu", "/flush", "ipv4/tcp_fastopen_key", "ipv4/fib_multipath_hash_seed",
+	"/addr_gen_mode", "/use_tempaddr", "/stable_secret", "/mtu", "/flush", "ipv4/tcp_fastopen_key", "ipv4/fib_multipath_hash_seed",
 }
 
 // Carry returns the settings that the guest shall have: those that differ from a

@@ -177,7 +177,8 @@ func (s *supervisor) tellGuest(ctx context.Context, req *protocol.NetworkRequest
 }
 
 func (s *supervisor) tellOnce(what, why string) {
-	if s.wiring.told[what] {
+	const most = 256 // the guest has its say in some
+	if s.wiring.told[what] || len(s.wiring.told) >= most {
 		return
 	}
 	if s.wiring.told == nil {

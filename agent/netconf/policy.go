@@ -27,6 +27,19 @@ type Policy struct {
 	rules  []nftables.Message
 }
 
+// Prepare sets what is there already, so that interfaces that come find what they are
+// to inherit: what is written for all interfaces after they have their addresses, such
+// as disable_ipv6, takes these away.
+func (p *Policy) Prepare(nsPath string, sysctls []*protocol.Sysctl) error {
+	if len(sysctls) == 0 {
+		return nil
+	}
+	return inNamespace(nsPath, func() error {
+		_, err := p.applySysctls(sysctls) // Apply says what can't be set
+		return err
+	})
+}
+
 // Apply makes the policy that of the network namespace at nsPath, in the place of the
 // one before; an empty nsPath means the caller's own. It returns the settings that this
 // kernel does not have or take. On error the settings may have changed.
@@ -87,6 +100,25 @@ func (p *Policy) applySysctls(sysctls []*protocol.Sysctl) (unset []string, err e
 		}
 	}
 	return unset, nil
+}
+
+// allowIPv6 lets an interface have IPv6 addresses, if any of these is one: by the
+// namespace's default it may have none.
+func allowIPv6(nsPath, link string, addresses []string) error {
+	if !slices.ContainsFunc(addresses, func(a string) bool { return strings.Contains(a, ":") }) {
+		return nil
+	}
+	return inNamespace(nsPath, func() error {
+		name := path.Join("ipv6/conf", link, "disable_ipv6")
+		now, err := os.ReadFile(path.Join(sysctlDir, name))
+		if errors.Is(err, fs.ErrNotExist) || (err == nil && strings.TrimSpace(string(now)) == "0") {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return writeSysctl(name, "0")
+	})
 }
 
 func writeSysctl(name, value string) error {
