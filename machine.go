@@ -22,18 +22,14 @@ import (
 const (
 	defaultMemoryMiB = 1024
 	maxDefaultVCPUs  = 4
-	defaultNICs      = 2 // one for a network that the container is connected to later
+	defaultNICs      = 4 // three for networks that the container is connected to later
 	bootTimeoutKVM   = 20 * time.Second
 	bootTimeoutTCG   = 120 * time.Second
 )
 
 // newMachine decides everything about the VM: what the plan asks for, else what
 // the settings file says, else the default.
-func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error) {
-	settings, err := config.Load(c.String("config"))
-	if err != nil {
-		return nil, err
-	}
+func newMachine(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, error) {
 	m, image, err := machineOf(c, settings, plan)
 	if err != nil {
 		return nil, err

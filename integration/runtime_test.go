@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +31,8 @@ type env struct {
 	tag  string // part of every container id of this test
 	// runtime is the program under test, absolute.
 	runtime string
+	// settings is husk's settings file in place of the suite's; empty: that.
+	settings string
 
 	mu         sync.Mutex
 	next       int
@@ -121,7 +124,7 @@ func (e *env) prepare(c call, args ...string) (_ *process, ours []*os.File) {
 	p := &process{e: e, args: args, logPath: e.path("log"), done: make(chan struct{})}
 	global := []string{"--root", e.root, "--log", p.logPath, "--log-format", "json"}
 	if settings != "" {
-		global = append(global, "--config", settings)
+		global = append(global, "--config", cmp.Or(e.settings, settings))
 	}
 	p.cmd = exec.Command(e.runtime, append(global, args...)...)
 	if len(c.via) > 0 {

@@ -28,6 +28,7 @@ var commands = map[string]func(args []string) error{
 	"notify":    notify,
 	"pattern":   pattern,
 	"flood":     flood,
+	"frames":    frames,
 	"serve":     serve,
 	"tcp":       tcp,
 	"udp":       udp,
