@@ -20,11 +20,10 @@ import (
 
 // Defaults of the settings file (config.Config documents them).
 const (
-	defaultMemoryMiB = 1024
-	maxDefaultVCPUs  = 4
-	defaultNICs      = 2 // one for a network that the container is connected to later
-	bootTimeoutKVM   = 20 * time.Second
-	bootTimeoutTCG   = 120 * time.Second
+	maxDefaultVCPUs = 4
+	defaultNICs     = 2 // one for a network that the container is connected to later
+	bootTimeoutKVM  = 20 * time.Second
+	bootTimeoutTCG  = 120 * time.Second
 )
 
 // newMachine decides everything about the VM: what the plan asks for, else what
@@ -69,7 +68,7 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 	}
 	m := &supervisor.Machine{
 		QEMU: binary, Accel: accel,
-		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, defaultMemoryMiB),
+		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, specconv.DefaultMemoryMiB(hostMemoryMiB())),
 		VCPUs:        plan.FitVCPUs(cmp.Or(settings.VCPUs, defaultVCPUs(accel))),
 		NICs:         cmp.Or(plan.VM.NICs, settings.NICs, defaultNICs),
 		Kernel:       image.Kernel,

@@ -34,7 +34,7 @@ type Config struct {
 	// KernelParams are added to the end of the guest's kernel command line.
 	KernelParams string `toml:"kernel_params"`
 	// MemoryMiB is the guest's RAM for a container without a memory limit, 128
-	// to 1048576. Default 1024. It is an upper bound: the host gives what the
+	// to 1048576. Default: the host's RAM, at most 16384. It is an upper bound: the host gives what the
 	// guest touches.
 	MemoryMiB int `toml:"memory_mib"`
 	// VCPUs is the guest's CPU count for a container without a CPU limit, 1 to

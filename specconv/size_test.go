@@ -20,18 +20,36 @@ func TestMemoryClass(t *testing.T) {
 		{-1, 0, 0},
 		{1, 0, 256},
 		{64 * mib, 0, 256},
-		{126 * mib, 0, 256},
-		{127 * mib, 0, 256},
+		{124 * mib, 0, 256},
+		{126 * mib, 0, 512},
 		{128 * mib, 0, 512},
 		{512 * mib, 0, 1024},
 		{1 << 30, 0, 2048},
 		{math.MaxInt64, 0, 1 << 20},
-		{math.MaxInt64, 2000, 4096},
+		{256 * mib, 0, 512},
+		{374 * mib, 0, 512},
+		{376 * mib, 0, 1024},
+		// No class is larger than what a limit of the host's RAM needs, and all limits
+		// from there on have one.
+		{math.MaxInt64, 2000, 2258},
+		{2000 * mib, 2000, 2258},
 		{1 << 30, 2000, 2048},
-		{1 << 30, 600, 1024},
+		{1 << 30, 600, 823},
+		{16 << 30, 24105, 24915},
+		{64 << 30, 24105, 24915},
 	} {
 		if got := memoryClassMiB(c.limit, c.hostMiB); got != c.want {
 			t.Errorf("limit %d on a host of %d MiB: got %d MiB, want %d", c.limit, c.hostMiB, got, c.want)
+		}
+	}
+}
+
+func TestDefaultMemory(t *testing.T) {
+	for host, want := range map[int]int{
+		0: 1024, 200: 256, 1000: 768, 1024: 1024, 7900: 7680, 24105: 16384, 1 << 20: 16384,
+	} {
+		if got := DefaultMemoryMiB(host); got != want {
+			t.Errorf("host of %d MiB: got %d MiB, want %d", host, got, want)
 		}
 	}
 }
