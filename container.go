@@ -46,7 +46,11 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		return nil, false, err
 	}
 	activated := activate(spec.Process)
-	plan, err := specconv.Convert(hostEnv(id, bundle), spec)
+	env, err := hostEnv(id, bundle)
+	if err != nil {
+		return nil, false, err
+	}
+	plan, err := specconv.Convert(env, spec)
 	if err != nil {
 		return nil, false, err
 	}
@@ -104,8 +108,9 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 }
 
 // hostEnv is what specconv knows of this host.
-func hostEnv(id, bundle string) specconv.Env {
-	return specconv.Env{ID: id, Bundle: bundle, MemoryMiB: hostMemoryMiB(), CPUs: runtime.NumCPU()}
+func hostEnv(id, bundle string) (specconv.Env, error) {
+	limits, err := callersRlimits()
+	return specconv.Env{ID: id, Bundle: bundle, MemoryMiB: hostMemoryMiB(), CPUs: runtime.NumCPU(), Rlimits: limits}, err
 }
 
 // refuseExisting finds a bad or taken id before anything is done for it.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -73,7 +74,7 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 		NICs:         cmp.Or(plan.VM.NICs, settings.NICs, defaultNICs),
 		Kernel:       image.Kernel,
 		Initrd:       image.Initrd,
-		KernelParams: settings.KernelParams,
+		KernelParams: strings.TrimSpace(sysctlParams("/proc/sys") + " " + settings.KernelParams),
 		Vsock:        vsock,
 		FreePages:    cmp.Or(plan.VM.FreePages, strconv.FormatBool(settings.FreePageReporting)) == "true",
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
