@@ -274,9 +274,14 @@ func validateAnnotations(spec *specs.Spec) error {
 	if v, found := spec.Annotations[AnnotationNetwork]; found && v != "none" {
 		return fieldErrorf(key("annotations", AnnotationNetwork), `%s is not "none"`, quote(v))
 	}
+	for _, name := range []string{AnnotationPID, AnnotationIPC} {
+		if v, found := spec.Annotations[name]; found && v != "private" {
+			return fieldErrorf(key("annotations", name), `%s is not "private"`, quote(v))
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Annotations)) {
 		switch name {
-		case AnnotationNetwork, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs, AnnotationFreePages:
+		case AnnotationNetwork, AnnotationPID, AnnotationIPC, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs, AnnotationFreePages:
 		default:
 			if strings.HasPrefix(name, annotationPrefix) {
 				// A misspelt setting must not pass for set.

@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/client"
 	"github.com/huskvm/husk/agent/protocol"
@@ -100,6 +104,9 @@ func (s *supervisor) explain(ctx context.Context, err error) error {
 func (s *supervisor) createInGuest() error {
 	ctx, cancel := s.whileWanted(context.Background(), s.boot.Machine.BootTimeout)
 	defer cancel()
+	if err := inheritName(s.boot.Plan.Guest); err != nil {
+		return err
+	}
 	spec, err := json.Marshal(s.boot.Plan.Guest)
 	if err != nil {
 		return fmt.Errorf("encode guest spec: %w", err)
@@ -148,6 +155,23 @@ func (s *supervisor) createInGuest() error {
 	}
 	stdio.Forward(s.forward, s.followSize())
 	s.timings.Lap("stdio")
+	return nil
+}
+
+// inheritName gives a container without a name that of this process's uts namespace:
+// the host's or another container's, if config.json asks for it, or a new one, which
+// begins with the host's. The guest's kernel has no name.
+func inheritName(guest *specs.Spec) error {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return os.NewSyscallError("uname", err)
+	}
+	if guest.Hostname == "" {
+		guest.Hostname = unix.ByteSliceToString(uts.Nodename[:])
+	}
+	if guest.Domainname == "" {
+		guest.Domainname = unix.ByteSliceToString(uts.Domainname[:])
+	}
 	return nil
 }
 
