@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/huskvm/husk/cgroup"
+	"github.com/huskvm/husk/config"
 	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/nsfork"
@@ -73,7 +74,11 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if console, err = dialConsole(c.String("console-socket"), console); err != nil {
 		return nil, false, err
 	}
-	machine, err := newMachine(c, plan)
+	settings, err := config.Load(c.String("config"))
+	if err != nil {
+		return nil, false, err
+	}
+	machine, err := newMachine(c, settings, plan)
 	if err != nil {
 		return nil, false, err
 	}
@@ -87,7 +92,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 			Hooks: spec.Hooks, Process: spec.Process,
 		},
 		boot: supervisor.Bootstrap{
-			Plan: plan, Machine: *machine, Build: build, Debug: c.Bool("debug"),
+			Plan: plan, Machine: *machine, FailuresDir: settings.Failures, Build: build, Debug: c.Bool("debug"),
 			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !detach,
 			Descriptors: kinds,
 		},

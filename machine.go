@@ -29,11 +29,7 @@ const (
 
 // newMachine decides everything about the VM: what the plan asks for, else what
 // the settings file says, else the default.
-func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error) {
-	settings, err := config.Load(c.String("config"))
-	if err != nil {
-		return nil, err
-	}
+func newMachine(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, error) {
 	m, image, err := machineOf(c, settings, plan)
 	if err != nil {
 		return nil, err

@@ -99,7 +99,7 @@ func newApp() *cli.App {
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
 			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand,
 			checkpointCommand, restoreCommand, templateCommand, installCommand, uninstallCommand,
-			helpCommand, versionCommand,
+			failuresCommand, helpCommand, versionCommand,
 		},
 		HideHelpCommand: true,
 		OnUsageError:    usageError,

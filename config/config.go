@@ -66,6 +66,9 @@ type Config struct {
 	FreePageReporting bool `toml:"free_page_reporting"`
 	// Cache holds memory templates, unpacked kernels and initramfs images. Default /var/cache/husk.
 	Cache string `toml:"cache"`
+	// Failures is the directory in which supervisors note why a virtual machine has
+	// ended under its container. Default /var/log/husk.
+	Failures string `toml:"failures"`
 }
 
 // Duration is a time.Duration written as "20s" or "2m".
@@ -127,6 +130,9 @@ func (c *Config) withDefaults() *Config {
 	if c.Cache == "" {
 		c.Cache = "/var/cache/husk"
 	}
+	if c.Failures == "" {
+		c.Failures = "/var/log/husk"
+	}
 	return c
 }
 
@@ -141,7 +147,7 @@ func (c *Config) validate() error {
 		return fmt.Errorf("templates: %q is none of auto, off", c.Templates)
 	}
 	for _, p := range []struct{ key, value string }{
-		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache},
+		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache}, {"failures", c.Failures},
 	} {
 		if p.value != "" && !filepath.IsAbs(p.value) {
 			return fmt.Errorf("%s: %q is not an absolute path", p.key, p.value)

@@ -36,6 +36,7 @@ templates_max_age = "1h"
 templates_max_mib = 512
 free_page_reporting = true
 cache = "/tmp/cache"
+failures = "/tmp/failures"
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +45,7 @@ cache = "/tmp/cache"
 		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/boot/vmlinuz", Modules: "/lib/modules/6.1",
 		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
 		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", Cache: "/tmp/cache",
-		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true,
+		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true, Failures: "/tmp/failures",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -60,7 +61,7 @@ cache = "/tmp/cache"
 
 func TestLoadDefaults(t *testing.T) {
 	want := &Config{
-		Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk",
+		Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk", Failures: "/var/log/husk",
 		TemplatesMaxAge: Duration(7 * 24 * time.Hour), TemplatesMaxMiB: 4096,
 	}
 	for _, content := range []string{"", "# nothing\n", "memory_mib = 0\naccel = \"\"\n"} {

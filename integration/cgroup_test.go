@@ -226,6 +226,7 @@ func TestOOMWithoutLimit(t *testing.T) {
 	c.exec("testprog", "memory", "445").is(137)
 	events.stdout.expect(t, `{"type":"oom","id":"`+c.id+`"}`+"\n")
 	eventually(t, "the kernel of the host tells of it", 30*time.Second, func() bool { return happened() > 0 })
+	e.failure(c.id, "out of memory of the 512 MiB of its virtual machine")
 	// What the guest's kernel and the agent need was left to them.
 	c.exec("true").is(0)
 	c.stop()

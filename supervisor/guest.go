@@ -210,7 +210,7 @@ func (s *supervisor) waitInit() <-chan int {
 		if err != nil {
 			// Only a broken channel ends this call. A guest that is still there but
 			// does not talk any more is of no use to anybody.
-			s.log.WithError(err).Error("wait for the container's process")
+			s.loseVM(fmt.Errorf("wait for the container's process: %w", s.explain(context.Background(), err)))
 			ch <- exitLost
 			return
 		}

@@ -78,6 +78,7 @@ func (s *supervisor) noteOOM(kills uint64) {
 		}
 	}
 	s.ooms.mu.Unlock()
+	s.tellOOMKills(kills)
 	if err := s.tellOOM(); err != nil {
 		s.log.WithError(err).Warn("a process was killed for want of memory in the guest, which the host's cgroup does not tell")
 	}

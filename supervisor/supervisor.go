@@ -67,6 +67,7 @@ type supervisor struct {
 	pty    *stdio.PTY
 	relay  *stdio.Relay
 	ooms   ooms
+	failed failed
 	over   chan struct{} // closed when the container has ended
 
 	// verbs serialises what changes the container's status; mu guards the fields
@@ -201,6 +202,9 @@ func (s *supervisor) openState() (err error) {
 	s.log.SetOutput(f)
 	if s.boot.Debug {
 		s.log.SetLevel(logrus.DebugLevel)
+	}
+	if err := s.failed.open(s.boot.FailuresDir); err != nil {
+		s.log.WithError(err).Warn("failures of this container are not kept")
 	}
 	if s.control, err = listen(s.dir, state.ControlSocket); err != nil {
 		return err
@@ -390,7 +394,7 @@ func (s *supervisor) untilEnd() int {
 		s.answerVerbs()
 		return code
 	case <-s.vm.Done():
-		s.log.Error(s.withConsole(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))))
+		s.loseVM(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err())))
 		close(s.over)
 		s.answerVerbs()
 		return exitLost

@@ -89,7 +89,7 @@ func (s *supervisor) Kill(ctx context.Context, req *control.KillRequest) (*contr
 	}
 	err := s.signal(ctx, id, unix.Signal(req.Signal), req.All)
 	if err != nil && id == protocol.InitProcess && unix.Signal(req.Signal) == unix.SIGKILL {
-		s.log.WithError(err).Error("the guest did not carry out a kill: ending the virtual machine")
+		s.loseVM(fmt.Errorf("the guest did not carry out a kill, so its virtual machine is ended: %w", err))
 		err = s.vm.Stop()
 	}
 	if err != nil {
