@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"time"
 )
@@ -57,7 +56,7 @@ func (l *Log) Send(f Failure) error {
 		return nil
 	}
 	line := cleanLine(f.Line(), maxMessage)
-	message := fmt.Sprintf("<%d>%s husk[%d]: %s", facilityDaemon<<3|priorityError, f.Time.Local().Format(time.Stamp), os.Getpid(), line)
+	message := fmt.Sprintf("<%d>%s husk: %s", facilityDaemon<<3|priorityError, f.Time.Local().Format(time.Stamp), line)
 	if l.journal {
 		message = fields("MESSAGE", line, "PRIORITY", fmt.Sprint(priorityError), "SYSLOG_IDENTIFIER", "husk", "CONTAINER_ID", f.ID)
 	}

@@ -41,6 +41,15 @@ func TestMemoryWithinLimit(t *testing.T) {
 	}
 }
 
+// A limit can be used up to a little for the runtime, also in the smallest guest.
+func TestMemoryUpToLimit(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	if out := e.ok("run", "--bundle", e.bundle(withArgs("testprog", "memory", "116"), withMemory(128)), e.id()); out != "touched 116\n" {
+		t.Errorf("stdout %q", out)
+	}
+}
+
 // Any limit is taken, also one that is more than the host has.
 func TestLargeMemoryLimit(t *testing.T) {
 	t.Parallel()
