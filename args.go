@@ -14,25 +14,37 @@ var asTyped = []string{"exec", "ps"}
 // flagsFirst moves the flags that stand behind a verb's arguments before them, as
 // in `update ID --memory 1G`: runc takes them there, and the parser does not.
 func flagsFirst(app *cli.App, args []string) []string {
-	verb := 1
-	for verb < len(args) && strings.HasPrefix(args[verb], "-") {
-		verb += flagLength(app.Flags, args[verb:])
+	flags, commands := app.Flags, app.Commands
+	at := 1
+	for {
+		for at < len(args) && strings.HasPrefix(args[at], "-") {
+			at += flagLength(flags, args[at:])
+		}
+		if at >= len(args) {
+			return args
+		}
+		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(args[at]) })
+		if i < 0 || slices.Contains(asTyped, commands[i].Name) {
+			return args
+		}
+		at++
+		flags, commands = commands[i].Flags, commands[i].Subcommands
+		if len(commands) == 0 {
+			return slices.Concat(args[:at], reorder(flags, args[at:]))
+		}
 	}
-	if verb >= len(args) {
-		return args
-	}
-	command := app.Command(args[verb])
-	if command == nil || len(command.Subcommands) > 0 || slices.Contains(asTyped, command.Name) {
-		return args
-	}
+}
+
+// reorder puts the flags of one verb before its arguments.
+func reorder(known []cli.Flag, args []string) []string {
 	var flags, others []string
-	for rest := args[verb+1:]; len(rest) > 0; {
+	for rest := args; len(rest) > 0; {
 		switch {
 		case rest[0] == "--":
 			others = append([]string{"--"}, append(others, rest[1:]...)...)
 			rest = nil
 		case strings.HasPrefix(rest[0], "-") && rest[0] != "-":
-			n := flagLength(command.Flags, rest)
+			n := flagLength(known, rest)
 			flags = append(flags, rest[:n]...)
 			rest = rest[n:]
 		default:
@@ -40,7 +52,7 @@ func flagsFirst(app *cli.App, args []string) []string {
 			rest = rest[1:]
 		}
 	}
-	return slices.Concat(args[:verb+1], flags, others)
+	return slices.Concat(flags, others)
 }
 
 // flagLength is of how many elements the flag that args begin with is: two where

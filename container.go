@@ -47,7 +47,11 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		return nil, false, err
 	}
 	activated := activate(spec.Process)
-	plan, err := specconv.Convert(hostEnv(id, bundle), spec)
+	env, err := hostEnv(id, bundle)
+	if err != nil {
+		return nil, false, err
+	}
+	plan, err := specconv.Convert(env, spec)
 	if err != nil {
 		return nil, false, err
 	}
@@ -101,7 +105,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 			Hooks: spec.Hooks, Process: spec.Process,
 		},
 		boot: supervisor.Bootstrap{
-			Plan: plan, Machine: *machine, Walls: *walls, Build: build, Debug: c.Bool("debug"),
+			Plan: plan, Machine: *machine, Walls: *walls, FailuresDir: settings.Failures, Build: build, Debug: c.Bool("debug"),
 			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !detach,
 			Descriptors: kinds,
 		},
@@ -122,8 +126,9 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 }
 
 // hostEnv is what specconv knows of this host.
-func hostEnv(id, bundle string) specconv.Env {
-	return specconv.Env{ID: id, Bundle: bundle, MemoryMiB: hostMemoryMiB(), CPUs: runtime.NumCPU()}
+func hostEnv(id, bundle string) (specconv.Env, error) {
+	limits, err := callersRlimits()
+	return specconv.Env{ID: id, Bundle: bundle, MemoryMiB: hostMemoryMiB(), CPUs: runtime.NumCPU(), Rlimits: limits}, err
 }
 
 // refuseExisting finds a bad or taken id before anything is done for it.

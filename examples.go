@@ -24,6 +24,9 @@ var examples = map[string][]string{
 	"template":     {"husk template list", "husk template create --memory 2048", "husk template prune --unused 24h"},
 	"install":      {"husk install docker", "husk install --dry-run podman"},
 	"uninstall":    {"husk uninstall docker"},
+	"failures":     {"husk failures", "husk failures web"},
+	"version":      {"husk version"},
+	"help":         {"husk help kill"},
 	"debug-report": {"husk debug-report > report.txt"},
 }
 

@@ -206,7 +206,16 @@ func execSpec(c *cli.Context, own *specs.Process) (*specs.Process, []string, err
 	if err != nil {
 		return nil, nil, err
 	}
-	return specconv.ConvertProcess(p)
+	guest, warnings, err := specconv.ConvertProcess(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	limits, err := callersRlimits()
+	if err != nil {
+		return nil, nil, err
+	}
+	specconv.InheritRlimits(guest, limits)
+	return guest, warnings, nil
 }
 
 func flagProcess(c *cli.Context, own *specs.Process) (*specs.Process, error) {

@@ -29,6 +29,9 @@ var killCommand = &cli.Command{
 		if err := minArgs(c, 1); err != nil {
 			return err
 		}
+		if err := maxArgs(c, 2); err != nil {
+			return err
+		}
 		sig := unix.SIGTERM
 		if c.NArg() > 1 {
 			var err error

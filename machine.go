@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -20,11 +21,10 @@ import (
 
 // Defaults of the settings file (config.Config documents them).
 const (
-	defaultMemoryMiB = 1024
-	maxDefaultVCPUs  = 4
-	defaultNICs      = 4 // three for networks that the container is connected to later
-	bootTimeoutKVM   = 20 * time.Second
-	bootTimeoutTCG   = 120 * time.Second
+	maxDefaultVCPUs = 4
+	defaultNICs     = 4 // three for networks that the container is connected to later
+	bootTimeoutKVM  = 20 * time.Second
+	bootTimeoutTCG  = 120 * time.Second
 )
 
 // newMachine decides everything about the VM: what the plan asks for, else what
@@ -61,12 +61,12 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 	}
 	m := &supervisor.Machine{
 		QEMU: binary, Accel: accel,
-		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, defaultMemoryMiB),
+		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, specconv.DefaultMemoryMiB(hostMemoryMiB())),
 		VCPUs:        plan.FitVCPUs(cmp.Or(settings.VCPUs, defaultVCPUs(accel))),
 		NICs:         cmp.Or(plan.VM.NICs, settings.NICs, defaultNICs),
 		Kernel:       image.Kernel,
 		Initrd:       image.Initrd,
-		KernelParams: settings.KernelParams,
+		KernelParams: strings.TrimSpace(sysctlParams("/proc/sys") + " " + settings.KernelParams),
 		Vsock:        useVsock(settings.Vsock),
 		FreePages:    cmp.Or(plan.VM.FreePages, strconv.FormatBool(settings.FreePageReporting)) == "true",
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 
@@ -97,6 +98,7 @@ func newApp() *cli.App {
 		Usage:   "run each container in a virtual machine of its own; a drop-in for runc",
 		Version: version,
 		Flags: []cli.Flag{
+			cli.HelpFlag, // which the library leaves to the verb of that name
 			&cli.BoolFlag{Name: "timings", Usage: "print where the time of create, start or run went to stderr, phase by phase"},
 			&cli.BoolFlag{Name: "debug", Usage: "enable debug logging"},
 			&cli.StringFlag{Name: "log", Usage: "`FILE` to append the log to (default: stderr)"},
@@ -107,14 +109,14 @@ func newApp() *cli.App {
 			&cli.StringFlag{Name: "criu", Hidden: true, Usage: "accepted for runc's sake"},
 			&cli.StringFlag{Name: "config", Usage: "settings `FILE` (default: " + config.DefaultPath + " if it exists)"},
 		},
-		Before: setUpLog,
+		Before: prepare,
 		After:  printTimings,
 		Commands: []*cli.Command{
 			createCommand, startCommand, stateCommand, killCommand, deleteCommand,
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
 			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand, configCommand,
 			checkpointCommand, restoreCommand, templateCommand, installCommand, uninstallCommand,
-			debugReportCommand,
+			debugReportCommand, failuresCommand, helpCommand, versionCommand,
 		},
 		HideHelpCommand: true,
 		OnUsageError:    usageError,
@@ -170,6 +172,22 @@ func fail(err error) {
 	os.Exit(code)
 }
 
+// prepare is what comes before each verb.
+func prepare(c *cli.Context) error {
+	if err := setUpLog(c); err != nil {
+		return err
+	}
+	if err := refuseHelp(c); err != nil {
+		return err
+	}
+	// The supervisor works from another directory.
+	root, err := filepath.Abs(c.String("root"))
+	if err != nil {
+		return fmt.Errorf("resolve root: %w", err)
+	}
+	return c.Set("root", root)
+}
+
 // setUpLog directs the log as --log, --log-format and --debug say. By default
 // nothing but one line for an error is ever written: engines parse the file.
 func setUpLog(c *cli.Context) error {
@@ -219,6 +237,13 @@ func minArgs(c *cli.Context, n int) error {
 	return argsError(c, fmt.Sprintf("requires a minimum of %d argument(s)", n))
 }
 
+func maxArgs(c *cli.Context, n int) error {
+	if c.NArg() <= n {
+		return nil
+	}
+	return argsError(c, fmt.Sprintf("requires a maximum of %d argument(s)", n))
+}
+
 func argsError(c *cli.Context, what string) error {
 	fmt.Fprint(c.App.Writer, "Incorrect Usage.\n\n")
 	if err := cli.ShowSubcommandHelp(c); err != nil {
@@ -241,9 +266,6 @@ func usageError(c *cli.Context, err error, isSubcommand bool) error {
 	return err
 }
 
-func commandNotFound(_ *cli.Context, name string) {
-	const exitNoCommand = 3 // runc's, as is the text
-	//nolint:staticcheck // an upper-case letter
-	err := fmt.Errorf("No help topic for '%s'", name)
-	fail(&exitError{code: exitNoCommand, err: err})
+func commandNotFound(c *cli.Context, name string) {
+	fail(unknownCommand(c.App.Commands, name))
 }

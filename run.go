@@ -7,8 +7,6 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/hooks"
-	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/timings"
 )
 
@@ -72,17 +70,6 @@ func run(c *cli.Context, id string, detach bool) (code int, err error) {
 	}
 	defer timings.Lap(c.Context, "delete")
 	return code, destroy(c, id, true)
-}
-
-// startAndHooks is start as run does it: as with runc, a poststart hook that
-// fails is the end of the container.
-func startAndHooks(c *cli.Context, id string) error {
-	container, err := start(c, id)
-	if err != nil {
-		return err
-	}
-	st := container.OCI(state.Running)
-	return hooks.Run(c.Context, hooks.Of(container.Hooks).Poststart, "poststart", st, st.Bundle)
 }
 
 // exitCode is a shell's: 128+n after signal n.

@@ -25,18 +25,29 @@ import (
 )
 
 var templateCommand = &cli.Command{
-	Name:  "template",
-	Usage: "look after the memory templates that containers start from",
+	Name:         "template",
+	Usage:        "look after the memory templates that containers start from",
+	OnUsageError: usageError,
+	// Reached without a subcommand, or with one that does not exist.
+	Action: func(c *cli.Context) error {
+		if c.NArg() > 0 {
+			return fmt.Errorf("template: %w", unknownCommand(c.Command.Subcommands, c.Args().First()))
+		}
+		return cli.ShowSubcommandHelp(c)
+	},
+	HideHelpCommand: true,
 	Subcommands: []*cli.Command{
 		{
-			Name:   "list",
-			Usage:  "list templates",
-			Flags:  []cli.Flag{formatFlag()},
-			Action: listTemplates,
+			Name:         "list",
+			Usage:        "list templates",
+			OnUsageError: usageError,
+			Flags:        []cli.Flag{formatFlag()},
+			Action:       listTemplates,
 		},
 		{
-			Name:  "create",
-			Usage: "make the template of one kind of container before the first one needs it",
+			Name:         "create",
+			OnUsageError: usageError,
+			Usage:        "make the template of one kind of container before the first one needs it",
 			Flags: []cli.Flag{
 				&cli.IntFlag{Name: "memory", Usage: "RAM of the guest in `MIB` (default: as of a container without a limit)"},
 				&cli.IntFlag{Name: "vcpus", Usage: "CPUs of the guest (default: as of a container without a limit)"},
@@ -45,10 +56,12 @@ var templateCommand = &cli.Command{
 			Action: createTemplate,
 		},
 		{
-			Name:   "prune",
-			Usage:  "remove templates; containers that run keep theirs",
-			Flags:  []cli.Flag{&cli.DurationFlag{Name: "unused", Usage: "only those that nothing has started from for this `TIME`"}},
-			Action: pruneTemplates,
+			Name:         "prune",
+			Usage:        "remove templates, all or those named; containers that run keep theirs",
+			ArgsUsage:    "[key...]",
+			OnUsageError: usageError,
+			Flags:        []cli.Flag{&cli.DurationFlag{Name: "unused", Usage: "only those that nothing has started from for this `TIME`"}},
+			Action:       pruneTemplates,
 		},
 	},
 }
@@ -61,6 +74,9 @@ func templateStore(settings *config.Config) template.Store {
 }
 
 func listTemplates(c *cli.Context) error {
+	if err := exactArgs(c, 0); err != nil {
+		return err
+	}
 	settings, err := config.Load(c.String("config"))
 	if err != nil {
 		return err
@@ -80,11 +96,11 @@ func pruneTemplates(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	removed, err := templateStore(settings).Prune(c.Duration("unused"))
-	if perr := printTemplates(c.App.Writer, removed); err == nil {
-		err = perr
+	removed, err := templateStore(settings).Prune(c.Duration("unused"), c.Args().Slice()...)
+	if err != nil && len(removed) == 0 {
+		return err
 	}
-	return err
+	return errors.Join(err, printTemplates(c.App.Writer, removed))
 }
 
 func printTemplates(w io.Writer, all []template.Entry) error {
@@ -139,6 +155,9 @@ func findOrMake(ctx context.Context, settings *config.Config, m *supervisor.Mach
 // createTemplate makes the template that a container with these limits would
 // make, before there is one.
 func createTemplate(c *cli.Context) error {
+	if err := exactArgs(c, 0); err != nil {
+		return err
+	}
 	settings, err := config.Load(c.String("config"))
 	if err != nil {
 		return err

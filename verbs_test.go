@@ -55,7 +55,14 @@ func TestWrongArguments(t *testing.T) {
 		{[]string{"update"}, `husk: "update" requires exactly 1 argument(s)`},
 		{[]string{"events"}, `husk: "events" requires exactly 1 argument(s)`},
 		{[]string{"checkpoint"}, `husk: "checkpoint" requires exactly 1 argument(s)`},
-		{[]string{"restore"}, `husk: "restore" requires exactly 1 argument(s)`},
+		{[]string{"restore"}, `husk: "restore" requires a minimum of 1 argument(s)`},
+		{[]string{"restore", "--lsm-mount-context"}, `husk: "restore" requires a minimum of 1 argument(s)`},
+		{[]string{"kill", "a", "KILL", "b"}, `husk: "kill" requires a maximum of 2 argument(s)`},
+		{[]string{"template", "list", "x"}, `husk: "list" requires exactly 0 argument(s)`},
+		{[]string{"template", "create", "x"}, `husk: "create" requires exactly 0 argument(s)`},
+		{[]string{"install"}, `husk: "install" requires exactly 1 argument(s)`},
+		{[]string{"uninstall", "a", "b"}, `husk: "uninstall" requires exactly 1 argument(s)`},
+		{[]string{"version", "x"}, `husk: "version" requires exactly 0 argument(s)`},
 	} {
 		out, err := husk(t.TempDir(), tc.args...)
 		if !strings.HasPrefix(out, "Incorrect Usage.\n\nNAME:\n   husk "+tc.args[0]) {
@@ -68,6 +75,41 @@ func TestWrongArguments(t *testing.T) {
 		t.Errorf("an unknown flag printed %q", out)
 	}
 	wantError(t, err, "flag provided but not defined: -nosuch")
+}
+
+// TestHelp: help works in every form, and only what husk can do has any.
+func TestHelp(t *testing.T) {
+	for _, tc := range []struct {
+		args  string
+		begin string
+		err   string
+	}{
+		{"help", "NAME:\n   husk - ", ""},
+		{"--help", "NAME:\n   husk - ", ""},
+		{"help update", "NAME:\n   husk update - ", ""},
+		{"update --help", "NAME:\n   husk update - ", ""},
+		{"help template", "NAME:\n   husk template - ", ""},
+		{"template", "NAME:\n   husk template - ", ""},
+		{"version", "husk version ", ""},
+		{"--version", "husk version ", ""},
+		{"help strat", "", `No help topic for 'strat': did you mean "start"?`},
+		{"help nosuchverb", "", "No help topic for 'nosuchverb'"},
+		{"template prnue", "", `template: No help topic for 'prnue': did you mean "prune"?`},
+		{"checkpoint --help", "NAME:\n   husk checkpoint - not supported", errCheckpoint.Error()},
+		{"restore --help", "NAME:\n   husk restore - not supported", errCheckpoint.Error()},
+		{"restore --lsm-mount-context label c1", "", errCheckpoint.Error()},
+		{"spec --rootless", "", "--rootless is not supported: husk needs root"},
+	} {
+		out, err := husk(t.TempDir(), strings.Fields(tc.args)...)
+		if !strings.HasPrefix(out, tc.begin) || (tc.begin == "") != (out == "") {
+			t.Errorf("%s printed %q, want what begins with %q", tc.args, out, tc.begin)
+		}
+		if tc.err != "" {
+			wantError(t, err, tc.err)
+		} else if err != nil {
+			t.Errorf("%s: %v", tc.args, err)
+		}
+	}
 }
 
 // TestContainerNamedHelp: the library would take such an id for a command of

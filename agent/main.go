@@ -68,14 +68,22 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	memory, err := containersMemory("/proc/meminfo")
+	if err == nil {
+		err = boundMemory(cgroupRoot, cgroupParent, memory)
+	}
+	if err != nil {
+		return err
+	}
 	children := newReaper()
 	go children.run()
 	a, err := newAgent(machine{
-		cgroupParent: cgroupParent,
-		children:     children,
-		setClock:     setClock,
-		addEntropy:   random.addEntropy,
-		powerOff:     powerOff,
+		cgroupParent:     cgroupParent,
+		containersMemory: memory,
+		children:         children,
+		setClock:         setClock,
+		addEntropy:       random.addEntropy,
+		powerOff:         powerOff,
 	})
 	if err != nil {
 		return err

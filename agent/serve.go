@@ -27,6 +27,8 @@ type machine struct {
 	// cgroupParent is the cgroup below which each container has one; empty where
 	// there is no cgroup2.
 	cgroupParent string
+	// containersMemory bounds what all containers take together, in bytes; 0: not known.
+	containersMemory int64
 	// children is nil where the agent is not PID 1.
 	children   *reaper
 	setClock   func(unixNanos int64) error

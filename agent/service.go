@@ -105,7 +105,14 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (_ *containe
 	if err != nil {
 		return nil, err
 	}
-	p, err := watch(c.c.Init(), passed, a.machine.children, false)
+	if a.machine.containersMemory > 0 {
+		// Of a name that is not the agent's own it is not done yet.
+		err = boundMemory(cgroupRoot, cfg.CgroupPath, a.machine.containersMemory)
+	}
+	var p *process
+	if err == nil {
+		p, err = watch(c.c.Init(), passed, a.machine.children, false)
+	}
 	if err != nil {
 		return nil, errors.Join(err, c.c.Destroy())
 	}

@@ -350,6 +350,15 @@ func TestSqueeze(t *testing.T) {
 		t.Error("a limit of -5 bytes was taken")
 	}
 	checkFile(t, g, "memory", "memory.swappiness", "33")
+	// The group's only process sleeps: hardly anything is left to give up.
+	if err := o.DropCache(1 << 40); err != nil {
+		t.Error(err)
+	}
+	if _, cache, err := o.Used(); err != nil || cache > mib {
+		t.Errorf("%d bytes of cache are left, %v", cache, err)
+	}
+	checkFile(t, g, "memory", "memory.limit_in_bytes", strconv.Itoa(100*mib))
+	checkFile(t, g, "memory", "memory.swappiness", "33")
 	if o, err := (&Group{Paths: map[string]string{"pids": "/x"}}).OpenOOM(); o != nil || err != nil {
 		t.Errorf("without memory: %v, %v", o, err)
 	}

@@ -22,6 +22,9 @@ type OOM struct {
 // oomFiles are the names of one version of cgroups.
 type oomFiles struct {
 	limit, usage, events string
+	// drop has the kernel give up cache: what is written is an amount, or for v1 nothing.
+	// v2 has it since Linux 5.19.
+	drop string
 	// off are set to 0 meanwhile: the first so that memory is not made by swapping
 	// the machine out, the second so that it is not killed along with another.
 	off []string
@@ -30,8 +33,8 @@ type oomFiles struct {
 }
 
 var (
-	oomV1 = oomFiles{"memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control", []string{"memory.swappiness"}, []string{"total_active_file", "total_inactive_file"}}
-	oomV2 = oomFiles{"memory.max", "memory.current", "memory.events", []string{"memory.swap.max", "memory.oom.group"}, []string{"active_file", "inactive_file"}}
+	oomV1 = oomFiles{"memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control", "memory.force_empty", []string{"memory.swappiness"}, []string{"total_active_file", "total_inactive_file"}}
+	oomV2 = oomFiles{"memory.max", "memory.current", "memory.events", "memory.reclaim", []string{"memory.swap.max", "memory.oom.group"}, []string{"active_file", "inactive_file"}}
 )
 
 // OpenOOM opens the group's memory; nil where the machine has none to limit.
@@ -90,39 +93,58 @@ func (o *OOM) Kills() (int64, error) {
 	return n, nil
 }
 
+// DropCache has the kernel give up so many bytes of cache, or with v1 all that is
+// counted in the group, as far as it can, and swap nothing. Used tells what it has
+// done.
+func (o *OOM) DropCache(bytes int64) error {
+	was := make(map[string]string)
+	err := o.replace(was, o.files.off, "0")
+	if err == nil {
+		// It fails where less is left to give up, and on a kernel that has no such file.
+		_ = o.write(o.files.drop, strconv.FormatInt(bytes, 10))
+	}
+	return errors.Join(err, o.restore(was))
+}
+
 // Squeeze sets the limit to a number of bytes, and nothing is swapped, until it is
 // let go, which puts back what was there.
 func (o *OOM) Squeeze(limit int64) (letGo func() error, err error) {
 	was := make(map[string]string)
-	letGo = func() error {
-		var errs []error
-		for name, text := range was {
-			errs = append(errs, o.write(name, text))
-		}
-		return errors.Join(errs...)
-	}
-	for _, name := range append([]string{o.files.limit}, o.files.off...) {
-		text, err := o.read(name)
-		if isGone(err) && name != o.files.limit {
-			continue // a kernel without swap
-		}
-		if err != nil {
-			return nil, err
-		}
-		was[name] = text
-	}
-	for _, name := range o.files.off {
-		if _, there := was[name]; there && err == nil {
-			err = o.write(name, "0")
-		}
-	}
-	if err == nil {
-		err = o.write(o.files.limit, strconv.FormatInt(limit, 10))
+	letGo = func() error { return o.restore(was) }
+	if err = o.replace(was, o.files.off, "0"); err == nil {
+		err = o.replace(was, []string{o.files.limit}, strconv.FormatInt(limit, 10))
 	}
 	if err != nil {
 		return nil, errors.Join(err, letGo())
 	}
 	return letGo, nil
+}
+
+// replace writes to each file, having noted in was what stood there. The limit
+// alone has to exist: a kernel may have no swap.
+func (o *OOM) replace(was map[string]string, names []string, text string) error {
+	for _, name := range names {
+		old, err := o.read(name)
+		if isGone(err) && name != o.files.limit {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		was[name] = old
+		if err := o.write(name, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *OOM) restore(was map[string]string) error {
+	var errs []error
+	for name, text := range was {
+		errs = append(errs, o.write(name, text))
+	}
+	return errors.Join(errs...)
 }
 
 func (o *OOM) open(name string, flags int) (*os.File, error) {

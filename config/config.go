@@ -35,7 +35,7 @@ type Config struct {
 	// KernelParams are added to the end of the guest's kernel command line.
 	KernelParams string `toml:"kernel_params"`
 	// MemoryMiB is the guest's RAM for a container without a memory limit, 128
-	// to 1048576. Default 1024. It is an upper bound: the host gives what the
+	// to 1048576. Default: the host's RAM, at most 16384. It is an upper bound: the host gives what the
 	// guest touches.
 	MemoryMiB int `toml:"memory_mib"`
 	// VCPUs is the guest's CPU count for a container without a CPU limit, 1 to
@@ -79,6 +79,9 @@ type Config struct {
 	FreePageReporting bool `toml:"free_page_reporting"`
 	// Cache holds memory templates, unpacked kernels and initramfs images. Default /var/cache/husk.
 	Cache string `toml:"cache"`
+	// Failures is the directory in which supervisors note why a virtual machine has
+	// ended under its container. Default /var/log/husk.
+	Failures string `toml:"failures"`
 }
 
 // Duration is a time.Duration written as "20s" or "2m".
@@ -158,6 +161,9 @@ func (c *Config) withDefaults() *Config {
 	if c.Cache == "" {
 		c.Cache = "/var/cache/husk"
 	}
+	if c.Failures == "" {
+		c.Failures = "/var/log/husk"
+	}
 	return c
 }
 
@@ -178,7 +184,7 @@ func (c *Config) validate() error {
 		return fmt.Errorf("uncarried_filters: %q is none of refuse, accept", c.UncarriedFilters)
 	}
 	for _, p := range []struct{ key, value string }{
-		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache},
+		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache}, {"failures", c.Failures},
 	} {
 		if p.value != "" && !filepath.IsAbs(p.value) {
 			return fmt.Errorf("%s: %q is not an absolute path", p.key, p.value)

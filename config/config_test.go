@@ -39,6 +39,7 @@ anti_spoofing = "off"
 uncarried_filters = "accept"
 unsafe_annotations = true
 cache = "/tmp/cache"
+failures = "/tmp/failures"
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +48,7 @@ cache = "/tmp/cache"
 		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/boot/vmlinuz", Modules: "/lib/modules/6.1",
 		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
 		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", Cache: "/tmp/cache",
-		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true,
+		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true, Failures: "/tmp/failures",
 		AntiSpoofing: "off", UncarriedFilters: "accept", UnsafeAnnotations: true,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -64,7 +65,7 @@ cache = "/tmp/cache"
 
 func TestLoadDefaults(t *testing.T) {
 	want := &Config{
-		Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk",
+		Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk", Failures: "/var/log/husk",
 		TemplatesMaxAge: Duration(7 * 24 * time.Hour), TemplatesMaxMiB: 4096,
 		AntiSpoofing: "auto", UncarriedFilters: "refuse",
 	}

@@ -191,3 +191,5 @@ func readFile(t *testing.T, path string) string {
 	}
 	return string(data)
 }
+
+func ptr[T any](v T) *T { return &v }

@@ -212,6 +212,27 @@ func TestOOMEvent(t *testing.T) {
 	events.wait().is(0)
 }
 
+// So is one in a container without a limit, which has taken all of the guest's RAM.
+func TestOOMWithoutLimit(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000"), func(s *specs.Spec) {
+		s.Linux.CgroupsPath = "/" + e.tag + "-oom-ram"
+		s.Annotations = map[string]string{"org.huskvm.memory_mib": "512"}
+	}))
+	happened := oomEvents(t, c.pid)
+	events := e.start(call{}, "events", "--interval", "1000s", c.id)
+	c.exec("testprog", "memory", "445").is(137)
+	events.stdout.expect(t, `{"type":"oom","id":"`+c.id+`"}`+"\n")
+	eventually(t, "the kernel of the host tells of it", 30*time.Second, func() bool { return happened() > 0 })
+	e.failure(c.id, "out of memory of the 512 MiB of its virtual machine")
+	// What the guest's kernel and the agent need was left to them.
+	c.exec("true").is(0)
+	c.stop()
+	events.wait().is(0)
+}
+
 // So is that of the container's first process, which ends it.
 func TestOOMOfContainer(t *testing.T) {
 	t.Parallel()

@@ -209,6 +209,34 @@ func TestKillVMM(t *testing.T) {
 		t.Error("exec ended with 0 after the vmm was killed")
 	}
 	c.cleanAfterDeath()
+	e.failure(c.id, "virtual machine ended: ", "killed")
+}
+
+// failure checks what is left to read of a container that has been deleted.
+func (e *env) failure(id string, says ...string) {
+	e.t.Helper()
+	out := e.ok("failures", id)
+	if !strings.Contains(out, " "+id+"\n") {
+		e.t.Errorf("failures does not name container %s: %q", id, out)
+	}
+	for _, s := range says {
+		if !strings.Contains(out, s) {
+			e.t.Errorf("failures does not say %q: %q", s, out)
+		}
+	}
+}
+
+// A guest whose kernel panics: its last words are kept.
+func TestPanicUnderContainer(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	bundle := e.bundle(withScript("sleep 1; echo c >/proc/sysrq-trigger; sleep 1000"), func(s *specs.Spec) { s.Linux.ReadonlyPaths = nil })
+	writeFile(t, filepath.Join(bundle, "rootfs/precious"), "rootfs")
+	c := e.createStarted(bundle)
+	c.exits(137)
+	c.cleanAfterDeath()
+	e.failure(c.id, "sysrq", "Kernel panic - not syncing")
 }
 
 // A cli killed in the middle of create, as by its parent's death: whatever there

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 func withMemory(mib int64) specOption {
@@ -36,6 +37,41 @@ func TestMemoryWithinLimit(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	if out := e.ok("run", "--bundle", e.bundle(withArgs("testprog", "memory", "100"), withMemory(256)), e.id()); out != "touched 100\n" {
+		t.Errorf("stdout %q", out)
+	}
+}
+
+// A limit can be used up to a little for the runtime, also in the smallest guest.
+func TestMemoryUpToLimit(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	if out := e.ok("run", "--bundle", e.bundle(withArgs("testprog", "memory", "116"), withMemory(128)), e.id()); out != "touched 116\n" {
+		t.Errorf("stdout %q", out)
+	}
+}
+
+// Any limit is taken, also one that is more than the host has.
+func TestLargeMemoryLimit(t *testing.T) {
+	t.Parallel()
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		t.Fatal(err)
+	}
+	hostMiB := int64(info.Totalram * uint64(info.Unit) >> 20)
+	for _, mib := range []int64{hostMiB * 3 / 4, 2 * hostMiB} {
+		e := newEnv(t)
+		out := e.ok("run", "--bundle", e.bundle(withScript("awk '/MemTotal/ {print int($2/1024)}' /proc/meminfo"), withMemory(mib)), e.id())
+		if got, err := strconv.ParseInt(strings.TrimSpace(out), 10, 64); err != nil || got < min(mib, hostMiB*9/10) || got > hostMiB*11/10 {
+			t.Errorf("limit of %d MiB on a host of %d: the container sees %q MiB", mib, hostMiB, out)
+		}
+	}
+}
+
+// Without a limit there is as much as the host has, up to a bound.
+func TestMemoryWithoutLimit(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	if out := e.ok("run", "--bundle", e.bundle(withArgs("testprog", "memory", "1500")), e.id()); out != "touched 1500\n" {
 		t.Errorf("stdout %q", out)
 	}
 }

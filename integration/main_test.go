@@ -149,6 +149,7 @@ func writeSettings() error {
 	}
 	b.WriteString(os.Getenv("HUSK_SETTINGS"))
 	b.WriteString("\n")
+	fmt.Fprintf(&b, "failures = %q\n", filepath.Join(assetsDir, "failures"))
 	settings = filepath.Join(assetsDir, "husk.toml")
 	return os.WriteFile(settings, []byte(b.String()), 0o644)
 }

@@ -46,7 +46,10 @@ func TestNamespacesOfHost(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	c := e.create(e.bundle(withArgs("sleep", "1000"), withoutNamespace(specs.PIDNamespace), withoutNamespace(specs.IPCNamespace),
-		withoutNamespace(specs.UTSNamespace), func(s *specs.Spec) { s.Hostname = "" }))
+		withoutNamespace(specs.UTSNamespace), func(s *specs.Spec) {
+			s.Hostname = ""
+			s.Annotations = map[string]string{"org.huskvm.pid": "private", "org.huskvm.ipc": "private"}
+		}))
 	for _, kind := range []string{"pid", "ipc", "uts", "user", "cgroup"} {
 		if nsOf(t, c.pid, kind) != nsOf(t, os.Getpid(), kind) {
 			t.Errorf("a %s namespace nobody asked for", kind)
@@ -54,6 +57,48 @@ func TestNamespacesOfHost(t *testing.T) {
 	}
 	e.ok("start", c.id)
 	c.stop()
+}
+
+// What a container was to share with the host and cannot is refused where an engine
+// asks for it: it would start, and not find the host's.
+func TestHostNamespacesAreRefused(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	for kind, says := range map[specs.LinuxNamespaceType]string{
+		specs.PIDNamespace: "leave --pid host out", specs.IPCNamespace: "leave --ipc host out", specs.NetworkNamespace: "org.huskvm.network=none",
+	} {
+		r := e.do("run", "--bundle", e.bundle(withoutNamespace(kind)), e.id()).is(1)
+		if !strings.Contains(r.stderr, says) {
+			t.Errorf("without a %s namespace: %q does not say %q", kind, r.stderr, says)
+		}
+	}
+}
+
+// A container that is given no name has that of its uts namespace: of the host, of
+// another container, or of a new one, which has the host's.
+func TestNameOfUTSNamespace(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	own, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	noName := func(s *specs.Spec) { s.Hostname = "" }
+	other := e.createStarted(e.bundle(withArgs("sleep", "1000"), func(s *specs.Spec) { s.Hostname = "other-name" }))
+	for what, c := range map[string]struct {
+		uts  specOption
+		want string
+	}{
+		"host":      {withoutNamespace(specs.UTSNamespace), own},
+		"container": {withNamespace(specs.UTSNamespace, fmt.Sprintf("/proc/%d/ns/uts", other.pid)), "other-name"},
+		"new":       {withNamespace(specs.UTSNamespace, ""), own},
+	} {
+		if out := e.ok("run", "--bundle", e.bundle(withArgs("hostname"), c.uts, noName), e.id()); out != c.want+"\n" {
+			t.Errorf("%s: the name is %q, want %q", what, out, c.want)
+		}
+	}
+	other.stop()
 }
 
 // A config without namespaces: the pid is in the host's, with the rootfs for its

@@ -279,3 +279,36 @@ func TestUpdate(t *testing.T) {
 	}
 	c.stop()
 }
+
+// A limit below what is in use is refused, and changes nothing.
+func TestUpdateBelowUsage(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000"), withMemory(64)))
+	for _, asked := range [][]string{{"--memory", "1"}, {"--memory", "64k"}} {
+		r := e.do(append(append([]string{"update"}, asked...), c.id)...).is(1)
+		if want := "unable to set memory limit to "; !strings.Contains(r.stderr, want) || !strings.Contains(r.stderr, "current usage: ") {
+			t.Errorf("update %v: %q does not say %q", asked, r.stderr, want)
+		}
+	}
+	c.exec("true").is(0)
+	if c.status() != "running" {
+		t.Errorf("the container is %s", c.status())
+	}
+	c.stop()
+}
+
+// The directory of the state may be given from where the caller is.
+func TestRelativeRoot(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	bundle, id := e.bundle(withArgs("sleep", "1000")), e.id()
+	e.root = "root"
+	at := call{dir: e.dir}
+	e.start(at, "run", "--detach", "--bundle", bundle, id).code()
+	if r := e.start(at, "exec", id, "echo", "there").wait().is(0); r.stdout != "there\n" {
+		t.Errorf("exec printed %q", r.stdout)
+	}
+	e.start(at, "delete", "--force", id).wait().is(0)
+	e.root = filepath.Join(e.dir, "root")
+}

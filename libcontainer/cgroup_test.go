@@ -316,8 +316,22 @@ func TestCgroupFiles(t *testing.T) {
 	}
 	// A plain file keeps what is not written over: "max 5" over "max 100000".
 	equal(t, "period with the quota there was", read(t, filepath.Join(dir, "cpu.max")), "max 500000\n")
-	err = c.checkMemory(&specs.LinuxMemory{Limit: ptr(int64(5)), CheckBeforeUpdate: ptr(true)})
-	if err == nil {
-		t.Error("a limit below what is in use was accepted")
+	// 4096 bytes are in use, 2 of them could be given up.
+	stat := "anon 4094\nfile 2\nactive_file 1\ninactive_file 1\n"
+	if err := os.WriteFile(filepath.Join(dir, "memory.stat"), []byte(stat), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		limit  string
+		strict bool
+		ok     bool
+	}{{"5", false, false}, {"5", true, false}, {"4094", false, true}, {"4094", true, false}, {"4096", true, true}, {"max", true, true}} {
+		err := c.checkMemory([]setting{{"memory.low", "1"}, {"memory.max", tc.limit}}, tc.strict)
+		if (err == nil) != tc.ok {
+			t.Errorf("limit %s, strict %v: %v", tc.limit, tc.strict, err)
+		}
+	}
+	if err := c.checkMemory([]setting{{"pids.max", "1"}}, true); err != nil {
+		t.Error(err)
 	}
 }

@@ -442,7 +442,7 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	case r == nil:
 		return nil
 	}
-	if err := c.cgroup.checkMemory(r.Memory); err != nil {
+	if err := c.cgroup.checkMemory(all, r.Memory != nil && deref(r.Memory.CheckBeforeUpdate)); err != nil {
 		return err
 	}
 	if c.started {

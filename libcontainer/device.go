@@ -83,6 +83,9 @@ func (s *stage) makeDevice(d *deviceConfig) error {
 	defer func() { _ = unix.Close(dirFD) }()
 	err = mknod(dirFD, base, d)
 	switch {
+	case errors.Is(err, unix.EEXIST) && s.cfg.Root.Readonly && isEmptyFile(dirFD, base):
+		// Whoever has made the rootfs read-only before has left it for the node.
+		return s.bindDevice(dirFD, d)
 	case errors.Is(err, unix.EEXIST):
 		return checkDevice(dirFD, base, d)
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP):
@@ -93,6 +96,12 @@ func (s *stage) makeDevice(d *deviceConfig) error {
 		return nil
 	}
 	return err
+}
+
+func isEmptyFile(dirFD int, base string) bool {
+	var st unix.Stat_t
+	err := unix.Fstatat(dirFD, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == 0
 }
 
 func mknod(dirFD int, base string, d *deviceConfig) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,23 +35,34 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 			_ = sleeper.Close()
 		}
 	}()
+	top, err := c.cgroup.openTop()
+	if err != nil {
+		return 0, fmt.Errorf("watch memory: %w", err)
+	}
+	defer func() { _ = top.Close() }() // also of nil
 	var stalls *os.File
 	defer func() { _ = stalls.Close() }() // also of nil
 	fds := []unix.PollFd{
 		{Fd: int32(f.Fd()), Events: unix.POLLPRI},
 		{Fd: int32(wake.Fd()), Events: unix.POLLIN},
 		{Fd: -1, Events: unix.POLLPRI}, // which poll passes over
+		{Fd: -1, Events: unix.POLLPRI},
 	}
-	buf := make([]byte, 512)
+	if top != nil {
+		fds[3].Fd = int32(top.Fd())
+	}
 	for {
-		// The read also arms the next poll.
-		n, err := f.ReadAt(buf, 0)
-		if n == 0 && err != nil {
-			return 0, fmt.Errorf("watch memory: %w", err)
-		}
-		events, err := parseKeys(string(buf[:n]))
+		events, err := readEvents(f)
 		if err != nil {
 			return 0, err
+		}
+		hits := events["max"]
+		if top != nil {
+			above, err := readEvents(top)
+			if err != nil {
+				return 0, err
+			}
+			hits += above["max"]
 		}
 		if kills := events["oom_kill"]; kills > seen {
 			return kills, nil
@@ -59,7 +71,7 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 			return 0, ctx.Err()
 		}
 		// Not before the limit was hit: most containers never need it.
-		if stalls == nil && events["max"] > 0 {
+		if stalls == nil && hits > 0 {
 			if stalls = c.cgroup.watchStalls(); stalls != nil {
 				fds[2].Fd = int32(stalls.Fd())
 			}
@@ -76,6 +88,30 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 			}
 		}
 	}
+}
+
+// openTop opens memory.events of the topmost cgroup above this one, whose limit is
+// that of all containers; nil: there is none above.
+func (c *cgroup) openTop() (*os.File, error) {
+	below, err := filepath.Rel(c.root, c.dir)
+	if err != nil {
+		return nil, err
+	}
+	top, _, nested := strings.Cut(below, "/")
+	if !nested {
+		return nil, nil
+	}
+	return os.Open(filepath.Join(c.root, top, "memory.events"))
+}
+
+// readEvents reads memory.events, which also arms the next poll.
+func readEvents(f *os.File) (map[string]uint64, error) {
+	buf := make([]byte, 512)
+	n, err := f.ReadAt(buf, 0)
+	if n == 0 && err != nil {
+		return nil, fmt.Errorf("watch memory: %w", err)
+	}
+	return parseKeys(string(buf[:n]))
 }
 
 // endThrashing keeps updates of the limit away meanwhile.

@@ -218,17 +218,36 @@ func (c *cgroup) apply(all []setting, hold func(setting) bool) error {
 	return nil
 }
 
-// checkMemory refuses a limit below what is in use, if the spec asks for that.
-func (c *cgroup) checkMemory(m *specs.LinuxMemory) error {
-	if m == nil || !deref(m.CheckBeforeUpdate) || deref(m.Limit) <= 0 {
+// checkMemory refuses a limit below what is in use: cgroup version 1 does, in these
+// words of runc's, where version 2 would kill until the rest fits. strict counts what
+// the kernel could give up as well.
+func (c *cgroup) checkMemory(all []setting, strict bool) error {
+	at := slices.IndexFunc(all, func(s setting) bool { return s.file == "memory.max" })
+	if at < 0 {
 		return nil
+	}
+	limit, err := strconv.ParseUint(all[at].value, 10, 64)
+	if err != nil {
+		return nil //nolint:nilerr // max, or nothing, as the kernel will say
 	}
 	used, err := c.readUint("memory.current", 0)
 	if err != nil {
 		return fmt.Errorf("read memory usage: %w", err)
 	}
-	if uint64(*m.Limit) < used {
-		return fmt.Errorf("rejecting memory limit %d because of the usage of %d bytes", *m.Limit, used)
+	least := used
+	if !strict {
+		stat, err := c.readKeys("memory.stat")
+		if err != nil {
+			return fmt.Errorf("read memory usage: %w", err)
+		}
+		least -= min(least, cacheOf(stat)+stat["slab_reclaimable"])
 	}
-	return nil
+	if limit >= least {
+		return nil
+	}
+	peak, err := c.readUint("memory.peak", used)
+	if err != nil {
+		return fmt.Errorf("read memory usage: %w", err)
+	}
+	return fmt.Errorf("unable to set memory limit to %d (current usage: %d, peak usage: %d)", limit, used, peak)
 }

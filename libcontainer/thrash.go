@@ -46,23 +46,53 @@ func thrashes(limit, used uint64, stat map[string]uint64) bool {
 
 func cacheOf(stat map[string]uint64) uint64 { return stat["active_file"] + stat["inactive_file"] }
 
-// endThrashing has the kernel choose and kill a process, as it does when it finds
-// that there is no memory, if the cgroup thrashes.
-func (c *cgroup) endThrashing() error {
+// bounds are the cgroup and those above it, as far as they limit memory.
+func (c *cgroup) bounds() (all []*cgroup, err error) {
 	const none = ^uint64(0)
-	limit, err := c.readUint("memory.max", none)
-	if err != nil || limit == none {
-		return err
+	for dir := c.dir; dir != c.root && dir != "/"; dir = filepath.Dir(dir) {
+		at := &cgroup{dir: dir, root: c.root}
+		limit, err := at.readUint("memory.max", none)
+		if err != nil {
+			return nil, err
+		}
+		if limit != none {
+			all = append(all, at)
+		}
 	}
-	used, err := c.readUint("memory.current", 0)
+	return all, nil
+}
+
+// endThrashing has the kernel choose and kill a process, as it does when it finds
+// that there is no memory, if the cgroup or one above it thrashes.
+func (c *cgroup) endThrashing() error {
+	all, err := c.bounds()
 	if err != nil {
 		return err
 	}
+	for _, at := range all {
+		killed, err := at.squeeze()
+		if killed || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// squeeze has a process killed if the cgroup, which has a limit, thrashes.
+func (c *cgroup) squeeze() (killed bool, err error) {
+	limit, err := c.readUint("memory.max", 0)
+	if err != nil {
+		return false, err
+	}
+	used, err := c.readUint("memory.current", 0)
+	if err != nil {
+		return false, err
+	}
 	stat, err := c.readKeys("memory.stat")
 	if err != nil || !thrashes(limit, used, stat) {
-		return err
+		return false, err
 	}
 	// Below what is in use the kernel reclaims, and then kills, before the write ends.
 	few := used - min(used, cacheOf(stat)+squeezeBytes)
-	return errors.Join(c.write("memory.max", strconv.FormatUint(few, 10)), c.write("memory.max", strconv.FormatUint(limit, 10)))
+	return true, errors.Join(c.write("memory.max", strconv.FormatUint(few, 10)), c.write("memory.max", strconv.FormatUint(limit, 10)))
 }

@@ -92,6 +92,7 @@ func (c *converter) guest(spec *specs.Spec) error {
 		return err
 	}
 	c.warn = append(c.warn, dropped...)
+	InheritRlimits(process, c.env.Rlimits)
 	c.plan.Guest = &specs.Spec{
 		Version:    specs.Version,
 		Process:    process,

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +24,9 @@ type Env struct {
 	// 1/64 of whatever RAM it is shown on page structures. 0: unknown, no bound.
 	MemoryMiB int
 	CPUs      int
+	// Rlimits are the limits of the caller's, which the container's process has
+	// where the spec sets none.
+	Rlimits []specs.POSIXRlimit
 	// Host answers questions about paths and devices of the host; nil is this
 	// machine itself.
 	Host Host

@@ -43,11 +43,27 @@ func validateNamespaces(spec *specs.Spec) error {
 	if err := validateTimeOffsets(spec.Linux, seen[specs.TimeNamespace]); err != nil {
 		return err
 	}
-	if !seen[specs.NetworkNamespace] && seen[specs.MountNamespace] && spec.Annotations[AnnotationNetwork] != "none" {
-		// Engines ask for the host's network so, and would have the container start
-		// without any. What lacks a mount namespace as well is from no engine.
+	if seen[specs.MountNamespace] {
+		// What lacks a mount namespace as well is from no engine.
+		return refuseHosts(spec, seen)
+	}
+	return nil
+}
+
+// refuseHosts refuses the host's network, pid or ipc namespace, which engines ask for
+// by leaving it out: the container would start, and find none of what it was to share.
+func refuseHosts(spec *specs.Spec, seen map[specs.LinuxNamespaceType]bool) error {
+	if !seen[specs.NetworkNamespace] && spec.Annotations[AnnotationNetwork] != "none" {
 		return fieldErrorf("linux.namespaces", "a network namespace is required: the host's own network cannot be shared with a virtual machine: "+
 			"give the container a network, or none (the annotation %s=none does so)", AnnotationNetwork)
+	}
+	if !seen[specs.PIDNamespace] && spec.Annotations[AnnotationPID] == "" {
+		return fieldErrorf("linux.namespaces", "a pid namespace is required: a virtual machine does not see the host's processes: "+
+			"leave --pid host out (the annotation %s=private does so)", AnnotationPID)
+	}
+	if !seen[specs.IPCNamespace] && spec.Annotations[AnnotationIPC] == "" {
+		return fieldErrorf("linux.namespaces", "an ipc namespace is required: a virtual machine cannot share the host's memory: "+
+			"leave --ipc host out, and set --shm-size where a large /dev/shm is needed (the annotation %s=private does the former)", AnnotationIPC)
 	}
 	return nil
 }

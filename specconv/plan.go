@@ -15,6 +15,8 @@ import (
 // Annotations by which one container overrides the settings file.
 const (
 	AnnotationNetwork   = "org.huskvm.network"    // "none": run without a network namespace entry, with lo only
+	AnnotationPID       = "org.huskvm.pid"        // "private": run without a pid namespace entry, with one of the guest's own
+	AnnotationIPC       = "org.huskvm.ipc"        // likewise
 	AnnotationMemoryMiB = "org.huskvm.memory_mib" // guest RAM
 	AnnotationVCPUs     = "org.huskvm.vcpus"
 	AnnotationAccel     = "org.huskvm.accel" // "kvm" or "tcg"; in `state` also the one in use

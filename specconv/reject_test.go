@@ -100,6 +100,8 @@ func TestRejectTop(t *testing.T) {
 		{func(s *specs.Spec) { s.Hostname = strings.Repeat("h", 65) }, `hostname: "` + strings.Repeat("h", 65) + `" is longer than 64 bytes`},
 		{func(s *specs.Spec) { s.Domainname = strings.Repeat("h", 1<<20) }, `domainname: "` + strings.Repeat("h", 200) + `"... is longer than 64 bytes`},
 		{annotate("org.huskvm.network", "host"), `annotations["org.huskvm.network"]: "host" is not "none"`},
+		{annotate("org.huskvm.pid", "host"), `annotations["org.huskvm.pid"]: "host" is not "private"`},
+		{annotate("org.huskvm.ipc", "host"), `annotations["org.huskvm.ipc"]: "host" is not "private"`},
 		{annotate("org.huskvm.memory_mib", "127"), `annotations["org.huskvm.memory_mib"]: "127" is not a whole number between 128 and 1048576`},
 		{annotate("org.huskvm.memory_mib", "1g"), `annotations["org.huskvm.memory_mib"]: "1g" is not a whole number between 128 and 1048576`},
 		{annotate("org.huskvm.vcpus", "0"), `annotations["org.huskvm.vcpus"]: "0" is not a whole number between 1 and 255`},
@@ -236,6 +238,16 @@ func TestRejectNamespaces(t *testing.T) {
 			"linux.namespaces: a network namespace is required: the host's own network cannot be shared with a virtual machine: " +
 				"give the container a network, or none (the annotation org.huskvm.network=none does so)",
 		},
+		{
+			without(specs.PIDNamespace),
+			"linux.namespaces: a pid namespace is required: a virtual machine does not see the host's processes: " +
+				"leave --pid host out (the annotation org.huskvm.pid=private does so)",
+		},
+		{
+			without(specs.IPCNamespace),
+			"linux.namespaces: an ipc namespace is required: a virtual machine cannot share the host's memory: " +
+				"leave --ipc host out, and set --shm-size where a large /dev/shm is needed (the annotation org.huskvm.ipc=private does the former)",
+		},
 		{sysctl("kernel.foo"), `linux.sysctl: sysctl "kernel.foo" is not in a separate kernel namespace`},
 		{sysctl("vm/swappiness"), `linux.sysctl: sysctl "vm/swappiness" is not in a separate kernel namespace`},
 		{sysctl(""), `linux.sysctl: sysctl "" is not a name`},
@@ -243,7 +255,7 @@ func TestRejectNamespaces(t *testing.T) {
 		{sysctl("net/../kernel/x"), `linux.sysctl: sysctl "net/../kernel/x" is not a name`},
 		{sysctl("net.//.kernel"), `linux.sysctl: sysctl "net.//.kernel" is not a name`},
 		{sysctl("kernel.hostname"), `linux.sysctl: sysctl "kernel.hostname" is not allowed as it conflicts with the OCI "hostname" field`},
-		{both(without(specs.IPCNamespace), sysctl("kernel.shmmax")), `linux.sysctl: sysctl "kernel.shmmax" is not allowed in the hosts ipc namespace`},
+		{both(both(without(specs.IPCNamespace), annotate("org.huskvm.ipc", "private")), sysctl("kernel.shmmax")), `linux.sysctl: sysctl "kernel.shmmax" is not allowed in the hosts ipc namespace`},
 		{both(without(specs.UTSNamespace), sysctl("kernel.domainname")), `linux.sysctl: sysctl "kernel.domainname" is not in a separate kernel namespace`},
 		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.a.b": "1", "net/a/b": "2"} }, `linux.sysctl: sysctl "net.a.b" is given twice`},
 	})

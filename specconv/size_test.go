@@ -20,18 +20,36 @@ func TestMemoryClass(t *testing.T) {
 		{-1, 0, 0},
 		{1, 0, 256},
 		{64 * mib, 0, 256},
-		{126 * mib, 0, 256},
-		{127 * mib, 0, 256},
-		{128 * mib, 0, 512},
+		{128 * mib, 0, 256},
+		{129 * mib, 0, 256},
+		{130 * mib, 0, 512},
 		{512 * mib, 0, 1024},
 		{1 << 30, 0, 2048},
 		{math.MaxInt64, 0, 1 << 20},
-		{math.MaxInt64, 2000, 4096},
+		{256 * mib, 0, 512},
+		{378 * mib, 0, 512},
+		{379 * mib, 0, 1024},
+		// No class is larger than what a limit of the host's RAM needs, and all limits
+		// from there on have one.
+		{math.MaxInt64, 2000, 2254},
+		{2000 * mib, 2000, 2254},
 		{1 << 30, 2000, 2048},
-		{1 << 30, 600, 1024},
+		{1 << 30, 600, 819},
+		{16 << 30, 24105, 24911},
+		{64 << 30, 24105, 24911},
 	} {
 		if got := memoryClassMiB(c.limit, c.hostMiB); got != c.want {
 			t.Errorf("limit %d on a host of %d MiB: got %d MiB, want %d", c.limit, c.hostMiB, got, c.want)
+		}
+	}
+}
+
+func TestDefaultMemory(t *testing.T) {
+	for host, want := range map[int]int{
+		0: 1024, 200: 256, 1000: 768, 1024: 1024, 7900: 7680, 24105: 16384, 1 << 20: 16384,
+	} {
+		if got := DefaultMemoryMiB(host); got != want {
+			t.Errorf("host of %d MiB: got %d MiB, want %d", host, got, want)
 		}
 	}
 }

@@ -33,6 +33,9 @@ type Bootstrap struct {
 	// Descriptors of the cli's caller for the container's process, one
 	// protocol.DescriptorKind each. They are passed by the names stdio.FileName gives.
 	Descriptors []byte `json:",omitempty"`
+	// FailuresDir is where to note why the virtual machine has ended under the
+	// container.
+	FailuresDir string
 	// Build is the build both husk and its agent must be of.
 	Build string
 	Debug bool

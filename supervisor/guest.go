@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/client"
 	"github.com/huskvm/husk/agent/protocol"
@@ -100,6 +104,9 @@ func (s *supervisor) explain(ctx context.Context, err error) error {
 func (s *supervisor) createInGuest() error {
 	ctx, cancel := s.whileWanted(context.Background(), s.boot.Machine.BootTimeout)
 	defer cancel()
+	if err := inheritName(s.boot.Plan.Guest); err != nil {
+		return err
+	}
 	spec, err := json.Marshal(s.boot.Plan.Guest)
 	if err != nil {
 		return fmt.Errorf("encode guest spec: %w", err)
@@ -151,6 +158,23 @@ func (s *supervisor) createInGuest() error {
 	return nil
 }
 
+// inheritName gives a container without a name that of this process's uts namespace:
+// the host's or another container's, if config.json asks for it, or a new one, which
+// begins with the host's. The guest's kernel has no name.
+func inheritName(guest *specs.Spec) error {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return os.NewSyscallError("uname", err)
+	}
+	if guest.Hostname == "" {
+		guest.Hostname = unix.ByteSliceToString(uts.Nodename[:])
+	}
+	if guest.Domainname == "" {
+		guest.Domainname = unix.ByteSliceToString(uts.Domainname[:])
+	}
+	return nil
+}
+
 // notePhases notes what the agent says its part of create has taken. The guest's
 // clock is another, so only lengths are taken: the last ended a moment ago.
 func (s *supervisor) notePhases(r *protocol.CreateResponse) {
@@ -186,7 +210,7 @@ func (s *supervisor) waitInit() <-chan int {
 		if err != nil {
 			// Only a broken channel ends this call. A guest that is still there but
 			// does not talk any more is of no use to anybody.
-			s.log.WithError(err).Error("wait for the container's process")
+			s.loseVM(fmt.Errorf("wait for the container's process: %w", s.explain(context.Background(), err)))
 			ch <- exitLost
 			return
 		}

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -83,11 +84,11 @@ func (s *supervisor) signalInit(ctx context.Context, sig unix.Signal, all bool) 
 	defer cancel()
 	err := s.signal(ctx, protocol.InitProcess, sig, all)
 	if err != nil && !hasEnded(err) {
-		s.log.WithError(err).Error("the guest did not carry out a kill: ending the virtual machine")
+		s.loseVM(fmt.Errorf("the guest did not carry out a kill, so its virtual machine is ended: %w", err))
 		return s.vm.Stop()
 	}
 	s.killing.within(s.killTimeout, func() {
-		s.log.Errorf("the container has not ended within %s of its kill: ending the virtual machine", s.killTimeout)
+		s.loseVM(fmt.Errorf("the container has not ended within %s of its kill, so its virtual machine is ended", s.killTimeout))
 		if err := s.vm.Stop(); err != nil {
 			s.log.WithError(err).Error("end the virtual machine")
 		}

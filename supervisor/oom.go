@@ -93,6 +93,7 @@ func (s *supervisor) noteOOM(kills uint64) {
 		}
 	}
 	s.ooms.mu.Unlock()
+	s.tellOOMKills(kills)
 	if err := s.tellOOM(); err != nil {
 		s.log.WithError(err).Warn("a process was killed for want of memory in the guest, which the host's cgroup does not tell")
 	}
@@ -169,6 +170,9 @@ const (
 	// hogBytes is what the memory hog takes at least until there is no more: enough to
 	// run this process meanwhile.
 	hogBytes = 16 << 20
+	// mostCache is how many bytes of cache the hog takes the place of; a guest that has
+	// touched much memory, or read many files, leaves gigabytes.
+	mostCache = 64 << 20
 	// maxHogBytes is too much to ask of the host for a message.
 	maxHogBytes = 2 << 30
 )
@@ -230,6 +234,15 @@ func (s *supervisor) runOut(vmmPID int) (err error) {
 	used, cache, err := s.ooms.memory.Used()
 	if err != nil {
 		return err
+	}
+	if cache > mostCache {
+		// The hog would have to take its place.
+		if err := s.ooms.memory.DropCache(cache); err != nil {
+			return err
+		}
+		if used, cache, err = s.ooms.memory.Used(); err != nil {
+			return err
+		}
 	}
 	vmm, err := s.residentBytes(vmmPID)
 	if err != nil {

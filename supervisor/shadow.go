@@ -64,6 +64,11 @@ func buildShadow(hostDir string, plan *specconv.Plan, idmaps idMaps) error {
 			plan.Guest.Mounts[i].Options = append(slices.Clone(m.Options), tmpfsMode)
 		}
 	}
+	if rootfs.ReadOnly {
+		if err := preMake(root, plan); err != nil {
+			return fmt.Errorf("error during container init: %w", err)
+		}
+	}
 	// Only now, for mount points are made in them, too. What a tool of the host
 	// writes there, such as podman cp, the guest never sees: it has to be told.
 	for _, f := range guests {

@@ -69,6 +69,7 @@ type supervisor struct {
 	pty    *stdio.PTY
 	relay  *stdio.Relay
 	ooms   ooms
+	failed failed
 	// killing and killTimeout are of a container that was sent SIGKILL.
 	killing     *killing
 	killTimeout time.Duration
@@ -240,6 +241,9 @@ func (s *supervisor) openState() (err error) {
 	// What a goroutine that nobody recovers says at its end; it says no more to stderr.
 	if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
 		return fmt.Errorf("open supervisor log: %w", err)
+	}
+	if err := s.failed.open(s.boot.FailuresDir); err != nil {
+		s.log.WithError(err).Warn("failures of this container are not kept")
 	}
 	if s.control, err = listen(s.dir, state.ControlSocket); err != nil {
 		return err
@@ -429,7 +433,7 @@ func (s *supervisor) untilEnd() int {
 		s.answerVerbs()
 		return code
 	case <-s.vm.Done():
-		s.log.Error(s.withConsole(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))))
+		s.loseVM(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err())))
 		close(s.over)
 		s.answerVerbs()
 		return exitLost

@@ -63,11 +63,21 @@ func entry(dir string) Entry {
 }
 
 // Prune removes templates that nobody has started from for longer than unused;
-// with 0 all of them. VMs that run on one keep it. It returns what it removed.
-func (s Store) Prune(unused time.Duration) ([]Entry, error) {
+// with 0 all of them, or those with one of the keys, if any are given. VMs that run
+// on one keep it. It returns what it removed. That there is no template of a key is
+// an error, and nothing is removed then.
+func (s Store) Prune(unused time.Duration, keys ...string) ([]Entry, error) {
 	all, err := s.List()
 	if err != nil {
 		return nil, err
+	}
+	for _, key := range keys {
+		if !slices.ContainsFunc(all, func(e Entry) bool { return e.Key == key }) {
+			return nil, fmt.Errorf("prune: no template has the key %q", key)
+		}
+	}
+	if len(keys) > 0 {
+		all = slices.DeleteFunc(all, func(e Entry) bool { return !slices.Contains(keys, e.Key) })
 	}
 	var removed []Entry
 	for _, e := range all {

@@ -156,6 +156,18 @@ func TestPrune(t *testing.T) {
 	if _, err := s.Find(kind()); err != nil {
 		t.Errorf("the one in use: %v", err)
 	}
+	if removed, err := s.Prune(0, "nosuchkey"); err == nil || len(removed) > 0 {
+		t.Errorf("a key that no template has: removed %v, %v", removed, err)
+	}
+	if _, err := s.Make(t.Context(), old, boots(&n)); err != nil {
+		t.Fatal(err)
+	}
+	if removed, err := s.Prune(0, kind().Key()); err != nil || len(removed) != 1 || removed[0].Key != kind().Key() {
+		t.Errorf("pruned %+v, %v of one key", removed, err)
+	}
+	if _, err := s.Find(old); err != nil {
+		t.Errorf("the other: %v", err)
+	}
 	if _, err := s.Prune(0); err != nil {
 		t.Fatal(err)
 	}

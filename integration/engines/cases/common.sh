@@ -343,10 +343,14 @@ engine export $n | tar -t | grep -q '^made$'
 ### --device of a character device
 code 0 engine run --rm --device /dev/null:/dev/mynull box sh -c 'echo x >/dev/mynull'
 
-### --pid, --ipc and --uts host
+### --pid host
 engine run --rm --pid host box true
+
+### --ipc host
 engine run --rm --ipc host box true
-engine run --rm --uts host box true
+
+### --uts host
+eq "$(engine run --rm --uts host box hostname)" "$(hostname)"
 
 ### --cgroupns
 engine run --rm --cgroupns private box true

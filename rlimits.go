@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+var rlimitTypes = map[string]int{
+	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU,
+	"RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS,
+	"RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE,
+	"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS,
+	"RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+	"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
+}
+
+// callersRlimits are the limits of whoever called husk: with runc, a container's
+// process inherits those that its spec does not set.
+func callersRlimits() ([]specs.POSIXRlimit, error) {
+	var all []specs.POSIXRlimit
+	for name, resource := range rlimitTypes {
+		var l unix.Rlimit
+		if err := unix.Getrlimit(resource, &l); err != nil {
+			return nil, os.NewSyscallError("getrlimit", err)
+		}
+		if resource == unix.RLIMIT_NOFILE && l.Cur == l.Max-1 {
+			// Go raises it so at start.
+			l = beforeGo(l)
+		}
+		all = append(all, specs.POSIXRlimit{Type: name, Soft: l.Cur, Hard: l.Max})
+	}
+	return all, nil
+}
+
+// beforeGo is the limit of open files that this process was started with. Go gives
+// it back to a child right before execve, and tells it to nobody: so it is read from
+// a child that is stopped there. Where that is forbidden it is the hard one.
+func beforeGo(raised unix.Rlimit) unix.Rlimit {
+	// A tracer is a thread.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	hard := unix.Rlimit{Cur: raised.Max, Max: raised.Max}
+	child, err := os.StartProcess("/proc/self/exe", []string{"husk"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{Ptrace: true}})
+	if err != nil {
+		return hard
+	}
+	// Stopped or not, it executes nothing of husk's.
+	var status unix.WaitStatus
+	_, err = unix.Wait4(child.Pid, &status, 0, nil)
+	for errors.Is(err, unix.EINTR) {
+		_, err = unix.Wait4(child.Pid, &status, 0, nil)
+	}
+	var l unix.Rlimit
+	if err == nil {
+		err = unix.Prlimit(child.Pid, unix.RLIMIT_NOFILE, nil, &l)
+	}
+	_ = child.Kill()
+	_, _ = child.Wait()
+	if err != nil || !status.Stopped() {
+		return hard
+	}
+	return l
+}

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// hostSysctl is a setting of the whole kernel, so that a container cannot change it,
+// that an administrator sets on the host for what runs there. The guest's kernel is
+// given the host's value where that is larger than least, a kernel's default: more
+// does no harm, and less might, in a machine of another size.
+type hostSysctl struct {
+	name  string
+	least uint64
+	// scaled is set where a kernel computes the default from its RAM. Such a value is
+	// rounded up, so that templates, which differ in it, outlive a reboot.
+	scaled bool
+}
+
+var hostSysctls = []hostSysctl{
+	{"fs.aio-max-nr", 65536, false},
+	{"fs.epoll.max_user_watches", 0, true},
+	{"fs.file-max", 0, true},
+	{"fs.inotify.max_queued_events", 16384, false},
+	{"fs.inotify.max_user_instances", 128, false},
+	{"fs.inotify.max_user_watches", 0, true},
+	{"fs.nr_open", 1048576, false},
+	{"fs.pipe-max-size", 1048576, false},
+	{"fs.pipe-user-pages-soft", 16384, false},
+	{"kernel.keys.maxbytes", 20000, false},
+	{"kernel.keys.maxkeys", 200, false},
+	{"kernel.pid_max", 32768, false},
+	{"kernel.threads-max", 0, true},
+	{"net.core.optmem_max", 20480, false},
+	{"net.core.rmem_max", 212992, false},
+	{"net.core.wmem_max", 212992, false},
+	{"vm.max_map_count", 65530, false},
+}
+
+// scaledStep is what a scaled value is rounded up to a multiple of.
+const scaledStep = 1024
+
+// overcommit is the one setting that is passed on for its meaning: 1, always, for
+// which programs ask. With 2, never, a guest as small as its container's limit
+// could not work.
+const overcommit, overcommitAlways = "vm.overcommit_memory", 1
+
+// sysctlParams are the parameters by which the guest's kernel gets the host's
+// settings; proc is the host's /proc/sys. What the host's kernel lacks is left out,
+// and what the guest's lacks its kernel passes over.
+func sysctlParams(proc string) string {
+	var params []string
+	add := func(name string, value uint64) {
+		params = append(params, fmt.Sprintf("sysctl.%s=%d", name, value))
+	}
+	for _, s := range hostSysctls {
+		value, ok := readSysctl(proc, s.name)
+		if !ok || value <= s.least {
+			continue
+		}
+		if s.scaled && value%scaledStep != 0 && value < 1<<62 {
+			value += scaledStep - value%scaledStep
+		}
+		add(s.name, value)
+	}
+	if value, ok := readSysctl(proc, overcommit); ok && value == overcommitAlways {
+		add(overcommit, value)
+	}
+	return strings.Join(params, " ")
+}
+
+func readSysctl(proc, name string) (uint64, bool) {
+	text, err := os.ReadFile(filepath.Join(proc, strings.ReplaceAll(name, ".", "/")))
+	if err != nil {
+		return 0, false
+	}
+	value, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	return value, err == nil
+}
