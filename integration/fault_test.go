@@ -29,8 +29,13 @@ func TestStoppedSupervisor(t *testing.T) {
 	// All at once: each takes as long as the guest may take under load.
 	var calls []*process
 	for _, args := range [][]string{
-		{"start", created.id}, {"exec", c.id, "true"}, {"kill", c.id, "TERM"}, {"ps", c.id}, {"pause", c.id},
-		{"update", "--pids-limit", "100", c.id}, {"events", "--stats", c.id},
+		{"start", created.id},
+		{"exec", c.id, "true"},
+		{"kill", c.id, "TERM"},
+		{"ps", c.id},
+		{"pause", c.id},
+		{"update", "--pids-limit", "100", c.id},
+		{"events", "--stats", c.id},
 	} {
 		calls = append(calls, e.start(call{}, args...))
 	}
