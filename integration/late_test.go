@@ -115,9 +115,7 @@ func TestExecLateOutput(t *testing.T) {
 // TestKillDoesNotStayConnected: a supervisor that ends waits two seconds for a verb that
 // is connected, and says so.
 func TestKillDoesNotStayConnected(t *testing.T) {
-	if !isVM {
-		t.Skip("runc has no supervisor")
-	}
+	needVM(t)
 	t.Parallel()
 	e := newEnv(t)
 	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
