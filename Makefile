@@ -20,7 +20,7 @@ VERSION ?= 0.1.0
 COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 # husk and the agent it carries must be of one build: the hash of what the agent
 # is made of.
-BUILD := $(shell cat go.mod go.sum $$(find agent libcontainer nsfork -name '*.go' -o -name '*.s' | LC_ALL=C sort) | sha256sum | cut -c1-16)
+BUILD := $(shell cat go.mod go.sum $$(find agent libcontainer nsfork nftables -name '*.go' -o -name '*.s' | LC_ALL=C sort) | sha256sum | cut -c1-16)
 
 # Pinned tools, built by go run from the module proxy.
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0

@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/huskvm/husk/cgroup"
+	"github.com/huskvm/husk/config"
 	"github.com/huskvm/husk/hooks"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/nsfork"
@@ -53,6 +54,11 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err := refuseSharing(c.String("root"), spec); err != nil {
 		return nil, false, err
 	}
+	occupied, err := refuseOccupied(spec)
+	if err != nil {
+		return nil, false, err
+	}
+	plan.Warnings = append(plan.Warnings, occupied...)
 	timings.Lap(c.Context, "read config.json")
 	if plan.Seccomp != nil {
 		logrus.Debugf("seccomp filter flags: %d", plan.Seccomp.Flags)
@@ -69,7 +75,15 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if console, err = dialConsole(c.String("console-socket"), console); err != nil {
 		return nil, false, err
 	}
-	machine, err := newMachine(c, plan)
+	settings, err := config.Load(c.String("config"))
+	if err != nil {
+		return nil, false, err
+	}
+	walls, err := wallsOf(settings, plan)
+	if err != nil {
+		return nil, false, err
+	}
+	machine, err := newMachine(c, settings, plan)
 	if err != nil {
 		return nil, false, err
 	}
@@ -87,7 +101,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 			Hooks: spec.Hooks, Process: spec.Process,
 		},
 		boot: supervisor.Bootstrap{
-			Plan: plan, Machine: *machine, Build: build, Debug: c.Bool("debug"),
+			Plan: plan, Machine: *machine, Walls: *walls, Build: build, Debug: c.Bool("debug"),
 			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !detach,
 			Descriptors: kinds,
 		},

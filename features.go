@@ -69,7 +69,8 @@ func supported() *features.Features {
 			annotationCommit:     commit,
 			annotationCheckpoint: "false",
 		},
-		// They change the VM's size and take its network away.
+		// They change the VM's size, take its network away, and weaken walls where the
+		// settings let them.
 		PotentiallyUnsafeConfigAnnotations: []string{annotationPrefix},
 	}
 	if accel, _, err := qemu.ProbeAccel(hypervisor.Auto); err == nil {

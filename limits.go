@@ -30,7 +30,7 @@ func roomOf(m *supervisor.Machine) cgroup.Room {
 func (n *creation) planLimits() {
 	g, r := n.container.Cgroup, n.plan.Shadow.Resources
 	g.Room = roomOf(&n.boot.Machine)
-	g.Limits = g.Plan(r, true).Limits
+	g.Limits = g.Plan(cgroup.Initial(r), true).Limits
 	if r != nil && r.Memory != nil {
 		g.Apart()
 	}
@@ -41,7 +41,7 @@ func (n *creation) planLimits() {
 func (n *creation) limit() error {
 	const created = true
 	g := n.container.Cgroup
-	change := g.Plan(n.plan.Shadow.Resources, created)
+	change := g.Plan(cgroup.Initial(n.plan.Shadow.Resources), created)
 	if err := change.Apply(); err != nil {
 		return err
 	}

@@ -22,18 +22,14 @@ import (
 const (
 	defaultMemoryMiB = 1024
 	maxDefaultVCPUs  = 4
-	defaultNICs      = 2 // one for a network that the container is connected to later
+	defaultNICs      = 4 // three for networks that the container is connected to later
 	bootTimeoutKVM   = 20 * time.Second
 	bootTimeoutTCG   = 120 * time.Second
 )
 
 // newMachine decides everything about the VM: what the plan asks for, else what
 // the settings file says, else the default.
-func newMachine(c *cli.Context, plan *specconv.Plan) (*supervisor.Machine, error) {
-	settings, err := config.Load(c.String("config"))
-	if err != nil {
-		return nil, err
-	}
+func newMachine(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, error) {
 	m, image, err := machineOf(c, settings, plan)
 	if err != nil {
 		return nil, err
@@ -59,10 +55,6 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 	if err != nil {
 		return nil, nil, err
 	}
-	vsock, err := useVsock(settings.Vsock)
-	if err != nil {
-		return nil, nil, err
-	}
 	timeout := bootTimeoutKVM
 	if accel == hypervisor.TCG {
 		timeout = bootTimeoutTCG
@@ -75,7 +67,7 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 		Kernel:       image.Kernel,
 		Initrd:       image.Initrd,
 		KernelParams: settings.KernelParams,
-		Vsock:        vsock,
+		Vsock:        useVsock(settings.Vsock),
 		FreePages:    cmp.Or(plan.VM.FreePages, strconv.FormatBool(settings.FreePageReporting)) == "true",
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
 	}
@@ -98,15 +90,12 @@ func guestSettings(s *config.Config) guest.Settings {
 
 // useVsock decides the agent channel. "on" without the device is left to the
 // hypervisor, whose error says what is missing.
-func useVsock(setting string) (bool, error) {
-	switch setting {
-	case "on":
-		return true, nil
-	case "off":
-		return false, nil
+func useVsock(setting string) bool {
+	if setting == "on" || setting == "off" {
+		return setting == "on"
 	}
 	ok, _ := qemu.ProbeVsock()
-	return ok, nil
+	return ok
 }
 
 // hostMemoryMiB is the host's RAM; 0 when the kernel does not say.

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"github.com/containerd/log"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
@@ -45,6 +46,10 @@ func init() {
 	// the container's mounts, so main must stay on it; in a cli no goroutine that
 	// joins a namespace to fork in (launch.Start) may get hold of it.
 	runtime.LockOSThread()
+	// ttrpc's own lines, such as one for an answer nobody waits for, would end on the
+	// standard error of the supervisor, which is the container's: what a peer does
+	// wrong is an error of the call.
+	log.L = logrus.NewEntry(&logrus.Logger{Out: io.Discard, Formatter: &logrus.TextFormatter{}, Hooks: logrus.LevelHooks{}})
 }
 
 func main() {

@@ -8,6 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/state"
 )
 
@@ -44,6 +45,36 @@ func refuseSharing(root string, spec *specs.Spec) error {
 		}
 	}
 	return nil
+}
+
+// refuseOccupied refuses a network namespace that processes of another container live
+// in: its interfaces would be the guest's, and theirs no more. Engines that pin a
+// namespace have nobody in it. It returns a warning for each process of the host there.
+func refuseOccupied(spec *specs.Spec) (warnings []string, err error) {
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type != specs.NetworkNamespace || ns.Path == "" {
+			continue
+		}
+		own, err := namespaceOf("/proc/self/ns/net")
+		if err != nil {
+			return nil, err
+		}
+		if wanted, err := namespaceOf(ns.Path); err == nil && wanted == own {
+			return nil, fmt.Errorf("linux.namespaces: %s: %w", ns.Path, network.ErrHostNamespace)
+		}
+		occupants, err := network.Occupants(ns.Path)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range occupants {
+			if !o.Visits {
+				return nil, fmt.Errorf("linux.namespaces: process %d (%q) of another container lives in the network namespace %s and would lose its network to the virtual machine: "+
+					"containers that share one network (--network container:ID, pods) are not supported yet", o.PID, o.Command, ns.Path)
+			}
+			warnings = append(warnings, fmt.Sprintf("process %d (%q) in the network namespace %s has no network as long as the container runs", o.PID, o.Command, ns.Path))
+		}
+	}
+	return warnings, nil
 }
 
 type namespaceID struct{ dev, inode uint64 }

@@ -54,6 +54,9 @@ func describe(c *state.Container) description {
 	}
 	if status != state.Stopped {
 		d.PID = c.Supervisor.PID
+		if c.NetworkProblem != "" {
+			d.Annotations = with(d.Annotations, annotationNetworkProblem, c.NetworkProblem)
+		}
 	}
 	return d
 }
@@ -63,10 +66,18 @@ func withAccel(annotations map[string]string, accel string) map[string]string {
 	if accel == "" {
 		return annotations // not known yet
 	}
+	return with(annotations, specconv.AnnotationAccel, accel)
+}
+
+// annotationNetworkProblem is in state only: what a running container lacks of its
+// network, for which no verb failed that the user called.
+const annotationNetworkProblem = "org.huskvm.network_problem"
+
+func with(annotations map[string]string, name, value string) map[string]string {
 	all := maps.Clone(annotations)
 	if all == nil {
 		all = map[string]string{}
 	}
-	all[specconv.AnnotationAccel] = accel
+	all[name] = value
 	return all
 }

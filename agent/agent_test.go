@@ -47,7 +47,7 @@ func served(t *testing.T) (*client.Client, *agent) {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		if err := protocol.Answer(g, build); err != nil {
+		if err := protocol.Answer(g, build, func(protocol.Offer) error { return nil }); err != nil {
 			return
 		}
 		session, err := mux.Guest(g)

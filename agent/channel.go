@@ -1,9 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
+
+	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/agent/protocol/mux"
 )
 
 // channelWait is how long the device may take to appear after its module is
@@ -11,39 +16,62 @@ import (
 // sure that the console says why.
 const channelWait = 30 * time.Second
 
-// openChannel finds the one channel device the host gave this guest and returns
-// a listener for the streams the host opens.
+// openChannel finds the port that the host gave this guest, waits on it for the
+// host's greeting and returns a listener for the streams the host opens.
 //
-// Once it listens a template may be saved: what is closed or made after that is
-// closed or made again in each clone.
+// Once the port is open a template may be saved: what is closed or made after that
+// is closed or made again in each clone.
 func openChannel(events *uevents) (net.Listener, error) {
-	port, err := awaitChannel(events)
+	path, err := awaitPort(events)
 	events.close()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case port != "":
-		return listenSerial(port)
 	}
-	return listenVsock()
+	port, err := openPort(path)
+	if err != nil {
+		return nil, err
+	}
+	session, err := meetHost(port)
+	if err != nil {
+		return nil, errors.Join(err, port.Close())
+	}
+	return session, nil
 }
 
-// awaitChannel returns the serial port, "" if it is a vsock device.
-func awaitChannel(events *uevents) (port string, err error) {
+func awaitPort(events *uevents) (path string, err error) {
 	deadline := time.Now().Add(channelWait)
 	for {
-		port, err := findSerialPort(virtioPortsDir)
-		if err != nil {
-			return "", err
-		}
-		if port != "" {
-			return port, nil
-		}
-		if _, ok := vsockCID(); ok {
-			return "", nil
+		path, err := findSerialPort(virtioPortsDir)
+		if err != nil || path != "" {
+			return path, err
 		}
 		if err := events.wait(deadline); err != nil {
-			return "", fmt.Errorf("find the agent channel, neither a virtio-serial port nor a vsock device: %w", err)
+			return "", fmt.Errorf("find virtio-serial port %s, the agent channel: %w", protocol.ChannelPort, err)
 		}
 	}
+}
+
+// meetHost answers the host's greeting and returns the one session that follows,
+// on the port or on the connection that the host makes. When the session breaks,
+// the host is gone for good, and the guest with it.
+func meetHost(port io.ReadWriteCloser) (*mux.Session, error) {
+	var g *gate
+	err := protocol.Answer(port, build, func(o protocol.Offer) (err error) {
+		if o.VsockCID != 0 {
+			// Before the answer: the host dials when it has it.
+			g, err = listenVsock(o)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if g == nil {
+		return mux.Guest(port)
+	}
+	conn, err := g.admit()
+	if err != nil {
+		return nil, err
+	}
+	return mux.Guest(conn)
 }

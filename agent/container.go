@@ -28,7 +28,8 @@ type container struct {
 	notify *notify
 
 	network sync.Mutex
-	cards   netconf.Cards // under network
+	cards   netconf.Cards  // under network
+	policy  netconf.Policy // under network
 
 	mu        sync.Mutex
 	processes map[string]*process

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/agent/protocol/mux"
 )
 
 const virtioPortsDir = "/sys/class/virtio-ports"
@@ -33,10 +31,7 @@ func findSerialPort(dir string) (string, error) {
 	return "", nil
 }
 
-// listenSerial opens the port, waits for the host's greeting and answers it. The
-// result gives the streams of this one session; when it breaks, the host is gone
-// for good, and the guest with it.
-func listenSerial(path string) (net.Listener, error) {
+func openPort(path string) (*serialPort, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open agent channel: %w", err)
@@ -46,17 +41,7 @@ func listenSerial(path string) (net.Listener, error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("open agent channel %s: %w", path, err)
 	}
-	port := &serialPort{File: f, raw: raw}
-	if err := protocol.Answer(port, build); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	session, err := mux.Guest(port)
-	if err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return session, nil
+	return &serialPort{File: f, raw: raw}, nil
 }
 
 // serialPort is a virtio-serial port whose Read waits while no host is

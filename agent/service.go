@@ -122,7 +122,8 @@ func checkID(id string) error {
 }
 
 // Network makes the interfaces the container's, or where it has no network
-// namespace of its own, the guest's: those and no others.
+// namespace of its own, the guest's: those and no others. So with settings and the
+// packet filter.
 func (a *agent) Network(_ context.Context, r *protocol.NetworkRequest) (*protocol.NetworkResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -130,10 +131,17 @@ func (a *agent) Network(_ context.Context, r *protocol.NetworkRequest) (*protoco
 	}
 	c.network.Lock()
 	defer c.network.Unlock()
+	if err := c.policy.Prepare(c.c.NetNS(), r.Sysctls); err != nil {
+		return nil, fmt.Errorf("carry the network namespace's settings: %w", err)
+	}
 	if err := c.cards.Apply(c.c.NetNS(), r.Interfaces); err != nil {
 		return nil, fmt.Errorf("configure network: %w", err)
 	}
-	return &protocol.NetworkResponse{}, nil
+	unset, err := c.policy.Apply(c.c.NetNS(), r.Sysctls, r.Nftables)
+	if err != nil {
+		return nil, fmt.Errorf("carry the network namespace's packet filter: %w", err)
+	}
+	return &protocol.NetworkResponse{Unset: unset}, nil
 }
 
 // Start releases the container's process into execve.

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"log"
 	"net"
 	"time"
 
@@ -12,88 +12,56 @@ import (
 	"github.com/huskvm/husk/agent/protocol"
 )
 
-// The pause between attempts to reach a host that refuses grows from the first
-// to the last: no event says that it listens now. A clone is refused when it is
-// awake before its host listens, which is a matter of a few milliseconds. A lost
-// attempt ends by the kernel's own timeout, 2 s.
 const (
-	firstDialPause = time.Millisecond
-	lastDialPause  = 50 * time.Millisecond
+	// cidWait is how long the device may take to have the cid that the host says
+	// it has: a clone of a template has its template's until its kernel has
+	// handled the reset of the transport, a few milliseconds after it woke up. The
+	// host has its own deadline; this one only makes sure that the console says
+	// why.
+	cidWait = 10 * time.Second
+	// cidPause is between two looks: the kernel tells nobody of a new cid.
+	cidPause = time.Millisecond
 )
 
-// vsockCID returns this guest's context id; ok is false without a vsock device.
-func vsockCID() (cid uint32, ok bool) {
-	cid, err := vsock.ContextID()
-	// The device node is there as soon as the module is, the cid only with a device.
-	return cid, err == nil && cid != unix.VMADDR_CID_ANY && cid > vsock.Host
+// awaitCID waits until the vsock device has that cid. Before, the guest's kernel
+// answers under its old one, which the host's kernel throws away.
+func awaitCID(cid uint32, limit time.Duration, current func() (uint32, error)) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	tick := time.NewTicker(cidPause)
+	defer tick.Stop()
+	for {
+		now, err := current()
+		if err == nil && now == cid {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if err != nil {
+				return fmt.Errorf("wait for the vsock device to have cid %d: %w", cid, err)
+			}
+			return fmt.Errorf("wait for the vsock device to have cid %d: it has %d", cid, now)
+		}
+	}
 }
 
-// listenVsock listens for the host's streams, then keeps telling the host that
-// the agent is up.
-func listenVsock() (net.Listener, error) {
-	// Any cid: the listener outlives the change of cid of a template's clone.
-	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, protocol.StreamVsockPort, nil)
+// listenVsock opens the port for the host's one connection.
+func listenVsock(o protocol.Offer) (*gate, error) {
+	if err := awaitCID(o.VsockCID, cidWait, vsock.ContextID); err != nil {
+		return nil, err
+	}
+	l, err := vsock.ListenContextID(o.VsockCID, protocol.VsockPort, nil)
 	if err != nil {
 		return nil, fmt.Errorf("listen on the agent channel: %w", err)
 	}
-	go sayHello()
-	return hostOnly{l}, nil
+	return newGate(l, o.Secret, isHost), nil
 }
 
-// hostOnly is a listener that takes connections of the host alone: a process in
-// a container can reach this port too, over the loopback of vsock.
-type hostOnly struct{ net.Listener }
-
-func (l hostOnly) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		if peer, ok := conn.RemoteAddr().(*vsock.Addr); ok && peer.ContextID == vsock.Host {
-			return conn, nil
-		}
-		_ = conn.Close()
-	}
-}
-
-// sayHello keeps one connection to the host for the VM's life. It breaks when a
-// clone of a template wakes up, whose transport the kernel resets; the new cid
-// then says which port to dial.
-func sayHello() {
-	var last string
-	pause := firstDialPause
-	for {
-		met, err := hello()
-		if met {
-			pause = firstDialPause
-			continue // a clone has woken up
-		}
-		// One line per reason, not per attempt.
-		if text := fmt.Sprint(err); text != last {
-			log.Print(text)
-			last = text
-		}
-		time.Sleep(pause)
-		pause = min(2*pause, lastDialPause)
-	}
-}
-
-// hello dials, shakes hands and returns why the connection ended, and whether
-// there was one.
-func hello() (met bool, err error) {
-	cid, ok := vsockCID()
-	if !ok {
-		return false, fmt.Errorf("dial the host: no vsock device")
-	}
-	conn, err := vsock.Dial(vsock.Host, cid, nil)
-	if err != nil {
-		return false, fmt.Errorf("dial the host: %w", err)
-	}
-	defer func() { _ = conn.Close() }()
-	if err := protocol.Answer(conn, build); err != nil {
-		return true, err
-	}
-	_, err = conn.Read(make([]byte, 1))
-	return true, fmt.Errorf("connection to the host ended: %w", err)
+// isHost tells the host's peers with the right to bind a reserved port from the
+// host's other processes, and from those of this guest's containers, which
+// reach the port over the loopback of vsock.
+func isHost(peer net.Addr) bool {
+	a, ok := peer.(*vsock.Addr)
+	return ok && a.ContextID == unix.VMADDR_CID_HOST && a.Port <= protocol.ReservedVsockPort
 }

@@ -25,7 +25,7 @@ func uniquePath(t *testing.T) string {
 	if os.Getuid() != 0 {
 		t.Skip("cgroups need root")
 	}
-	name := fmt.Sprintf("husk-test-%d-%s", os.Getpid(), strings.ToLower(t.Name()))
+	name := fmt.Sprintf("husk-test-%d-%s", os.Getpid(), strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")))
 	t.Cleanup(func() {
 		if left := groupsNamed(name); len(left) > 0 {
 			t.Errorf("left behind: %v", left)

@@ -6,24 +6,36 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/opencontainers/cgroups"
+	// Sets the library's functions for devices.
+	_ "github.com/opencontainers/cgroups/devices"
+	devices "github.com/opencontainers/cgroups/devices/config"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// planDevices has the rules written on the host as well, where that is cgroup v1:
-// each as it is and in order, as the spec wants, and not merged as the library
-// does. They are no more than a second wall: what the machine needs of the host's
-// devices it has open, and whether its container may use the guest's is decided
-// there.
+// planDevices denies the group's processes the host's devices. What the machine needs
+// of them it has open by then, so a second wall is what it is: whoever takes the vmm
+// over finds no more than hostDevices, whatever nodes it can make or reach.
+//
+// Whether the container may use a device of the guest's is decided in the guest.
+// Nevertheless cgroup v1 has the spec's rules as well, each as it is and in order, and
+// not merged as the library does: there is a file to read them in, which the OCI
+// validation suite does. Of cgroup v2's program nobody can read anything, and it has
+// hostDevices alone.
 func (c *Change) planDevices(rules []specs.LinuxDeviceCgroup) {
 	const name = "devices"
 	dir, found := c.group.Paths[name]
-	if _, skipped := c.group.Skipped[name]; !found || skipped || slices.Contains(c.group.Keep, dir) {
-		return // the guest holds them; with groups below it the kernel takes no such rules
+	if !found {
+		c.planFilter()
+		return
+	}
+	if _, skipped := c.group.Skipped[name]; skipped || slices.Contains(c.group.Keep, dir) {
+		return // with groups below it the kernel takes no such rules
 	}
 	c.parts = append(c.parts, part{dir: dir, set: func() error {
-		for _, r := range slices.Concat(rules, hostDevices) {
+		for _, r := range slices.Concat(denyAll, precise(rules), hostDevices) {
 			file := "devices.deny"
 			if r.Allow {
 				file = "devices.allow"
@@ -36,6 +48,68 @@ func (c *Change) planDevices(rules []specs.LinuxDeviceCgroup) {
 		}
 		return nil
 	}})
+}
+
+// planFilter is for a machine with cgroup v1 that has the devices in v2, or nowhere.
+func (c *Change) planFilter() {
+	dir, found := c.group.Paths[""]
+	if !found {
+		return
+	}
+	c.parts = append(c.parts, part{dir: dir, set: func() error {
+		return cgroups.DevicesSetV2(dir, &cgroups.Resources{Devices: filterRules()})
+	}})
+}
+
+// filterRules is hostDevices for the library, whose program denies the rest.
+func filterRules() (rules []*devices.Rule) {
+	for _, r := range hostDevices {
+		rules = append(rules, &devices.Rule{
+			Type: devices.Type(r.Type[0]), Major: wildcard(r.Major), Minor: wildcard(r.Minor),
+			Permissions: devices.Permissions(r.Access), Allow: r.Allow,
+		})
+	}
+	return rules
+}
+
+func wildcard(n *int64) int64 {
+	if n == nil {
+		return devices.Wildcard
+	}
+	return *n
+}
+
+// Initial is the limits of a group that is new, which r names: without a rule about
+// devices none may be used, as with runc.
+func Initial(r *specs.LinuxResources) *specs.LinuxResources {
+	out := specs.LinuxResources{}
+	if r != nil {
+		out = *r
+	}
+	if len(out.Devices) == 0 {
+		out.Devices = denyAll
+	}
+	return &out
+}
+
+var denyAll = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+
+// precise writes rules about both types of devices as two, where they are not about
+// all access to every device: the kernel's word for both means all of that.
+func precise(rules []specs.LinuxDeviceCgroup) (out []specs.LinuxDeviceCgroup) {
+	for _, r := range rules {
+		whole := deviceNumber(r.Major) == "*" && deviceNumber(r.Minor) == "*" &&
+			(r.Access == "" || strings.Contains(r.Access, "r") && strings.Contains(r.Access, "w") && strings.Contains(r.Access, "m"))
+		if r.Type != "" && r.Type != "a" || whole {
+			out = append(out, r)
+			continue
+		}
+		for _, kind := range []string{"b", "c"} {
+			r.Type = kind
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // hostDevices are what processes of husk's may do later, whatever the rules say:

@@ -116,13 +116,16 @@ func (c *Change) planV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups
 	}})
 }
 
-// planV2 leaves all of it to the library, or through it to systemd. Devices are the
-// guest's to hold there: the container has none of the host's.
+// planV2 leaves all of it to the library, or through it to systemd. Limits without a
+// rule about devices, as an update's, leave the filter that is there.
 func (c *Change) planV2(r *specs.LinuxResources, want *cgroups.Resources) {
 	for _, field := range onlyV1(r) {
 		c.drop(field, "cgroup v2 does not have it")
 	}
-	want.SkipDevices = true
+	want.SkipDevices, want.Devices = len(r.Devices) == 0, nil
+	if !want.SkipDevices {
+		want.Devices = filterRules()
+	}
 	// The container's processes are the guest's to kill together. On the host it is
 	// the machine that would go with any other of husk's.
 	delete(want.Unified, "memory.oom.group")

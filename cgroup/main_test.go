@@ -18,6 +18,10 @@ import (
 const mountsEnv = "HUSK_CGROUP_TEST_MOUNTS"
 
 func TestMain(m *testing.M) {
+	if list := os.Getenv(opensEnv); list != "" {
+		opens(list)
+		os.Exit(0)
+	}
 	if layout := os.Getenv(mountsEnv); layout != "" {
 		if err := arrange(layout); err != nil {
 			fmt.Fprintln(os.Stderr, "arrange mounts:", err)

@@ -44,8 +44,20 @@ type Config struct {
 	VCPUs int `toml:"vcpus"`
 	// NICs is how many network cards a container's VM has ready for the
 	// interfaces that are found in its network namespace at start, 1 to 8.
-	// Default 2, one for a network that an engine connects later. Interfaces that exist at create are always counted in.
+	// Default 4, three for networks that an engine connects later: each costs an emulated
+	// start about 2 %. Interfaces that exist at create are always counted in.
 	NICs int `toml:"nics"`
+	// AntiSpoofing is "auto" or "off": whether what a guest sends must have its own
+	// addresses as sender, as far as the container's capabilities hold a process to
+	// that on the host. Default "auto": it must.
+	AntiSpoofing string `toml:"anti_spoofing"`
+	// UncarriedFilters is "refuse" or "accept": what is done about a packet filter in
+	// the container's network namespace that the guest can't have, and that would be
+	// passed by. Default "refuse": the container does not start.
+	UncarriedFilters string `toml:"uncarried_filters"`
+	// UnsafeAnnotations allows a container's annotations to turn such walls off.
+	// Default false: whoever may set annotations may not.
+	UnsafeAnnotations bool `toml:"unsafe_annotations"`
 	// BootTimeout is how long the guest may take from power-on to the agent's
 	// answer. Default 20 s under KVM, 120 s under emulation.
 	BootTimeout Duration `toml:"boot_timeout"`
@@ -131,6 +143,12 @@ func (c *Config) withDefaults() *Config {
 	if c.Templates == "" {
 		c.Templates = "auto"
 	}
+	if c.AntiSpoofing == "" {
+		c.AntiSpoofing = "auto"
+	}
+	if c.UncarriedFilters == "" {
+		c.UncarriedFilters = "refuse"
+	}
 	if c.TemplatesMaxAge == 0 {
 		c.TemplatesMaxAge = Duration(7 * 24 * time.Hour)
 	}
@@ -152,6 +170,12 @@ func (c *Config) validate() error {
 	}
 	if !oneOf(c.Templates, "", "auto", "off") {
 		return fmt.Errorf("templates: %q is none of auto, off", c.Templates)
+	}
+	if !oneOf(c.AntiSpoofing, "", "auto", "off") {
+		return fmt.Errorf("anti_spoofing: %q is none of auto, off", c.AntiSpoofing)
+	}
+	if !oneOf(c.UncarriedFilters, "", "refuse", "accept") {
+		return fmt.Errorf("uncarried_filters: %q is none of refuse, accept", c.UncarriedFilters)
 	}
 	for _, p := range []struct{ key, value string }{
 		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache},

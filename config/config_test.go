@@ -35,6 +35,9 @@ templates = "off"
 templates_max_age = "1h"
 templates_max_mib = 512
 free_page_reporting = true
+anti_spoofing = "off"
+uncarried_filters = "accept"
+unsafe_annotations = true
 cache = "/tmp/cache"
 `))
 	if err != nil {
@@ -45,6 +48,7 @@ cache = "/tmp/cache"
 		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
 		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", Cache: "/tmp/cache",
 		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true,
+		AntiSpoofing: "off", UncarriedFilters: "accept", UnsafeAnnotations: true,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -62,6 +66,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := &Config{
 		Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk",
 		TemplatesMaxAge: Duration(7 * 24 * time.Hour), TemplatesMaxMiB: 4096,
+		AntiSpoofing: "auto", UncarriedFilters: "refuse",
 	}
 	for _, content := range []string{"", "# nothing\n", "memory_mib = 0\naccel = \"\"\n"} {
 		got, err := Load(write(t, content))
@@ -87,6 +92,8 @@ func TestLoadNoFile(t *testing.T) {
 func TestLoadRefuses(t *testing.T) {
 	for content, want := range map[string]string{
 		`accel = "xen"`:                     `accel: "xen" is none of auto, kvm, tcg`,
+		`anti_spoofing = "no"`:              `anti_spoofing: "no" is none of auto, off`,
+		`uncarried_filters = "drop"`:        `uncarried_filters: "drop" is none of refuse, accept`,
 		`vsock = "yes"`:                     `vsock: "yes" is none of auto, on, off`,
 		`qemu = "qemu"`:                     `qemu: "qemu" is not an absolute path`,
 		`kernel = "boot/vmlinuz"`:           `kernel: "boot/vmlinuz" is not an absolute path`,

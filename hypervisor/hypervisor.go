@@ -46,10 +46,10 @@ type Config struct {
 	ShareDir string
 	ShareTag string
 
-	// Vsock asks for a vhost-vsock device as the agent channel; without it the
-	// channel is a virtio-serial port named ChannelPort.
-	Vsock       bool
+	// ChannelPort names the virtio-serial port of the agent channel.
 	ChannelPort string
+	// Vsock asks for a vhost-vsock device besides.
+	Vsock bool
 
 	// FreePageReporting gives the guest a balloon device over which it returns
 	// the pages it has freed. Not with RAMFile.
@@ -84,12 +84,13 @@ type Disk struct {
 	LogicalBlock, PhysicalBlock int
 }
 
-// Channel is the byte path to the agent: exactly one of the two is set.
+// Channel is the byte path to the agent.
 type Channel struct {
-	// Serial is the host's end of the virtio-serial port. What is written before
-	// the guest opens the port waits.
+	// Serial is the host's end of the virtio-serial port: a socket pair whose other
+	// end QEMU alone has. What is written before the guest opens the port waits.
 	Serial net.Conn
-	// VsockCID is the guest's context id.
+	// VsockCID is the guest's context id, 0 without a vhost-vsock device. Every
+	// process of the host can dial it, and read it in QEMU's command line.
 	VsockCID uint32
 }
 

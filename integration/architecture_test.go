@@ -26,7 +26,7 @@ func inAny(pkg string, dirs ...string) bool {
 }
 
 // shared is what both sides of the channel may import: the channel, and how to fork.
-func shared(pkg string) bool { return inAny(pkg, "agent/protocol", "nsfork") }
+func shared(pkg string) bool { return inAny(pkg, "agent/protocol", "nsfork", "nftables") }
 
 // guestOnly is what runs inside the guest and never on the host.
 func guestOnly(pkg string) bool {

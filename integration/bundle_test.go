@@ -21,6 +21,15 @@ func withArgs(args ...string) specOption {
 // withScript runs a shell script as the container's process.
 func withScript(script string) specOption { return withArgs("sh", "-c", script) }
 
+func withAnnotation(name, value string) specOption {
+	return func(s *specs.Spec) {
+		if s.Annotations == nil {
+			s.Annotations = map[string]string{}
+		}
+		s.Annotations[name] = value
+	}
+}
+
 func withTerminal() specOption {
 	return func(s *specs.Spec) { s.Process.Terminal = true }
 }

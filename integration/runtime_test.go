@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,10 @@ type env struct {
 	dir  string // short: unix socket paths must fit below it
 	root string
 	tag  string // part of every container id of this test
+	// runtime is the program under test, absolute.
+	runtime string
+	// settings is husk's settings file in place of the suite's; empty: that.
+	settings string
 
 	mu         sync.Mutex
 	next       int
@@ -40,7 +45,7 @@ func newEnv(t *testing.T) *env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &env{t: t, dir: dir, root: filepath.Join(dir, "root"), tag: filepath.Base(dir)}
+	e := &env{t: t, dir: dir, root: filepath.Join(dir, "root"), tag: filepath.Base(dir), runtime: runtimePath}
 	t.Cleanup(e.close)
 	return e
 }
@@ -119,11 +124,11 @@ func (e *env) prepare(c call, args ...string) (_ *process, ours []*os.File) {
 	p := &process{e: e, args: args, logPath: e.path("log"), done: make(chan struct{})}
 	global := []string{"--root", e.root, "--log", p.logPath, "--log-format", "json"}
 	if settings != "" {
-		global = append(global, "--config", settings)
+		global = append(global, "--config", cmp.Or(e.settings, settings))
 	}
-	p.cmd = exec.Command(runtimePath, append(global, args...)...)
+	p.cmd = exec.Command(e.runtime, append(global, args...)...)
 	if len(c.via) > 0 {
-		p.cmd = exec.Command(c.via[0], append(append(c.via[1:len(c.via):len(c.via)], runtimePath), p.cmd.Args[1:]...)...)
+		p.cmd = exec.Command(c.via[0], append(append(c.via[1:len(c.via):len(c.via)], e.runtime), p.cmd.Args[1:]...)...)
 	} else {
 		p.cmd.Args[0] = runtimeName // usage errors quote it
 	}

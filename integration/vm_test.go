@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -266,8 +267,15 @@ func TestKVMIsUsed(t *testing.T) {
 			t.Errorf("the vmm does not hold %s: %v", want, held)
 		}
 	}
-	if line := describe(vmms[0]); strings.Contains(line, "virtserialport") {
-		t.Errorf("the agent channel is a serial port: %s", line)
+	peer := fmt.Sprintf("vsock %s 1024", match(t, describe(vmms[0]), `guest-cid=(\d+)`))
+	sockets := socketsOf(t, c.pid)
+	at := slices.IndexFunc(sockets, func(s socket) bool { return s.peer == peer })
+	if at < 0 {
+		t.Fatalf("the agent channel is no vsock connection: %v", sockets)
+	}
+	var cid, port uint32
+	if _, err := fmt.Sscanf(sockets[at].own, "vsock %d %d", &cid, &port); err != nil || port > 1023 {
+		t.Errorf("the agent channel comes from %s, %v, not from a reserved port", sockets[at].own, err)
 	}
 	c.stop()
 }

@@ -12,26 +12,50 @@ import (
 
 // Filters that run before the redirection's, one priority for each protocol.
 const (
-	prioAnswers = 0x6850
-	prioARP     = 0x6851
+	prioAnswers = 0xff50
+	prioARP     = 0xff51
 )
 
-// The ports of the namespace's own sockets, once reservePorts has run: 61440 to
+// The ports of the namespace's own sockets, once ReservePorts has run: 61440 to
 // 65535, which a filter can tell by four bits, and which are above those a guest
 // takes unless it is told otherwise (32768 to 60999).
 const (
-	portRange     = "61440 65535"
-	portRangeFile = "/proc/sys/net/ipv4/ip_local_port_range"
-	portBits      = 0xf000
+	portRange  = "61440\t65535" // as the kernel prints it
+	portSysctl = "ipv4/ip_local_port_range"
+	portBits   = 0xf000
 )
 
-// reservePorts gives sockets that engines open in the namespace other ports than
-// the guest's, so that HearAnswers can tell whose an answer is.
-func reservePorts() error {
-	if err := os.WriteFile(portRangeFile, []byte(portRange), 0o644); err != nil {
-		return fmt.Errorf("reserve ports for the engine's resolver: %w", err)
+// ReservePorts gives sockets that engines open in the namespace other ports than
+// the guest's, so that HearAnswers can tell whose an answer is. It returns the range
+// from before, empty where it was this one already. dir is as in ReadSysctls.
+func ReservePorts(dir *os.File) (before string, err error) {
+	before, err = readSysctl(int(dir.Fd()), portSysctl, make([]byte, maxSysctl))
+	if err != nil {
+		return "", fmt.Errorf("reserve ports for the engine's resolver: %w", err)
 	}
-	return nil
+	if before == portRange {
+		return "", nil
+	}
+	fd, err := unix.Openat(int(dir.Fd()), portSysctl, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("reserve ports for the engine's resolver: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(portRange)); err != nil {
+		return "", fmt.Errorf("reserve ports for the engine's resolver: %w", err)
+	}
+	return before, nil
+}
+
+// AreReserved says whether the ports are those of ReservePorts.
+func AreReserved(s Sysctls) bool { return s[portSysctl] == portRange }
+
+// SetPorts puts another range there, empty for nobody's.
+func (s Sysctls) SetPorts(ports string) {
+	delete(s, portSysctl)
+	if ports != "" {
+		s[portSysctl] = ports
+	}
 }
 
 // HearAnswers lets the host's stack hear what an engine's resolver needs that asks

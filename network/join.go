@@ -14,6 +14,7 @@ import (
 type Pair struct {
 	Interface Interface
 	Tap       *Tap
+	Sources   Sources
 }
 
 // Links is what Join did, for Undo.
@@ -27,6 +28,7 @@ type joined struct {
 	// broughtUp: the interface was down before.
 	broughtUp bool
 	hears     bool // HearAnswers has been here
+	sources   Sources
 }
 
 // Join connects each interface with its tap, in both directions, and brings
@@ -59,7 +61,7 @@ func (l *Links) join(p Pair) error {
 	if err := redirect(iface, tap.Attrs().Index); err != nil {
 		return err
 	}
-	l.joined = append(l.joined, joined{ifaceIndex: iface.Attrs().Index, tapIndex: tap.Attrs().Index})
+	l.joined = append(l.joined, joined{ifaceIndex: iface.Attrs().Index, tapIndex: tap.Attrs().Index, sources: p.Sources})
 	if err := silence(tap); err != nil {
 		return err
 	}
@@ -67,6 +69,9 @@ func (l *Links) join(p Pair) error {
 		return fmt.Errorf("set MTU of tap to %d: %w", iface.Attrs().MTU, err)
 	}
 	if err := redirect(tap, iface.Attrs().Index); err != nil {
+		return err
+	}
+	if err := restrict(tap, p.Sources); err != nil {
 		return err
 	}
 	if err := netlink.LinkSetUp(tap); err != nil {
@@ -81,6 +86,46 @@ func (l *Links) join(p Pair) error {
 		l.joined[len(l.joined)-1].broughtUp = true
 	}
 	return nil
+}
+
+// Restrict holds the frames of a pair that is joined to other sources. The same once
+// more costs nothing.
+func (l *Links) Restrict(tap *Tap, s Sources) error {
+	for i := range l.joined {
+		j := &l.joined[i]
+		if j.tapIndex != tap.Index || j.sources.equal(s) {
+			continue
+		}
+		link, err := netlink.LinkByIndex(tap.Index)
+		if err != nil {
+			return fmt.Errorf("look up tap %s: %w", tap.Name, err)
+		}
+		if err := restrict(link, s); err != nil {
+			return err
+		}
+		j.sources = s
+	}
+	return nil
+}
+
+// Cut takes the taps down, so that no frame leaves the guest or reaches it, or brings
+// them up again.
+func (l *Links) Cut(cut bool) error {
+	set := netlink.LinkSetUp
+	if cut {
+		set = netlink.LinkSetDown
+	}
+	var errs []error
+	for _, j := range l.joined {
+		tap, err := netlink.LinkByIndex(j.tapIndex)
+		if err == nil {
+			err = set(tap)
+		}
+		if err != nil && !isGone(err) {
+			errs = append(errs, fmt.Errorf("cut off tap: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // silence keeps the host's IPv6 stack from giving the tap a link-local address,
@@ -110,7 +155,7 @@ func (j joined) undo() error {
 	tap, err := netlink.LinkByIndex(j.tapIndex)
 	switch {
 	case err == nil:
-		errs = append(errs, netlink.LinkSetDown(tap), removeRedirects(tap, map[int]bool{j.ifaceIndex: true}))
+		errs = append(errs, netlink.LinkSetDown(tap), unrestrict(tap), removeRedirects(tap, map[int]bool{j.ifaceIndex: true}))
 	case !isGone(err):
 		errs = append(errs, fmt.Errorf("look up tap: %w", err))
 	}

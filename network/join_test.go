@@ -17,6 +17,8 @@ import (
 // IFF_VNET_HDR puts before each frame unless told another size.
 const vnetHdrLen = 10
 
+var anySource = Sources{Forging: ForgeAll}
+
 func openTaps(ns *namespace, n int) []*Tap {
 	ns.t.Helper()
 	var taps []*Tap
@@ -45,7 +47,7 @@ func join(ns *namespace, iface Interface, tap *Tap) *Links {
 	ns.t.Helper()
 	var links *Links
 	ns.do(func() (err error) {
-		links, err = Join(Pair{iface, tap})
+		links, err = Join(Pair{iface, tap, anySource})
 		return err
 	})
 	return links
@@ -201,11 +203,11 @@ func TestJoinUndoesItselfOnFailure(t *testing.T) {
 	notTap := &Tap{Name: "eth1", Index: found[1].Index}
 	// Each fails at its second pair, some before it is begun, some half-way.
 	for name, pairs := range map[string][]Pair{
-		"interface gone": {{found[0], taps[0]}, {gone, taps[1]}},
-		"tap gone":       {{found[0], taps[0]}, {found[1], &Tap{Name: "husk9", Index: 4243}}},
-		"not a tap":      {{found[0], taps[0]}, {found[1], notTap}},
-		"same interface": {{found[0], taps[0]}, {found[0], taps[1]}},
-		"same tap":       {{found[0], taps[0]}, {found[1], taps[0]}},
+		"interface gone": {{found[0], taps[0], anySource}, {gone, taps[1], anySource}},
+		"tap gone":       {{found[0], taps[0], anySource}, {found[1], &Tap{Name: "husk9", Index: 4243}, anySource}},
+		"not a tap":      {{found[0], taps[0], anySource}, {found[1], notTap, anySource}},
+		"same interface": {{found[0], taps[0], anySource}, {found[0], taps[1], anySource}},
+		"same tap":       {{found[0], taps[0], anySource}, {found[1], taps[0], anySource}},
 	} {
 		host.do(func() error {
 			if links, err := Join(pairs...); err == nil {
@@ -227,7 +229,7 @@ func TestJoinRefusesAnotherContainersInterface(t *testing.T) {
 	join(host, iface, taps[0])
 	before := host.traces()
 	host.do(func() error {
-		if _, err := Join(Pair{iface, taps[1]}); !errors.Is(err, ErrJoined) {
+		if _, err := Join(Pair{iface, taps[1], anySource}); !errors.Is(err, ErrJoined) {
 			t.Errorf("second join: %v, want ErrJoined", err)
 		}
 		return nil
@@ -250,7 +252,7 @@ func TestLeave(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = Join(Pair{found[0], taps[0]}, Pair{found[1], taps[1]})
+		_, err = Join(Pair{found[0], taps[0], anySource}, Pair{found[1], taps[1], anySource})
 		return err
 	})
 	CloseTaps(taps[:1])

@@ -135,6 +135,17 @@ const testEthertype = 0x88b5 // IEEE 802 local experimental
 
 func (ns *namespace) packetConn(name string) *packetConn {
 	ns.t.Helper()
+	return ns.packets(name, testEthertype)
+}
+
+// anyFrame is packetConn for all ethertypes.
+func (ns *namespace) anyFrame(name string) *packetConn {
+	ns.t.Helper()
+	return ns.packets(name, unix.ETH_P_ALL)
+}
+
+func (ns *namespace) packets(name string, ethertype uint16) *packetConn {
+	ns.t.Helper()
 	p := &packetConn{t: ns.t}
 	ns.do(func() error {
 		link, err := net.InterfaceByName(name)
@@ -147,7 +158,7 @@ func (ns *namespace) packetConn(name string) *packetConn {
 		}
 		p.f = os.NewFile(uintptr(fd), "packet:"+name)
 		return unix.Bind(fd, &unix.SockaddrLinklayer{
-			Protocol: uint16(testEthertype>>8 | testEthertype&0xff<<8),
+			Protocol: ethertype>>8 | ethertype<<8,
 			Ifindex:  link.Index,
 		})
 	})

@@ -10,10 +10,12 @@ import (
 )
 
 // The priority of a filter is husk's mark on it, and says who made the ingress
-// qdisc it sits in: Leave, which has no memory, must remove no one else's.
+// qdisc it sits in: Leave, which has no memory, must remove no one else's. They are
+// near the end, so that filters that others have on the interface, or add without a
+// priority (0xc000 and less), run before the redirection and hold.
 const (
-	prioQdiscOurs  = 0x6855
-	prioQdiscFound = 0x6856
+	prioQdiscOurs  = 0xff55
+	prioQdiscFound = 0xff56
 )
 
 // ErrJoined is Join's refusal of an interface whose frames already go to the

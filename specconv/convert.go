@@ -62,6 +62,10 @@ func Convert(env Env, spec *specs.Spec) (*Plan, error) {
 		}
 	}
 	c.shadow(spec)
+	var err error
+	if c.plan.Weakened, err = annotatedWalls(spec.Annotations); err != nil {
+		return nil, err
+	}
 	c.otherPlatforms(spec)
 	namespaceWarnings(spec, &c.warn)
 	if err := checkRequestSize("config.json", c.plan.Guest); err != nil {

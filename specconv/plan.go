@@ -22,6 +22,12 @@ const (
 	// AnnotationFreePages is "true" or "false": whether the guest gives memory that
 	// it has freed back to the host, which a start from a template rules out.
 	AnnotationFreePages = "org.huskvm.free_page_reporting"
+	// AnnotationAntiSpoofing is "off": what the guest sends may have any sender. This
+	// one and the next weaken a wall, so the settings must allow them.
+	AnnotationAntiSpoofing = "org.huskvm.anti_spoofing"
+	// AnnotationUncarried is "accept": a packet filter in the container's network
+	// namespace that the guest can't have is no reason not to start.
+	AnnotationUncarried = "org.huskvm.uncarried_filters"
 )
 
 // Guest paths both halves of a plan are made with.
@@ -51,8 +57,27 @@ type Plan struct {
 	// ShareOptions is the guest's mount data for the exported tree.
 	ShareOptions string
 	Shadow       Shadow
+	// Weakened are the walls that annotations ask to do without.
+	Weakened Weakened `json:",omitzero"`
 	// Warnings name each field that was dropped, one sentence each.
 	Warnings []string
+}
+
+// Weakened are walls that a container is to do without, by its annotations.
+type Weakened struct {
+	Spoofing  bool // any sender in what the guest sends
+	Uncarried bool // packet filters that the guest can't have
+}
+
+// Annotations returns the names of the annotations that ask for it.
+func (w Weakened) Annotations() (names []string) {
+	if w.Spoofing {
+		names = append(names, AnnotationAntiSpoofing)
+	}
+	if w.Uncarried {
+		names = append(names, AnnotationUncarried)
+	}
+	return names
 }
 
 // VM is the size of the machine; zero means the settings file's default.

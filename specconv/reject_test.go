@@ -105,6 +105,8 @@ func TestRejectTop(t *testing.T) {
 		{annotate("org.huskvm.vcpus", "0"), `annotations["org.huskvm.vcpus"]: "0" is not a whole number between 1 and 255`},
 		{annotate("org.huskvm.nics", "9"), `annotations["org.huskvm.nics"]: "9" is not a whole number between 1 and 8`},
 		{annotate("org.huskvm.accel", "auto"), `annotations["org.huskvm.accel"]: "auto" is neither "kvm" nor "tcg"`},
+		{annotate("org.huskvm.anti_spoofing", "auto"), `annotations["org.huskvm.anti_spoofing"]: "auto" is not "off"`},
+		{annotate("org.huskvm.uncarried_filters", "true"), `annotations["org.huskvm.uncarried_filters"]: "true" is not "accept"`},
 		{annotate("org.huskvm.vcpu", "1"), `annotations["org.huskvm.vcpu"]: husk knows no such annotation`},
 		{annotate("a", "b\x00"), `annotations["a"]: "b\x00" contains a NUL byte`},
 	})

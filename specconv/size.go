@@ -242,7 +242,8 @@ func validateAnnotations(spec *specs.Spec) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Annotations)) {
 		switch name {
-		case AnnotationNetwork, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs, AnnotationFreePages:
+		case AnnotationNetwork, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs, AnnotationFreePages,
+			AnnotationAntiSpoofing, AnnotationUncarried:
 		default:
 			if strings.HasPrefix(name, annotationPrefix) {
 				// A misspelt setting must not pass for set.
@@ -250,8 +251,28 @@ func validateAnnotations(spec *specs.Spec) error {
 			}
 		}
 	}
+	if _, err := annotatedWalls(spec.Annotations); err != nil {
+		return err
+	}
 	_, err := annotatedVM(spec.Annotations)
 	return err
+}
+
+// annotatedWalls are the walls that annotations ask to do without.
+func annotatedWalls(annotations map[string]string) (w Weakened, err error) {
+	for _, a := range []struct {
+		key, value string
+		to         *bool
+	}{
+		{AnnotationAntiSpoofing, "off", &w.Spoofing}, {AnnotationUncarried, "accept", &w.Uncarried},
+	} {
+		v, found := annotations[a.key]
+		if found && v != a.value {
+			return Weakened{}, fieldErrorf(key("annotations", a.key), "%s is not %q", quote(v), a.value)
+		}
+		*a.to = found
+	}
+	return w, nil
 }
 
 // annotatedVM is the part of a VM's size that annotations say.

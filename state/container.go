@@ -34,6 +34,9 @@ type Container struct {
 	// Process is the container's own, for what exec takes over from it.
 	Process *specs.Process `json:"process,omitempty"`
 
+	// NetworkProblem is what the container lacks of its network now, empty: nothing.
+	NetworkProblem string `json:"networkProblem,omitempty"`
+
 	// Cgroup and Network are what delete must remove when no supervisor is left
 	// to do it.
 	Cgroup  *cgroup.Group `json:"cgroup,omitempty"`

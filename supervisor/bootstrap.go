@@ -8,6 +8,7 @@ import (
 
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/state"
 )
@@ -18,6 +19,7 @@ type Bootstrap struct {
 	StateDir  string // absolute
 	Container *state.Container
 	Plan      *specconv.Plan
+	Walls     Walls
 	Machine   Machine
 	// StandInPID is the container's pid as this process sees it, where that is not
 	// its own.
@@ -34,6 +36,14 @@ type Bootstrap struct {
 	// Build is the build both husk and its agent must be of.
 	Build string
 	Debug bool
+}
+
+// Walls are the limits of the container's network, with every setting decided.
+type Walls struct {
+	Forging network.Forging
+	// AcceptUncarried: packet filters of the network namespace that the guest can't
+	// have are logged only.
+	AcceptUncarried bool
 }
 
 // Machine is the VM with every setting and default decided.

@@ -46,10 +46,10 @@ func (s *supervisor) meetAgent(ctx context.Context, timeout time.Duration) error
 
 func (s *supervisor) transport() client.Transport {
 	ch := s.vm.Channel()
-	if ch.Serial != nil {
+	if ch.VsockCID == 0 {
 		return client.Serial(ch.Serial)
 	}
-	return client.Vsock(ch.VsockCID)
+	return client.Vsock(ch.Serial, ch.VsockCID)
 }
 
 // whileWanted is a context for the time before created: it ends with the VM,
@@ -135,7 +135,7 @@ func (s *supervisor) createInGuest() error {
 	s.timings.Lap("agent create")
 	s.notePhases(resp)
 	if err := s.relayNotify(ctx); err != nil {
-		return err
+		return s.withConsole(s.explain(ctx, err))
 	}
 	passed := stdio.Passed(s.parent, s.boot.Descriptors)
 	if s.pty != nil {
@@ -144,7 +144,7 @@ func (s *supervisor) createInGuest() error {
 		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess), s.null, passed)
 	}
 	if err != nil {
-		return err
+		return s.withConsole(s.explain(ctx, err))
 	}
 	stdio.Forward(s.forward, s.followSize())
 	s.timings.Lap("stdio")

@@ -66,6 +66,9 @@ func (s *supervisor) relayNames(ctx context.Context) error {
 
 // hearAnswers lets the engine's resolver ask name servers of the world, too.
 func (s *supervisor) hearAnswers() error {
+	if err := s.wiring.policy.reservePorts(); err != nil {
+		return err
+	}
 	for _, j := range s.wiring.joined {
 		if err := j.links.HearAnswers(); err != nil {
 			return err

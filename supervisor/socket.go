@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -91,6 +92,11 @@ func listen(dir *state.Dir, name string) (*socket, error) {
 	}
 	// By the time it is closed its path leads into the container's rootfs.
 	l.SetUnlinkOnClose(false)
+	// The directory lets only its owner in, and so does the socket, whatever the
+	// caller's umask.
+	if err := os.Chmod(dir.FDPath(name), 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", name, err), l.Close())
+	}
 	return &socket{UnixListener: l}, nil
 }
 

@@ -155,6 +155,15 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err != nil {
 		return err
 	}
+	if s.wiring.policy, err = openPolicy(s.boot.Plan.Guest.Linux.Sysctl, s.hasNewNetwork()); err != nil {
+		return err
+	}
+	if hooks.AtCreate(s.container.Hooks) {
+		// Before hooks change what is there.
+		if err := s.wiring.policy.settle(); err != nil {
+			return err
+		}
+	}
 	if err := s.mountAll(); err != nil {
 		return err
 	}
@@ -170,6 +179,9 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 		return err
 	}
 	if err := finishHooks(); err != nil {
+		return err
+	}
+	if err := s.wiring.policy.settle(); err != nil {
 		return err
 	}
 	if err := enterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {

@@ -539,7 +539,7 @@ func TestAgentThatIsNotMet(t *testing.T) {
 		},
 		"another build": {
 			func(_ context.Context, conn net.Conn, _ hypervisor.Config) error {
-				return protocol.Answer(conn, "other")
+				return protocol.Answer(conn, "other", nil)
 			},
 			patience, "host and agent do not match",
 		},

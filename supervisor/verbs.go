@@ -58,6 +58,7 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 	saved.commit()
 	phases.Lap("save state")
 	if changed != nil {
+		s.wiring.followed = true
 		go s.followNetwork(changed) //nolint:contextcheck // it outlives the call
 	}
 	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, nil

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/agent/client"
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/network"
@@ -58,9 +56,7 @@ func save(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config
 	if err != nil {
 		return err
 	}
-	if c := vm.Channel().Serial; c != nil {
-		defer c.Close()
-	}
+	defer vm.Channel().Serial.Close()
 	saver, ok := vm.(hypervisor.Saver)
 	if !ok {
 		return errors.Join(errors.New("this hypervisor cannot save a VM"), vm.Stop())
@@ -75,20 +71,13 @@ func save(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config
 		case <-ctx.Done():
 		}
 	}()
-	agent, err := awaitAgent(ctx, vm.Channel(), saver)
+	// Nothing is ever written to the channel: what is said to an agent would be in
+	// each clone's memory.
+	err = saver.AwaitChannel(ctx)
 	if err == nil {
-		err = errors.Join(saver.Save(ctx), agent.Close())
+		err = saver.Save(ctx)
 	}
 	return errors.Join(err, vm.Stop())
-}
-
-// awaitAgent waits until the agent waits for the host. What it returns is closed
-// when the guest has been saved.
-func awaitAgent(ctx context.Context, ch hypervisor.Channel, saver hypervisor.Saver) (io.Closer, error) {
-	if ch.Serial != nil {
-		return io.NopCloser(nil), saver.AwaitChannel(ctx)
-	}
-	return client.AwaitVsock(ctx, ch.VsockCID)
 }
 
 // tapsToNowhere makes taps in a network namespace of their own, which goes with

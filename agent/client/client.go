@@ -40,18 +40,6 @@ type Stream interface {
 	CloseWrite() error
 }
 
-// link is what a transport gives once the agent has answered.
-type link interface {
-	// open opens a stream, header not yet sent. It may outlast ctx while the
-	// channel takes no bytes; close ends it.
-	open(ctx context.Context) (streamConn, error)
-	// done is closed when the channel has ended.
-	done() <-chan struct{}
-	// err says which rule the guest broke, nil if none.
-	err() error
-	close()
-}
-
 type streamConn interface {
 	net.Conn
 	CloseWrite() error
@@ -59,7 +47,7 @@ type streamConn interface {
 
 // Client is a connection to one VM's agent. Its methods are safe for concurrent use.
 type Client struct {
-	link    link
+	link    *link
 	rpc     *ttrpc.Client
 	control protocol.AgentService
 	calls   *replyGuard
@@ -203,7 +191,7 @@ func (c *Client) blame(err error) error {
 }
 
 func (c *Client) openStream(ctx context.Context, header protocol.StreamHeader) (streamConn, error) {
-	conn, err := c.link.open(ctx)
+	conn, err := c.link.open()
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +212,7 @@ func (c *Client) openStream(ctx context.Context, header protocol.StreamHeader) (
 
 // deadlineFrom makes conn's reads and writes fail when ctx ends. stop undoes
 // that and reports whether it came in time.
-func deadlineFrom(ctx context.Context, conn net.Conn) (stop func() bool) {
+func deadlineFrom(ctx context.Context, conn interface{ SetDeadline(t time.Time) error }) (stop func() bool) {
 	stopAfter := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	return func() bool {
 		return stopAfter() && conn.SetDeadline(time.Time{}) == nil

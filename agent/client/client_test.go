@@ -111,7 +111,7 @@ func TestConnectCallStream(t *testing.T) {
 
 func TestMismatchIsRefused(t *testing.T) {
 	h, g := pair(t)
-	go func() { _ = protocol.Answer(g, "another-build") }()
+	go func() { _ = protocol.Answer(g, "another-build", nil) }()
 	_, err := Connect(within(t, patience), Serial(h), build)
 	if !errors.Is(err, protocol.ErrMismatch) || !strings.Contains(err.Error(), "another-build") {
 		t.Errorf("got %v", err)
@@ -143,7 +143,7 @@ func TestHandshakeFailures(t *testing.T) {
 func TestConnectEndsWithItsContext(t *testing.T) {
 	for name, play := range map[string]func(net.Conn){
 		"silent":               func(net.Conn) {},
-		"silent after hello":   func(g net.Conn) { _ = protocol.Answer(g, build) },
+		"silent after hello":   func(g net.Conn) { _ = protocol.Answer(g, build, func(protocol.Offer) error { return nil }) },
 		"no answer to control": func(g net.Conn) { _ = fake.Streams(g, build, func(protocol.StreamHeader, net.Conn) {}) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -196,7 +196,7 @@ func TestStuckChannelEndsWithContexts(t *testing.T) {
 	h, g := pair(t)
 	go func() {
 		// Reads as much as Connect needs: greeting, the control stream's frames.
-		if protocol.Answer(g, build) != nil {
+		if protocol.Answer(g, build, func(protocol.Offer) error { return nil }) != nil {
 			return
 		}
 		_, _ = io.CopyN(io.Discard, g, 12+12+3)

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
-	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/protocol"
@@ -16,48 +16,170 @@ import (
 )
 
 // Transport is a VM's byte path to its agent, not yet spoken on.
-type Transport interface {
-	// connect waits for the agent, does the handshake and closes the transport
-	// when that fails.
-	connect(ctx context.Context, build string) (link, error)
-	// Close gives up a transport that was never connected.
+type Transport struct {
+	port net.Conn // the host's end of a virtio-serial port
+	cid  uint32   // 0: none
+	// dial makes the connections to the agent's vsock port.
+	dial func() (dialer, error)
+}
+
+// Serial carries greeting and streams over the host's end of a virtio-serial port;
+// Connect takes the port over.
+func Serial(port net.Conn) Transport { return Transport{port: port} }
+
+// Vsock carries the greeting over the host's end of a virtio-serial port, which
+// nobody but its QEMU can speak on, and the streams over a vsock connection to the
+// guest with that context id. Connect takes the port over.
+func Vsock(port net.Conn, cid uint32) Transport {
+	return Transport{port: port, cid: cid, dial: func() (dialer, error) { return reservePort() }}
+}
+
+// dialer is a socket of the host's, bound but not connected.
+type dialer interface {
+	// connect may be called once. On error the dialer is closed.
+	connect(ctx context.Context, cid uint32) (sessionConn, error)
 	Close() error
 }
 
-// Serial is the host's end of a virtio-serial port; Connect takes it over.
-func Serial(conn net.Conn) Transport { return serial{conn} }
+type sessionConn interface {
+	io.ReadWriteCloser
+	SetDeadline(t time.Time) error
+}
 
-type serial struct{ conn net.Conn }
+// The pause between two dials grows from the first to the last: no event says that
+// a stranger has made room.
+const (
+	firstDialPause = time.Millisecond
+	lastDialPause  = 50 * time.Millisecond
+)
 
-func (t serial) Close() error { return t.conn.Close() }
-
-func (t serial) connect(ctx context.Context, build string) (link, error) {
-	if err := greet(ctx, t.conn, build); err != nil {
-		_ = t.conn.Close()
+// connect waits for the agent, does the handshake and closes the transport when
+// that fails.
+func (t Transport) connect(ctx context.Context, build string) (*link, error) {
+	conn, err := t.meet(ctx, build)
+	if err != nil {
+		_ = t.port.Close()
 		return nil, err
 	}
 	timings.Lap(ctx, "agent answers")
-	session, err := mux.Host(t.conn)
+	session, err := mux.Host(conn)
 	if err != nil {
-		_ = t.conn.Close()
+		_ = conn.Close()
+		_ = t.port.Close()
 		return nil, err
 	}
-	return serialLink{session}, nil
+	l := &link{session: session, port: t.port}
+	if conn != sessionConn(t.port) {
+		go l.watchPort()
+	}
+	return l, nil
+}
+
+// meet does the handshake and returns what the session is to run on.
+func (t Transport) meet(ctx context.Context, build string) (sessionConn, error) {
+	var offer protocol.Offer
+	var first dialer
+	if t.cid != 0 {
+		var err error
+		first, err = t.dial()
+		switch {
+		case err == nil:
+			offer = protocol.Offer{VsockCID: t.cid, Secret: protocol.NewSecret()}
+		case !errors.Is(err, unix.EADDRINUSE):
+			return nil, err
+		default:
+			// Others have all of the host's reserved ports. The serial port does too.
+		}
+	}
+	if err := greet(ctx, t.port, build, offer); err != nil {
+		if first != nil {
+			_ = first.Close()
+		}
+		return nil, err
+	}
+	if first == nil {
+		return t.port, nil
+	}
+	return t.dialAgent(ctx, first, offer)
 }
 
 // greet is protocol.Greet ended by ctx.
-func greet(ctx context.Context, conn net.Conn, build string) error {
+func greet(ctx context.Context, conn net.Conn, build string, o protocol.Offer) error {
 	stop := deadlineFrom(ctx, conn)
-	err := protocol.Greet(conn, build)
+	err := protocol.Greet(conn, build, o)
 	if !stop() {
 		return fmt.Errorf("handshake: no answer: %w", ctx.Err())
 	}
 	return err
 }
 
-type serialLink struct{ session *mux.Session }
+// dialAgent dials until the agent takes the secret. Strangers who dial at the same
+// time may have filled the agent's queue, or taken the place of this host there, or
+// all of the host's reserved ports.
+func (t Transport) dialAgent(ctx context.Context, d dialer, o protocol.Offer) (sessionConn, error) {
+	for pause := firstDialPause; ; pause = min(2*pause, lastDialPause) {
+		var err error
+		if d == nil { // another port: the kernel may keep the last for a while
+			d, err = t.dial()
+		}
+		if err == nil {
+			var conn sessionConn
+			if conn, err = showSecret(ctx, d, o); err == nil {
+				return conn, nil
+			}
+		}
+		d = nil
+		if !mayPass(err) {
+			return nil, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("dial the agent: %w (%w)", ctx.Err(), err)
+		}
+	}
+}
 
-func (l serialLink) open(context.Context) (streamConn, error) {
+// mayPass tells what strangers can do to a dial, which was refused or ended before
+// the agent's word, from other failures.
+func mayPass(err error) bool {
+	for _, passing := range []error{io.ErrUnexpectedEOF, unix.ECONNRESET, unix.ENOTCONN, unix.EPIPE, unix.ETIMEDOUT, unix.EADDRINUSE} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
+
+func showSecret(ctx context.Context, d dialer, o protocol.Offer) (sessionConn, error) {
+	conn, err := d.connect(ctx, o.VsockCID)
+	if err != nil {
+		return nil, err
+	}
+	stop := deadlineFrom(ctx, conn)
+	_, err = conn.Write(o.Secret[:])
+	if err == nil {
+		err = protocol.ReadStreamAck(conn)
+	}
+	if !stop() {
+		err = fmt.Errorf("show the agent its secret: no answer: %w", ctx.Err())
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// link is what a transport gives once the agent has answered.
+type link struct {
+	session *mux.Session
+	port    net.Conn
+}
+
+// open opens a stream, header not yet sent. It waits while the channel takes no
+// bytes; close ends it.
+func (l *link) open() (streamConn, error) {
 	s, err := l.session.Open()
 	if err != nil {
 		return nil, err // not s, which as a streamConn would not be nil
@@ -65,125 +187,21 @@ func (l serialLink) open(context.Context) (streamConn, error) {
 	return s, nil
 }
 
-func (l serialLink) done() <-chan struct{} { return l.session.Done() }
-func (l serialLink) err() error            { return l.session.Err() }
-func (l serialLink) close()                { _ = l.session.Close() }
+// done is closed when the channel has ended.
+func (l *link) done() <-chan struct{} { return l.session.Done() }
 
-// ListenVsock opens the host's end for the guest with this context id: the agent
-// dials the host at the port whose number is its cid. Listen before the VM
-// starts, so that the first dial finds it. An error that wraps
-// syscall.EADDRINUSE means that the cid is in use by another VM.
-func ListenVsock(cid uint32) (Transport, error) {
-	// Any local cid: in a nested host the cid the guest dials (2) is not the one
-	// the socket layer takes for local.
-	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, cid, nil)
-	if err != nil {
-		return nil, fmt.Errorf("listen for the agent of cid %d: %w", cid, err)
-	}
-	return &vsockTransport{cid: cid, listener: l}, nil
+// err says which rule the guest broke, nil if none.
+func (l *link) err() error { return l.session.Err() }
+
+func (l *link) close() {
+	_ = l.session.Close()
+	_ = l.port.Close()
 }
 
-// Vsock is ListenVsock at the time of Connect, for a VM that runs already: the
-// agent dials until somebody listens.
-func Vsock(cid uint32) Transport { return &vsockTransport{cid: cid} }
-
-type vsockTransport struct {
-	cid      uint32
-	listener *vsock.Listener
+// watchPort ends the session with the serial port that it does not run on: QEMU
+// has ended then. The agent has nothing more to say on the port, so a byte is as
+// good as the end.
+func (l *link) watchPort() {
+	_, _ = l.port.Read(make([]byte, 1))
+	l.close()
 }
-
-func (t *vsockTransport) Close() error {
-	if t.listener == nil {
-		return nil
-	}
-	return t.listener.Close()
-}
-
-func (t *vsockTransport) connect(ctx context.Context, build string) (link, error) {
-	if t.listener == nil {
-		listening, err := ListenVsock(t.cid)
-		if err != nil {
-			return nil, err
-		}
-		t.listener = listening.(*vsockTransport).listener
-	}
-	defer func() { _ = t.listener.Close() }()
-	for {
-		conn, err := t.accept(ctx)
-		if err != nil {
-			return nil, err
-		}
-		err = greet(ctx, conn, build)
-		if err == nil {
-			timings.Lap(ctx, "agent answers")
-			return newVsockLink(t.cid, conn), nil
-		}
-		_ = conn.Close()
-		// An agent that gave its dial up just before it was accepted dials again.
-		if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
-			return nil, err
-		}
-	}
-}
-
-// accept waits for the agent to dial.
-func (t *vsockTransport) accept(ctx context.Context) (net.Conn, error) {
-	stop := context.AfterFunc(ctx, func() { _ = t.listener.Close() })
-	defer stop()
-	for {
-		conn, err := t.listener.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
-			return nil, fmt.Errorf("wait for the agent of cid %d: %w", t.cid, err)
-		}
-		// Any guest of this host may dial this port.
-		if peer, ok := conn.RemoteAddr().(*vsock.Addr); ok && peer.ContextID == t.cid {
-			return conn, nil
-		}
-		_ = conn.Close()
-	}
-}
-
-// AwaitVsock waits until the agent with this cid has dialled and says nothing to
-// it: the agent waits for a greeting until the result is closed, or until it
-// wakes up as a clone, whose kernel resets the connection.
-func AwaitVsock(ctx context.Context, cid uint32) (io.Closer, error) {
-	t, err := ListenVsock(cid)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = t.Close() }()
-	return t.(*vsockTransport).accept(ctx)
-}
-
-// vsockLink keeps the connection the agent made: it breaks when the VM ends.
-type vsockLink struct {
-	cid   uint32
-	hello net.Conn
-	ended chan struct{}
-}
-
-func newVsockLink(cid uint32, hello net.Conn) *vsockLink {
-	l := &vsockLink{cid: cid, hello: hello, ended: make(chan struct{})}
-	go func() {
-		defer close(l.ended)
-		// The agent has nothing more to say here: a byte is as good as the end.
-		_, _ = hello.Read(make([]byte, 1))
-		_ = hello.Close()
-	}()
-	return l
-}
-
-func (l *vsockLink) open(ctx context.Context) (streamConn, error) {
-	conn, err := vsock.DialContext(ctx, l.cid, protocol.StreamVsockPort, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open stream: %w", err)
-	}
-	return conn, nil
-}
-
-func (l *vsockLink) done() <-chan struct{} { return l.ended }
-func (l *vsockLink) err() error            { return nil }
-func (l *vsockLink) close()                { _ = l.hello.Close() }

@@ -71,6 +71,9 @@ func (c *Cards) Apply(nsPath string, interfaces []*protocol.Interface) error {
 		if nics[i] == "" {
 			continue // as it was
 		}
+		if err := allowIPv6(nsPath, nics[i], in.Addresses); err != nil {
+			return fmt.Errorf("interface %s: %w", in.Name, err)
+		}
 		if err := configure(target, nics[i], in); err != nil {
 			return fmt.Errorf("interface %s: %w", in.Name, err)
 		}

@@ -521,9 +521,16 @@ func (x *CreateResponse) GetStageNanos() int64 {
 }
 
 type NetworkRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	Interfaces    []*Interface           `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Interfaces  []*Interface           `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// sysctls are settings that differ from a fresh network namespace's on the host, in
+	// the order in which they are written. What was among them before and is no more
+	// gets the value back that it had here.
+	Sysctls []*Sysctl `protobuf:"bytes,3,rep,name=sysctls,proto3" json:"sysctls,omitempty"`
+	// nftables makes the packet filter of the host's network namespace. The tables of
+	// the request before are removed in the same step.
+	Nftables      []*NftablesMessage `protobuf:"bytes,4,rep,name=nftables,proto3" json:"nftables,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,8 +579,23 @@ func (x *NetworkRequest) GetInterfaces() []*Interface {
 	return nil
 }
 
+func (x *NetworkRequest) GetSysctls() []*Sysctl {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
+func (x *NetworkRequest) GetNftables() []*NftablesMessage {
+	if x != nil {
+		return x.Nftables
+	}
+	return nil
+}
+
 type NetworkResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Unset         []string               `protobuf:"bytes,1,rep,name=unset,proto3" json:"unset,omitempty"` // paths of sysctls that this kernel does not have or take
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -608,6 +630,126 @@ func (*NetworkResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
+func (x *NetworkResponse) GetUnset() []string {
+	if x != nil {
+		return x.Unset
+	}
+	return nil
+}
+
+type Sysctl struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // below /proc/sys/net
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sysctl) Reset() {
+	*x = Sysctl{}
+	mi := &file_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sysctl) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sysctl) ProtoMessage() {}
+
+func (x *Sysctl) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sysctl.ProtoReflect.Descriptor instead.
+func (*Sysctl) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Sysctl) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Sysctl) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// NftablesMessage is one of nfnetlink's, as package nftables makes them.
+type NftablesMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          uint32                 `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"`
+	Family        uint32                 `protobuf:"varint,2,opt,name=family,proto3" json:"family,omitempty"`
+	Attributes    []byte                 `protobuf:"bytes,3,opt,name=attributes,proto3" json:"attributes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NftablesMessage) Reset() {
+	*x = NftablesMessage{}
+	mi := &file_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NftablesMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NftablesMessage) ProtoMessage() {}
+
+func (x *NftablesMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NftablesMessage.ProtoReflect.Descriptor instead.
+func (*NftablesMessage) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *NftablesMessage) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *NftablesMessage) GetFamily() uint32 {
+	if x != nil {
+		return x.Family
+	}
+	return 0
+}
+
+func (x *NftablesMessage) GetAttributes() []byte {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 type Interface struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// hardware_address says which guest NIC this is: the MAC the VM was started with.
@@ -624,7 +766,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -636,7 +778,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,7 +791,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Interface) GetNicMac() string {
@@ -716,7 +858,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +870,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +883,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Route) GetDestination() string {
@@ -803,7 +945,7 @@ type Neighbor struct {
 
 func (x *Neighbor) Reset() {
 	*x = Neighbor{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +957,7 @@ func (x *Neighbor) String() string {
 func (*Neighbor) ProtoMessage() {}
 
 func (x *Neighbor) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +970,7 @@ func (x *Neighbor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbor.ProtoReflect.Descriptor instead.
 func (*Neighbor) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Neighbor) GetAddress() string {
@@ -854,7 +996,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1008,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1021,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StartRequest) GetContainerId() string {
@@ -897,7 +1039,7 @@ type StartResponse struct {
 
 func (x *StartResponse) Reset() {
 	*x = StartResponse{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1051,7 @@ func (x *StartResponse) String() string {
 func (*StartResponse) ProtoMessage() {}
 
 func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1064,7 @@ func (x *StartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
 func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 type ExecRequest struct {
@@ -938,7 +1080,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1092,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1105,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecRequest) GetContainerId() string {
@@ -1010,7 +1152,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1164,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1177,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecResponse) GetGuestPid() int32 {
@@ -1055,7 +1197,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1209,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1222,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitRequest) GetContainerId() string {
@@ -1108,7 +1250,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1262,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1275,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WaitResponse) GetExitCode() uint32 {
@@ -1170,7 +1312,7 @@ type HeldOutput struct {
 
 func (x *HeldOutput) Reset() {
 	*x = HeldOutput{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1324,7 @@ func (x *HeldOutput) String() string {
 func (*HeldOutput) ProtoMessage() {}
 
 func (x *HeldOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1337,7 @@ func (x *HeldOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldOutput.ProtoReflect.Descriptor instead.
 func (*HeldOutput) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HeldOutput) GetKind() uint32 {
@@ -1231,7 +1373,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1385,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1398,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *KillRequest) GetContainerId() string {
@@ -1295,7 +1437,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1449,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1462,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 type ResizeRequest struct {
@@ -1335,7 +1477,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1489,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1502,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResizeRequest) GetContainerId() string {
@@ -1399,7 +1541,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1553,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1566,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 type PauseRequest struct {
@@ -1436,7 +1578,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1590,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1603,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PauseRequest) GetContainerId() string {
@@ -1479,7 +1621,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1633,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1646,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 type ResumeRequest struct {
@@ -1516,7 +1658,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1670,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1683,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResumeRequest) GetContainerId() string {
@@ -1559,7 +1701,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1713,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1726,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 type UpdateRequest struct {
@@ -1597,7 +1739,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1751,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1764,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateRequest) GetContainerId() string {
@@ -1647,7 +1789,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1801,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1814,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 type StatsRequest struct {
@@ -1684,7 +1826,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1838,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1851,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatsRequest) GetContainerId() string {
@@ -1743,7 +1885,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1897,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1910,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatsResponse) GetCpuUsageUsec() uint64 {
@@ -1892,7 +2034,7 @@ type PsRequest struct {
 
 func (x *PsRequest) Reset() {
 	*x = PsRequest{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2046,7 @@ func (x *PsRequest) String() string {
 func (*PsRequest) ProtoMessage() {}
 
 func (x *PsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2059,7 @@ func (x *PsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PsRequest.ProtoReflect.Descriptor instead.
 func (*PsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PsRequest) GetContainerId() string {
@@ -1936,7 +2078,7 @@ type PsResponse struct {
 
 func (x *PsResponse) Reset() {
 	*x = PsResponse{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +2090,7 @@ func (x *PsResponse) String() string {
 func (*PsResponse) ProtoMessage() {}
 
 func (x *PsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +2103,7 @@ func (x *PsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PsResponse.ProtoReflect.Descriptor instead.
 func (*PsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PsResponse) GetProcesses() []*ProcessInfo {
@@ -1983,7 +2125,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2137,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2150,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ProcessInfo) GetGuestPid() int32 {
@@ -2049,7 +2191,7 @@ type AwaitOOMRequest struct {
 
 func (x *AwaitOOMRequest) Reset() {
 	*x = AwaitOOMRequest{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2203,7 @@ func (x *AwaitOOMRequest) String() string {
 func (*AwaitOOMRequest) ProtoMessage() {}
 
 func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2216,7 @@ func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitOOMRequest.ProtoReflect.Descriptor instead.
 func (*AwaitOOMRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AwaitOOMRequest) GetContainerId() string {
@@ -2100,7 +2242,7 @@ type AwaitOOMResponse struct {
 
 func (x *AwaitOOMResponse) Reset() {
 	*x = AwaitOOMResponse{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2254,7 @@ func (x *AwaitOOMResponse) String() string {
 func (*AwaitOOMResponse) ProtoMessage() {}
 
 func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2267,7 @@ func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitOOMResponse.ProtoReflect.Descriptor instead.
 func (*AwaitOOMResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AwaitOOMResponse) GetKills() uint64 {
@@ -2143,7 +2285,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2297,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2310,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{38}
 }
 
 type ShutdownResponse struct {
@@ -2179,7 +2321,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2333,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2346,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2253,13 +2395,25 @@ const file_agent_proto_rawDesc = "" +
 	"\vsetup_nanos\x18\x03 \x01(\x03R\n" +
 	"setupNanos\x12\x1f\n" +
 	"\vstage_nanos\x18\x04 \x01(\x03R\n" +
-	"stageNanos\"m\n" +
+	"stageNanos\"\xda\x01\n" +
 	"\x0eNetworkRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x128\n" +
 	"\n" +
 	"interfaces\x18\x02 \x03(\v2\x18.husk.agent.v1.InterfaceR\n" +
-	"interfaces\"\x11\n" +
-	"\x0fNetworkResponse\"\xdf\x01\n" +
+	"interfaces\x12/\n" +
+	"\asysctls\x18\x03 \x03(\v2\x15.husk.agent.v1.SysctlR\asysctls\x12:\n" +
+	"\bnftables\x18\x04 \x03(\v2\x1e.husk.agent.v1.NftablesMessageR\bnftables\"'\n" +
+	"\x0fNetworkResponse\x12\x14\n" +
+	"\x05unset\x18\x01 \x03(\tR\x05unset\"2\n" +
+	"\x06Sysctl\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"]\n" +
+	"\x0fNftablesMessage\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\rR\x04type\x12\x16\n" +
+	"\x06family\x18\x02 \x01(\rR\x06family\x12\x1e\n" +
+	"\n" +
+	"attributes\x18\x03 \x01(\fR\n" +
+	"attributes\"\xdf\x01\n" +
 	"\tInterface\x12\x17\n" +
 	"\anic_mac\x18\x01 \x01(\tR\x06nicMac\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -2405,7 +2559,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_agent_proto_goTypes = []any{
 	(*HelloRequest)(nil),     // 0: husk.agent.v1.HelloRequest
 	(*HelloResponse)(nil),    // 1: husk.agent.v1.HelloResponse
@@ -2416,82 +2570,86 @@ var file_agent_proto_goTypes = []any{
 	(*CreateResponse)(nil),   // 6: husk.agent.v1.CreateResponse
 	(*NetworkRequest)(nil),   // 7: husk.agent.v1.NetworkRequest
 	(*NetworkResponse)(nil),  // 8: husk.agent.v1.NetworkResponse
-	(*Interface)(nil),        // 9: husk.agent.v1.Interface
-	(*Route)(nil),            // 10: husk.agent.v1.Route
-	(*Neighbor)(nil),         // 11: husk.agent.v1.Neighbor
-	(*StartRequest)(nil),     // 12: husk.agent.v1.StartRequest
-	(*StartResponse)(nil),    // 13: husk.agent.v1.StartResponse
-	(*ExecRequest)(nil),      // 14: husk.agent.v1.ExecRequest
-	(*ExecResponse)(nil),     // 15: husk.agent.v1.ExecResponse
-	(*WaitRequest)(nil),      // 16: husk.agent.v1.WaitRequest
-	(*WaitResponse)(nil),     // 17: husk.agent.v1.WaitResponse
-	(*HeldOutput)(nil),       // 18: husk.agent.v1.HeldOutput
-	(*KillRequest)(nil),      // 19: husk.agent.v1.KillRequest
-	(*KillResponse)(nil),     // 20: husk.agent.v1.KillResponse
-	(*ResizeRequest)(nil),    // 21: husk.agent.v1.ResizeRequest
-	(*ResizeResponse)(nil),   // 22: husk.agent.v1.ResizeResponse
-	(*PauseRequest)(nil),     // 23: husk.agent.v1.PauseRequest
-	(*PauseResponse)(nil),    // 24: husk.agent.v1.PauseResponse
-	(*ResumeRequest)(nil),    // 25: husk.agent.v1.ResumeRequest
-	(*ResumeResponse)(nil),   // 26: husk.agent.v1.ResumeResponse
-	(*UpdateRequest)(nil),    // 27: husk.agent.v1.UpdateRequest
-	(*UpdateResponse)(nil),   // 28: husk.agent.v1.UpdateResponse
-	(*StatsRequest)(nil),     // 29: husk.agent.v1.StatsRequest
-	(*StatsResponse)(nil),    // 30: husk.agent.v1.StatsResponse
-	(*PsRequest)(nil),        // 31: husk.agent.v1.PsRequest
-	(*PsResponse)(nil),       // 32: husk.agent.v1.PsResponse
-	(*ProcessInfo)(nil),      // 33: husk.agent.v1.ProcessInfo
-	(*AwaitOOMRequest)(nil),  // 34: husk.agent.v1.AwaitOOMRequest
-	(*AwaitOOMResponse)(nil), // 35: husk.agent.v1.AwaitOOMResponse
-	(*ShutdownRequest)(nil),  // 36: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 37: husk.agent.v1.ShutdownResponse
-	nil,                      // 38: husk.agent.v1.StatsResponse.MemoryStatEntry
+	(*Sysctl)(nil),           // 9: husk.agent.v1.Sysctl
+	(*NftablesMessage)(nil),  // 10: husk.agent.v1.NftablesMessage
+	(*Interface)(nil),        // 11: husk.agent.v1.Interface
+	(*Route)(nil),            // 12: husk.agent.v1.Route
+	(*Neighbor)(nil),         // 13: husk.agent.v1.Neighbor
+	(*StartRequest)(nil),     // 14: husk.agent.v1.StartRequest
+	(*StartResponse)(nil),    // 15: husk.agent.v1.StartResponse
+	(*ExecRequest)(nil),      // 16: husk.agent.v1.ExecRequest
+	(*ExecResponse)(nil),     // 17: husk.agent.v1.ExecResponse
+	(*WaitRequest)(nil),      // 18: husk.agent.v1.WaitRequest
+	(*WaitResponse)(nil),     // 19: husk.agent.v1.WaitResponse
+	(*HeldOutput)(nil),       // 20: husk.agent.v1.HeldOutput
+	(*KillRequest)(nil),      // 21: husk.agent.v1.KillRequest
+	(*KillResponse)(nil),     // 22: husk.agent.v1.KillResponse
+	(*ResizeRequest)(nil),    // 23: husk.agent.v1.ResizeRequest
+	(*ResizeResponse)(nil),   // 24: husk.agent.v1.ResizeResponse
+	(*PauseRequest)(nil),     // 25: husk.agent.v1.PauseRequest
+	(*PauseResponse)(nil),    // 26: husk.agent.v1.PauseResponse
+	(*ResumeRequest)(nil),    // 27: husk.agent.v1.ResumeRequest
+	(*ResumeResponse)(nil),   // 28: husk.agent.v1.ResumeResponse
+	(*UpdateRequest)(nil),    // 29: husk.agent.v1.UpdateRequest
+	(*UpdateResponse)(nil),   // 30: husk.agent.v1.UpdateResponse
+	(*StatsRequest)(nil),     // 31: husk.agent.v1.StatsRequest
+	(*StatsResponse)(nil),    // 32: husk.agent.v1.StatsResponse
+	(*PsRequest)(nil),        // 33: husk.agent.v1.PsRequest
+	(*PsResponse)(nil),       // 34: husk.agent.v1.PsResponse
+	(*ProcessInfo)(nil),      // 35: husk.agent.v1.ProcessInfo
+	(*AwaitOOMRequest)(nil),  // 36: husk.agent.v1.AwaitOOMRequest
+	(*AwaitOOMResponse)(nil), // 37: husk.agent.v1.AwaitOOMResponse
+	(*ShutdownRequest)(nil),  // 38: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil), // 39: husk.agent.v1.ShutdownResponse
+	nil,                      // 40: husk.agent.v1.StatsResponse.MemoryStatEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.CreateRequest.share:type_name -> husk.agent.v1.Share
 	5,  // 1: husk.agent.v1.CreateRequest.seccomp:type_name -> husk.agent.v1.Seccomp
 	3,  // 2: husk.agent.v1.CreateRequest.disks:type_name -> husk.agent.v1.Disk
-	9,  // 3: husk.agent.v1.NetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
-	10, // 4: husk.agent.v1.Interface.routes:type_name -> husk.agent.v1.Route
-	11, // 5: husk.agent.v1.Interface.neighbors:type_name -> husk.agent.v1.Neighbor
-	18, // 6: husk.agent.v1.WaitResponse.held:type_name -> husk.agent.v1.HeldOutput
-	38, // 7: husk.agent.v1.StatsResponse.memory_stat:type_name -> husk.agent.v1.StatsResponse.MemoryStatEntry
-	33, // 8: husk.agent.v1.PsResponse.processes:type_name -> husk.agent.v1.ProcessInfo
-	0,  // 9: husk.agent.v1.Agent.Hello:input_type -> husk.agent.v1.HelloRequest
-	4,  // 10: husk.agent.v1.Agent.Create:input_type -> husk.agent.v1.CreateRequest
-	7,  // 11: husk.agent.v1.Agent.Network:input_type -> husk.agent.v1.NetworkRequest
-	12, // 12: husk.agent.v1.Agent.Start:input_type -> husk.agent.v1.StartRequest
-	14, // 13: husk.agent.v1.Agent.Exec:input_type -> husk.agent.v1.ExecRequest
-	16, // 14: husk.agent.v1.Agent.Wait:input_type -> husk.agent.v1.WaitRequest
-	19, // 15: husk.agent.v1.Agent.Kill:input_type -> husk.agent.v1.KillRequest
-	21, // 16: husk.agent.v1.Agent.Resize:input_type -> husk.agent.v1.ResizeRequest
-	23, // 17: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	25, // 18: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	27, // 19: husk.agent.v1.Agent.Update:input_type -> husk.agent.v1.UpdateRequest
-	29, // 20: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	31, // 21: husk.agent.v1.Agent.Ps:input_type -> husk.agent.v1.PsRequest
-	34, // 22: husk.agent.v1.Agent.AwaitOOM:input_type -> husk.agent.v1.AwaitOOMRequest
-	36, // 23: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 24: husk.agent.v1.Agent.Hello:output_type -> husk.agent.v1.HelloResponse
-	6,  // 25: husk.agent.v1.Agent.Create:output_type -> husk.agent.v1.CreateResponse
-	8,  // 26: husk.agent.v1.Agent.Network:output_type -> husk.agent.v1.NetworkResponse
-	13, // 27: husk.agent.v1.Agent.Start:output_type -> husk.agent.v1.StartResponse
-	15, // 28: husk.agent.v1.Agent.Exec:output_type -> husk.agent.v1.ExecResponse
-	17, // 29: husk.agent.v1.Agent.Wait:output_type -> husk.agent.v1.WaitResponse
-	20, // 30: husk.agent.v1.Agent.Kill:output_type -> husk.agent.v1.KillResponse
-	22, // 31: husk.agent.v1.Agent.Resize:output_type -> husk.agent.v1.ResizeResponse
-	24, // 32: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	26, // 33: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	28, // 34: husk.agent.v1.Agent.Update:output_type -> husk.agent.v1.UpdateResponse
-	30, // 35: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	32, // 36: husk.agent.v1.Agent.Ps:output_type -> husk.agent.v1.PsResponse
-	35, // 37: husk.agent.v1.Agent.AwaitOOM:output_type -> husk.agent.v1.AwaitOOMResponse
-	37, // 38: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	24, // [24:39] is the sub-list for method output_type
-	9,  // [9:24] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	11, // 3: husk.agent.v1.NetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
+	9,  // 4: husk.agent.v1.NetworkRequest.sysctls:type_name -> husk.agent.v1.Sysctl
+	10, // 5: husk.agent.v1.NetworkRequest.nftables:type_name -> husk.agent.v1.NftablesMessage
+	12, // 6: husk.agent.v1.Interface.routes:type_name -> husk.agent.v1.Route
+	13, // 7: husk.agent.v1.Interface.neighbors:type_name -> husk.agent.v1.Neighbor
+	20, // 8: husk.agent.v1.WaitResponse.held:type_name -> husk.agent.v1.HeldOutput
+	40, // 9: husk.agent.v1.StatsResponse.memory_stat:type_name -> husk.agent.v1.StatsResponse.MemoryStatEntry
+	35, // 10: husk.agent.v1.PsResponse.processes:type_name -> husk.agent.v1.ProcessInfo
+	0,  // 11: husk.agent.v1.Agent.Hello:input_type -> husk.agent.v1.HelloRequest
+	4,  // 12: husk.agent.v1.Agent.Create:input_type -> husk.agent.v1.CreateRequest
+	7,  // 13: husk.agent.v1.Agent.Network:input_type -> husk.agent.v1.NetworkRequest
+	14, // 14: husk.agent.v1.Agent.Start:input_type -> husk.agent.v1.StartRequest
+	16, // 15: husk.agent.v1.Agent.Exec:input_type -> husk.agent.v1.ExecRequest
+	18, // 16: husk.agent.v1.Agent.Wait:input_type -> husk.agent.v1.WaitRequest
+	21, // 17: husk.agent.v1.Agent.Kill:input_type -> husk.agent.v1.KillRequest
+	23, // 18: husk.agent.v1.Agent.Resize:input_type -> husk.agent.v1.ResizeRequest
+	25, // 19: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	27, // 20: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	29, // 21: husk.agent.v1.Agent.Update:input_type -> husk.agent.v1.UpdateRequest
+	31, // 22: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	33, // 23: husk.agent.v1.Agent.Ps:input_type -> husk.agent.v1.PsRequest
+	36, // 24: husk.agent.v1.Agent.AwaitOOM:input_type -> husk.agent.v1.AwaitOOMRequest
+	38, // 25: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 26: husk.agent.v1.Agent.Hello:output_type -> husk.agent.v1.HelloResponse
+	6,  // 27: husk.agent.v1.Agent.Create:output_type -> husk.agent.v1.CreateResponse
+	8,  // 28: husk.agent.v1.Agent.Network:output_type -> husk.agent.v1.NetworkResponse
+	15, // 29: husk.agent.v1.Agent.Start:output_type -> husk.agent.v1.StartResponse
+	17, // 30: husk.agent.v1.Agent.Exec:output_type -> husk.agent.v1.ExecResponse
+	19, // 31: husk.agent.v1.Agent.Wait:output_type -> husk.agent.v1.WaitResponse
+	22, // 32: husk.agent.v1.Agent.Kill:output_type -> husk.agent.v1.KillResponse
+	24, // 33: husk.agent.v1.Agent.Resize:output_type -> husk.agent.v1.ResizeResponse
+	26, // 34: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	28, // 35: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	30, // 36: husk.agent.v1.Agent.Update:output_type -> husk.agent.v1.UpdateResponse
+	32, // 37: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	34, // 38: husk.agent.v1.Agent.Ps:output_type -> husk.agent.v1.PsResponse
+	37, // 39: husk.agent.v1.Agent.AwaitOOM:output_type -> husk.agent.v1.AwaitOOMResponse
+	39, // 40: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	26, // [26:41] is the sub-list for method output_type
+	11, // [11:26] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2505,7 +2663,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

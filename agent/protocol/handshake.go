@@ -15,40 +15,59 @@ var ErrMismatch = errors.New("host and agent do not match")
 
 // Greet is the host's side of the handshake and the first thing on a channel:
 // the host speaks first, so that nothing waits in the guest's output queue of a
-// memory template, then reads the agent's answer. The caller sets the deadline.
-func Greet(rw io.ReadWriter, build string) error {
-	if err := writeGreeting(rw, build); err != nil {
+// memory template, then reads the agent's answer. The answer means that the
+// agent is ready for the session that o offers. The caller sets the deadline.
+func Greet(rw io.ReadWriter, build string, o Offer) error {
+	line, err := greetingLine(build)
+	if err != nil {
 		return err
+	}
+	// In one write: each is an interrupt for the guest.
+	if _, err := rw.Write(append([]byte(line), o.encode()...)); err != nil {
+		return fmt.Errorf("write greeting: %w", err)
 	}
 	return checkGreeting(rw, build)
 }
 
-// Answer is the agent's side of the handshake. It answers before it judges, so
-// that the host can say which build the agent is.
-func Answer(rw io.ReadWriter, build string) error {
+// Answer is the agent's side of the handshake. ready is called with the host's
+// offer before the answer, and its error takes the answer's place. A host of
+// another build is answered all the same, so that it can say which build the
+// agent is; its offer stays unread.
+func Answer(rw io.ReadWriter, build string, ready func(Offer) error) error {
 	theirs, err := readGreeting(rw)
 	if err != nil {
 		return err
 	}
-	if err := writeGreeting(rw, build); err != nil {
+	mismatch := compare(theirs, build)
+	if mismatch == nil {
+		o, err := readOffer(rw)
+		if err != nil {
+			return err
+		}
+		if err := ready(o); err != nil {
+			return err
+		}
+	}
+	line, err := greetingLine(build)
+	if err != nil {
 		return err
 	}
-	return compare(theirs, build)
+	if _, err := io.WriteString(rw, line); err != nil {
+		return fmt.Errorf("write greeting: %w", err)
+	}
+	return mismatch
 }
 
 func greeting(build string) string {
 	return fmt.Sprintf("husk/%d %s", Version, build)
 }
 
-func writeGreeting(w io.Writer, build string) error {
+func greetingLine(build string) (string, error) {
 	line := greeting(build) + "\n"
 	if len(line) > maxGreeting {
-		return fmt.Errorf("write greeting: build %q is too long", build)
+		return "", fmt.Errorf("write greeting: build %q is too long", build)
 	}
-	if _, err := io.WriteString(w, line); err != nil {
-		return fmt.Errorf("write greeting: %w", err)
-	}
-	return nil
+	return line, nil
 }
 
 func checkGreeting(r io.Reader, build string) error {

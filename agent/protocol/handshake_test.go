@@ -5,21 +5,42 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// pair returns two ends of a real socket: net.Pipe has no buffer, and a channel
+// has. Both have a deadline.
+func pair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "socketpair")
+		if conns[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+		_ = conns[i].SetDeadline(time.Now().Add(5 * time.Second))
+		t.Cleanup(func() { _ = conns[i].Close() })
+	}
+	return conns[0], conns[1]
+}
 
 // shake runs both sides of the handshake against each other.
 func shake(t *testing.T, hostBuild, agentBuild string) (host, agent error) {
 	t.Helper()
-	h, a := net.Pipe()
-	deadline := time.Now().Add(5 * time.Second)
-	_ = h.SetDeadline(deadline)
-	_ = a.SetDeadline(deadline)
+	h, a := pair(t)
 	done := make(chan error, 1)
-	go func() { done <- Answer(a, agentBuild) }()
-	host = Greet(h, hostBuild)
+	go func() { done <- Answer(a, agentBuild, func(Offer) error { return nil }) }()
+	host = Greet(h, hostBuild, Offer{})
 	return host, <-done
 }
 
@@ -45,10 +66,10 @@ func TestGreetingRefused(t *testing.T) {
 	for name, line := range map[string]string{
 		"another version": "husk/999 b1\n",
 		"another program": "SSH-2.0-OpenSSH_9\n",
-		"control bytes":   "husk/2 b1\x1b[2J\n",
-		"carriage return": "husk/2 b1\r\n",
+		"control bytes":   "husk/3 b1\x1b[2J\n",
+		"carriage return": "husk/3 b1\r\n",
 		"too long":        strings.Repeat("a", 10000) + "\n",
-		"cut short":       "husk/1 b",
+		"cut short":       "husk/2 b",
 		"nothing":         "",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +82,7 @@ func TestGreetingRefused(t *testing.T) {
 
 // What follows the greeting belongs to the streams.
 func TestGreetingLeavesTheRestUnread(t *testing.T) {
-	r := strings.NewReader("husk/2 b1\nrest")
+	r := strings.NewReader("husk/3 b1\nrest")
 	if err := checkGreeting(r, "b1"); err != nil {
 		t.Fatal(err)
 	}
@@ -71,8 +92,8 @@ func TestGreetingLeavesTheRestUnread(t *testing.T) {
 }
 
 func FuzzGreeting(f *testing.F) {
-	f.Add([]byte("husk/2 b1\n"))
-	f.Add([]byte("husk/2 b1\nmore"))
+	f.Add([]byte("husk/3 b1\n"))
+	f.Add([]byte("husk/3 b1\nmore"))
 	f.Add([]byte("\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)

@@ -7,8 +7,8 @@ package protocol
 const (
 	// Version is the protocol version. Host and agent of different versions
 	// refuse each other in the handshake; raise it with every incompatible
-	// change of agent.proto, the handshake or the stream header.
-	Version = 2
+	// change of agent.proto, the handshake, the session or the stream header.
+	Version = 3
 
 	// InitProcess is the process_id of the container's own process.
 	InitProcess = "init"
@@ -17,11 +17,15 @@ const (
 	// channel (/sys/class/virtio-ports/*/name in the guest).
 	ChannelPort = "org.huskvm.agent"
 
-	// StreamVsockPort is the AF_VSOCK port the agent listens on. To say that it
-	// is up, the agent dials the host (CID 2) at the port whose number is its
-	// own CID: unique on the host, and still right in a clone that woke up with
-	// another CID than its template.
-	StreamVsockPort = 1024
+	// VsockPort is the AF_VSOCK port on which the agent waits for the one
+	// connection of its host that carries the session, if the host offers one.
+	// It closes the port then.
+	VsockPort = 1024
+
+	// ReservedVsockPort is the highest source port that the kernel gives to nobody
+	// without CAP_NET_BIND_SERVICE (LAST_RESERVED_PORT of the kernel's af_vsock.c).
+	// The host dials from one of these.
+	ReservedVsockPort = 1023
 
 	// PrepareParam on the kernel's command line tells the agent that its guest
 	// becomes a memory template: before it opens the channel it prepares

@@ -139,7 +139,7 @@ func ReadStreamAck(r io.Reader) error {
 		return fmt.Errorf("read stream answer: %w", noEOF(err))
 	}
 	if text != "" {
-		return fmt.Errorf("open stream: agent refused it: %q", text)
+		return fmt.Errorf("agent refused it: %q", text)
 	}
 	return nil
 }

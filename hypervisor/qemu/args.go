@@ -40,7 +40,7 @@ const (
 type handles struct {
 	qmp     int
 	console int
-	channel int // virtio-serial; -1 with vsock
+	channel int // virtio-serial
 	vhost   int // /dev/vhost-vsock; -1 without vsock
 	taps    []int
 	disks   []int
@@ -134,8 +134,8 @@ func check(cfg hypervisor.Config) error {
 	if cfg.ShareDir != "" && !filepath.IsAbs(cfg.ShareDir) {
 		return fmt.Errorf("shared directory %q is not an absolute path", cfg.ShareDir)
 	}
-	if !cfg.Vsock && cfg.ChannelPort == "" {
-		return errors.New("without vsock the agent channel needs a port name")
+	if cfg.ChannelPort == "" {
+		return errors.New("the agent channel needs a port name")
 	}
 	if err := checkTemplate(cfg); err != nil {
 		return err
@@ -159,6 +159,9 @@ func check(cfg hypervisor.Config) error {
 
 func countDevices(cfg hypervisor.Config) int {
 	n := 2 + len(cfg.NICs) + len(cfg.Disks) // channel and rng
+	if cfg.Vsock {
+		n++
+	}
 	if cfg.ShareDir != "" {
 		n++
 	}
@@ -196,12 +199,11 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 	}
 
 	// Each device costs the guest time to boot, under emulation most: no others.
+	m.chardevs = append(m.chardevs, with("socket", "id", "agent", "fd", strconv.Itoa(h.channel)))
+	m.add(with("virtio-serial-device", "id", "serial", "max_ports", "2"))
+	m.add(with("virtserialport", "id", channelID, "bus", "serial.0", "chardev", "agent", "name", cfg.ChannelPort))
 	if cfg.Vsock {
 		m.add(with("vhost-vsock-device", "guest-cid", strconv.FormatUint(uint64(h.vsockCID), 10), "vhostfd", strconv.Itoa(h.vhost)))
-	} else {
-		m.chardevs = append(m.chardevs, with("socket", "id", "agent", "fd", strconv.Itoa(h.channel)))
-		m.add(with("virtio-serial-device", "id", "serial", "max_ports", "2"))
-		m.devices = append(m.devices, with("virtserialport", "id", channelID, "bus", "serial.0", "chardev", "agent", "name", cfg.ChannelPort))
 	}
 	if cfg.ShareDir != "" {
 		// passthrough: owner and mode on the host are the guest's, as with a bind

@@ -43,8 +43,8 @@ func TestArgvGolden(t *testing.T) {
 				{File: os.Stdin, Serial: "a,b", ReadOnly: true, LogicalBlock: 4096, PhysicalBlock: 4096},
 			}
 		}},
-		"kvm-vsock": {handles: handles{qmp: 3, console: 4, channel: -1, vhost: 5, vsockCID: 4242}, change: func(c *hypervisor.Config) {
-			c.Accel, c.Vsock, c.ChannelPort = hypervisor.KVM, true, ""
+		"kvm-vsock": {handles: handles{qmp: 3, console: 4, channel: 5, vhost: 6, vsockCID: 4242}, change: func(c *hypervisor.Config) {
+			c.Accel, c.Vsock = hypervisor.KVM, true
 		}},
 		"commas": {handles: serial, tscKHz: 1000000, change: func(c *hypervisor.Config) {
 			c.ShareDir, c.Kernel = "/run/a,readonly=on/share", "/boot/a,b"

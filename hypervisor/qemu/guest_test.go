@@ -178,13 +178,13 @@ func TestGuestVsock(t *testing.T) {
 	}
 	const port = 1024
 	cfg := guestConfig(t)
-	cfg.Vsock, cfg.ChannelPort = true, ""
+	cfg.Vsock = true
 	cfg.Cmdline += fmt.Sprintf(" test.vsock=%d", port)
 	taken := map[uint32]bool{}
 	for range 2 {
 		v := startVM(t, cfg)
 		c := v.Channel()
-		if c.Serial != nil || c.VsockCID < 3 || taken[c.VsockCID] {
+		if c.Serial == nil || c.VsockCID < 3 || taken[c.VsockCID] {
 			t.Errorf("channel is %+v, with %v taken", c, taken)
 		}
 		taken[c.VsockCID] = true

@@ -127,10 +127,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 		case <-time.After(drainTimeout):
 		}
 	}
-	stopErr := v.Stop()
-	if v.channel.Serial != nil {
-		stopErr = errors.Join(stopErr, v.channel.Serial.Close())
-	}
+	stopErr := errors.Join(v.Stop(), v.channel.Serial.Close())
 	return nil, errors.Join(fmt.Errorf("start vm: %w", v.startError(err, cfg)), stopErr)
 }
 
@@ -148,7 +145,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		return 2 + len(files)
 	}
 
-	h := handles{channel: -1, vhost: -1}
+	h := handles{vhost: -1}
 	qmpConn, far, err := socketPair("qmp")
 	if err != nil {
 		return nil, err
@@ -164,6 +161,12 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	h.console = inherit(far)
 
 	var channel hypervisor.Channel
+	channel.Serial, far, err = socketPair("agent channel")
+	if err != nil {
+		return nil, err
+	}
+	res.ours, res.theirs = append(res.ours, channel.Serial), append(res.theirs, far)
+	h.channel = inherit(far)
 	if cfg.Vsock {
 		f, cid, err := reserveCID(s.host.vhostVsock, setGuestCID)
 		if err != nil {
@@ -171,13 +174,6 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		}
 		res.theirs = append(res.theirs, f)
 		h.vhost, h.vsockCID, channel.VsockCID = inherit(f), cid, cid
-	} else {
-		conn, far, err := socketPair("agent channel")
-		if err != nil {
-			return nil, err
-		}
-		res.ours, res.theirs = append(res.ours, conn), append(res.theirs, far)
-		h.channel, channel.Serial = inherit(far), conn
 	}
 	h.lend(cfg, inherit)
 

@@ -186,7 +186,8 @@ var coreTests = [][]string{
 	{"TestExec", "TestCheck"},
 	{"TestConsoleSocket", "TestStdinEndOfFile", "TestStdoutWhole", "TestStalledStderrDoesNotStallStdout"},
 	{"TestNetworkVeth", "TestNetworkAppearsBeforeStart"},
-	{"TestMemoryLimitKills", "TestKillSupervisor", "TestKillVMM"},
+	{"TestMemoryLimitKills", "TestKillSupervisor", "TestKillVMM", "TestHostDevices"},
+	{"TestVsockTakesNoOrders", "TestTemplateHoldsNoSecret", "TestSocketsOfAContainer"},
 }
 
 // TestKVM runs the core of the integration suite in the outer machine, with

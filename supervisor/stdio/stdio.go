@@ -5,7 +5,6 @@ package stdio
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,9 +75,11 @@ func (r *Relay) dialAll(ctx context.Context, dial Dial, ids []streamID) error {
 		})
 	}
 	all.Wait()
-	if err := errors.Join(errs...); err != nil {
-		r.Abort()
-		return err
+	for _, err := range errs {
+		if err != nil {
+			r.Abort()
+			return err // one line: the others failed for the same reason
+		}
 	}
 	return nil
 }

@@ -38,9 +38,14 @@ func Pair() (host, guest net.Conn, err error) {
 // Streams answers the handshake as an agent of that build, then hands each stream
 // that the host opens to serve, its header read. It returns when the channel ends.
 func Streams(channel net.Conn, build string, serve func(protocol.StreamHeader, net.Conn)) error {
-	if err := protocol.Answer(channel, build); err != nil {
+	if err := protocol.Answer(channel, build, func(protocol.Offer) error { return nil }); err != nil {
 		return err
 	}
+	return Session(channel, serve)
+}
+
+// Session is Streams without the handshake.
+func Session(channel net.Conn, serve func(protocol.StreamHeader, net.Conn)) error {
 	session, err := mux.Guest(channel)
 	if err != nil {
 		return err

@@ -1,0 +1,240 @@
+//go:build integration
+
+package integration
+
+import (
+	"encoding/hex"
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// withoutCapabilities takes some from the process.
+func withoutCapabilities(names ...string) specOption {
+	return func(s *specs.Spec) {
+		c := s.Process.Capabilities
+		for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted} {
+			*set = slices.DeleteFunc(slices.Clone(*set), func(name string) bool { return slices.Contains(names, name) })
+		}
+	}
+}
+
+// withSettings has the calls of e read the suite's settings with lines added.
+func (e *env) withSettings(lines string) {
+	e.t.Helper()
+	e.settings = e.path("settings")
+	writeFile(e.t, e.settings, readFile(e.t, settings)+lines)
+}
+
+// capture is a socket that hears every frame that comes out of an interface.
+type capture struct {
+	t *testing.T
+	f *os.File
+}
+
+func (n *netNS) capture(name string) *capture {
+	n.t.Helper()
+	c := &capture{t: n.t}
+	n.do(func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		c.f = os.NewFile(uintptr(fd), name)
+		const all = unix.ETH_P_ALL << 8 // in the network's order
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Attrs().Index})
+	})
+	n.t.Cleanup(func() { c.f.Close() })
+	return c
+}
+
+// until returns the frames that come before the one that ends so, as hexadecimal
+// without destination; none within the time fails the test.
+func (c *capture) until(end string) (frames []string) {
+	c.t.Helper()
+	if err := c.f.SetReadDeadline(time.Now().Add(60 * time.Second)); err != nil {
+		c.t.Fatal(err)
+	}
+	buf := make([]byte, 70000)
+	for {
+		n, err := c.f.Read(buf)
+		if err != nil {
+			c.t.Fatalf("the last frame has not arrived: %v; before it came %v", err, frames)
+		}
+		frame := hex.EncodeToString(buf[min(n, 6):n])
+		if strings.HasSuffix(frame, end) {
+			return frames
+		}
+		frames = append(frames, frame)
+	}
+}
+
+const (
+	ownFrameMAC   = "0242ac110002" // wire's
+	otherFrameMAC = "0242ac110063"
+	lastFrame     = "6c617374206672616d65" // the end of the frame that is sent last
+)
+
+// forgedFrames are by a name, each with a text of its own at its end; the last is one
+// that may pass.
+func forgedFrames() (names, frames []string) {
+	everybody := "ffffffffffff"
+	ip4 := func(source, rest string) string {
+		return "0800450000200001000040" + rest[:2] + "0000" + source + "0a630001" + rest[2:]
+	}
+	arp := func(mac, sender string) string {
+		return "08060001080006040002" + mac + sender + "0242ac110001" + "0a630001"
+	}
+	ip6 := func(source, next, rest string) string {
+		return "86dd600000000018" + next + "ff" + source + "ff020000000000000000000000000001" + rest
+	}
+	const own4, gateway4 = "0a630002", "0a630001"
+	const own6, gateway6 = "fd990000000000000000000000000002", "fd990000000000000000000000000001"
+	const udp = "110fa00035000c0000"
+	for _, f := range [][2]string{
+		{"another MAC", everybody + otherFrameMAC + ip4(own4, udp)},
+		{"another IPv4 address", everybody + ownFrameMAC + ip4("0a630063", udp)},
+		{"ARP for the gateway", everybody + ownFrameMAC + arp(ownFrameMAC, gateway4)},
+		{"ARP for another MAC", everybody + ownFrameMAC + arp(otherFrameMAC, own4)},
+		{"DHCP server", everybody + ownFrameMAC + ip4(own4, "1100430044000c0000")},
+		{"ICMP redirect", everybody + ownFrameMAC + ip4(own4, "010501000000000000")},
+		{"another IPv6 address", everybody + ownFrameMAC + ip6(gateway6, "11", "0fa0003500180000")},
+		{"router advertisement", everybody + ownFrameMAC + ip6(own6, "3a", "8600000040000708")},
+		{"neighbour advertisement", everybody + ownFrameMAC + ip6(own6, "3a", "8800000060000000"+gateway6)},
+		{"VLAN", everybody + ownFrameMAC + "81000005" + ip4(own4, udp)},
+		{"two VLANs", everybody + ownFrameMAC + "88a8000581000006" + ip4(own4, udp)},
+		{"spanning tree", "0180c2000000" + ownFrameMAC + "0026424203"},
+	} {
+		names = append(names, f[0])
+		frames = append(frames, f[1]+hex.EncodeToString([]byte("forged: "+f[0])))
+	}
+	return names, append(frames, everybody+ownFrameMAC+ip4(own4, udp)+lastFrame)
+}
+
+// An exec'd process has CAP_NET_RAW here that the container lacks: it stands for a
+// hostile kernel in the guest, which sends what it likes.
+func TestForgedFramesStayInTheGuest(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	for _, c := range []struct {
+		name     string
+		settings string
+		options  []specOption
+		arrive   []string // of the forged ones; "all"
+	}{
+		{name: "no capability", options: []specOption{withoutCapabilities("CAP_NET_RAW")}},
+		{name: "CAP_NET_RAW", arrive: []string{"all", "another MAC"}},
+		{name: "off", settings: "anti_spoofing = \"off\"", options: []specOption{withoutCapabilities("CAP_NET_RAW")}, arrive: []string{"all"}},
+		{name: "off by annotation", settings: "unsafe_annotations = true", options: []specOption{
+			withoutCapabilities("CAP_NET_RAW"), withAnnotation("org.huskvm.anti_spoofing", "off"),
+		}, arrive: []string{"all"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			if c.settings != "" {
+				e.withSettings(c.settings)
+			}
+			outer, inner := e.netNS(), e.netNS()
+			defer outer.remove()
+			defer inner.remove()
+			wire(t, outer, inner, 1500)
+			options := append([]specOption{withArgs("sleep", "1000"), withNetNS(inner.path)}, c.options...)
+			box := e.createStarted(e.bundle(options...))
+			heard := outer.capture("host0")
+			names, frames := forgedFrames()
+			e.ok(append([]string{"exec", "--cap", "CAP_NET_RAW", box.id, "testprog", "frames", "eth0"}, frames...)...)
+			arrived := strings.Join(heard.until(lastFrame), " ")
+			for _, name := range names {
+				want := slices.Contains(c.arrive, "all") && !slices.Contains(c.arrive[1:], name)
+				if got := strings.Contains(arrived, hex.EncodeToString([]byte("forged: "+name))); got != want {
+					t.Errorf("forged frame %q arrives: %v, want %v", name, got, want)
+				}
+			}
+			box.stop()
+		})
+	}
+}
+
+// What a container without CAP_NET_RAW may send, arrives.
+func TestNetworkWithoutRaw(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	outer, inner := e.netNS(), e.netNS()
+	defer outer.remove()
+	defer inner.remove()
+	wire(t, outer, inner, 1500)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000"), withNetNS(inner.path), withoutCapabilities("CAP_NET_RAW")))
+	tcpOut(t, c, outer, "tcp4", "10.98.0.1:7001")
+	tcpOut(t, c, outer, "tcp6", "[fd98::1]:7002")
+	tcpIn(t, c, outer, "10.99.0.3:7003")
+	tcpIn(t, c, outer, "[fd99::2]:7004")
+	dnsQuery(t, c, outer)
+	bigDatagram(t, c, outer, "10.99.0.1:7005")
+	bigDatagram(t, c, outer, "[fd99::1]:7006")
+
+	// A new address counts from the moment on that the container has it, and for the
+	// neighbours that ask for it.
+	inner.do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.AddrAdd(link, addr(t, "10.99.0.44/24")), netlink.AddrAdd(link, addr(t, "fd99::44/64")))
+	})
+	tcpIn(t, c, outer, "10.99.0.44:7007")
+	tcpIn(t, c, outer, "[fd99::44]:7008")
+	c.stop()
+}
+
+// bigDatagram sends more than a packet holds.
+func bigDatagram(t *testing.T, c *container, outer *netNS, address string) {
+	t.Helper()
+	heard := make(chan int, 1)
+	outer.do(func() error {
+		server, err := net.ListenPacket("udp", address)
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer server.Close()
+			buf := make([]byte, 70000)
+			n, from, err := server.ReadFrom(buf)
+			if err != nil {
+				n = 0
+			} else {
+				_, _ = server.WriteTo([]byte("heard"), from)
+			}
+			heard <- n
+		}()
+		return nil
+	})
+	c.exec("testprog", "udp", address, strings.Repeat("x", 6000)).is(0)
+	if n := <-heard; n != 6000 {
+		t.Errorf("%d bytes of 6000 arrive at %s", n, address)
+	}
+}
+
+func TestAnnotationsMayNotWeaken(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	for _, a := range [][2]string{{"org.huskvm.anti_spoofing", "off"}, {"org.huskvm.uncarried_filters", "accept"}} {
+		r := e.do("create", "--bundle", e.bundle(withAnnotation(a[0], a[1])), e.id()).is(1)
+		if want := a[0] + ": annotations may not weaken isolation here"; !strings.Contains(r.stderr, want) {
+			t.Errorf("stderr %q, want %q", r.stderr, want)
+		}
+	}
+}

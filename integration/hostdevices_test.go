@@ -1,0 +1,102 @@
+//go:build integration
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// deviceGroup is the directory of the cgroup by which a process is kept from devices.
+func deviceGroup(t *testing.T, pid int) string {
+	t.Helper()
+	unified := ""
+	for line := range strings.Lines(readFile(t, fmt.Sprintf("/proc/%d/cgroup", pid))) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch fields[1] {
+		case "devices":
+			return filepath.Join("/sys/fs/cgroup/devices", fields[2])
+		case "":
+			unified = filepath.Join("/sys/fs/cgroup", fields[2])
+		}
+	}
+	return unified
+}
+
+// openIn has a process of the cgroup open a device node, and returns its error.
+func (e *env) openIn(group, node string) string {
+	t := e.t
+	t.Helper()
+	cmd := exec.Command("sh", "-c", `read -r x; exec 3<"$1" && echo open`, "sh", node)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	err = os.WriteFile(filepath.Join(group, "cgroup.procs"), fmt.Appendf(nil, "%d", cmd.Process.Pid), 0)
+	_, _ = in.Write([]byte("\n"))
+	if werr := cmd.Wait(); err != nil || werr != nil && !errors.As(werr, new(*exec.ExitError)) {
+		t.Fatal(err, werr)
+	}
+	return out.String()
+}
+
+// TestHostDevices: in the cgroup of a container, whose spec allows no device, no
+// process of the host's opens one, whether the host has cgroup v1 or v2, before start
+// and after, and after an update.
+func TestHostDevices(t *testing.T) {
+	t.Parallel()
+	for name, rules := range map[string][]specs.LinuxDeviceCgroup{
+		"all denied": {{Allow: false, Access: "rwm"}},
+		"no rules":   nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			node := func(name string, kind uint32, major, minor uint32) string {
+				path := e.path(name)
+				if err := unix.Mknod(path, kind|0o600, int(unix.Mkdev(major, minor))); err != nil {
+					t.Fatal(err)
+				}
+				return path
+			}
+			null := node("null", unix.S_IFCHR, 1, 3)
+			denied := []string{node("kmsg", unix.S_IFCHR, 1, 11), node("mem", unix.S_IFCHR, 1, 1), node("kvm", unix.S_IFCHR, 10, 232), node("loop", unix.S_IFBLK, 7, 0)}
+			c := e.create(e.bundle(withArgs("sleep", "1000"), func(s *specs.Spec) { s.Linux.Resources.Devices = rules }))
+			group := deviceGroup(t, c.pid)
+			check := func(when string) {
+				t.Helper()
+				for _, path := range denied {
+					if got := e.openIn(group, path); !strings.Contains(got, "Operation not permitted") && !strings.Contains(got, "Permission denied") {
+						t.Errorf("%s: open of %s in the container's cgroup: %s", when, filepath.Base(path), got)
+					}
+				}
+				if got := e.openIn(group, null); got != "open\n" {
+					t.Errorf("%s: open of null: %s", when, got)
+				}
+			}
+			check("created")
+			e.ok("start", c.id)
+			check("started")
+			e.ok("update", "--pids-limit", "100", c.id)
+			check("updated")
+			c.exec("true").is(0) // what an exec needs is still there
+			c.stop()
+			if _, err := os.Stat(group); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s is left: %v", group, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,455 @@
+//go:build integration
+
+package integration
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// What a guest may cost the host at most, whatever it sends.
+const (
+	// madVerb is how long a verb may take: the product's own deadline for a call to
+	// the guest is 30 s.
+	madVerb = 30*time.Second + 15*time.Second
+	// madDelete is how long delete --force may take. It asks the guest for nothing.
+	madDelete = 10 * time.Second
+	// madMemoryKiB bounds the memory (VmHWM) of a cli, of a supervisor and of an exec
+	// process. Without a mad guest they have 20 to 35 MiB.
+	madMemoryKiB = 96 << 10
+	// madBoots is how many boots' time the boot_timeout is of guests that never answer
+	// before Create, and madBoot the least.
+	madBoots = 4
+	madBoot  = 6 * time.Second
+	// madAtOnce is how many of those boot at the same time.
+	madAtOnce = 6
+)
+
+// madHusk builds a husk that carries the mad agent in place of its own. Built
+// again it is not linked again, so that its memory template stays.
+var madHusk = sync.OnceValues(func() (string, error) {
+	dir, err := filepath.Abs("../build/mad")
+	if err != nil {
+		return "", err
+	}
+	source, err := filepath.Abs("..")
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	agent, husk, overlay := filepath.Join(dir, "agent"), filepath.Join(dir, "husk"), filepath.Join(dir, "overlay.json")
+	replace := map[string]map[string]string{"Replace": {filepath.Join(source, "guest/embedded/agent"): agent}}
+	text, err := json.Marshal(replace)
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(overlay, text, 0o644); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	for _, args := range [][]string{
+		{"-ldflags", "-s -w -X main.build=mad", "-o", agent, "./integration/madagent"},
+		{"-overlay", overlay, "-ldflags", "-X main.build=mad", "-o", husk, "."},
+	} {
+		build := exec.CommandContext(ctx, "go", append([]string{"build", "-trimpath", "-buildvcs=false"}, args...)...)
+		build.Dir, build.Env = source, append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build a husk with the mad agent: %w\n%s", err, out)
+		}
+	}
+	return husk, nil
+})
+
+// madEnv is a test's world with the mad husk in it.
+func madEnv(t *testing.T) *env {
+	t.Helper()
+	husk, err := madHusk()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEnv(t)
+	e.runtime = husk
+	return e
+}
+
+// needMadHusk skips where no husk can be built.
+func needMadHusk(t *testing.T) {
+	t.Helper()
+	needVM(t)
+	if os.Getenv("HUSK_TESTPROG") != "" {
+		t.Skip("there is no compiler in the KVM test bed")
+	}
+}
+
+// madRun is one container of a mad guest.
+type madRun struct {
+	*env
+	t        *testing.T
+	mode     madMode
+	settings string
+	id       string
+	pidFile  string
+	memory   *memoryWatch
+	output   *stream // the container's standard error
+}
+
+// runMad lives through a container's life with a guest of that mode, and checks
+// the host's side of it.
+func runMad(t *testing.T, mode madMode) {
+	e := madEnv(t)
+	values := map[string]string{"vsock": `"off"`}
+	if mode.early {
+		values["templates"], values["kernel_params"] = `"off"`, strconv.Quote("husk.mad="+mode.name)
+	}
+	if mode.bootTimeout != "" {
+		values["boot_timeout"] = strconv.Quote(mode.bootTimeout)
+	}
+	r := &madRun{env: e, t: t, mode: mode, settings: e.otherSettings(values), id: e.id(), pidFile: e.path("pid"), memory: watchMemory(t)}
+	defer r.memory.stop()
+	options := []specOption{withArgs("testprog")}
+	if !mode.early {
+		options = append(options, withEnv("MAD="+mode.name))
+	}
+	bundle := e.bundle(append(options, mode.options(e)...)...)
+	create, created := r.verb("create", "--bundle", bundle, "--pid-file", r.pidFile, r.id)
+	if mode.bootTimeout != "" && !strings.Contains(create.stderr, "plays ") {
+		t.Errorf("create failed before the guest did: %s", create.stderr)
+	}
+	var exit <-chan int
+	if created {
+		pid := readPID(t, r.pidFile)
+		r.memory.add(pid)
+		exit = reap(pid)
+		r.lifeOf()
+	}
+	r.delete()
+	if created {
+		if code := e.exitOf(exit); mode.exit != nil && code != *mode.exit {
+			t.Errorf("the container's process ended with %d, want %d", code, *mode.exit)
+		}
+		// It is the container's, and not husk's to write to.
+		if text := r.output.String(); strings.Contains(text, "level=") || strings.Contains(text, "goroutine ") {
+			t.Errorf("the container's standard error has lines of husk's: %.1000q", text)
+		}
+	}
+}
+
+// lifeOf is every verb, once.
+func (r *madRun) lifeOf() {
+	for _, args := range [][]string{
+		{"start", r.id},
+		{"state", r.id},
+		{"exec", r.id, "true"},
+		{"pause", r.id},
+		{"resume", r.id},
+		{"update", "--pids-limit", "100", r.id},
+		{"events", "--stats", r.id},
+		{"ps", r.id},
+		{"list"},
+		{"kill", r.id, "KILL"},
+	} {
+		if slices.Contains(r.mode.skips, args[0]) {
+			continue
+		}
+		if _, ok := r.verb(args...); !ok && args[0] == "start" {
+			break
+		}
+	}
+}
+
+// verb calls husk and checks all that is true of each call, and whether it failed
+// where the mode makes it fail.
+func (r *madRun) verb(args ...string) (*result, bool) {
+	t := r.t
+	t.Helper()
+	began := time.Now()
+	p := r.start(call{}, append([]string{"--config", r.settings}, args...)...)
+	r.memory.add(p.cmd.Process.Pid)
+	code := p.code()
+	if took := time.Since(began); took > madVerb {
+		t.Errorf("%s took %v", args[0], took)
+	}
+	res := &result{e: r.env, what: p.String(), code: code, log: p.log()}
+	if args[0] == "create" && code == 0 { // its output is the container's from now on
+		r.output = p.stderr
+	} else {
+		for _, s := range []*stream{p.stdout, p.stderr} {
+			if err := s.waitEOF(madDelete); err != nil {
+				t.Errorf("%s: %v", args[0], err)
+			}
+		}
+		res.stdout, res.stderr = p.stdout.String(), p.stderr.String()
+	}
+	if code != 0 {
+		t.Logf("%s: %d: %.300s", args[0], code, res.stderr)
+	}
+	for name, text := range map[string]string{"stderr": res.stderr, "log": res.log, "stdout": res.stdout} {
+		if bad := unsafeText(text); bad != "" {
+			t.Errorf("%s: %s has %s", args[0], name, bad)
+		}
+		if strings.Contains(text, "goroutine ") || strings.Contains(text, "/proc/self/fd") {
+			t.Errorf("%s: %s is not for a user: %.1000s", args[0], name, text)
+		}
+		if len(text) > 64<<10 {
+			t.Errorf("%s: %d bytes on %s", args[0], len(text), name)
+		}
+	}
+	switch {
+	case slices.Contains(r.mode.fails, args[0]) && code == 0:
+		t.Errorf("%s succeeded with a guest that did not do it", args[0])
+	case slices.Contains(r.mode.works, args[0]) && code != 0:
+		t.Errorf("%s: exit code %d: %s", args[0], code, res.stderr)
+	}
+	if r.mode.says != "" && slices.Contains(r.mode.fails, args[0]) && !strings.Contains(res.stderr, r.mode.says) {
+		t.Errorf("%s says %.1000q, want %q", args[0], res.stderr, r.mode.says)
+	}
+	return res, code == 0
+}
+
+func (r *madRun) delete() {
+	r.t.Helper()
+	r.supervisorLog()
+	began := time.Now()
+	res := r.do("--config", r.settings, "delete", "--force", r.id)
+	if res.code != 0 {
+		r.t.Errorf("delete --force: exit code %d: %s", res.code, res.stderr)
+	}
+	if took := time.Since(began); took > madDelete {
+		r.t.Errorf("delete --force took %v", took)
+	}
+}
+
+// supervisorLog looks at what the supervisor has written down.
+func (r *madRun) supervisorLog() {
+	r.t.Helper()
+	logs, _ := filepath.Glob(filepath.Join(r.root, r.id, "*.log"))
+	for _, path := range logs {
+		info, err := os.Stat(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if info.Size() > 256<<10 {
+			r.t.Errorf("the supervisor's log has %d bytes", info.Size())
+			continue
+		}
+		if bad := unsafeText(readFile(r.t, path)); bad != "" {
+			r.t.Errorf("the supervisor's log has %s", bad)
+		}
+	}
+}
+
+// unsafeText says what of a text must not reach a terminal, "" if nothing.
+func unsafeText(s string) string {
+	if !utf8.ValidString(s) {
+		return "bytes that are not UTF-8"
+	}
+	for i, c := range s {
+		if c != '\n' && c != '\t' && (unicode.IsControl(c) || unicode.Is(unicode.Cf, c) || c == '\u2028' || c == '\u2029') {
+			return fmt.Sprintf("%U after %.100q", c, s[max(0, i-100):i])
+		}
+	}
+	return ""
+}
+
+// memoryWatch samples the peak of the memory of husk's processes.
+type memoryWatch struct {
+	t    *testing.T
+	done chan struct{}
+	all  sync.WaitGroup
+
+	mu   sync.Mutex
+	pids map[int]bool
+	peak int
+	who  string
+}
+
+func watchMemory(t *testing.T) *memoryWatch {
+	w := &memoryWatch{t: t, pids: map[int]bool{}, done: make(chan struct{})}
+	w.all.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			w.look()
+			select {
+			case <-tick.C:
+			case <-w.done:
+				return
+			}
+		}
+	})
+	return w
+}
+
+func (w *memoryWatch) add(pid int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pids[pid] = true
+}
+
+func (w *memoryWatch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for pid := range w.pids {
+		kib, name, ok := peakMemory(pid)
+		if !ok {
+			delete(w.pids, pid)
+			continue
+		}
+		if kib > w.peak {
+			w.peak, w.who = kib, name
+		}
+		// A supervisor is its cli's child at first.
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		for child := range strings.FieldsSeq(string(children)) {
+			if n, err := strconv.Atoi(child); err == nil && isHusk(n) {
+				w.pids[n] = true
+			}
+		}
+	}
+}
+
+func isHusk(pid int) bool {
+	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return filepath.Base(exe) == "husk"
+}
+
+func peakMemory(pid int) (kib int, name string, ok bool) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, "", false
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(io.LimitReader(f, 64<<10))
+	for lines.Scan() {
+		switch key, value, _ := strings.Cut(lines.Text(), ":"); key {
+		case "Name":
+			name = strings.TrimSpace(value)
+		case "VmHWM":
+			kib, err = strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
+			return kib, name, err == nil && isHusk(pid)
+		}
+	}
+	return 0, name, alive(pid)
+}
+
+func (w *memoryWatch) stop() {
+	close(w.done)
+	w.all.Wait()
+	if w.peak == 0 {
+		w.t.Error("no process was seen whose memory could be judged")
+	}
+	if w.peak > madMemoryKiB {
+		w.t.Errorf("%s had %d KiB of memory", w.who, w.peak)
+	}
+	w.t.Logf("peak of memory: %s, %d KiB", w.who, w.peak)
+}
+
+// TestMadAgent is the host's side of guests whose agent lies, floods, stalls, cuts
+// short and replays.
+func TestMadAgent(t *testing.T) {
+	needMadHusk(t)
+	if n := countModes(); n < 40 {
+		t.Errorf("%d modes of madness", n)
+	}
+	for _, mode := range madModes {
+		t.Run(mode.name, func(t *testing.T) {
+			t.Parallel()
+			runMad(t, mode)
+		})
+	}
+}
+
+// TestMadAgentNever is of guests that never answer a call: each verb ends by its own
+// deadline. They wait at the same time.
+func TestMadAgentNever(t *testing.T) {
+	needMadHusk(t)
+	t.Parallel()
+	var all sync.WaitGroup
+	for _, mode := range madNever {
+		all.Go(func() {
+			t.Run(mode.name, func(t *testing.T) { runMad(t, mode) })
+		})
+	}
+	all.Wait()
+}
+
+// TestMadAgentSilent is of guests that never answer before Create: boot_timeout ends
+// them. They wait at the same time.
+func TestMadAgentSilent(t *testing.T) {
+	needMadHusk(t)
+	t.Parallel()
+	began := time.Now()
+	runMad(t, early("hello:panic", "panic")) // a boot
+	timeout := max(madBoot, madBoots*time.Since(began)).Round(time.Second).String()
+	var all sync.WaitGroup
+	turns := make(chan struct{}, madAtOnce)
+	for _, name := range madSilent {
+		all.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			mode := early(name, "did not answer")
+			mode.bootTimeout = timeout
+			t.Run(name, func(t *testing.T) { runMad(t, mode) })
+		})
+	}
+	all.Wait()
+}
+
+// A memory template whose clones do not greet is given up, and so is the guest that
+// boots then.
+func TestMadTemplate(t *testing.T) {
+	needMadHusk(t)
+	t.Parallel()
+	e := madEnv(t)
+	with := e.otherSettings(map[string]string{"vsock": `"off"`, "kernel_params": `"husk.mad=greeting:garbage"`})
+	began := time.Now()
+	r := e.with(with, "create", "--bundle", e.bundle(), e.id()).is(1)
+	if took := time.Since(began); took > madVerb {
+		t.Errorf("create took %v", took)
+	}
+	if bad := unsafeText(r.stderr + r.log); bad != "" {
+		t.Error(bad)
+	}
+}
+
+// withMadNotify gives the container a socket of a service manager's.
+func withMadNotify(e *env) []specOption {
+	path := e.path("manager")
+	c := manager(e.t, path)
+	go func() {
+		for b := make([]byte, 8192); ; {
+			if _, err := c.Read(b); err != nil {
+				return
+			}
+		}
+	}()
+	return []specOption{withBind(path, "/sock", "bind"), withEnv("NOTIFY_SOCKET=/sock")}
+}
+
+// withMadNames gives the container an engine's resolver.
+func withMadNames(e *env) []specOption {
+	path := e.path("resolv")
+	writeFile(e.t, path, "nameserver 127.0.0.11\n")
+	return []specOption{withBind(path, "/etc/resolv.conf", "bind")}
+}

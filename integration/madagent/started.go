@@ -1,0 +1,54 @@
+package main
+
+import (
+	"encoding/binary"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/containerd/ttrpc"
+
+	"github.com/huskvm/husk/agent/protocol"
+)
+
+// gib is what floods of a process's output have, in bytes.
+const gib = 1 << 30
+
+// afterStart is what happens once the container runs.
+func (c *calls) afterStart() {
+	p := c.agent.process(protocol.InitProcess)
+	switch c.agent.how("stdout") {
+	case "flood":
+		go p.flood(gib)
+	case "exit": // the exit code, then a gigabyte
+		p.exit <- 0
+		go p.flood(gib)
+	}
+	go end(c.agent.how("guest"))
+	if c.agent.how("console") == "flood" {
+		go floodConsole()
+	}
+	if how := c.agent.how("channel"); how != "" {
+		go func() { _ = breakChannel(c.agent.port, how) }()
+	}
+	switch c.agent.how("replies") {
+	case "unasked":
+		for i := range uint32(1000) {
+			c.reply(2*i+1, &ttrpc.Response{})
+		}
+	case "flood":
+		for {
+			c.reply(1, &ttrpc.Response{})
+		}
+	case "announce":
+		c.send(binary.BigEndian.AppendUint32(nil, 0xffffffff))
+		c.send(make([]byte, 1<<20))
+	}
+}
+
+// oneMoreKill answers AwaitOOM at once, each time.
+func oneMoreKill(payload []byte) []byte {
+	r := &protocol.AwaitOOMRequest{}
+	_ = proto.Unmarshal(payload, r)
+	b, _ := proto.Marshal(&protocol.AwaitOOMResponse{Kills: r.Seen + 1})
+	return b
+}

@@ -1,0 +1,63 @@
+package template
+
+import (
+	"context"
+	"net"
+	"testing"
+
+	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/hypervisor/fake"
+)
+
+// saver is a VM that can be saved.
+type saver struct {
+	*fake.VM
+	serial written
+	saved  bool
+}
+
+func (s *saver) AwaitChannel(context.Context) error { return nil }
+func (s *saver) Save(context.Context) error         { s.saved = true; return nil }
+func (s *saver) Channel() hypervisor.Channel {
+	return hypervisor.Channel{Serial: &s.serial, VsockCID: 5}
+}
+
+// written counts what is written to a connection.
+type written struct {
+	net.Conn
+	bytes int
+}
+
+func (w *written) Write(b []byte) (int, error) {
+	w.bytes += len(b)
+	return w.Conn.Write(b)
+}
+
+type savers struct {
+	fake.Starter
+	vm *saver
+}
+
+func (s *savers) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, error) {
+	vm, err := s.Starter.Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.vm = &saver{VM: vm.(*fake.VM), serial: written{Conn: vm.Channel().Serial}}
+	return s.vm, nil
+}
+
+// A template's agent is told nothing, least of all a secret: it would be in each
+// clone's memory.
+func TestTemplateIsToldNothing(t *testing.T) {
+	s := &savers{}
+	if err := save(t.Context(), s, hypervisor.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	if !s.vm.saved {
+		t.Error("it was not saved")
+	}
+	if n := s.vm.serial.bytes; n != 0 {
+		t.Errorf("the guest was told %d bytes", n)
+	}
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/config"
+	"github.com/huskvm/husk/network"
+	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/supervisor"
+)
+
+// wallsOf decides which walls of the network the container has. Annotations come
+// from whoever may start containers, which with Kubernetes is any user of the
+// cluster: they weaken a wall only where the administrator allows that.
+func wallsOf(settings *config.Config, plan *specconv.Plan) (*supervisor.Walls, error) {
+	if names := plan.Weakened.Annotations(); len(names) > 0 && !settings.UnsafeAnnotations {
+		return nil, fmt.Errorf("annotations: %s: annotations may not weaken isolation here: take it away, or set unsafe_annotations = true in the settings",
+			strings.Join(names, ", "))
+	}
+	w := &supervisor.Walls{
+		Forging:         forgingOf(plan.Guest.Process.Capabilities),
+		AcceptUncarried: settings.UncarriedFilters == "accept" || plan.Weakened.Uncarried,
+	}
+	if settings.AntiSpoofing == "off" || plan.Weakened.Spoofing {
+		w.Forging = network.ForgeAll
+	}
+	return w, nil
+}
+
+// forgingOf is what a process with these capabilities could send on the host. An
+// exec'd process with more gains nothing: no host looks who in a guest sent a frame.
+func forgingOf(c *specs.LinuxCapabilities) network.Forging {
+	if c == nil {
+		return network.ForgeNothing
+	}
+	has := func(name string) bool {
+		for _, set := range [][]string{c.Bounding, c.Effective, c.Permitted, c.Inheritable, c.Ambient} {
+			if slices.Contains(set, name) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case has("CAP_NET_ADMIN"):
+		return network.ForgeAll
+	case has("CAP_NET_RAW"):
+		return network.ForgeAddresses
+	}
+	return network.ForgeNothing
+}
