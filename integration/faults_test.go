@@ -428,9 +428,9 @@ func (s *subject) lie(t *testing.T, stopped bool) string {
 // may take as long as usually times what it takes there to delete a container that has
 // suffered nothing, and never so long that it must have met a deadline of husk's.
 const (
-	promptly = 2 * time.Second
-	usually  = 5
-	deadline = 25 * time.Second // delete gives up after 30 s
+	promptly       = 2 * time.Second
+	usually        = 5
+	deleteDeadline = 25 * time.Second // delete gives up after 30 s
 )
 
 // goes deletes the container by force, which must not wait for anything.
@@ -443,7 +443,7 @@ func (s *subject) goes(t *testing.T, row *faultRow) {
 		t.Errorf("%s: exit code %d: %s", r.what, r.code, r.stderr)
 	}
 	if row.deleted > promptly {
-		if limit := min(deadline, usually*s.e.healthyDelete()); row.deleted > max(promptly, limit) {
+		if limit := min(deleteDeadline, usually*s.e.healthyDelete()); row.deleted > max(promptly, limit) {
 			t.Errorf("%s took %v, more than %v", r.what, row.deleted, limit)
 		}
 	}
