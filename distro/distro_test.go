@@ -41,3 +41,16 @@ func TestFamilies(t *testing.T) {
 		}
 	}
 }
+
+// FuzzInstall takes any bytes for os-release: there is always something to advise.
+func FuzzInstall(f *testing.F) {
+	f.Add("ID=\"opensuse-leap\"\nID_LIKE='suse x'\n")
+	f.Add("ID=\n=\n")
+	f.Fuzz(func(t *testing.T, release string) {
+		for _, s := range []Software{QEMU, Kernel} {
+			if install(strings.NewReader(release), s) == "" {
+				t.Errorf("no advice for %v", s)
+			}
+		}
+	})
+}

@@ -287,6 +287,67 @@ func TestKillCreateMidway(t *testing.T) {
 	}
 }
 
+// soon is how long delete --force may take beside a husk call that has been stopped: much
+// less than its own deadline of 30 s, whatever the machine is busy with.
+const soon = 15 * time.Second
+
+// A stopped cli does not reap its exec process, which keeps the first process of the
+// container's pid namespace from ending: delete --force does not wait for that.
+func TestDeleteBesideStoppedExec(t *testing.T) {
+	needVM(t) // runc waits 10 s and fails
+	t.Parallel()
+	e := newEnv(t)
+	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
+	p := e.start(call{}, "exec", c.id, "sh", "-c", "echo in; sleep 1000")
+	p.stdout.expect(t, "in")
+	e.deleteWhileStopped(p, c.id)
+	if p.code() == 0 {
+		t.Error("exec succeeded though its container has gone")
+	}
+	e.exitOf(c.exit)
+}
+
+// A create that is stopped holds the container's lock: delete --force takes it back all
+// the same.
+func TestDeleteOfStoppedCreate(t *testing.T) {
+	needVM(t) // runc has no lock
+	t.Parallel()
+	e := newEnv(t)
+	id, mark := e.id(), e.path("mark")
+	p := e.start(call{dir: e.dir}, "create", "--bundle", e.bundle(func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo x >" + mark + "; sleep 3"}}}}
+	}), id)
+	eventually(t, "the hook runs", testTimeout, func() bool {
+		_, err := os.Stat(mark)
+		return err == nil
+	})
+	e.deleteWhileStopped(p, id)
+	<-p.done // killed: it was the holder
+	if status := p.cmd.ProcessState; status.Success() {
+		t.Errorf("create: %v", status)
+	}
+}
+
+// deleteWhileStopped deletes a container while a call of the runtime is stopped.
+func (e *env) deleteWhileStopped(p *process, id string) {
+	e.t.Helper()
+	if err := p.cmd.Process.Signal(unix.SIGSTOP); err != nil {
+		e.t.Fatal(err)
+	}
+	eventually(e.t, "it has stopped", testTimeout, func() bool {
+		st := procStat(p.cmd.Process.Pid)
+		return len(st) > 0 && st[0] == "T"
+	})
+	began := time.Now()
+	e.ok("delete", "--force", id)
+	if took := time.Since(began); took > soon {
+		e.t.Errorf("delete --force took %v", took)
+	}
+	e.do("state", id).fails(1, missing)
+	// It may have been killed.
+	_ = p.cmd.Process.Signal(unix.SIGCONT)
+}
+
 // Several verbs at once on one container: one wins, the others say why not.
 func TestConcurrentVerbs(t *testing.T) {
 	t.Parallel()
