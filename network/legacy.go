@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -86,12 +87,12 @@ func readAt(dir *os.File, name string) (string, error) {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
-	buf := make([]byte, 64<<10)
-	n, err := f.Read(buf)
-	if n == 0 && err != nil && !errors.Is(err, os.ErrClosed) {
-		return "", nil // empty
+	const most = 1 << 20
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil {
+		return "", fmt.Errorf("read /proc/net/%s: %w", name, err)
 	}
-	return string(buf[:n]), nil
+	return string(text), nil
 }
 
 func (f *legacyFamily) hasRules(table string) (bool, error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -15,12 +16,18 @@ import (
 //
 // Filters of tc and XDP on the interfaces are not among it: they hold.
 func OtherFilters(dir *os.File) (found []string, err error) {
-	policies, err := dump(func() ([]netlink.XfrmPolicy, error) { return netlink.XfrmPolicyList(netlink.FAMILY_ALL) })
-	if err != nil && !errors.Is(err, unix.EPROTONOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, fmt.Errorf("list IPsec policies: %w", err)
+	hasXfrm, err := hasNetlink(dir, unix.NETLINK_XFRM)
+	if err != nil {
+		return nil, err
 	}
-	if len(policies) > 0 {
-		found = append(found, fmt.Sprintf("%d IPsec policies (ip xfrm policy): its packets would leave as they are", len(policies)))
+	if hasXfrm {
+		policies, err := dump(func() ([]netlink.XfrmPolicy, error) { return netlink.XfrmPolicyList(netlink.FAMILY_ALL) })
+		if err != nil {
+			return nil, fmt.Errorf("list IPsec policies: %w", err)
+		}
+		if len(policies) > 0 {
+			found = append(found, fmt.Sprintf("%d IPsec policies (ip xfrm policy): its packets would leave as they are", len(policies)))
+		}
 	}
 	const heads = 3 // lines before the first service
 	services, err := readAt(dir, "ip_vs")
@@ -35,6 +42,21 @@ func OtherFilters(dir *os.File) (found []string, err error) {
 		return nil, err
 	}
 	return append(found, routes...), nil
+}
+
+// hasNetlink says whether the kernel answers on a netlink protocol. Asking on it would
+// load the module that does.
+func hasNetlink(dir *os.File, protocol int) (bool, error) {
+	sockets, err := readAt(dir, "netlink")
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(sockets) {
+		if f := strings.Fields(line); len(f) > 1 && f[1] == strconv.Itoa(protocol) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // refusingRoutes names the routes and rules by which the namespace sends nothing to

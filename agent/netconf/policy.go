@@ -52,10 +52,12 @@ func (p *Policy) Apply(nsPath string, sysctls []*protocol.Sysctl, messages []*pr
 		rules = append(rules, nftables.Message{Type: uint8(m.Type), Family: uint8(m.Family), Attributes: m.Attributes})
 	}
 	err = inNamespace(nsPath, func() error {
-		if unset, err = p.applySysctls(sysctls); err != nil {
+		if err := nftables.Replace(p.rules, rules); err != nil {
 			return err
 		}
-		return nftables.Replace(p.rules, rules)
+		// Some settings come with the modules that rules load.
+		unset, err = p.applySysctls(sysctls)
+		return err
 	})
 	if err != nil {
 		// Whichever there are now, the next call removes them.
