@@ -69,7 +69,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if console, err = dialConsole(c.String("console-socket"), console); err != nil {
 		return nil, false, err
 	}
-	machine, err := newMachine(c, plan)
+	machine, err := newMachine(c, plan, spec.Annotations)
 	if err != nil {
 		return nil, false, err
 	}

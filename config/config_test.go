@@ -32,6 +32,7 @@ nics = 3
 boot_timeout = "1m30s"
 vsock = "off"
 templates = "off"
+template_scope = "annotation:example.org/tenant"
 templates_max_age = "1h"
 templates_max_mib = 512
 free_page_reporting = true
@@ -43,7 +44,7 @@ cache = "/tmp/cache"
 	want := &Config{
 		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/boot/vmlinuz", Modules: "/lib/modules/6.1",
 		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
-		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", Cache: "/tmp/cache",
+		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", TemplateScope: "annotation:example.org/tenant", Cache: "/tmp/cache",
 		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -60,7 +61,7 @@ cache = "/tmp/cache"
 
 func TestLoadDefaults(t *testing.T) {
 	want := &Config{
-		Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk",
+		Accel: "auto", Vsock: "auto", Templates: "auto", TemplateScope: ScopeHost, Cache: "/var/cache/husk",
 		TemplatesMaxAge: Duration(7 * 24 * time.Hour), TemplatesMaxMiB: 4096,
 	}
 	for _, content := range []string{"", "# nothing\n", "memory_mib = 0\naccel = \"\"\n"} {
@@ -88,6 +89,8 @@ func TestLoadRefuses(t *testing.T) {
 	for content, want := range map[string]string{
 		`accel = "xen"`:                     `accel: "xen" is none of auto, kvm, tcg`,
 		`vsock = "yes"`:                     `vsock: "yes" is none of auto, on, off`,
+		`template_scope = "tenant"`:         `template_scope: "tenant" is none of host, container, annotation:KEY`,
+		`template_scope = "annotation:"`:    `template_scope: "annotation:" is none of host, container, annotation:KEY`,
 		`qemu = "qemu"`:                     `qemu: "qemu" is not an absolute path`,
 		`kernel = "boot/vmlinuz"`:           `kernel: "boot/vmlinuz" is not an absolute path`,
 		`modules = "./x"`:                   `modules: "./x" is not an absolute path`,

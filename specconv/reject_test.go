@@ -105,6 +105,8 @@ func TestRejectTop(t *testing.T) {
 		{annotate("org.huskvm.vcpus", "0"), `annotations["org.huskvm.vcpus"]: "0" is not a whole number between 1 and 255`},
 		{annotate("org.huskvm.nics", "9"), `annotations["org.huskvm.nics"]: "9" is not a whole number between 1 and 8`},
 		{annotate("org.huskvm.accel", "auto"), `annotations["org.huskvm.accel"]: "auto" is neither "kvm" nor "tcg"`},
+		{annotate("org.huskvm.template_scope", "host"), `annotations["org.huskvm.template_scope"]: "host" is neither "container" nor "tenant:NAME", NAME of 1 to 255 bytes`},
+		{annotate("org.huskvm.template_scope", "tenant:"), `annotations["org.huskvm.template_scope"]: "tenant:" is neither "container" nor "tenant:NAME", NAME of 1 to 255 bytes`},
 		{annotate("org.huskvm.vcpu", "1"), `annotations["org.huskvm.vcpu"]: husk knows no such annotation`},
 		{annotate("a", "b\x00"), `annotations["a"]: "b\x00" contains a NUL byte`},
 	})
