@@ -199,6 +199,23 @@ func TestTemplateScope(t *testing.T) {
 	}
 }
 
+// Where a guest's kernel lies is the same in each boot, so that no template gives away
+// what a boot would keep. Were it not so, ADR 24 would have to say who shares it.
+func TestKernelLayout(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	boots := e.otherSettings(map[string]string{"templates": `"off"`})
+	bundle := e.bundle(withScript("grep -wE '_text|init_task' /proc/kallsyms"), withCapabilities("CAP_SYSLOG"))
+	clone := e.ok("run", "--bundle", bundle, e.id())
+	if len(strings.Fields(clone)) != 6 || strings.HasPrefix(clone, "0000000000000000") {
+		t.Fatalf("kallsyms says %q", clone)
+	}
+	if booted := e.with(boots, "run", "--bundle", bundle, e.id()).is(0).stdout; booted != clone {
+		t.Errorf("a booted kernel lies at\n%sa clone's at\n%s", booted, clone)
+	}
+}
+
 // createWithSettings is create with another settings file.
 func (e *env) createWithSettings(settings, bundle string) *container {
 	e.t.Helper()
