@@ -20,6 +20,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // What a guest may cost the host at most, whatever it sends.
@@ -128,11 +130,18 @@ func runMad(t *testing.T, mode madMode) {
 	r := &madRun{env: e, t: t, mode: mode, settings: e.otherSettings(values), id: e.id(), pidFile: e.path("pid"), memory: watchMemory(t)}
 	defer r.memory.stop()
 	options := []specOption{withArgs("testprog")}
+	if mode.terminal {
+		options = append(options, withTerminal(), func(s *specs.Spec) { s.Process.ConsoleSize = &specs.Box{Height: 24, Width: 80} })
+	}
 	if !mode.early {
 		options = append(options, withEnv("MAD="+mode.name))
 	}
 	bundle := e.bundle(append(options, mode.options(e)...)...)
-	create, created := r.verb("create", "--bundle", bundle, "--pid-file", r.pidFile, r.id)
+	args := []string{"create", "--bundle", bundle, "--pid-file", r.pidFile}
+	if mode.terminal {
+		args = append(args, "--console-socket", e.consoleSocket().path)
+	}
+	create, created := r.verb(append(args, r.id)...)
 	if mode.silence > 0 && !strings.Contains(create.stderr, "plays ") {
 		if mode.silence > madSilence<<madDoublings {
 			t.Errorf("create failed before the guest did: %s", create.stderr)
@@ -250,22 +259,23 @@ func (r *madRun) delete() {
 // supervisorLog looks at what the supervisor has written down.
 func (r *madRun) supervisorLog() {
 	r.t.Helper()
-	logs, _ := filepath.Glob(filepath.Join(r.root, r.id, "*.log"))
-	for _, path := range logs {
-		info, err := os.Stat(path)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		if info.Size() > 256<<10 {
-			r.t.Errorf("the supervisor's log has %d bytes", info.Size())
-			continue
-		}
-		if bad := unsafeText(readFile(r.t, path)); bad != "" {
-			r.t.Errorf("the supervisor's log has %s", bad)
-		}
+	path := filepath.Join(r.root, r.id, "supervisor.log")
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) && r.mode.logs == "" {
+		return // nothing was created
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if info.Size() > 256<<10 {
+		r.t.Fatalf("the supervisor's log has %d bytes", info.Size())
+	}
+	text := readFile(r.t, path)
+	if bad := unsafeText(text); bad != "" {
+		r.t.Errorf("the supervisor's log has %s", bad)
+	}
+	if !strings.Contains(text, r.mode.logs) {
+		r.t.Errorf("the supervisor's log does not say %q, so the guest did not do its worst: %.2000s", r.mode.logs, text)
 	}
 }
 
@@ -463,6 +473,15 @@ func withMadNotify(e *env) []specOption {
 		}
 	}()
 	return []specOption{withBind(path, "/sock", "bind"), withEnv("NOTIFY_SOCKET=/sock")}
+}
+
+// withMadNetwork gives the container an interface that the guest is told of.
+func withMadNetwork(e *env) []specOption {
+	outer, inner := e.netNS(), e.netNS()
+	e.t.Cleanup(outer.remove)
+	e.t.Cleanup(inner.remove)
+	wire(e.t, outer, inner, 1500)
+	return []specOption{withNetNS(inner.path)}
 }
 
 // withMadNames gives the container an engine's resolver.
