@@ -87,7 +87,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err != nil {
 		return nil, false, err
 	}
-	machine, err := newMachine(c, settings, plan)
+	machine, err := newMachine(c, settings, plan, spec.Annotations)
 	if err != nil {
 		return nil, false, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/huskvm/husk/hypervisor/qemu"
 	"github.com/huskvm/husk/specconv"
 	"github.com/huskvm/husk/supervisor"
+	"github.com/huskvm/husk/template"
 )
 
 // Defaults of the settings file (config.Config documents them).
@@ -28,15 +29,16 @@ const (
 )
 
 // newMachine decides everything about the VM: what the plan asks for, else what
-// the settings file says, else the default.
-func newMachine(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, error) {
+// the settings file says, else the default. annotations are config.json's.
+func newMachine(c *cli.Context, settings *config.Config, plan *specconv.Plan, annotations map[string]string) (*supervisor.Machine, error) {
 	m, image, err := machineOf(c, settings, plan)
 	if err != nil {
 		return nil, err
 	}
 	// A template's devices are those of every container, so one with disks boots.
-	if settings.Templates != "off" && !m.FreePages && len(plan.Disks) == 0 {
-		m.Template = useTemplate(c.Context, settings, m, image.Digest, plan)
+	scope := template.ScopeOf(settings.TemplateScope, plan.VM.TemplateScope, annotations)
+	if settings.Templates != "off" && !scope.Alone && !m.FreePages && len(plan.Disks) == 0 {
+		m.Template = useTemplate(c.Context, settings, m, image.Digest, scope, plan)
 	}
 	return m, nil
 }

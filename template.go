@@ -8,6 +8,8 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -52,6 +54,7 @@ var templateCommand = &cli.Command{
 				&cli.IntFlag{Name: "memory", Usage: "RAM of the guest in `MIB` (default: as of a container without a limit)"},
 				&cli.IntFlag{Name: "vcpus", Usage: "CPUs of the guest (default: as of a container without a limit)"},
 				&cli.IntFlag{Name: "nics", Usage: "network cards of the guest (default: as of any container)"},
+				&cli.StringFlag{Name: "tenant", Usage: "`VALUE` of the annotation that the setting template_scope names"},
 			},
 			Action: createTemplate,
 		},
@@ -105,19 +108,30 @@ func pruneTemplates(c *cli.Context) error {
 
 func printTemplates(w io.Writer, all []template.Entry) error {
 	tw := tabwriter.NewWriter(w, 12, 1, 3, ' ', 0)
-	fmt.Fprintln(tw, "KEY\tACCEL\tRAM\tVCPUS\tNICS\tUSED\tON DISK")
+	fmt.Fprintln(tw, "KEY\tACCEL\tRAM\tVCPUS\tNICS\tUSED\tON DISK\tTENANT")
 	for _, e := range all {
-		fmt.Fprintf(tw, "%s\t%s\t%d MiB\t%d\t%d\t%s\t%s\n", e.Key, e.Kind.Accel, e.Kind.MemoryMiB,
-			e.Kind.VCPUs, e.Kind.NICs, e.Used.Format(time.DateTime), units.BytesSize(float64(e.Bytes)))
+		fmt.Fprintf(tw, "%s\t%s\t%d MiB\t%d\t%d\t%s\t%s\t%s\n", e.Key, e.Kind.Accel, e.Kind.MemoryMiB,
+			e.Kind.VCPUs, e.Kind.NICs, e.Used.Format(time.DateTime), units.BytesSize(float64(e.Bytes)), tenant(e.Kind))
 	}
 	return tw.Flush()
+}
+
+// tenant is whom a template is for, safe to print.
+func tenant(k template.Kind) string {
+	var parts []string
+	for _, name := range []string{k.Tenant, k.Part} {
+		if name != "" {
+			parts = append(parts, strings.Trim(strconv.Quote(name), `"`))
+		}
+	}
+	return strings.Join(parts, "/")
 }
 
 // useTemplate finds the memory template for a machine and makes it when there is
 // none. Without one the container boots: that is slower and no failure, and the
 // plan's warnings say why.
-func useTemplate(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, plan *specconv.Plan) *supervisor.Template {
-	t, discarded, err := findOrMake(ctx, settings, m, guestDigest)
+func useTemplate(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, scope template.Scope, plan *specconv.Plan) *supervisor.Template {
+	t, discarded, err := findOrMake(ctx, settings, m, guestDigest, scope)
 	if discarded != nil {
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("memory template %v; it was made again", discarded))
 	}
@@ -130,8 +144,8 @@ func useTemplate(ctx context.Context, settings *config.Config, m *supervisor.Mac
 
 // findOrMake returns the template and, where one was found that could not be
 // used, why.
-func findOrMake(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string) (t *template.Template, discarded, err error) {
-	kind, err := kindOf(m, guestDigest)
+func findOrMake(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, scope template.Scope) (t *template.Template, discarded, err error) {
+	kind, err := kindOf(m, guestDigest, scope)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -162,6 +176,9 @@ func createTemplate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if byTenant := strings.HasPrefix(settings.TemplateScope, config.ScopeAnnotation); byTenant != c.IsSet("tenant") || settings.TemplateScope == config.ScopeContainer {
+		return fmt.Errorf("no container starts from such a template: setting template_scope is %q", settings.TemplateScope)
+	}
 	plan := &specconv.Plan{VM: specconv.VM{MemoryMiB: c.Int("memory"), VCPUs: c.Int("vcpus"), NICs: c.Int("nics")}}
 	if err := plan.VM.Check(); err != nil {
 		return err
@@ -170,10 +187,11 @@ func createTemplate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if kind, err := kindOf(m, image.Digest); err == nil {
+	scope := template.Scope{Tenant: c.String("tenant")}
+	if kind, err := kindOf(m, image.Digest, scope); err == nil {
 		templateStore(settings).Retry(kind.Key())
 	}
-	t, _, err := findOrMake(c.Context, settings, m, image.Digest)
+	t, _, err := findOrMake(c.Context, settings, m, image.Digest, scope)
 	if err != nil {
 		return err
 	}
@@ -184,7 +202,7 @@ func createTemplate(c *cli.Context) error {
 	return printTemplates(c.App.Writer, slices.DeleteFunc(all, func(e template.Entry) bool { return e.Key != t.Key }))
 }
 
-func kindOf(m *supervisor.Machine, guestDigest string) (*template.Kind, error) {
+func kindOf(m *supervisor.Machine, guestDigest string, scope template.Scope) (*template.Kind, error) {
 	cpu, err := template.HostCPU()
 	if err != nil {
 		return nil, err
@@ -205,5 +223,6 @@ func kindOf(m *supervisor.Machine, guestDigest string) (*template.Kind, error) {
 		Husk: husk, Guest: guestDigest, VMM: vmm, Accel: string(m.Accel), CPU: cpu,
 		Machine: qemu.Fingerprint(m.Config(), m.NICs), Host: unix.ByteSliceToString(uts.Release[:]),
 		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs, NICs: m.NICs, Cmdline: m.KernelParams,
+		Tenant: scope.Tenant, Part: scope.Part,
 	}, nil
 }

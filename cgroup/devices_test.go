@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/systemd"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -207,3 +208,33 @@ func TestInitial(t *testing.T) {
 }
 
 func number(n int64) *int64 { return &n }
+
+// TestDevicesOfUnit: systemd is told the same, or it would put a program of its own
+// mind in the place of the one that is there when it is told of other limits.
+func TestDevicesOfUnit(t *testing.T) {
+	if systemd.GenerateDeviceProps == nil {
+		t.Fatal("the library does not know how to tell systemd of devices")
+	}
+	const version = 252
+	properties, err := systemd.GenerateDeviceProps(&cgroups.Resources{Devices: filterRules()}, version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := ""
+	for _, p := range properties {
+		said += fmt.Sprintf("%s %v\n", p.Name, p.Value.Value())
+	}
+	for _, want := range []string{"DevicePolicy", "strict", "/dev/char/1:3", "/dev/char/5:2", "char-136"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("systemd is not told of %s: %s", want, said)
+		}
+	}
+	for _, path := range []string{"/dev/char/1:11", "/dev/char/10:232", "/dev/kvm"} {
+		if strings.Contains(said, path) {
+			t.Errorf("systemd is told to allow %s", path)
+		}
+	}
+	if properties, err = systemd.GenerateDeviceProps(&cgroups.Resources{SkipDevices: true}, version); err != nil || len(properties) > 0 {
+		t.Errorf("limits without devices tell systemd %v, %v", properties, err)
+	}
+}

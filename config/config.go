@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -16,6 +17,13 @@ import (
 
 // DefaultPath is read when --config is not given; it need not exist.
 const DefaultPath = "/etc/husk/config.toml"
+
+// Values of TemplateScope.
+const (
+	ScopeHost       = "host"
+	ScopeContainer  = "container"
+	ScopeAnnotation = "annotation:" // before the annotation's name
+)
 
 // Config is the settings file. The zero value of a field means its default.
 type Config struct {
@@ -67,6 +75,12 @@ type Config struct {
 	// Templates is "auto" or "off": whether VMs wake up from a memory template,
 	// which the first of a kind makes, instead of booting. Default "auto": they do.
 	Templates string `toml:"templates"`
+	// TemplateScope says which containers may start from one template, and so share
+	// what its kernel has drawn at boot: "host", all of them; "annotation:KEY", those
+	// whose annotation KEY names the same tenant, while one without it boots; or
+	// "container", none: each boots. Default "host". A container's own annotation
+	// makes it narrower.
+	TemplateScope string `toml:"template_scope"`
 	// TemplatesMaxAge is how long a template stays that nothing starts from.
 	// Default 168h, a week.
 	TemplatesMaxAge Duration `toml:"templates_max_age"`
@@ -152,6 +166,9 @@ func (c *Config) withDefaults() *Config {
 	if c.UncarriedFilters == "" {
 		c.UncarriedFilters = "refuse"
 	}
+	if c.TemplateScope == "" {
+		c.TemplateScope = ScopeHost
+	}
 	if c.TemplatesMaxAge == 0 {
 		c.TemplatesMaxAge = Duration(7 * 24 * time.Hour)
 	}
@@ -182,6 +199,9 @@ func (c *Config) validate() error {
 	}
 	if !oneOf(c.UncarriedFilters, "", "refuse", "accept") {
 		return fmt.Errorf("uncarried_filters: %q is none of refuse, accept", c.UncarriedFilters)
+	}
+	if name, ok := strings.CutPrefix(c.TemplateScope, ScopeAnnotation); (!ok || name == "") && !oneOf(c.TemplateScope, "", ScopeHost, ScopeContainer) {
+		return fmt.Errorf("template_scope: %q is none of host, container, annotation:KEY", c.TemplateScope)
 	}
 	for _, p := range []struct{ key, value string }{
 		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache}, {"failures", c.Failures},

@@ -32,6 +32,7 @@ nics = 3
 boot_timeout = "1m30s"
 vsock = "off"
 templates = "off"
+template_scope = "annotation:example.org/tenant"
 templates_max_age = "1h"
 templates_max_mib = 512
 free_page_reporting = true
@@ -47,7 +48,7 @@ failures = "/tmp/failures"
 	want := &Config{
 		Accel: "tcg", QEMU: "/opt/qemu", Kernel: "/boot/vmlinuz", Modules: "/lib/modules/6.1",
 		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
-		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", Cache: "/tmp/cache",
+		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", TemplateScope: "annotation:example.org/tenant", Cache: "/tmp/cache",
 		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true, Failures: "/tmp/failures",
 		AntiSpoofing: "off", UncarriedFilters: "accept", UnsafeAnnotations: true,
 	}
@@ -65,7 +66,7 @@ failures = "/tmp/failures"
 
 func TestLoadDefaults(t *testing.T) {
 	want := &Config{
-		Accel: "auto", Vsock: "auto", Templates: "auto", Cache: "/var/cache/husk", Failures: "/var/log/husk",
+		Accel: "auto", Vsock: "auto", Templates: "auto", TemplateScope: ScopeHost, Cache: "/var/cache/husk", Failures: "/var/log/husk",
 		TemplatesMaxAge: Duration(7 * 24 * time.Hour), TemplatesMaxMiB: 4096,
 		AntiSpoofing: "auto", UncarriedFilters: "refuse",
 	}
@@ -96,6 +97,8 @@ func TestLoadRefuses(t *testing.T) {
 		`anti_spoofing = "no"`:              `anti_spoofing: "no" is none of auto, off`,
 		`uncarried_filters = "drop"`:        `uncarried_filters: "drop" is none of refuse, accept`,
 		`vsock = "yes"`:                     `vsock: "yes" is none of auto, on, off`,
+		`template_scope = "tenant"`:         `template_scope: "tenant" is none of host, container, annotation:KEY`,
+		`template_scope = "annotation:"`:    `template_scope: "annotation:" is none of host, container, annotation:KEY`,
 		`qemu = "qemu"`:                     `qemu: "qemu" is not an absolute path`,
 		`kernel = "boot/vmlinuz"`:           `kernel: "boot/vmlinuz" is not an absolute path`,
 		`modules = "./x"`:                   `modules: "./x" is not an absolute path`,

@@ -36,6 +36,7 @@ var Settings = []Setting{
 	{"boot_timeout", `"20s", emulated "120s"`, "from power-on to the agent's answer"},
 	{"vsock", `"auto"`, `agent channel over vhost-vsock: "on", "off", or where the host has it`},
 	{"templates", `"auto"`, `start from memory templates; "off": always boot`},
+	{"template_scope", `"host"`, `who may share a template, and with it what its kernel drew at boot: all containers; "annotation:KEY": those whose annotation KEY has the same value, others boot; "container": nobody`},
 	{"templates_max_age", `"168h"`, "when a template goes that nothing starts from"},
 	{"templates_max_mib", "4096", "how much of the disk all templates together may take"},
 	{"free_page_reporting", "false", "guests return freed memory to the host, and boot instead of starting from a template"},

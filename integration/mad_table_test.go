@@ -2,15 +2,18 @@
 
 package integration
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // madMode is one guest.
 type madMode struct {
 	// name is what the guest is told: "point:how", more than one separated by commas.
 	name string
 	// early is told before the guest is spoken to; others when the container is created.
-	early       bool
-	bootTimeout string // of the settings, for a guest that create waits for; "" is the product's
+	early   bool
+	silence time.Duration // boot_timeout, for a guest that create waits for
 	// fails and works are verbs that must; of others there is nothing to say, as of
 	// all that come after the end of the guest.
 	fails, works []string
@@ -18,6 +21,8 @@ type madMode struct {
 	says         string   // what the first that fails says
 	exit         *int     // the container's exit code
 	with         func(*env) []specOption
+	logs         string // what the supervisor writes into its log of it
+	terminal     bool   // the container has one
 }
 
 func (m madMode) options(e *env) []specOption {
@@ -58,7 +63,7 @@ var madModes = []madMode{
 	early("greeting:version", "999"), early("greeting:build", "another"),
 
 	// The channel below the streams.
-	early("channel:garbage", ""), early("channel:version", "protocol"), early("channel:kind", ""), early("channel:ping", "ping"),
+	early("channel:garbage", ""), early("channel:version", "protocol"), early("channel:kind", ""), early("channel:ping", "ping"), early("channel:pong", "ping"),
 	early("channel:open", "opened a stream"), early("channel:overrun", ""),
 	early("channel:reset", ""),
 
@@ -92,6 +97,12 @@ var madModes = []madMode{
 	{name: "start:hangup", works: verbs("create"), fails: verbs("start")},
 	{name: "start:stranger", works: verbs("create"), fails: verbs("start")},
 	{name: "start:storm", works: verbs("create")},
+
+	{name: "network:error", with: withMadNetwork, works: verbs("create"), fails: verbs("start"), says: "mad"},
+	{name: "network:garbage", with: withMadNetwork, works: verbs("create"), fails: verbs("start")},
+	{name: "network:empty", with: withMadNetwork, works: verbs("create " + all), exit: code(137)},
+	{name: "resize:error", terminal: true, works: verbs("create " + all), exit: code(137), logs: "follow window size"},
+	{name: "resize:huge", terminal: true},
 
 	// Calls of a container that runs: those that end nothing share a guest.
 	{
@@ -129,6 +140,8 @@ var madModes = []madMode{
 	// Floods.
 	{name: "stdout:flood", works: verbs("create start state kill")},
 	{name: "stdout:exit", works: verbs("create")},
+	{name: "late:replies"},
+	{name: "late:channel"},
 	{name: "stdout:early", works: verbs("create " + all)},
 	{name: "console:flood", works: verbs("create start state kill")},
 	{name: "awaitoom:flood", works: verbs("create start state kill")},
@@ -139,20 +152,22 @@ var madModes = []madMode{
 	{name: "replies:announce", works: verbs("create")},
 	{name: "notify:flood", with: withMadNotify, works: verbs("create start state kill")},
 	{name: "notify:big", with: withMadNotify, works: verbs("create start state kill")},
-	{name: "notify:long", with: withMadNotify, works: verbs("create start state kill")},
-	{name: "notify:empty", with: withMadNotify, works: verbs("create start state kill")},
-	{name: "notify:cut", with: withMadNotify, works: verbs("create start state kill")},
+	{name: "notify:long", with: withMadNotify, logs: "relay notifications", works: verbs("create start state kill")},
+	{name: "notify:empty", with: withMadNotify, logs: "relay notifications", works: verbs("create start state kill")},
+	{name: "notify:cut", with: withMadNotify, logs: "relay notifications", works: verbs("create start state kill")},
 	{name: "names:flood", with: withMadNames, works: verbs("create start state kill")},
 	{name: "names:big", with: withMadNames, works: verbs("create start state kill")},
 	{name: "names:same", with: withMadNames, works: verbs("create start state kill")},
 	{name: "names:pointers", with: withMadNames, works: verbs("create start state kill")},
-	{name: "names:malformed", with: withMadNames, works: verbs("create start state kill")},
-	{name: "names:cut", with: withMadNames, works: verbs("create start state kill")},
+	{name: "names:malformed", with: withMadNames, logs: "relay names", works: verbs("create start state kill")},
+	{name: "names:cut", with: withMadNames, logs: "relay names", works: verbs("create start state kill")},
 }
 
 // madNever has the modes that cost a deadline of the product's, 30 s.
 var madNever = []madMode{
 	{name: "start:never", works: verbs("create"), fails: verbs("start")},
+	{name: "network:never", with: withMadNetwork, works: verbs("create"), fails: verbs("start")},
+	{name: "resize:never", terminal: true, works: verbs("create start"), logs: "follow window size"},
 	{name: "start:mute", works: verbs("create"), fails: verbs("start")},
 	{name: "exec:never", works: verbs("create start"), fails: verbs("exec")},
 	{name: "execack:never", works: verbs("create start"), fails: verbs("exec")},
@@ -162,15 +177,15 @@ var madNever = []madMode{
 	{name: "stats:mute", works: verbs("create start"), fails: verbs("events")},
 	{name: "kill:never", works: verbs("create start kill"), exit: code(137)},
 	{name: "kill:deaf", works: verbs("create start kill"), exit: code(137)},
-	{name: "wait:never", works: verbs("create start kill"), exit: code(137)},
-	{name: "guest:halt", works: verbs("create")},
-	{name: "channel:stall", works: verbs("create")},
+	{name: "wait:never", skips: verbs("exec"), works: verbs("create start kill"), exit: code(137)},
+	{name: "guest:halt", works: verbs("create"), skips: verbs("exec")},
+	{name: "channel:stall", works: verbs("create"), skips: verbs("exec")},
 }
 
 // madSilent has the early modes that create finds out by boot_timeout.
 var madSilent = []string{
 	"boot:halt", "greeting:never", "greeting:half", "greeting:close", "console:flood,greeting:never",
-	"channel:pong", "channel:unknown", "channel:window", "channel:cut", "channel:mute", "channel:stall",
+	"channel:unknown", "channel:window", "channel:cut", "channel:mute", "channel:stall",
 	"channel:huge", "channel:goaway", "channel:close",
 	"control:never", "control:stall", "hello:never", "hello:cut", "hello:mute",
 	"create:never", "create:mute", "create:replay", "ack:never",

@@ -82,16 +82,14 @@ func templates(t *testing.T, cache string) []string {
 	return found
 }
 
-// Whatever happens to a template, containers start, and a sound one is made.
-func TestDamagedTemplate(t *testing.T) {
-	needVM(t)
-	t.Parallel()
-	e := newEnv(t)
+// cacheWithKernel makes a cache directory without templates.
+func (e *env) cacheWithKernel() string {
+	e.t.Helper()
 	cache := e.mkdir("cache")
 	// The kernel is unpacked already.
 	unpacked, err := filepath.Abs(os.Getenv("HUSK_CACHE"))
 	if err != nil {
-		t.Fatal(err)
+		e.t.Fatal(err)
 	}
 	for _, pattern := range []string{"vmlinux*", "initramfs*", "index*"} {
 		files, _ := filepath.Glob(filepath.Join(unpacked, pattern))
@@ -99,6 +97,15 @@ func TestDamagedTemplate(t *testing.T) {
 			_ = os.Link(file, filepath.Join(cache, filepath.Base(file))) // else it is made anew
 		}
 	}
+	return cache
+}
+
+// Whatever happens to a template, containers start, and a sound one is made.
+func TestDamagedTemplate(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	cache := e.cacheWithKernel()
 	with := e.otherSettings(map[string]string{"cache": fmt.Sprintf("%q", cache)})
 	bundle := e.bundle(withScript("echo whole"))
 	run := func() *result {
@@ -143,6 +150,78 @@ func TestDamagedTemplate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two tenants have different templates, containers of one share theirs, and who has no
+// tenant, or wants to be alone, boots.
+func TestTemplateScope(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	cache := e.cacheWithKernel()
+	with := func(scope string) string {
+		return e.otherSettings(map[string]string{"cache": fmt.Sprintf("%q", cache), "template_scope": fmt.Sprintf("%q", scope)})
+	}
+	byTenant, byContainer := with("annotation:example.org/tenant"), with("container")
+	const wish = "org.huskvm.template_scope"
+	for _, step := range []struct {
+		what        string
+		settings    string
+		annotations map[string]string
+		templates   int // in all, afterwards
+		boots       bool
+	}{
+		{"no tenant", byTenant, nil, 0, true},
+		{"none shares", byContainer, map[string]string{"example.org/tenant": "a"}, 0, true},
+		{"the first of a", byTenant, map[string]string{"example.org/tenant": "a"}, 1, false},
+		{"another of a", byTenant, map[string]string{"example.org/tenant": "a"}, 1, false},
+		{"one of a that wants to be alone", byTenant, map[string]string{"example.org/tenant": "a", wish: "container"}, 1, true},
+		{"one of b", byTenant, map[string]string{"example.org/tenant": "b"}, 2, false},
+		{"one of b that says it is of a", byTenant, map[string]string{"example.org/tenant": "b", wish: "tenant:a"}, 3, false},
+	} {
+		c := e.createWithSettings(step.settings, e.bundle(withArgs("sleep", "1000"), func(s *specs.Spec) { s.Annotations = step.annotations }))
+		if n := len(templates(t, cache)); n != step.templates {
+			t.Errorf("%s: %d templates, want %d", step.what, n, step.templates)
+		}
+		if vmms := e.vmms(); len(vmms) != 1 || strings.Contains(describe(vmms[0]), "-incoming") == step.boots {
+			t.Errorf("%s: boots should be %v: %v", step.what, step.boots, vmms)
+		}
+		c.stop()
+	}
+	list := e.with(byTenant, "template", "list").is(0).stdout
+	for _, want := range []string{" a\n", " b\n", " b/a\n"} {
+		if !strings.Contains(list, want) {
+			t.Errorf("template list has no %q:\n%s", want, list)
+		}
+	}
+	if r := e.with(byTenant, "template", "create").is(1); !strings.Contains(r.stderr, "template_scope") {
+		t.Errorf("template create without a tenant: %q", r.stderr)
+	}
+}
+
+// Where a guest's kernel lies is the same in each boot, so that no template gives away
+// what a boot would keep. Were it not so, ADR 24 would have to say who shares it.
+func TestKernelLayout(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	boots := e.otherSettings(map[string]string{"templates": `"off"`})
+	bundle := e.bundle(withScript("grep -wE '_text|init_task' /proc/kallsyms"), withCapabilities("CAP_SYSLOG"))
+	clone := e.ok("run", "--bundle", bundle, e.id())
+	if len(strings.Fields(clone)) != 6 || strings.HasPrefix(clone, "0000000000000000") {
+		t.Fatalf("kallsyms says %q", clone)
+	}
+	if booted := e.with(boots, "run", "--bundle", bundle, e.id()).is(0).stdout; booted != clone {
+		t.Errorf("a booted kernel lies at\n%sa clone's at\n%s", booted, clone)
+	}
+}
+
+// createWithSettings is create with another settings file.
+func (e *env) createWithSettings(settings, bundle string) *container {
+	e.t.Helper()
+	id, pidFile := e.id(), e.path("pid")
+	p, exit := e.detach(pidFile, "--config", settings, "create", "--bundle", bundle, "--pid-file", pidFile, id)
+	return &container{e: e, id: id, bundle: bundle, pid: readPID(e.t, pidFile), stdout: p.stdout, stderr: p.stderr, exit: exit}
 }
 
 // flip changes one byte of a file.

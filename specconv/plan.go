@@ -21,6 +21,9 @@ const (
 	AnnotationVCPUs     = "org.huskvm.vcpus"
 	AnnotationAccel     = "org.huskvm.accel" // "kvm" or "tcg"; in `state` also the one in use
 	AnnotationNICs      = "org.huskvm.nics"
+	// AnnotationTemplateScope is "container" or "tenant:NAME": with whom this
+	// container may share a memory template, of those that the settings let it.
+	AnnotationTemplateScope = "org.huskvm.template_scope"
 	// AnnotationFreePages is "true" or "false": whether the guest gives memory that
 	// it has freed back to the host, which a start from a template rules out.
 	AnnotationFreePages = "org.huskvm.free_page_reporting"
@@ -90,6 +93,8 @@ type VM struct {
 	NICs      int
 	Accel     string
 	FreePages string // as the annotation says; empty: the settings' default
+	// TemplateScope is as the annotation says; empty: what the settings have.
+	TemplateScope string `json:",omitempty"`
 }
 
 // Share is one file or directory of the host exported to the guest.

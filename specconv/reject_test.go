@@ -109,6 +109,8 @@ func TestRejectTop(t *testing.T) {
 		{annotate("org.huskvm.accel", "auto"), `annotations["org.huskvm.accel"]: "auto" is neither "kvm" nor "tcg"`},
 		{annotate("org.huskvm.anti_spoofing", "auto"), `annotations["org.huskvm.anti_spoofing"]: "auto" is not "off"`},
 		{annotate("org.huskvm.uncarried_filters", "true"), `annotations["org.huskvm.uncarried_filters"]: "true" is not "accept"`},
+		{annotate("org.huskvm.template_scope", "host"), `annotations["org.huskvm.template_scope"]: "host" is neither "container" nor "tenant:NAME", NAME of 1 to 255 bytes`},
+		{annotate("org.huskvm.template_scope", "tenant:"), `annotations["org.huskvm.template_scope"]: "tenant:" is neither "container" nor "tenant:NAME", NAME of 1 to 255 bytes`},
 		{annotate("org.huskvm.vcpu", "1"), `annotations["org.huskvm.vcpu"]: husk knows no such annotation`},
 		{annotate("a", "b\x00"), `annotations["a"]: "b\x00" contains a NUL byte`},
 	})

@@ -33,6 +33,7 @@ const (
 	minMemoryMiB, maxMemoryMiB = 128, 1 << 20
 	maxVCPUs                   = 255
 	maxNICs                    = 8
+	maxTenant                  = 255
 
 	// maxCPUNumber is the highest CPU number a list may name: Linux on x86 has
 	// at most 8192 CPUs.
@@ -283,7 +284,7 @@ func validateAnnotations(spec *specs.Spec) error {
 	for _, name := range slices.Sorted(maps.Keys(spec.Annotations)) {
 		switch name {
 		case AnnotationNetwork, AnnotationPID, AnnotationIPC, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs,
-			AnnotationFreePages, AnnotationAntiSpoofing, AnnotationUncarried:
+			AnnotationFreePages, AnnotationAntiSpoofing, AnnotationUncarried, AnnotationTemplateScope:
 		default:
 			if strings.HasPrefix(name, annotationPrefix) {
 				// A misspelt setting must not pass for set.
@@ -348,6 +349,14 @@ func annotatedVM(annotations map[string]string) (VM, error) {
 			return VM{}, fieldErrorf(key("annotations", AnnotationFreePages), `%s is neither "true" nor "false"`, quote(s))
 		}
 		vm.FreePages = s
+	}
+	if s, found := annotations[AnnotationTemplateScope]; found {
+		name, tenant := strings.CutPrefix(s, "tenant:")
+		if s != "container" && (!tenant || name == "" || len(name) > maxTenant) {
+			// Not "host": the annotation makes narrower what the settings allow.
+			return VM{}, fieldErrorf(key("annotations", AnnotationTemplateScope), `%s is neither "container" nor "tenant:NAME", NAME of 1 to %d bytes`, quote(s), maxTenant)
+		}
+		vm.TemplateScope = s
 	}
 	return vm, nil
 }

@@ -28,6 +28,10 @@ type Kind struct {
 	VCPUs     int    `json:"vcpus"`
 	NICs      int    `json:"nics"`
 	Cmdline   string `json:"cmdline"` // kernel parameters beyond the hypervisor's own
+
+	// Tenant and Part are those of the Scope: what the guest has drawn is theirs alone.
+	Tenant string `json:"tenant,omitempty"`
+	Part   string `json:"part,omitempty"`
 }
 
 // Key names a kind's template: a hash, fit for a file name.

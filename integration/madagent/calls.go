@@ -93,6 +93,9 @@ func (c *calls) answer(id uint32, req *ttrpc.Request) {
 		if req.Method == "Start" {
 			c.afterStart()
 		}
+		if req.Method == "Wait" {
+			c.afterExit()
+		}
 		return
 	}
 	announce(how)

@@ -52,3 +52,15 @@ func oneMoreKill(payload []byte) []byte {
 	b, _ := proto.Marshal(&protocol.AwaitOOMResponse{Kills: r.Seen + 1})
 	return b
 }
+
+// afterExit is what happens once the host was told of a process's end.
+func (c *calls) afterExit() {
+	switch c.agent.how("late") {
+	case "replies":
+		for i := range uint32(1000) {
+			c.reply(2*i+1, &ttrpc.Response{})
+		}
+	case "channel":
+		_ = breakChannel(c.agent.port, "garbage")
+	}
+}
