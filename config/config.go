@@ -43,8 +43,8 @@ type Config struct {
 	// KernelParams are added to the end of the guest's kernel command line.
 	KernelParams string `toml:"kernel_params"`
 	// MemoryMiB is the guest's RAM for a container without a memory limit, 128
-	// to 1048576. Default: the host's RAM, at most 16384. It is an upper bound: the host gives what the
-	// guest touches.
+	// to 1048576. Default: the host's RAM, at most 16384. It is an upper bound: the
+	// host gives what the guest touches.
 	MemoryMiB int `toml:"memory_mib"`
 	// VCPUs is the guest's CPU count for a container without a CPU limit, 1 to
 	// 255. Default: the host's CPUs, at most 4; under emulation 1, since emulated
@@ -86,7 +86,7 @@ type Config struct {
 	TemplatesMaxAge Duration `toml:"templates_max_age"`
 	// TemplatesMaxMiB is how much of the disk all templates together may take
 	// before the ones unused for longest go, 256 to 1048576. Default 4096. One
-	// takes 100 to 150 MiB.
+	// takes 100 to 450 MiB, by the guest's RAM.
 	TemplatesMaxMiB int `toml:"templates_max_mib"`
 	// FreePageReporting makes guests give memory that they have freed back to the
 	// host. Such a guest boots instead of starting from a template. Default false.

@@ -118,9 +118,9 @@ func neededMiB(limitMiB int64) int64 {
 }
 
 const (
-	// maxDefaultMemoryMiB bounds DefaultMemoryMiB. Up to here a start from a template
-	// takes no longer than with 1 GiB, and a template of 16 GiB is 430 MiB on disk (of
-	// 1 GiB: 146, of 24 GiB: 583), nearly all of that page structures.
+	// maxDefaultMemoryMiB bounds DefaultMemoryMiB. A template of so much is 430 MiB on
+	// disk (of 1 GiB: 146, of 24 GiB: 583), nearly all of that page structures; a start
+	// from it takes at most a tenth longer (ADR 25).
 	maxDefaultMemoryMiB = 16 << 10
 	// defaultMemoryStep keeps a template usable for a kernel that reserves a little
 	// more or less of the host's RAM.

@@ -170,9 +170,10 @@ const (
 	// hogBytes is what the memory hog takes at least until there is no more: enough to
 	// run this process meanwhile.
 	hogBytes = 16 << 20
-	// mostCache is how many bytes of cache the hog takes the place of; a guest that has
-	// touched much memory, or read many files, leaves gigabytes.
-	mostCache = 64 << 20
+	// mostCache is how many bytes of cache the hog takes the place of. A guest that has
+	// touched much memory, or read many files, leaves gigabytes, which the kernel is told
+	// to give up: it has to read again what was of use, such as a template.
+	mostCache = 512 << 20
 	// maxHogBytes is too much to ask of the host for a message.
 	maxHogBytes = 2 << 30
 )
