@@ -255,8 +255,8 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
 	cfg.Disks = disks
-	if c := s.boot.Plan.Guest.Process.Capabilities; c != nil {
-		cfg.FileCapabilities = c.Bounding
+	if p := s.boot.Plan.Guest.Process; p != nil && p.Capabilities != nil {
+		cfg.FileCapabilities = p.Capabilities.Bounding
 	}
 	ctx := timings.With(context.Background(), s.timings)
 	if !s.wakeUp(ctx, starter, cfg) {
