@@ -135,7 +135,7 @@ func startExec(c *cli.Context, dir *state.Dir, container *state.Container, proce
 	boot := execprocess.Bootstrap{
 		StateDir: dir.Path, ContainerID: container.ID, SupervisorPID: container.Supervisor.PID,
 		Terminal: process.Terminal, ConsoleSize: process.ConsoleSize, IgnorePaused: c.Bool("ignore-paused"), BareNewlines: !c.Bool("detach"),
-		Descriptors: kinds,
+		Descriptors: kinds, Detach: c.Bool("detach"),
 	}
 	if boot.Self, err = state.ProcessOf(child.Process.Pid); err != nil {
 		return nil, err

@@ -321,16 +321,22 @@ func TestExec(t *testing.T) {
 	}
 }
 
-// A background child of an exec keeps the pipe, and the exec ends all the same.
+// A background child of an exec keeps the pipe: the exec ends all the same, and what
+// the child writes is still passed on.
 func TestExecWithBackgroundChild(t *testing.T) {
 	c := create(t, "sleep", "1000")
 	c.start()
-	c.exec("e1", processSpec("sh", "-c", "sleep 1000 & echo started"))
+	c.exec("e1", processSpec("sh", "-c", "(sleep 0.5; echo late) & echo started"))
 	stdout := c.stream("e1", protocol.StreamStdout)
-	if got := c.wait("e1"); got != 0 {
-		t.Errorf("exit code %d, want 0", got)
+	r, err := c.Control().Wait(within(t, patience), &protocol.WaitRequest{ContainerId: "c", ProcessId: "e1"})
+	if err != nil || r.ExitCode != 0 {
+		t.Fatalf("wait: %v, %v", r, err)
 	}
-	if b, err := io.ReadAll(stdout); err != nil || string(b) != "started\n" {
+	const started = "started\n"
+	if len(r.Held) != 1 || r.Held[0].Kind != uint32(protocol.StreamStdout) || r.Held[0].Carried != uint64(len(started)) {
+		t.Errorf("held open are %v", r.Held)
+	}
+	if b, err := io.ReadAll(stdout); err != nil || string(b) != started+"late\n" {
 		t.Errorf("stdout %q, %v", b, err)
 	}
 }

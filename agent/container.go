@@ -49,12 +49,14 @@ type process struct {
 }
 
 // watch waits for the process in the background. children protects its pid from
-// the reaper until then.
-func watch(p *libcontainer.Process, passed []*descriptor, children *reaper) (*process, error) {
+// the reaper until then. late: others may write to its outputs after it has ended, but
+// not to a terminal, which ends with it.
+func watch(p *libcontainer.Process, passed []*descriptor, children *reaper, late bool) (*process, error) {
 	std, err := newStdio(p.Stdin, p.Stdout, p.Stderr, p.Console, passed)
 	if err != nil {
 		return nil, err
 	}
+	std.late = late && p.Console == nil
 	w := &process{p: p, stdio: std, passed: passed, ended: make(chan struct{})}
 	pid := p.PID()
 	go func() {

@@ -105,7 +105,7 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (_ *containe
 	if err != nil {
 		return nil, err
 	}
-	p, err := watch(c.c.Init(), passed, a.machine.children)
+	p, err := watch(c.c.Init(), passed, a.machine.children, false)
 	if err != nil {
 		return nil, errors.Join(err, c.c.Destroy())
 	}
@@ -193,7 +193,7 @@ func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest)
 	if err != nil {
 		return nil, err
 	}
-	w, err := watch(p, passed, a.machine.children)
+	w, err := watch(p, passed, a.machine.children, true)
 	if err != nil {
 		return nil, errors.Join(err, p.Signal(unix.SIGKILL))
 	}
@@ -201,7 +201,7 @@ func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest)
 }
 
 // Wait answers when the process has ended and everything it wrote is on the
-// host, or its reader there has stalled. An exec'd process is forgotten then.
+// host, or its reader there has stalled. It names the outputs that go on. An exec'd process is forgotten then.
 func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -217,6 +217,7 @@ func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.Wa
 		return nil, ctx.Err()
 	}
 	p.stdio.drain(drainStall, ctx.Done())
+	held := p.stdio.held()
 	if r.ProcessId == protocol.InitProcess {
 		c.notify.end()
 	}
@@ -233,7 +234,7 @@ func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.Wa
 	if p.err != nil {
 		return nil, fmt.Errorf("wait for process: %w", p.err)
 	}
-	return &protocol.WaitResponse{ExitCode: uint32(p.status.Code), OomKilled: p.status.OOMKilled}, nil
+	return &protocol.WaitResponse{ExitCode: uint32(p.status.Code), OomKilled: p.status.OOMKilled, Held: held}, nil
 }
 
 // Kill signals one process or all of the container's.

@@ -26,6 +26,9 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copySize); retur
 // its own, so that none waits for another's reader.
 type stdio struct {
 	files map[streamID]*end
+	// late: what others write to an output after the process has ended is passed on,
+	// too. It is set before anything is attached.
+	late bool
 
 	// progress counts the bytes that went to the host.
 	progress atomic.Int64
@@ -132,7 +135,7 @@ func (s *stdio) claim(id streamID, conn stream) (*end, error) {
 	}
 	s.attached[id] = conn
 	if id.kind != protocol.StreamStdin {
-		s.outputs = append(s.outputs, &output{stdio: s, conn: conn, file: f.File, done: make(chan struct{})})
+		s.outputs = append(s.outputs, &output{stdio: s, id: id, conn: conn, file: f.File, done: make(chan struct{})})
 		select {
 		case <-s.ended: // end has passed: its wake-up is due here
 			_ = f.SetReadDeadline(time.Unix(1, 0))
@@ -199,6 +202,27 @@ func (s *stdio) drain(stall time.Duration, cancel <-chan struct{}) {
 	}
 }
 
+// held are the outputs that go on after drain.
+func (s *stdio) held() []*protocol.HeldOutput {
+	if !s.late {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*protocol.HeldOutput
+	for _, o := range s.outputs {
+		select {
+		case <-o.done:
+			if !o.heldOpen {
+				continue
+			}
+		default: // its reader has stalled
+		}
+		all = append(all, &protocol.HeldOutput{Kind: uint32(o.id.kind), Number: uint32(o.id.number), Carried: uint64(o.carried.Load())})
+	}
+	return all
+}
+
 // release closes what no stream was ever attached to.
 func (s *stdio) release() {
 	s.mu.Lock()
@@ -250,11 +274,16 @@ type (
 // output is stdout or stderr of one process, or its terminal's output.
 type output struct {
 	stdio *stdio
+	id    streamID
 	conn  stream
 	file  *os.File
+	// carried counts the bytes that went to the host.
+	carried atomic.Int64
 	// sent is set when the host's end-of-file is on its way.
 	sent atomic.Bool
-	done chan struct{}
+	// done is closed when all that the process has written went to the host.
+	done     chan struct{}
+	heldOpen bool // others can still write; set before done is closed
 }
 
 // watchReader closes the process's pipe when the host's reader goes away, so
@@ -272,15 +301,32 @@ func (o *output) run() {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	err := o.copyOut(*buf)
+	held := errors.Is(err, errHeldOpen)
+	if held && o.stdio.late {
+		o.heldOpen = true
+		close(o.done)
+		_ = o.file.SetReadDeadline(time.Time{})
+		_ = o.copyOut(*buf)
+		held = false
+	} else {
+		defer close(o.done)
+	}
 	o.sent.Store(true)
 	_ = o.conn.CloseWrite()
-	close(o.done)
-	if errors.Is(err, errHeldOpen) {
-		// A descendant still holds the pipe. Nobody reads it any more, but closing
-		// it would kill that descendant with SIGPIPE.
-		_ = o.file.SetReadDeadline(time.Time{})
-		_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{o.file}, *buf)
+	if held {
+		go o.discard()
+		return
 	}
+	_ = o.file.Close()
+}
+
+// discard reads what a descendant still writes. Nobody wants it any more, but closing
+// the pipe would kill that descendant with SIGPIPE.
+func (o *output) discard() {
+	_ = o.file.SetReadDeadline(time.Time{})
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{o.file}, *buf)
 	_ = o.file.Close()
 }
 
@@ -330,6 +376,7 @@ func (o *output) copyRest(buf []byte) error {
 
 func (o *output) send(b []byte) error {
 	n, err := o.conn.Write(b)
+	o.carried.Add(int64(n))
 	o.stdio.progress.Add(int64(n))
 	return err
 }

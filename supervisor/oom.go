@@ -29,8 +29,11 @@ type ooms struct {
 	proc   *os.File
 	memory *cgroup.OOM
 
-	telling sync.Mutex
-	told    time.Time // under telling
+	telling  sync.Mutex
+	told     time.Time     // under telling
+	interval time.Duration // between two tellings; under telling
+
+	doubted sync.Once // a lie is logged once
 
 	mu    sync.Mutex
 	kills uint64
@@ -62,13 +65,25 @@ func (s *supervisor) followOOM() {
 				}
 				seen = resp.Kills
 				s.noteOOM(seen)
+				// The next answer has all that have been killed until then.
+				select {
+				case <-time.After(followInterval):
+				case <-s.over:
+				}
 			}
 		}()
 	})
 }
 
-// noteOOM tells of kills that are new, and returns when the host knows.
+// noteOOM tells of kills that are new, and returns when the host knows. What the guest
+// says is not believed where the host knows better.
 func (s *supervisor) noteOOM(kills uint64) {
+	if err := s.doubtOOM(); err != nil {
+		s.ooms.doubted.Do(func() {
+			s.log.WithError(err).Warn("the guest says that a process was killed for want of memory, which cannot be")
+		})
+		return
+	}
 	s.ooms.mu.Lock()
 	if kills > s.ooms.kills {
 		s.ooms.kills = kills
@@ -105,11 +120,52 @@ func (s *supervisor) AwaitOOM(ctx context.Context, req *control.AwaitOOMRequest)
 	}
 }
 
+// doubtOOM says why there can't have been a kill for want of memory: all that a guest
+// uses the vmm has had in memory at some time. A container that has used its memory once
+// can say so at any time later, and could as well have a process killed. Where a limit is
+// below what QEMU itself takes, nothing can be told.
+func (s *supervisor) doubtOOM() error {
+	if s.ooms.proc == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
+	defer cancel()
+	info, err := s.vm.Info(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // nothing is known of a VM that is ending
+	}
+	had, err := s.peakBytes(info.HostPID)
+	if err != nil {
+		return nil //nolint:nilerr // as above
+	}
+	limit := s.memoryLimit()
+	// A quarter less, for what is not counted here.
+	if least := limit - limit/4; had < least {
+		return fmt.Errorf("of %d bytes the virtual machine has never used more than %d", limit, had)
+	}
+	return nil
+}
+
+// memoryLimit is what the container may use, in bytes.
+func (s *supervisor) memoryLimit() int64 {
+	limit := int64(s.boot.Machine.MemoryMiB) << 20
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.container.Cgroup
+	if g == nil || g.Limits == nil || g.Limits.Memory == nil || g.Limits.Memory.Limit == nil || *g.Limits.Memory.Limit <= 0 {
+		return limit
+	}
+	return min(limit, *g.Limits.Memory.Limit)
+}
+
 const (
 	// tellInterval is how often the host is told at most: engines take one kill for
-	// the container's, and a guest may have one after the other.
-	tellInterval = 5 * time.Second
-	tellTimeout  = 5 * time.Second
+	// the container's, and a guest may have one after the other. It doubles each time.
+	tellInterval    = 5 * time.Second
+	maxTellInterval = 5 * time.Minute
+	tellTimeout     = 5 * time.Second
+	// followInterval is how often the guest is listened to.
+	followInterval = time.Second
 	// hogBytes is what the memory hog takes at least until there is no more: enough to
 	// run this process meanwhile.
 	hogBytes = 16 << 20
@@ -117,15 +173,25 @@ const (
 	maxHogBytes = 2 << 30
 )
 
+// mayTell says whether it is time to tell the host again, and takes that time. The
+// caller holds telling.
+func (o *ooms) mayTell(now time.Time) bool {
+	if !o.told.IsZero() && now.Sub(o.told) < o.interval {
+		return false
+	}
+	o.interval = min(max(2*o.interval, tellInterval), maxTellInterval)
+	o.told = now
+	return true
+}
+
 // tellOOM has the kernel kill a process in the container's cgroup on the host for
 // want of memory: one made for that.
 func (s *supervisor) tellOOM() error {
 	s.ooms.telling.Lock()
 	defer s.ooms.telling.Unlock()
-	if s.ooms.memory == nil || !s.ooms.told.IsZero() && time.Since(s.ooms.told) < tellInterval {
+	if s.ooms.memory == nil || !s.ooms.mayTell(time.Now()) {
 		return nil
 	}
-	s.ooms.told = time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
 	defer cancel()
 	// Against an update, whose limit would be lost.
@@ -221,30 +287,59 @@ func (s *supervisor) oomScoreAdj() (int, error) {
 
 // residentBytes is what a process, known by its number here, has in memory.
 func (s *supervisor) residentBytes(pid int) (int64, error) {
-	// The proc filesystem may count processes differently.
+	statm, err := s.readProcOf(pid, "statm")
+	if err != nil {
+		return 0, err
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(statm, &size, &resident); err != nil {
+		return 0, fmt.Errorf("read statm: %w", err)
+	}
+	return resident * int64(os.Getpagesize()), nil
+}
+
+// peakBytes is the most that a process has had in memory, and what of it is swapped out.
+func (s *supervisor) peakBytes(pid int) (int64, error) {
+	status, err := s.readProcOf(pid, "status")
+	if err != nil {
+		return 0, err
+	}
+	var bytes int64
+	for line := range strings.Lines(status) {
+		for _, key := range []string{"VmHWM:", "VmSwap:"} {
+			if v, ok := strings.CutPrefix(line, key); ok {
+				kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
+				if err != nil {
+					return 0, fmt.Errorf("read status: %w", err)
+				}
+				bytes += kib << 10
+			}
+		}
+	}
+	if bytes == 0 {
+		return 0, fmt.Errorf("process %d has no memory", pid) // it has ended
+	}
+	return bytes, nil
+}
+
+// readProcOf reads a file of a process that is known by its number here. The proc
+// filesystem may count processes differently.
+func (s *supervisor) readProcOf(pid int, name string) (string, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return 0, os.NewSyscallError("pidfd_open", err)
+		return "", os.NewSyscallError("pidfd_open", err)
 	}
 	defer unix.Close(fd)
 	info, err := s.readProc(fmt.Sprintf("self/fdinfo/%d", fd))
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	for line := range strings.Lines(info) {
 		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
-			statm, err := s.readProc(strings.TrimSpace(v) + "/statm")
-			if err != nil {
-				return 0, err
-			}
-			var size, resident int64
-			if _, err := fmt.Sscan(statm, &size, &resident); err != nil {
-				return 0, fmt.Errorf("read statm: %w", err)
-			}
-			return resident * int64(os.Getpagesize()), nil
+			return s.readProc(strings.TrimSpace(v) + "/" + name)
 		}
 	}
-	return 0, fmt.Errorf("process %d is not in /proc", pid)
+	return "", fmt.Errorf("process %d is not in /proc", pid)
 }
 
 // readProc reads a small file of the host's /proc.

@@ -1,9 +1,14 @@
 package supervisor
 
 import (
+	"os"
 	"slices"
 	"testing"
+	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/cgroup"
 	"github.com/huskvm/husk/supervisor/control"
 )
 
@@ -34,6 +39,50 @@ func TestAwaitOOM(t *testing.T) {
 		if !slices.Contains(calls, want) {
 			t.Errorf("the agent was asked %v, not for %q", calls, want)
 		}
+	}
+}
+
+// TestOOMThatCannotBe: a guest whose machine has never used the memory that its
+// container may use is not believed.
+func TestOOMThatCannotBe(t *testing.T) {
+	s, _ := met(t, &guest{}) // whose vmm is this process
+	var err error
+	if s.ooms.proc, err = os.Open("/proc"); err != nil {
+		t.Fatal(err)
+	}
+	defer s.ooms.proc.Close()
+	said := func() uint64 {
+		s.ooms.mu.Lock()
+		defer s.ooms.mu.Unlock()
+		return s.ooms.kills
+	}
+	s.boot.Machine.MemoryMiB = 1 << 20
+	if s.noteOOM(1); said() != 0 {
+		t.Error("a machine of 1 TiB has run out of memory")
+	}
+	limit := int64(1 << 40)
+	s.container.Cgroup = &cgroup.Group{Limits: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}
+	if s.noteOOM(1); said() != 0 {
+		t.Error("a container of 1 TiB has run out of memory")
+	}
+	limit = 1 << 20
+	if s.noteOOM(1); said() != 1 {
+		t.Error("a container of 1 MiB cannot run out of memory")
+	}
+}
+
+// TestTellOOMSeldom: each telling stops the machine and fills the container's memory.
+func TestTellOOMSeldom(t *testing.T) {
+	var o ooms
+	now, told := time.Now(), 0
+	for range 24 * 3600 {
+		if o.mayTell(now) {
+			told++
+		}
+		now = now.Add(time.Second)
+	}
+	if told < 2 || told > 24*3600/int(maxTellInterval/time.Second)+10 {
+		t.Errorf("told %d times in a day", told)
 	}
 }
 

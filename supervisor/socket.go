@@ -24,9 +24,7 @@ import (
 // supervisor leaves the host's mount namespace and lives on without its path.
 type socket struct {
 	*net.UnixListener
-	mu    sync.Mutex
-	peers int           // accepted and not closed yet
-	empty chan struct{} // closed when there are none; nil until left is called
+	peers crowd // accepted and not closed yet
 }
 
 // Accept counts what it returns. ttrpc's Shutdown is no help here: it takes a
@@ -36,31 +34,42 @@ func (s *socket) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.peers++
-	return &peer{UnixConn: c, leave: sync.OnceFunc(s.leave)}, nil
+	s.peers.enter()
+	return &peer{UnixConn: c, leave: sync.OnceFunc(s.peers.leave)}, nil
 }
 
-func (s *socket) leave() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.peers--
-	if s.peers == 0 && s.empty != nil {
-		close(s.empty)
-		s.empty = nil
+// crowd counts who is there.
+type crowd struct {
+	mu    sync.Mutex
+	size  int
+	empty chan struct{} // closed when nobody is; nil until left is called
+}
+
+func (c *crowd) enter() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.size++
+}
+
+func (c *crowd) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.size--
+	if c.size == 0 && c.empty != nil {
+		close(c.empty)
+		c.empty = nil
 	}
 }
 
-// left is closed as soon as nobody is connected. It may be called once.
-func (s *socket) left() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// left is closed as soon as nobody is there. It may be called once.
+func (c *crowd) left() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	none := make(chan struct{})
-	if s.peers == 0 {
+	if c.size == 0 {
 		close(none)
 	} else {
-		s.empty = none
+		c.empty = none
 	}
 	return none
 }
@@ -144,6 +153,9 @@ func (s *supervisor) proxy(host *net.UnixConn) error {
 	header, err := protocol.ReadStreamHeader(host)
 	if err != nil {
 		return err
+	}
+	if header.Kind == protocol.StreamRest && header.ContainerID == s.container.ID {
+		return s.rests.take(host)
 	}
 	if err := host.SetReadDeadline(time.Time{}); err != nil {
 		return err

@@ -56,6 +56,7 @@ type supervisor struct {
 
 	up               chan struct{} // closed when the container is created
 	control, streams *socket
+	rests            *rests
 	null             *os.File // /dev/null, from before there was no path to trust
 	resolvConf       *os.File // of the container, where one is mounted
 	namesRelayed     bool     // under verbs
@@ -91,7 +92,7 @@ func Main(starter hypervisor.Starter) int {
 	s := &supervisor{
 		execs: map[string]*execution{}, up: make(chan struct{}), over: make(chan struct{}),
 		timings: timings.NewFromStart("supervisor"),
-		killing: newKilling(), killTimeout: killTimeout,
+		killing: newKilling(), killTimeout: killTimeout, rests: newRests(),
 	}
 	parent, err := launch.Receive(&s.boot)
 	if err != nil {
@@ -431,10 +432,14 @@ const answerTimeout = 2 * time.Second
 // failed ends the container and is about to tell why, and an exec process still
 // writes what the one in the guest has left.
 func (s *supervisor) answerVerbs() {
-	select {
-	case <-s.control.left():
-	case <-time.After(answerTimeout):
-		s.log.Warn("a verb or an exec process is still connected: ending without it")
+	timeout := time.After(answerTimeout)
+	for _, left := range []<-chan struct{}{s.control.peers.left(), s.rests.crowd.left()} {
+		select {
+		case <-left:
+		case <-timeout:
+			s.log.Warn("a verb or an exec process is still connected: ending without it")
+			return
+		}
 	}
 }
 

@@ -143,7 +143,7 @@ func started(t *testing.T, starter *fake.Starter) (*supervisor, *fake.VM) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	s := &supervisor{
-		killing: newKilling(), killTimeout: killTimeout,
+		killing: newKilling(), killTimeout: killTimeout, rests: newRests(),
 		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{}, over: make(chan struct{}),
 		boot: Bootstrap{
 			Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
@@ -602,6 +602,70 @@ func TestStreamSocketGivesStdioOnly(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An exec process that ends hands over what others still write.
+func TestRestOfAStream(t *testing.T) {
+	s, _ := met(t, &guest{})
+	var err error
+	if s.streams, err = listen(s.dir, state.StreamSocket); err != nil {
+		t.Fatal(err)
+	}
+	defer s.streams.Close()
+	proxied := make(chan error, 1)
+	go func() {
+		conn, err := s.streams.AcceptUnix()
+		if err == nil {
+			err = s.proxy(conn)
+		}
+		proxied <- err
+	}()
+	theirs, ours, err := agentfake.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	c, err := control.Connect(dirWithControl(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Rest(protocol.StreamHeader{ContainerID: "c1", ProcessID: "exec-1"}, ours.(*net.UnixConn), w); err != nil {
+		t.Fatal(err)
+	}
+	ours.Close() // as the end of the exec process does
+	w.Close()
+	if _, err := io.WriteString(theirs, "late"); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "late" {
+		t.Errorf("the reader got %q, %v", b, err)
+	}
+	if err := <-proxied; err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-s.rests.crowd.left():
+	case <-time.After(patience):
+		t.Error("the supervisor still carries it")
+	}
+}
+
+// dirWithControl is the supervisor's directory with a control socket that takes
+// connections and says nothing.
+func dirWithControl(t *testing.T, s *supervisor) *state.Dir {
+	t.Helper()
+	l, err := listen(s.dir, state.ControlSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return s.dir
 }
 
 func TestLastLines(t *testing.T) {

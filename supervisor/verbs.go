@@ -316,6 +316,9 @@ func (s *supervisor) forget(id string) {
 	delete(s.execs, id)
 }
 
+// maxHeld is as many outputs as a process has.
+const maxHeld = 2 + protocol.MaxDescriptors
+
 // Wait returns an exec'd process's exit code. Its caller's end is the
 // process's: an engine that kills the exec process on the host means the one in
 // the guest.
@@ -335,5 +338,9 @@ func (s *supervisor) Wait(ctx context.Context, req *control.WaitRequest) (*contr
 	if err != nil {
 		return nil, err
 	}
-	return &control.WaitResponse{ExitCode: resp.ExitCode & 0xff}, nil
+	held := make([]*control.HeldOutput, 0, min(len(resp.Held), maxHeld))
+	for _, h := range resp.Held[:min(len(resp.Held), maxHeld)] {
+		held = append(held, &control.HeldOutput{Kind: h.Kind, Number: h.Number, Carried: h.Carried})
+	}
+	return &control.WaitResponse{ExitCode: resp.ExitCode & 0xff, Held: held}, nil
 }

@@ -1101,6 +1101,7 @@ type WaitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ExitCode      uint32                 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`    // 0-255; 128+n after signal n
 	OomKilled     bool                   `protobuf:"varint,2,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"` // the guest's memory cgroup has counted an oom_kill
+	Held          []*HeldOutput          `protobuf:"bytes,3,rep,name=held,proto3" json:"held,omitempty"`                             // of an exec'd process
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1149,6 +1150,75 @@ func (x *WaitResponse) GetOomKilled() bool {
 	return false
 }
 
+func (x *WaitResponse) GetHeld() []*HeldOutput {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// HeldOutput is an output that other processes can still write to. Its stream goes on
+// until they have all closed it.
+type HeldOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`       // StreamKind (stream.go)
+	Number        uint32                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`   // as in StreamHeader
+	Carried       uint64                 `protobuf:"varint,3,opt,name=carried,proto3" json:"carried,omitempty"` // bytes the stream has carried, in which all is that the process has written
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldOutput) Reset() {
+	*x = HeldOutput{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldOutput) ProtoMessage() {}
+
+func (x *HeldOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldOutput.ProtoReflect.Descriptor instead.
+func (*HeldOutput) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *HeldOutput) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *HeldOutput) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *HeldOutput) GetCarried() uint64 {
+	if x != nil {
+		return x.Carried
+	}
+	return 0
+}
+
 type KillRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -1161,7 +1231,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1243,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1256,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KillRequest) GetContainerId() string {
@@ -1225,7 +1295,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1307,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1320,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 type ResizeRequest struct {
@@ -1265,7 +1335,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1347,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1360,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResizeRequest) GetContainerId() string {
@@ -1329,7 +1399,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1411,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1424,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 type PauseRequest struct {
@@ -1366,7 +1436,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1448,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1461,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PauseRequest) GetContainerId() string {
@@ -1409,7 +1479,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1491,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1504,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 type ResumeRequest struct {
@@ -1446,7 +1516,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1528,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1541,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResumeRequest) GetContainerId() string {
@@ -1489,7 +1559,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1571,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +1584,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 type UpdateRequest struct {
@@ -1527,7 +1597,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1609,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1622,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateRequest) GetContainerId() string {
@@ -1577,7 +1647,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1659,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1672,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 type StatsRequest struct {
@@ -1614,7 +1684,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1696,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1709,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StatsRequest) GetContainerId() string {
@@ -1673,7 +1743,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1755,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1768,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatsResponse) GetCpuUsageUsec() uint64 {
@@ -1822,7 +1892,7 @@ type PsRequest struct {
 
 func (x *PsRequest) Reset() {
 	*x = PsRequest{}
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1904,7 @@ func (x *PsRequest) String() string {
 func (*PsRequest) ProtoMessage() {}
 
 func (x *PsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[30]
+	mi := &file_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1917,7 @@ func (x *PsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PsRequest.ProtoReflect.Descriptor instead.
 func (*PsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{30}
+	return file_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PsRequest) GetContainerId() string {
@@ -1866,7 +1936,7 @@ type PsResponse struct {
 
 func (x *PsResponse) Reset() {
 	*x = PsResponse{}
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1948,7 @@ func (x *PsResponse) String() string {
 func (*PsResponse) ProtoMessage() {}
 
 func (x *PsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[31]
+	mi := &file_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1961,7 @@ func (x *PsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PsResponse.ProtoReflect.Descriptor instead.
 func (*PsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{31}
+	return file_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PsResponse) GetProcesses() []*ProcessInfo {
@@ -1913,7 +1983,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +1995,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[32]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2008,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{32}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ProcessInfo) GetGuestPid() int32 {
@@ -1979,7 +2049,7 @@ type AwaitOOMRequest struct {
 
 func (x *AwaitOOMRequest) Reset() {
 	*x = AwaitOOMRequest{}
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1991,7 +2061,7 @@ func (x *AwaitOOMRequest) String() string {
 func (*AwaitOOMRequest) ProtoMessage() {}
 
 func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2004,7 +2074,7 @@ func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitOOMRequest.ProtoReflect.Descriptor instead.
 func (*AwaitOOMRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AwaitOOMRequest) GetContainerId() string {
@@ -2030,7 +2100,7 @@ type AwaitOOMResponse struct {
 
 func (x *AwaitOOMResponse) Reset() {
 	*x = AwaitOOMResponse{}
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2112,7 @@ func (x *AwaitOOMResponse) String() string {
 func (*AwaitOOMResponse) ProtoMessage() {}
 
 func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
+	mi := &file_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2125,7 @@ func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitOOMResponse.ProtoReflect.Descriptor instead.
 func (*AwaitOOMResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
+	return file_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AwaitOOMResponse) GetKills() uint64 {
@@ -2073,7 +2143,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2155,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
+	mi := &file_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2168,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
+	return file_agent_proto_rawDescGZIP(), []int{36}
 }
 
 type ShutdownResponse struct {
@@ -2109,7 +2179,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2191,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2204,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{37}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2224,11 +2294,17 @@ const file_agent_proto_rawDesc = "" +
 	"\vWaitRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
-	"process_id\x18\x02 \x01(\tR\tprocessId\"J\n" +
+	"process_id\x18\x02 \x01(\tR\tprocessId\"y\n" +
 	"\fWaitResponse\x12\x1b\n" +
 	"\texit_code\x18\x01 \x01(\rR\bexitCode\x12\x1d\n" +
 	"\n" +
-	"oom_killed\x18\x02 \x01(\bR\toomKilled\"y\n" +
+	"oom_killed\x18\x02 \x01(\bR\toomKilled\x12-\n" +
+	"\x04held\x18\x03 \x03(\v2\x19.husk.agent.v1.HeldOutputR\x04held\"R\n" +
+	"\n" +
+	"HeldOutput\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x18\n" +
+	"\acarried\x18\x03 \x01(\x04R\acarried\"y\n" +
 	"\vKillRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
@@ -2329,7 +2405,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_agent_proto_goTypes = []any{
 	(*HelloRequest)(nil),     // 0: husk.agent.v1.HelloRequest
 	(*HelloResponse)(nil),    // 1: husk.agent.v1.HelloResponse
@@ -2349,26 +2425,27 @@ var file_agent_proto_goTypes = []any{
 	(*ExecResponse)(nil),     // 15: husk.agent.v1.ExecResponse
 	(*WaitRequest)(nil),      // 16: husk.agent.v1.WaitRequest
 	(*WaitResponse)(nil),     // 17: husk.agent.v1.WaitResponse
-	(*KillRequest)(nil),      // 18: husk.agent.v1.KillRequest
-	(*KillResponse)(nil),     // 19: husk.agent.v1.KillResponse
-	(*ResizeRequest)(nil),    // 20: husk.agent.v1.ResizeRequest
-	(*ResizeResponse)(nil),   // 21: husk.agent.v1.ResizeResponse
-	(*PauseRequest)(nil),     // 22: husk.agent.v1.PauseRequest
-	(*PauseResponse)(nil),    // 23: husk.agent.v1.PauseResponse
-	(*ResumeRequest)(nil),    // 24: husk.agent.v1.ResumeRequest
-	(*ResumeResponse)(nil),   // 25: husk.agent.v1.ResumeResponse
-	(*UpdateRequest)(nil),    // 26: husk.agent.v1.UpdateRequest
-	(*UpdateResponse)(nil),   // 27: husk.agent.v1.UpdateResponse
-	(*StatsRequest)(nil),     // 28: husk.agent.v1.StatsRequest
-	(*StatsResponse)(nil),    // 29: husk.agent.v1.StatsResponse
-	(*PsRequest)(nil),        // 30: husk.agent.v1.PsRequest
-	(*PsResponse)(nil),       // 31: husk.agent.v1.PsResponse
-	(*ProcessInfo)(nil),      // 32: husk.agent.v1.ProcessInfo
-	(*AwaitOOMRequest)(nil),  // 33: husk.agent.v1.AwaitOOMRequest
-	(*AwaitOOMResponse)(nil), // 34: husk.agent.v1.AwaitOOMResponse
-	(*ShutdownRequest)(nil),  // 35: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 36: husk.agent.v1.ShutdownResponse
-	nil,                      // 37: husk.agent.v1.StatsResponse.MemoryStatEntry
+	(*HeldOutput)(nil),       // 18: husk.agent.v1.HeldOutput
+	(*KillRequest)(nil),      // 19: husk.agent.v1.KillRequest
+	(*KillResponse)(nil),     // 20: husk.agent.v1.KillResponse
+	(*ResizeRequest)(nil),    // 21: husk.agent.v1.ResizeRequest
+	(*ResizeResponse)(nil),   // 22: husk.agent.v1.ResizeResponse
+	(*PauseRequest)(nil),     // 23: husk.agent.v1.PauseRequest
+	(*PauseResponse)(nil),    // 24: husk.agent.v1.PauseResponse
+	(*ResumeRequest)(nil),    // 25: husk.agent.v1.ResumeRequest
+	(*ResumeResponse)(nil),   // 26: husk.agent.v1.ResumeResponse
+	(*UpdateRequest)(nil),    // 27: husk.agent.v1.UpdateRequest
+	(*UpdateResponse)(nil),   // 28: husk.agent.v1.UpdateResponse
+	(*StatsRequest)(nil),     // 29: husk.agent.v1.StatsRequest
+	(*StatsResponse)(nil),    // 30: husk.agent.v1.StatsResponse
+	(*PsRequest)(nil),        // 31: husk.agent.v1.PsRequest
+	(*PsResponse)(nil),       // 32: husk.agent.v1.PsResponse
+	(*ProcessInfo)(nil),      // 33: husk.agent.v1.ProcessInfo
+	(*AwaitOOMRequest)(nil),  // 34: husk.agent.v1.AwaitOOMRequest
+	(*AwaitOOMResponse)(nil), // 35: husk.agent.v1.AwaitOOMResponse
+	(*ShutdownRequest)(nil),  // 36: husk.agent.v1.ShutdownRequest
+	(*ShutdownResponse)(nil), // 37: husk.agent.v1.ShutdownResponse
+	nil,                      // 38: husk.agent.v1.StatsResponse.MemoryStatEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.CreateRequest.share:type_name -> husk.agent.v1.Share
@@ -2377,43 +2454,44 @@ var file_agent_proto_depIdxs = []int32{
 	9,  // 3: husk.agent.v1.NetworkRequest.interfaces:type_name -> husk.agent.v1.Interface
 	10, // 4: husk.agent.v1.Interface.routes:type_name -> husk.agent.v1.Route
 	11, // 5: husk.agent.v1.Interface.neighbors:type_name -> husk.agent.v1.Neighbor
-	37, // 6: husk.agent.v1.StatsResponse.memory_stat:type_name -> husk.agent.v1.StatsResponse.MemoryStatEntry
-	32, // 7: husk.agent.v1.PsResponse.processes:type_name -> husk.agent.v1.ProcessInfo
-	0,  // 8: husk.agent.v1.Agent.Hello:input_type -> husk.agent.v1.HelloRequest
-	4,  // 9: husk.agent.v1.Agent.Create:input_type -> husk.agent.v1.CreateRequest
-	7,  // 10: husk.agent.v1.Agent.Network:input_type -> husk.agent.v1.NetworkRequest
-	12, // 11: husk.agent.v1.Agent.Start:input_type -> husk.agent.v1.StartRequest
-	14, // 12: husk.agent.v1.Agent.Exec:input_type -> husk.agent.v1.ExecRequest
-	16, // 13: husk.agent.v1.Agent.Wait:input_type -> husk.agent.v1.WaitRequest
-	18, // 14: husk.agent.v1.Agent.Kill:input_type -> husk.agent.v1.KillRequest
-	20, // 15: husk.agent.v1.Agent.Resize:input_type -> husk.agent.v1.ResizeRequest
-	22, // 16: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	24, // 17: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	26, // 18: husk.agent.v1.Agent.Update:input_type -> husk.agent.v1.UpdateRequest
-	28, // 19: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	30, // 20: husk.agent.v1.Agent.Ps:input_type -> husk.agent.v1.PsRequest
-	33, // 21: husk.agent.v1.Agent.AwaitOOM:input_type -> husk.agent.v1.AwaitOOMRequest
-	35, // 22: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 23: husk.agent.v1.Agent.Hello:output_type -> husk.agent.v1.HelloResponse
-	6,  // 24: husk.agent.v1.Agent.Create:output_type -> husk.agent.v1.CreateResponse
-	8,  // 25: husk.agent.v1.Agent.Network:output_type -> husk.agent.v1.NetworkResponse
-	13, // 26: husk.agent.v1.Agent.Start:output_type -> husk.agent.v1.StartResponse
-	15, // 27: husk.agent.v1.Agent.Exec:output_type -> husk.agent.v1.ExecResponse
-	17, // 28: husk.agent.v1.Agent.Wait:output_type -> husk.agent.v1.WaitResponse
-	19, // 29: husk.agent.v1.Agent.Kill:output_type -> husk.agent.v1.KillResponse
-	21, // 30: husk.agent.v1.Agent.Resize:output_type -> husk.agent.v1.ResizeResponse
-	23, // 31: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	25, // 32: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	27, // 33: husk.agent.v1.Agent.Update:output_type -> husk.agent.v1.UpdateResponse
-	29, // 34: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	31, // 35: husk.agent.v1.Agent.Ps:output_type -> husk.agent.v1.PsResponse
-	34, // 36: husk.agent.v1.Agent.AwaitOOM:output_type -> husk.agent.v1.AwaitOOMResponse
-	36, // 37: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	23, // [23:38] is the sub-list for method output_type
-	8,  // [8:23] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	18, // 6: husk.agent.v1.WaitResponse.held:type_name -> husk.agent.v1.HeldOutput
+	38, // 7: husk.agent.v1.StatsResponse.memory_stat:type_name -> husk.agent.v1.StatsResponse.MemoryStatEntry
+	33, // 8: husk.agent.v1.PsResponse.processes:type_name -> husk.agent.v1.ProcessInfo
+	0,  // 9: husk.agent.v1.Agent.Hello:input_type -> husk.agent.v1.HelloRequest
+	4,  // 10: husk.agent.v1.Agent.Create:input_type -> husk.agent.v1.CreateRequest
+	7,  // 11: husk.agent.v1.Agent.Network:input_type -> husk.agent.v1.NetworkRequest
+	12, // 12: husk.agent.v1.Agent.Start:input_type -> husk.agent.v1.StartRequest
+	14, // 13: husk.agent.v1.Agent.Exec:input_type -> husk.agent.v1.ExecRequest
+	16, // 14: husk.agent.v1.Agent.Wait:input_type -> husk.agent.v1.WaitRequest
+	19, // 15: husk.agent.v1.Agent.Kill:input_type -> husk.agent.v1.KillRequest
+	21, // 16: husk.agent.v1.Agent.Resize:input_type -> husk.agent.v1.ResizeRequest
+	23, // 17: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	25, // 18: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	27, // 19: husk.agent.v1.Agent.Update:input_type -> husk.agent.v1.UpdateRequest
+	29, // 20: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	31, // 21: husk.agent.v1.Agent.Ps:input_type -> husk.agent.v1.PsRequest
+	34, // 22: husk.agent.v1.Agent.AwaitOOM:input_type -> husk.agent.v1.AwaitOOMRequest
+	36, // 23: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
+	1,  // 24: husk.agent.v1.Agent.Hello:output_type -> husk.agent.v1.HelloResponse
+	6,  // 25: husk.agent.v1.Agent.Create:output_type -> husk.agent.v1.CreateResponse
+	8,  // 26: husk.agent.v1.Agent.Network:output_type -> husk.agent.v1.NetworkResponse
+	13, // 27: husk.agent.v1.Agent.Start:output_type -> husk.agent.v1.StartResponse
+	15, // 28: husk.agent.v1.Agent.Exec:output_type -> husk.agent.v1.ExecResponse
+	17, // 29: husk.agent.v1.Agent.Wait:output_type -> husk.agent.v1.WaitResponse
+	20, // 30: husk.agent.v1.Agent.Kill:output_type -> husk.agent.v1.KillResponse
+	22, // 31: husk.agent.v1.Agent.Resize:output_type -> husk.agent.v1.ResizeResponse
+	24, // 32: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	26, // 33: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	28, // 34: husk.agent.v1.Agent.Update:output_type -> husk.agent.v1.UpdateResponse
+	30, // 35: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	32, // 36: husk.agent.v1.Agent.Ps:output_type -> husk.agent.v1.PsResponse
+	35, // 37: husk.agent.v1.Agent.AwaitOOM:output_type -> husk.agent.v1.AwaitOOMResponse
+	37, // 38: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
+	24, // [24:39] is the sub-list for method output_type
+	9,  // [9:24] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2427,7 +2505,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

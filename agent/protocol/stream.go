@@ -26,6 +26,9 @@ const (
 	StreamConnect StreamKind = 'l'
 	// StreamNotify carries Notifications to the host. Its ProcessID is empty.
 	StreamNotify StreamKind = 's'
+	// StreamRest never goes to a guest: on the supervisor's stream socket it stands
+	// before two descriptors, a stream and where its rest is to be written to.
+	StreamRest StreamKind = 'r'
 )
 
 // DescriptorKind says what a descriptor of the host's, passed to a process, is for
@@ -93,7 +96,7 @@ func ReadStreamHeader(r io.Reader) (StreamHeader, error) {
 	}
 	h := StreamHeader{Kind: StreamKind(head[0]), Number: head[1]}
 	switch h.Kind {
-	case StreamControl, StreamStdin, StreamStdout, StreamStderr, StreamNames, StreamConnect, StreamNotify:
+	case StreamControl, StreamStdin, StreamStdout, StreamStderr, StreamNames, StreamConnect, StreamNotify, StreamRest:
 	default:
 		return StreamHeader{}, fmt.Errorf("read stream header: unknown kind %#x", head[0])
 	}

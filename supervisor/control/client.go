@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/agent/protocol"
@@ -56,6 +58,32 @@ func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
 		return nil, err
 	}
 	return conn, nil
+}
+
+// Rest has the supervisor write the rest of a stream to a file, until the stream or the
+// container ends. Neither is used here any more.
+func (c *Client) Rest(header protocol.StreamHeader, stream *net.UnixConn, to *os.File) error {
+	from, err := stream.File()
+	if err != nil {
+		return fmt.Errorf("hand over a stream: %w", err)
+	}
+	defer from.Close()
+	conn, err := dial(c.dir, state.StreamSocket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(AnswerTimeout)); err != nil {
+		return err
+	}
+	header.Kind = protocol.StreamRest
+	if err := header.Write(conn); err != nil {
+		return err
+	}
+	if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(from.Fd()), int(to.Fd())), nil); err != nil {
+		return fmt.Errorf("hand over a stream: %w", err)
+	}
+	return protocol.ReadStreamAck(conn)
 }
 
 // Close closes the connection; streams live on.

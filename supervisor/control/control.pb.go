@@ -448,6 +448,7 @@ func (x *WaitRequest) GetProcessId() string {
 type WaitResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ExitCode      uint32                 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Held          []*HeldOutput          `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,6 +490,74 @@ func (x *WaitResponse) GetExitCode() uint32 {
 	return 0
 }
 
+func (x *WaitResponse) GetHeld() []*HeldOutput {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// HeldOutput is as the agent's.
+type HeldOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Number        uint32                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Carried       uint64                 `protobuf:"varint,3,opt,name=carried,proto3" json:"carried,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldOutput) Reset() {
+	*x = HeldOutput{}
+	mi := &file_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldOutput) ProtoMessage() {}
+
+func (x *HeldOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldOutput.ProtoReflect.Descriptor instead.
+func (*HeldOutput) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HeldOutput) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *HeldOutput) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *HeldOutput) GetCarried() uint64 {
+	if x != nil {
+		return x.Carried
+	}
+	return 0
+}
+
 type ResizeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ProcessId     string                 `protobuf:"bytes,1,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"`
@@ -500,7 +569,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +581,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +594,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ResizeRequest) GetProcessId() string {
@@ -557,7 +626,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +638,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +651,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 type PauseRequest struct {
@@ -593,7 +662,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +674,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +687,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 type PauseResponse struct {
@@ -629,7 +698,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +710,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +723,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 type ResumeRequest struct {
@@ -665,7 +734,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +746,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +759,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 type ResumeResponse struct {
@@ -701,7 +770,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +782,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +795,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 type UpdateRequest struct {
@@ -739,7 +808,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +820,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +833,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateRequest) GetResources() []byte {
@@ -789,7 +858,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +870,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +883,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 type StatsRequest struct {
@@ -825,7 +894,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +906,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +919,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 type StatsResponse struct {
@@ -862,7 +931,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +943,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +956,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatsResponse) GetStats() []byte {
@@ -905,7 +974,7 @@ type PsRequest struct {
 
 func (x *PsRequest) Reset() {
 	*x = PsRequest{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +986,7 @@ func (x *PsRequest) String() string {
 func (*PsRequest) ProtoMessage() {}
 
 func (x *PsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +999,7 @@ func (x *PsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PsRequest.ProtoReflect.Descriptor instead.
 func (*PsRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 type PsResponse struct {
@@ -942,7 +1011,7 @@ type PsResponse struct {
 
 func (x *PsResponse) Reset() {
 	*x = PsResponse{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1023,7 @@ func (x *PsResponse) String() string {
 func (*PsResponse) ProtoMessage() {}
 
 func (x *PsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1036,7 @@ func (x *PsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PsResponse.ProtoReflect.Descriptor instead.
 func (*PsResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PsResponse) GetHostPids() []int32 {
@@ -986,7 +1055,7 @@ type AwaitOOMRequest struct {
 
 func (x *AwaitOOMRequest) Reset() {
 	*x = AwaitOOMRequest{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1067,7 @@ func (x *AwaitOOMRequest) String() string {
 func (*AwaitOOMRequest) ProtoMessage() {}
 
 func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1080,7 @@ func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitOOMRequest.ProtoReflect.Descriptor instead.
 func (*AwaitOOMRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AwaitOOMRequest) GetSeen() uint64 {
@@ -1030,7 +1099,7 @@ type AwaitOOMResponse struct {
 
 func (x *AwaitOOMResponse) Reset() {
 	*x = AwaitOOMResponse{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1111,7 @@ func (x *AwaitOOMResponse) String() string {
 func (*AwaitOOMResponse) ProtoMessage() {}
 
 func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1124,7 @@ func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitOOMResponse.ProtoReflect.Descriptor instead.
 func (*AwaitOOMResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AwaitOOMResponse) GetKills() uint64 {
@@ -1097,9 +1166,15 @@ const file_control_proto_rawDesc = "" +
 	"process_id\x18\x01 \x01(\tR\tprocessId\",\n" +
 	"\vWaitRequest\x12\x1d\n" +
 	"\n" +
-	"process_id\x18\x01 \x01(\tR\tprocessId\"+\n" +
+	"process_id\x18\x01 \x01(\tR\tprocessId\"_\n" +
 	"\fWaitResponse\x12\x1b\n" +
-	"\texit_code\x18\x01 \x01(\rR\bexitCode\"\\\n" +
+	"\texit_code\x18\x01 \x01(\rR\bexitCode\x122\n" +
+	"\x04held\x18\x02 \x03(\v2\x1e.husk.supervisor.v1.HeldOutputR\x04held\"R\n" +
+	"\n" +
+	"HeldOutput\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\rR\x06number\x12\x18\n" +
+	"\acarried\x18\x03 \x01(\x04R\acarried\"\\\n" +
 	"\rResizeRequest\x12\x1d\n" +
 	"\n" +
 	"process_id\x18\x01 \x01(\tR\tprocessId\x12\x12\n" +
@@ -1151,7 +1226,7 @@ func file_control_proto_rawDescGZIP() []byte {
 	return file_control_proto_rawDescData
 }
 
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_control_proto_goTypes = []any{
 	(*StartRequest)(nil),     // 0: husk.supervisor.v1.StartRequest
 	(*StartResponse)(nil),    // 1: husk.supervisor.v1.StartResponse
@@ -1162,50 +1237,52 @@ var file_control_proto_goTypes = []any{
 	(*ExecResponse)(nil),     // 6: husk.supervisor.v1.ExecResponse
 	(*WaitRequest)(nil),      // 7: husk.supervisor.v1.WaitRequest
 	(*WaitResponse)(nil),     // 8: husk.supervisor.v1.WaitResponse
-	(*ResizeRequest)(nil),    // 9: husk.supervisor.v1.ResizeRequest
-	(*ResizeResponse)(nil),   // 10: husk.supervisor.v1.ResizeResponse
-	(*PauseRequest)(nil),     // 11: husk.supervisor.v1.PauseRequest
-	(*PauseResponse)(nil),    // 12: husk.supervisor.v1.PauseResponse
-	(*ResumeRequest)(nil),    // 13: husk.supervisor.v1.ResumeRequest
-	(*ResumeResponse)(nil),   // 14: husk.supervisor.v1.ResumeResponse
-	(*UpdateRequest)(nil),    // 15: husk.supervisor.v1.UpdateRequest
-	(*UpdateResponse)(nil),   // 16: husk.supervisor.v1.UpdateResponse
-	(*StatsRequest)(nil),     // 17: husk.supervisor.v1.StatsRequest
-	(*StatsResponse)(nil),    // 18: husk.supervisor.v1.StatsResponse
-	(*PsRequest)(nil),        // 19: husk.supervisor.v1.PsRequest
-	(*PsResponse)(nil),       // 20: husk.supervisor.v1.PsResponse
-	(*AwaitOOMRequest)(nil),  // 21: husk.supervisor.v1.AwaitOOMRequest
-	(*AwaitOOMResponse)(nil), // 22: husk.supervisor.v1.AwaitOOMResponse
+	(*HeldOutput)(nil),       // 9: husk.supervisor.v1.HeldOutput
+	(*ResizeRequest)(nil),    // 10: husk.supervisor.v1.ResizeRequest
+	(*ResizeResponse)(nil),   // 11: husk.supervisor.v1.ResizeResponse
+	(*PauseRequest)(nil),     // 12: husk.supervisor.v1.PauseRequest
+	(*PauseResponse)(nil),    // 13: husk.supervisor.v1.PauseResponse
+	(*ResumeRequest)(nil),    // 14: husk.supervisor.v1.ResumeRequest
+	(*ResumeResponse)(nil),   // 15: husk.supervisor.v1.ResumeResponse
+	(*UpdateRequest)(nil),    // 16: husk.supervisor.v1.UpdateRequest
+	(*UpdateResponse)(nil),   // 17: husk.supervisor.v1.UpdateResponse
+	(*StatsRequest)(nil),     // 18: husk.supervisor.v1.StatsRequest
+	(*StatsResponse)(nil),    // 19: husk.supervisor.v1.StatsResponse
+	(*PsRequest)(nil),        // 20: husk.supervisor.v1.PsRequest
+	(*PsResponse)(nil),       // 21: husk.supervisor.v1.PsResponse
+	(*AwaitOOMRequest)(nil),  // 22: husk.supervisor.v1.AwaitOOMRequest
+	(*AwaitOOMResponse)(nil), // 23: husk.supervisor.v1.AwaitOOMResponse
 }
 var file_control_proto_depIdxs = []int32{
 	2,  // 0: husk.supervisor.v1.StartResponse.phases:type_name -> husk.supervisor.v1.Phase
-	0,  // 1: husk.supervisor.v1.Supervisor.Start:input_type -> husk.supervisor.v1.StartRequest
-	3,  // 2: husk.supervisor.v1.Supervisor.Kill:input_type -> husk.supervisor.v1.KillRequest
-	5,  // 3: husk.supervisor.v1.Supervisor.Exec:input_type -> husk.supervisor.v1.ExecRequest
-	7,  // 4: husk.supervisor.v1.Supervisor.Wait:input_type -> husk.supervisor.v1.WaitRequest
-	9,  // 5: husk.supervisor.v1.Supervisor.Resize:input_type -> husk.supervisor.v1.ResizeRequest
-	11, // 6: husk.supervisor.v1.Supervisor.Pause:input_type -> husk.supervisor.v1.PauseRequest
-	13, // 7: husk.supervisor.v1.Supervisor.Resume:input_type -> husk.supervisor.v1.ResumeRequest
-	15, // 8: husk.supervisor.v1.Supervisor.Update:input_type -> husk.supervisor.v1.UpdateRequest
-	17, // 9: husk.supervisor.v1.Supervisor.Stats:input_type -> husk.supervisor.v1.StatsRequest
-	19, // 10: husk.supervisor.v1.Supervisor.Ps:input_type -> husk.supervisor.v1.PsRequest
-	21, // 11: husk.supervisor.v1.Supervisor.AwaitOOM:input_type -> husk.supervisor.v1.AwaitOOMRequest
-	1,  // 12: husk.supervisor.v1.Supervisor.Start:output_type -> husk.supervisor.v1.StartResponse
-	4,  // 13: husk.supervisor.v1.Supervisor.Kill:output_type -> husk.supervisor.v1.KillResponse
-	6,  // 14: husk.supervisor.v1.Supervisor.Exec:output_type -> husk.supervisor.v1.ExecResponse
-	8,  // 15: husk.supervisor.v1.Supervisor.Wait:output_type -> husk.supervisor.v1.WaitResponse
-	10, // 16: husk.supervisor.v1.Supervisor.Resize:output_type -> husk.supervisor.v1.ResizeResponse
-	12, // 17: husk.supervisor.v1.Supervisor.Pause:output_type -> husk.supervisor.v1.PauseResponse
-	14, // 18: husk.supervisor.v1.Supervisor.Resume:output_type -> husk.supervisor.v1.ResumeResponse
-	16, // 19: husk.supervisor.v1.Supervisor.Update:output_type -> husk.supervisor.v1.UpdateResponse
-	18, // 20: husk.supervisor.v1.Supervisor.Stats:output_type -> husk.supervisor.v1.StatsResponse
-	20, // 21: husk.supervisor.v1.Supervisor.Ps:output_type -> husk.supervisor.v1.PsResponse
-	22, // 22: husk.supervisor.v1.Supervisor.AwaitOOM:output_type -> husk.supervisor.v1.AwaitOOMResponse
-	12, // [12:23] is the sub-list for method output_type
-	1,  // [1:12] is the sub-list for method input_type
-	1,  // [1:1] is the sub-list for extension type_name
-	1,  // [1:1] is the sub-list for extension extendee
-	0,  // [0:1] is the sub-list for field type_name
+	9,  // 1: husk.supervisor.v1.WaitResponse.held:type_name -> husk.supervisor.v1.HeldOutput
+	0,  // 2: husk.supervisor.v1.Supervisor.Start:input_type -> husk.supervisor.v1.StartRequest
+	3,  // 3: husk.supervisor.v1.Supervisor.Kill:input_type -> husk.supervisor.v1.KillRequest
+	5,  // 4: husk.supervisor.v1.Supervisor.Exec:input_type -> husk.supervisor.v1.ExecRequest
+	7,  // 5: husk.supervisor.v1.Supervisor.Wait:input_type -> husk.supervisor.v1.WaitRequest
+	10, // 6: husk.supervisor.v1.Supervisor.Resize:input_type -> husk.supervisor.v1.ResizeRequest
+	12, // 7: husk.supervisor.v1.Supervisor.Pause:input_type -> husk.supervisor.v1.PauseRequest
+	14, // 8: husk.supervisor.v1.Supervisor.Resume:input_type -> husk.supervisor.v1.ResumeRequest
+	16, // 9: husk.supervisor.v1.Supervisor.Update:input_type -> husk.supervisor.v1.UpdateRequest
+	18, // 10: husk.supervisor.v1.Supervisor.Stats:input_type -> husk.supervisor.v1.StatsRequest
+	20, // 11: husk.supervisor.v1.Supervisor.Ps:input_type -> husk.supervisor.v1.PsRequest
+	22, // 12: husk.supervisor.v1.Supervisor.AwaitOOM:input_type -> husk.supervisor.v1.AwaitOOMRequest
+	1,  // 13: husk.supervisor.v1.Supervisor.Start:output_type -> husk.supervisor.v1.StartResponse
+	4,  // 14: husk.supervisor.v1.Supervisor.Kill:output_type -> husk.supervisor.v1.KillResponse
+	6,  // 15: husk.supervisor.v1.Supervisor.Exec:output_type -> husk.supervisor.v1.ExecResponse
+	8,  // 16: husk.supervisor.v1.Supervisor.Wait:output_type -> husk.supervisor.v1.WaitResponse
+	11, // 17: husk.supervisor.v1.Supervisor.Resize:output_type -> husk.supervisor.v1.ResizeResponse
+	13, // 18: husk.supervisor.v1.Supervisor.Pause:output_type -> husk.supervisor.v1.PauseResponse
+	15, // 19: husk.supervisor.v1.Supervisor.Resume:output_type -> husk.supervisor.v1.ResumeResponse
+	17, // 20: husk.supervisor.v1.Supervisor.Update:output_type -> husk.supervisor.v1.UpdateResponse
+	19, // 21: husk.supervisor.v1.Supervisor.Stats:output_type -> husk.supervisor.v1.StatsResponse
+	21, // 22: husk.supervisor.v1.Supervisor.Ps:output_type -> husk.supervisor.v1.PsResponse
+	23, // 23: husk.supervisor.v1.Supervisor.AwaitOOM:output_type -> husk.supervisor.v1.AwaitOOMResponse
+	13, // [13:24] is the sub-list for method output_type
+	2,  // [2:13] is the sub-list for method input_type
+	2,  // [2:2] is the sub-list for extension type_name
+	2,  // [2:2] is the sub-list for extension extendee
+	0,  // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1219,7 +1296,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -6,6 +6,7 @@ package execprocess
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 
@@ -29,6 +30,7 @@ type Bootstrap struct {
 	Terminal      bool
 	ConsoleSize   *specs.Box
 	IgnorePaused  bool
+	Detach        bool // nobody but an engine waits for this process
 	BareNewlines  bool // its terminal makes no \r\n of \n
 	// Descriptors are as in supervisor.Bootstrap.
 	Descriptors []byte `json:",omitempty"`
@@ -156,10 +158,34 @@ func (e *execProcess) wait() <-chan int {
 			ch <- exitLost
 			return
 		}
-		<-e.relay.Done()
+		e.finish(resp.Held)
 		ch <- int(resp.ExitCode)
 	}()
 	return ch
+}
+
+// finish returns when this process may end: what its process has written is written.
+// What others write to its outputs after that is, as with runc, waited for in the
+// foreground. A detached exec process ends, as engines wait for that, and the supervisor
+// goes on in its place.
+func (e *execProcess) finish(held []*control.HeldOutput) {
+	if !e.boot.Detach {
+		<-e.relay.Done()
+		return
+	}
+	all := make([]stdio.Held, 0, len(held))
+	for _, h := range held {
+		all = append(all, stdio.Held{Kind: protocol.StreamKind(h.Kind), Number: byte(h.Number), Carried: h.Carried})
+	}
+	e.relay.Settle(all)
+	// An output that finds nobody to go on ends here.
+	_ = e.relay.HandOver(func(from stdio.Stream, to *os.File) error {
+		stream, ok := from.(*net.UnixConn)
+		if !ok {
+			return fmt.Errorf("hand over a stream: a %T", from)
+		}
+		return e.supervisor.Rest(protocol.StreamHeader{ContainerID: e.boot.ContainerID, ProcessID: e.processID}, stream, to)
+	})
 }
 
 func (e *execProcess) forward(sig unix.Signal) {
@@ -190,8 +216,9 @@ func (e *execProcess) followSize() func() {
 }
 
 // enterMounts moves the main thread, which is what /proc/PID shows, into the
-// supervisor's mount namespace and root. The Go runtime's other threads stay
-// behind and, like this one, open nothing by path any more.
+// supervisor's mount namespace and root, and opens nothing by path any more. The Go
+// runtime's other threads stay behind: none is made from a thread that a goroutine is
+// locked to.
 func enterMounts(supervisorPID int) error {
 	if err := enterMountsOf("/proc/" + strconv.Itoa(supervisorPID)); err != nil {
 		return fmt.Errorf("enter the container's mounts: %w", err)

@@ -135,15 +135,17 @@ func (r *Relay) relayPassed(dial Dial, passed []Descriptor, streams []Stream) {
 		}
 		if d.writes() {
 			r.outputs.Add(1)
-			go r.passedOutput(d, streams[0])
+			go r.passedOutput(d, r.carry(streamID{protocol.StreamStdout, d.number}, d.file, streams[0]))
 			streams = streams[1:]
 		}
 	}
 }
 
-func (r *Relay) passedOutput(d Descriptor, from Stream) {
+func (r *Relay) passedOutput(d Descriptor, o *output) {
 	defer r.outputs.Done()
-	r.copyOut(d.file, from)
+	if !o.copy() {
+		return // it goes on elsewhere
+	}
 	// Whoever reads the other end learns now that this output has ended.
 	if d.kind == protocol.DescriptorOutput {
 		d.file.Close()

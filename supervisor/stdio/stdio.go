@@ -37,6 +37,7 @@ type Relay struct {
 
 	streams []Stream
 	closers []io.Closer
+	carried []*output
 }
 
 // Pipes relays descriptors 0, 1 and 2 themselves: they are the container's
@@ -52,8 +53,8 @@ func Pipes(ctx context.Context, dial Dial, null *os.File, passed []Descriptor) (
 	}
 	go r.input(r.streams[0], os.Stdin)
 	r.outputs.Add(2)
-	go r.output(os.Stdout, r.streams[1], null)
-	go r.output(os.Stderr, r.streams[2], null)
+	go r.output(r.carry(ids[1], os.Stdout, r.streams[1]), os.Stdout, null)
+	go r.output(r.carry(ids[2], os.Stderr, r.streams[2]), os.Stderr, null)
 	r.relayPassed(dial, passed, r.streams[len(ids):]) //nolint:contextcheck // it outlives the call
 	go r.finish()
 	return r, nil
@@ -92,9 +93,10 @@ func Terminal(ctx context.Context, dial Dial, pty *PTY, passed []Descriptor) (*R
 	}
 	go r.input(r.streams[0], pty)
 	r.outputs.Add(1)
+	out := r.carry(ids[1], pty, r.streams[1])
 	go func() {
 		defer r.outputs.Done()
-		r.copyOut(pty, r.streams[1])
+		out.copy()
 	}()
 	r.relayPassed(dial, passed, r.streams[len(ids):]) //nolint:contextcheck // it outlives the call
 	go r.finish()
@@ -107,19 +109,21 @@ func (r *Relay) input(to Stream, from io.Reader) {
 	_ = to.CloseWrite()
 }
 
-func (r *Relay) output(to *os.File, from Stream, null *os.File) {
+// carry notes an output that is to be copied.
+func (r *Relay) carry(id streamID, to io.Writer, from Stream) *output {
+	o := newOutput(id, to, from)
+	r.carried = append(r.carried, o)
+	return o
+}
+
+func (r *Relay) output(o *output, to, null *os.File) {
 	defer r.outputs.Done()
-	r.copyOut(to, from)
+	if !o.copy() {
+		return // it goes on elsewhere
+	}
 	// Whoever reads the other end learns now that this output has ended. When it
 	// fails the reader learns it at exit.
 	_ = unix.Dup3(int(null.Fd()), int(to.Fd()), 0)
-}
-
-func (r *Relay) copyOut(to io.Writer, from Stream) {
-	// When writing fails nobody reads here any more: closing the stream makes the
-	// agent close its pipe, and the process gets SIGPIPE as from a pipe of its own.
-	_, _ = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, chunk))
-	from.Close()
 }
 
 func (r *Relay) finish() {

@@ -99,6 +99,51 @@ func TestStreamThatCannotBeOpened(t *testing.T) {
 	}
 }
 
+// TestHandOver: what the process has written is written before, and the rest goes to
+// whoever goes on, not a byte twice or lost.
+func TestHandOver(t *testing.T) {
+	_, stdout, stderr := withStdio(t)
+	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}
+	r, err := Pipes(t.Context(), guest.dial, devNull(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := guest.of[protocol.StreamStdout].Write([]byte("now")); err != nil {
+		t.Fatal(err)
+	}
+	guest.of[protocol.StreamStderr].Close()
+	r.Settle([]Held{{Kind: protocol.StreamStdout, Carried: 3}})
+	now := make([]byte, 3)
+	if _, err := io.ReadFull(stdout, now); err != nil || string(now) != "now" {
+		t.Errorf("stdout %q, %v", now, err)
+	}
+	if b, err := io.ReadAll(stderr); err != nil || len(b) > 0 {
+		t.Errorf("stderr, which has ended: %q, %v", b, err)
+	}
+	var rest Stream
+	err = r.HandOver(func(from Stream, to *os.File) error {
+		if rest != nil || to != os.Stdout {
+			t.Errorf("%v is handed over", to)
+		}
+		rest = from
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, r.Done(), "relay done")
+	if rest == nil {
+		t.Fatal("nothing was handed over")
+	}
+	if _, err := guest.of[protocol.StreamStdout].Write([]byte("late")); err != nil {
+		t.Fatal(err)
+	}
+	guest.of[protocol.StreamStdout].Close()
+	if b, err := io.ReadAll(rest); err != nil || string(b) != "late" {
+		t.Errorf("the rest is %q, %v", b, err)
+	}
+}
+
 func TestEndOfFileAndData(t *testing.T) {
 	stdin, stdout, stderr := withStdio(t)
 	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}
