@@ -161,10 +161,15 @@ func runMad(t *testing.T, mode madMode) {
 		exit = reap(pid)
 		r.lifeOf()
 	}
+	if created && mode.exit != nil { // it ends by itself, or by the last verb
+		if code := e.exitOf(exit); code != *mode.exit {
+			t.Errorf("the container's process ended with %d, want %d", code, *mode.exit)
+		}
+	}
 	r.delete()
 	if created {
-		if code := e.exitOf(exit); mode.exit != nil && code != *mode.exit {
-			t.Errorf("the container's process ended with %d, want %d", code, *mode.exit)
+		if mode.exit == nil {
+			e.exitOf(exit)
 		}
 		// It is the container's, and not husk's to write to.
 		if text := r.output.String(); strings.Contains(text, "level=") || strings.Contains(text, "goroutine ") {
