@@ -266,3 +266,12 @@ func within(t *testing.T, ch <-chan struct{}, what string) {
 		t.Fatalf("waited in vain for %s", what)
 	}
 }
+
+// TestOneReason: streams that cannot be opened for the same reason give it once.
+func TestOneReason(t *testing.T) {
+	dial := func(context.Context, protocol.StreamKind, byte) (Stream, error) { return nil, errors.New("refused") }
+	_, err := Pipes(t.Context(), dial, devNull(t), nil)
+	if err == nil || err.Error() != "relay stdio: refused" {
+		t.Errorf("error %v", err)
+	}
+}
