@@ -27,6 +27,10 @@ type env struct {
 	dir  string // short: unix socket paths must fit below it
 	root string
 	tag  string // part of every container id of this test
+	// runtime is the program under test, absolute.
+	runtime string
+	// settings is a file to use in place of the suite's; empty: the suite's.
+	settings string
 
 	mu   sync.Mutex
 	next int
@@ -38,7 +42,7 @@ func newEnv(t *testing.T) *env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &env{t: t, dir: dir, root: filepath.Join(dir, "root"), tag: filepath.Base(dir)}
+	e := &env{t: t, dir: dir, root: filepath.Join(dir, "root"), tag: filepath.Base(dir), runtime: runtimePath}
 	openEnvs.Add(1)
 	t.Cleanup(e.close)
 	return e
@@ -97,12 +101,15 @@ func (e *env) start(c call, args ...string) *process {
 	e.t.Helper()
 	p := &process{e: e, args: args, logPath: e.path("log"), done: make(chan struct{})}
 	global := []string{"--root", e.root, "--log", p.logPath, "--log-format", "json"}
-	if settings != "" {
+	switch {
+	case e.settings != "":
+		global = append(global, "--config", e.settings)
+	case settings != "":
 		global = append(global, "--config", settings)
 	}
-	p.cmd = exec.Command(runtimePath, append(global, args...)...)
+	p.cmd = exec.Command(e.runtime, append(global, args...)...)
 	if len(c.via) > 0 {
-		p.cmd = exec.Command(c.via[0], append(append(c.via[1:len(c.via):len(c.via)], runtimePath), p.cmd.Args[1:]...)...)
+		p.cmd = exec.Command(c.via[0], append(append(c.via[1:len(c.via):len(c.via)], e.runtime), p.cmd.Args[1:]...)...)
 	} else {
 		p.cmd.Args[0] = runtimeName // usage errors quote it
 	}
