@@ -5,6 +5,7 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 )
@@ -19,6 +20,10 @@ const (
 	KVM  Accel = "kvm"
 	TCG  Accel = "tcg"
 )
+
+// ErrTemplateUnsafe is Start's for a Config with a RAMFile that would do as a template,
+// but not on this host: the vmm could write into it. The VM can boot.
+var ErrTemplateUnsafe = errors.New("guests would not be isolated from each other")
 
 // Config is everything that makes a VM. Paths are host paths; the VM opens them
 // before Start returns. Files are borrowed: Start duplicates what it needs and
@@ -45,6 +50,10 @@ type Config struct {
 	// ShareDir is exported to the guest under ShareTag.
 	ShareDir string
 	ShareTag string
+	// FileCapabilities are the capabilities, by the kernel's names ("CAP_MKNOD"), that
+	// the vmm may use in the share when the guest asks it to. Only those that concern
+	// files count, and what serving several users takes the vmm has in any case.
+	FileCapabilities []string
 
 	// Vsock asks for a vhost-vsock device as the agent channel; without it the
 	// channel is a virtio-serial port named ChannelPort.

@@ -1,7 +1,8 @@
 // Package nsfork starts a program in a child that first joins namespaces which a
 // process of several threads, and every Go program is one, can't join itself: user
-// and time namespaces. It is what os.StartProcess is otherwise, and knows nothing of
-// containers or virtual machines.
+// and time namespaces. A child can also restrict itself before it executes its
+// program: see Call and Filter. It is what os.StartProcess is otherwise, and knows
+// nothing of containers or virtual machines.
 package nsfork
 
 import (
@@ -38,6 +39,13 @@ type Request struct {
 	// Root makes the child user and group 0 of the user namespace it is in then,
 	// with no other groups.
 	Root bool
+	// DieWithThread has the kernel kill the program when the calling thread ends,
+	// however it ends. The thread must be locked for as long.
+	DieWithThread bool
+	// Calls are made, in this order, after everything above.
+	Calls []Call
+	// Filter comes last. Nil: none.
+	Filter *Filter
 }
 
 // cloneArgs is the kernel's struct clone_args up to cgroup.
@@ -60,6 +68,13 @@ type job struct {
 	argv  []*byte
 	envv  []*byte
 	dir   *byte
+	// dieWithThread has the child killed with the thread that forks it. alive is a
+	// pipe whose other end closes with this process.
+	dieWithThread bool
+	alive         unix.PollFd
+	readEnd       int
+	calls         []Call
+	filter        filterJob
 	// hold is a pipe: nothing is executed, and the child ends when the parent's end
 	// of it, the second, closes. Nil: a program is executed.
 	hold    *[2]int
@@ -72,7 +87,10 @@ type joinFD struct{ fd, flag int }
 // failure is what a child that fails writes: which step, and the error number.
 type failure struct{ step, errno int32 }
 
-var steps = [...]string{"fork", "join namespace", "setgroups", "setgid", "setuid", "setsid", "pass descriptors", "chdir", "exec"}
+var steps = [...]string{
+	"fork", "join namespace", "setgroups", "setgid", "setuid", "setsid", "pass descriptors", "chdir", "exec",
+	"set parent-death signal", "install filter",
+}
 
 const (
 	stepFork = iota
@@ -84,6 +102,9 @@ const (
 	stepFiles
 	stepChdir
 	stepExec
+	stepDeath
+	stepFilter
+	stepCall // and up: Request.Calls
 )
 
 // Start starts the program, leading a session of its own, and returns its number.
@@ -92,7 +113,7 @@ func Start(r *Request) (pid int, err error) {
 	if len(r.Files) > firstSpare {
 		return 0, fmt.Errorf("start %s: %d descriptors are more than %d", r.Path, len(r.Files), firstSpare)
 	}
-	j := &job{root: r.Root}
+	j := &job{root: r.Root, dieWithThread: r.DieWithThread, calls: r.Calls}
 	if j.path, err = unix.BytePtrFromString(r.Path); err != nil {
 		return 0, err
 	}
@@ -125,6 +146,11 @@ func Start(r *Request) (pid int, err error) {
 		spare = append(spare, fd)
 	}
 	j.files = spare
+	closeFilter, err := j.filter.prepare(r.Filter)
+	if err != nil {
+		return 0, err
+	}
+	defer closeFilter()
 	pid, err = j.start()
 	runtime.KeepAlive(r)
 	return pid, err
@@ -148,6 +174,8 @@ func (j *job) start() (pid int, err error) {
 		return 0, os.NewSyscallError("fcntl", err)
 	}
 	j.failure = told
+	j.alive = unix.PollFd{Fd: int32(told)}
+	j.readEnd = fds[0]
 	syscall.ForkLock.Lock()
 	runtimeBeforeFork()
 	child, errno := j.fork()
@@ -163,12 +191,22 @@ func (j *job) start() (pid int, err error) {
 	if j.hold != nil {
 		return pid, awaitHeld(fds[0])
 	}
-	return pid, awaitExec(fds[0], pid)
+	if err := j.filter.receive(); err != nil {
+		return 0, errors.Join(err, endChild(pid))
+	}
+	return pid, j.awaitExec(fds[0], pid)
+}
+
+// endChild ends a child that nobody listens to any more.
+func endChild(pid int) error {
+	err := unix.Kill(pid, unix.SIGKILL)
+	reap(pid)
+	return err
 }
 
 // awaitExec reads what the child has to say, which is nothing if it has executed
 // its program. One that failed has ended.
-func awaitExec(fd, pid int) error {
+func (j *job) awaitExec(fd, pid int) error {
 	f, n, err := readFailure(fd)
 	if err == nil && n == 0 {
 		return nil
@@ -176,6 +214,12 @@ func awaitExec(fd, pid int) error {
 	reap(pid)
 	if err != nil {
 		return err
+	}
+	if i := int(f.step) - stepCall; i >= 0 && i < len(j.calls) {
+		return os.NewSyscallError(j.calls[i].Name, syscall.Errno(f.errno))
+	}
+	if f.step == stepFilter && syscall.Errno(f.errno) == unix.EBUSY {
+		return ErrNoListener
 	}
 	return f.err()
 }
@@ -227,7 +271,20 @@ func (j *job) fork() (uintptr, syscall.Errno) {
 		return pid, errno
 	}
 	runtimeAfterForkInChild()
-	step := int32(stepJoin)
+	step := int32(stepDeath)
+	if j.dieWithThread {
+		if _, _, errno = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0); errno != 0 {
+			goto failed
+		}
+		// The parent may have ended before. The number of a parent in another pid
+		// namespace is 0, dead or alive; a pipe that nobody reads any more tells.
+		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(j.readEnd), 0, 0)
+		_, _, _ = syscall.RawSyscall(unix.SYS_POLL, uintptr(unsafe.Pointer(&j.alive)), 1, 0)
+		if j.alive.Revents != 0 {
+			goto end
+		}
+	}
+	step = stepJoin
 	for i := range j.joins {
 		_, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(j.joins[i].fd), uintptr(j.joins[i].flag), 0)
 		if errno != 0 {
@@ -273,12 +330,27 @@ func (j *job) fork() (uintptr, syscall.Errno) {
 	if _, _, errno = syscall.RawSyscall(unix.SYS_CHDIR, uintptr(unsafe.Pointer(j.dir)), 0, 0); errno != 0 {
 		goto failed
 	}
+	for i := range j.calls {
+		c := &j.calls[i]
+		step = stepCall + int32(i)
+		_, _, errno = syscall.RawSyscall6(c.Nr, c.Args[0], c.Args[1], c.Args[2], c.Args[3], c.Args[4], c.Args[5])
+		if errno != 0 {
+			goto failed
+		}
+	}
+	if j.filter.program.Len > 0 {
+		step = stepFilter
+		if errno = j.filter.install(); errno != 0 {
+			goto failed
+		}
+	}
 	step = stepExec
 	_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(j.path)),
 		uintptr(unsafe.Pointer(&j.argv[0])), uintptr(unsafe.Pointer(&j.envv[0])))
 failed:
 	j.fail.step, j.fail.errno = step, int32(errno)
 	_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, uintptr(j.failure), uintptr(unsafe.Pointer(&j.fail)), unsafe.Sizeof(j.fail))
+end:
 	for {
 		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, 253, 0, 0)
 	}

@@ -255,6 +255,9 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
 	cfg.Disks = disks
+	if p := s.boot.Plan.Guest.Process; p != nil && p.Capabilities != nil {
+		cfg.FileCapabilities = p.Capabilities.Bounding
+	}
 	ctx := timings.With(context.Background(), s.timings)
 	if !s.wakeUp(ctx, starter, cfg) {
 		if s.vm, err = startWithin(ctx, m.BootTimeout, starter, cfg); err != nil {
@@ -299,6 +302,10 @@ func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg
 			return true
 		}
 		err = errors.Join(err, s.giveUpVM())
+	}
+	if errors.Is(err, hypervisor.ErrTemplateUnsafe) {
+		s.warnings = append(s.warnings, fmt.Sprintf("memory templates cannot be used here, so the container boots: %v: set templates to off", err))
+		return false
 	}
 	select {
 	case <-s.parent.Gone():

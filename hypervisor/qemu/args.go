@@ -243,14 +243,14 @@ func (m machine) board() string {
 	return with(machineMicroVM, pairs...)
 }
 
-// argv returns the arguments after the program's name.
-func (m machine) argv() []string {
+// argv returns the arguments after the program's name. ownFilter has QEMU put itself
+// under a filter of system calls, once it runs.
+func (m machine) argv(ownFilter bool) []string {
 	opts := []option{
 		{"-nodefaults", ""},
 		{"-no-user-config", ""},
-		// Nothing QEMU does here needs any of what these four forbid: it only
-		// serves descriptors it was given, the share and /dev/kvm.
-		{"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"},
+		// The guest runs once told to: see confine.
+		{"-S", ""},
 		{"-display", "none"},
 		// With the kernel's reboot=t panic=-1 a panic becomes the end of the process.
 		{"-no-reboot", ""},
@@ -263,6 +263,9 @@ func (m machine) argv() []string {
 		{"-kernel", m.kernel},
 		{"-initrd", m.initrd},
 		{"-append", m.cmdline},
+	}
+	if ownFilter {
+		opts = append(opts, option{"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"})
 	}
 	if m.ram != "" {
 		opts = append(opts, option{"-object", m.ram})
@@ -307,7 +310,7 @@ func Fingerprint(cfg hypervisor.Config, nics int) string {
 	}
 	// The clock rate is read anew for each boot, and a clone keeps its template's.
 	const noRate = 0
-	sum := sha256.Sum256([]byte(strings.Join(newMachine(cfg, h, noRate).argv(), "\x00")))
+	sum := sha256.Sum256([]byte(strings.Join(newMachine(cfg, h, noRate).argv(false), "\x00")))
 	return hex.EncodeToString(sum[:16])
 }
 

@@ -60,7 +60,7 @@ func TestArgvGolden(t *testing.T) {
 			if err := check(cfg); err != nil {
 				t.Fatalf("check: %v", err)
 			}
-			got := strings.Join(newMachine(cfg, c.handles, c.tscKHz).argv(), "\n") + "\n"
+			got := strings.Join(newMachine(cfg, c.handles, c.tscKHz).argv(false), "\n") + "\n"
 			golden := filepath.Join("testdata", name+".golden")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {

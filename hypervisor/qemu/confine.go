@@ -1,16 +1,15 @@
 package qemu
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 
 	"golang.org/x/sys/unix"
 )
 
-// confine leaves the vmm with nothing of the host's files but the share. QEMU has
-// everything open by the time it answers QMP, and its 9p server goes by
-// descriptors. What this is for: a guest that has taken QEMU over finds only what
+// confine leaves the vmm with nothing of the host's files but the share, before the
+// guest runs. QEMU has everything open by the time it answers QMP, and its 9p server
+// goes by descriptors. What this is for: a guest that has taken QEMU over finds only what
 // it was given anyway; and the vmm's copy of the host's mounts would keep each of
 // them busy for as long as the VM lives.
 //
@@ -43,9 +42,12 @@ func enterAndPivot(pidfd int, hostDir string) error {
 	if err := unix.Setns(pidfd, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("setns: %w", err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("leave the host's mounts: %w", err)
+	// The vmm's own, of its pid namespace: see restrictions.
+	proc, err := unix.OpenTree(unix.AT_FDCWD, "/proc", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("keep /proc: %w", err)
 	}
+	defer unix.Close(proc)
 	const harmless = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	if err := unix.Mount("husk-vmm", newRoot, "tmpfs", harmless, "size=64k,mode=755"); err != nil {
 		return fmt.Errorf("mount a root: %w", err)
@@ -55,17 +57,18 @@ func enterAndPivot(pidfd int, hostDir string) error {
 			return fmt.Errorf("make a root: %w", err)
 		}
 	}
-	if err := unix.Mount("proc", newRoot+"/proc", "proc", harmless|unix.MS_RDONLY, ""); err != nil {
+	if err := unix.MoveMount(proc, "", unix.AT_FDCWD, newRoot+"/proc", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
 	if hostDir != "" {
 		// Moved, not bound: the 9p server holds this very mount and finds those below
-		// it only while they hang together. A directory that is no mount point
-		// (EINVAL) has none below it to lose.
-		err := unix.Mount(hostDir, newRoot+"/share", "", unix.MS_MOVE, "")
-		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		// it only while they hang together.
+		if err := unix.Mount(hostDir, newRoot+"/share", "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("keep the share: %w", err)
 		}
+	}
+	if err := unix.Mount("", newRoot, "", unix.MS_REMOUNT|unix.MS_RDONLY|harmless, ""); err != nil {
+		return fmt.Errorf("seal the root: %w", err)
 	}
 	return pivot(newRoot)
 }

@@ -402,7 +402,7 @@ func TestRealQEMURefusals(t *testing.T) {
 	}
 	dir := t.TempDir()
 	cfg := tcgConfig()
-	cfg.Binary = binary
+	cfg.ShareDir, cfg.Binary = t.TempDir(), binary
 	for name, c := range map[string]struct {
 		change func(*hypervisor.Config)
 		want   string

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"syscall"
 	"unsafe"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,35 +29,26 @@ type (
 		errno int32
 		flags uint32
 	}
+	notificationFile struct {
+		id       uint64
+		_        uint32 // flags
+		source   uint32
+		_        uint32 // the number wanted
+		newFlags uint32
+	}
 )
 
 // listener answers for system calls of the processes under its filter.
 type listener struct{ file *os.File }
 
-// listen puts the calling thread, and what it forks from now on, under a filter
-// that lets every system call pass but those it returns SECCOMP_RET_USER_NOTIF for.
-// The thread must never run anything else again: it stays under the filter.
-func listen(filter []bpf.Instruction) (*listener, error) {
-	raw, err := bpf.Assemble(filter)
-	if err != nil {
-		return nil, fmt.Errorf("assemble filter: %w", err)
-	}
-	code := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		code[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	program := unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
-	fd, err := seccomp(&program)
-	if errors.Is(err, unix.EACCES) {
-		// Without CAP_SYS_ADMIN the kernel wants a promise first. QEMU gains nothing by
-		// execve anyway.
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			return nil, fmt.Errorf("set no_new_privs: %w", err)
-		}
-		fd, err = seccomp(&program)
+// newListener makes one of what the kernel has granted for a filter.
+func newListener(granted *os.File) (*listener, error) {
+	fd, err := unix.FcntlInt(granted.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if cerr := granted.Close(); err == nil {
+		err = cerr
 	}
 	if err != nil {
-		return nil, fmt.Errorf("install filter: %w", err)
+		return nil, err
 	}
 	// Non-blocking only makes the runtime poll it: the read itself knows no such thing.
 	if err := unix.SetNonblock(fd, true); err != nil {
@@ -65,14 +56,6 @@ func listen(filter []bpf.Instruction) (*listener, error) {
 		return nil, fmt.Errorf("poll system calls: %w", err)
 	}
 	return &listener{os.NewFile(uintptr(fd), "seccomp")}, nil
-}
-
-func seccomp(program *unix.SockFprog) (int, error) {
-	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(program)))
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(fd), nil
 }
 
 // receive waits for the next system call. io.EOF: nobody is left under the filter.
@@ -111,6 +94,30 @@ func (l *listener) proceed(n notification) {
 // answer has the call return value, or fail with errno if that is not 0.
 func (l *listener) answer(n notification, value int, errno syscall.Errno) {
 	l.send(notificationAnswer{id: n.id, value: int64(value), errno: -int32(errno)})
+}
+
+// give has the call return a copy of file, made in the caller with the given flags.
+// An error means that it does not return yet.
+func (l *listener) give(n notification, file *os.File, flags uint32) error {
+	add := notificationFile{id: n.id, source: uint32(file.Fd()), newFlags: flags}
+	conn, err := l.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var number uintptr
+	var errno syscall.Errno
+	err = conn.Control(func(fd uintptr) {
+		number, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(&add)))
+	})
+	runtime.KeepAlive(file)
+	if err == nil && errno != 0 {
+		err = os.NewSyscallError("ioctl SECCOMP_IOCTL_NOTIF_ADDFD", errno)
+	}
+	if err != nil {
+		return err
+	}
+	l.answer(n, int(number), 0)
+	return nil
 }
 
 func (l *listener) send(a notificationAnswer) {

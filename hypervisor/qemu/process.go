@@ -6,61 +6,57 @@ import (
 	"math"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/nsfork"
 )
 
 // process is a vmm process that dies with this one.
 type process struct {
-	cmd    *exec.Cmd
+	proc   *os.Process
 	pidfd  int           // for confine; -1 once that is done
 	exited chan struct{} // closed once reaped
-	err    error         // of Wait, set before exited is closed
+	// Set before exited is closed.
+	state *os.ProcessState // nil if err is not
+	err   error            // of the wait
 }
 
-// startProcess runs binary with stdout and stderr on output and files as
-// descriptors 3 and up, and nothing else of this process: no environment, no
-// other descriptor, not its session. It borrows the files. special may be nil.
-func startProcess(binary string, argv []string, files []*os.File, output *os.File, special *specialFiles) (*process, error) {
+// launch is what a vmm process is started from.
+type launch struct {
+	cfg hypervisor.Config
+	// argv are its arguments after the program's name, with a filter of its own or not.
+	argv func(ownFilter bool) []string
+	// files become its descriptors 3 and up, and output 1 and 2. They are borrowed.
+	files  []*os.File
+	output *os.File
+	watch  *watcher
+}
+
+// start runs the vmm with nothing else of this process: no environment, no other
+// descriptor, not its session; restricted and under its filter.
+func (l *launch) start() (*process, error) {
 	if err := closeOnExec(); err != nil {
 		return nil, fmt.Errorf("mark descriptors close-on-exec: %w", err)
 	}
-	//nolint:noctx // it outlives the call that starts it; kill ends it
-	cmd := exec.Command(binary, argv...)
-	// An engine's or a user's LD_LIBRARY_PATH and QEMU_* must not reach the vmm.
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = output, output
-	cmd.ExtraFiles = files
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setsid:    true,
-		Pdeathsig: syscall.SIGKILL,
-		// The vmm needs the host's tree to start, whatever the caller does to its own
-		// root meanwhile, and is confined afterwards. The umask is inherited: QEMU's 9p sets each mode itself,
-		// after creating, to what the guest asked for.
-		Cloneflags: syscall.CLONE_NEWNS,
-	}
-
-	p := &process{cmd: cmd, pidfd: -1, exited: make(chan struct{})}
-	cmd.SysProcAttr.PidFD = &p.pidfd
+	p := &process{pidfd: -1, exited: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// The parent-death signal goes with the thread that forked, not with the
 		// process: were that thread to end, the kernel would kill the VM. So it is
 		// held here, waiting, for as long as the VM runs.
-		// It is never unlocked, but ends: it may be under a filter.
 		runtime.LockOSThread()
-		err := p.start(special)
+		defer runtime.UnlockOSThread()
+		err := l.fork(p)
 		started <- err
 		if err != nil {
 			return
 		}
-		p.err = cmd.Wait()
+		p.state, p.err = p.proc.Wait()
 		close(p.exited)
 	}()
 	if err := <-started; err != nil {
@@ -69,26 +65,94 @@ func startProcess(binary string, argv []string, files []*os.File, output *os.Fil
 	return p, nil
 }
 
-// start is for the thread that stays.
-func (p *process) start(special *specialFiles) error {
-	if special == nil {
-		return p.cmd.Start()
-	}
-	if err := special.watch(); err != nil {
-		// Another listener above, such as that of a container manager husk runs in, or
-		// an old kernel. The VM works but for this.
-		fmt.Fprintf(p.cmd.Stderr, "husk: sockets, fifos and devices cannot be made in shared directories: %v\n", err)
-		return p.cmd.Start()
-	}
-	if err := p.cmd.Start(); err != nil {
+// fork is for the thread that stays.
+func (l *launch) fork(p *process) error {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		l.watch.unwatched()
 		return err
 	}
-	return special.started(p.cmd.Process.Pid, p.pidfd)
+	defer null.Close()
+	pid, err := l.execute(null)
+	if err != nil {
+		return fmt.Errorf("execute %s: %w", l.cfg.Binary, err)
+	}
+	if p.proc, err = os.FindProcess(pid); err == nil {
+		p.pidfd, err = unix.PidfdOpen(pid, 0)
+	}
+	if err == nil {
+		err = l.watch.started(pid, p.pidfd)
+	}
+	if err != nil {
+		return errors.Join(err, p.kill())
+	}
+	return nil
+}
+
+// execute returns the vmm's pid once its program runs.
+func (l *launch) execute(null *os.File) (pid int, err error) {
+	serving := false
+	defer func() {
+		switch {
+		case !serving:
+			l.watch.unwatched()
+		case err != nil:
+			close(l.watch.vmm)
+		}
+	}()
+	calls, err := restrictions(l.cfg)
+	if err != nil {
+		return 0, err
+	}
+	request := &nsfork.Request{
+		Path: l.cfg.Binary, Args: append([]string{l.cfg.Binary}, l.argv(false)...),
+		// An engine's or a user's LD_LIBRARY_PATH and QEMU_* must not reach the vmm.
+		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"},
+		Files: append([]*os.File{null, l.output, l.output}, l.files...),
+		// The vmm needs the host's tree to start, whatever the caller does to its own root
+		// meanwhile, and is confined afterwards. The umask is inherited: QEMU's 9p sets each
+		// mode itself, after creating, to what the guest asked for.
+		Clone: newNamespaces, CgroupFD: -1, DieWithThread: true, Calls: calls,
+	}
+	filter := &nsfork.Filter{Listen: func(granted *os.File) {
+		if calls, err := newListener(granted); err == nil {
+			serving = true
+			go l.watch.serve(calls)
+		}
+	}}
+	request.Filter = filter
+	if filter.Program, err = l.program(true); err != nil {
+		return 0, err
+	}
+	pid, err = nsfork.Start(request)
+	if !errors.Is(err, nsfork.ErrNoListener) {
+		return pid, err
+	}
+	// husk runs in something that listens itself. The vmm works but for the calls that
+	// need help, and has a filter of its own to lose execve by.
+	if l.watch.ram != nil {
+		return 0, fmt.Errorf("hold the template's memory read-only: %w: %w", err, hypervisor.ErrTemplateUnsafe)
+	}
+	fmt.Fprintf(l.output, "husk: sockets, fifos and devices cannot be made in shared directories: %v\n", err)
+	filter.Listen = nil
+	request.Args = append([]string{l.cfg.Binary}, l.argv(true)...)
+	if filter.Program, err = l.program(false); err != nil {
+		return 0, err
+	}
+	return nsfork.Start(request)
+}
+
+func (l *launch) program(listener bool) ([]unix.SockFilter, error) {
+	code, err := newFilter(l.cfg, l.watch.watched(), listener)
+	if err != nil {
+		return nil, err
+	}
+	return assemble(code)
 }
 
 // kill returns without waiting for the end.
 func (p *process) kill() error {
-	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill vmm: %w", err)
 	}
 	return nil

@@ -51,7 +51,7 @@ type vm struct {
 	greeted greeting
 	console *ring
 	stderr  *ring
-	special *specialFiles // nil without a share
+	watch   *watcher
 
 	stopping atomic.Bool
 	shutdown atomic.Pointer[string] // reason of the SHUTDOWN event
@@ -101,16 +101,18 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	if err == nil {
 		err = v.greeted.Version.QEMU.check()
 	}
-	if err == nil && v.special != nil {
-		v.special.fixed.Store(v.greeted.Version.QEMU.Major >= fixedSince)
+	if s := v.watch.special; err == nil && s != nil {
+		s.fixed.Store(v.greeted.Version.QEMU.Major >= fixedSince)
 	}
-	if err == nil && cfg.RAMFile != "" && !cfg.RAMShared {
-		err = v.restore(ctx, cfg.DeviceState)
-		timings.Lap(ctx, "restore")
+	if r := v.watch.ram; err == nil && r != nil {
+		err = r.check()
 	}
 	if err == nil {
 		err = v.proc.confine(cfg.ShareDir)
 		timings.Lap(ctx, "confine vmm")
+	}
+	if err == nil {
+		err = v.run(ctx, cfg)
 	}
 	if err == nil {
 		return v, nil
@@ -122,7 +124,10 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 		select {
 		case <-v.done:
 			// That the connection closed is only how we saw it.
-			err = fmt.Errorf("%s ended at once: %s", cfg.Binary, v.proc.cmd.ProcessState)
+			err = fmt.Errorf("%s ended at once: %s", cfg.Binary, v.proc.state)
+			if intruded := v.watch.intrusion(); intruded != nil {
+				err = intruded
+			}
 		case <-time.After(drainTimeout):
 		}
 	}
@@ -131,6 +136,15 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 		stopErr = errors.Join(stopErr, v.channel.Serial.Close())
 	}
 	return nil, errors.Join(fmt.Errorf("start vm: %w", v.startError(err, cfg)), stopErr)
+}
+
+// run has the guest begin. Until then QEMU has executed none of its instructions.
+func (v *vm) run(ctx context.Context, cfg hypervisor.Config) error {
+	if cfg.RAMFile == "" || cfg.RAMShared {
+		return v.qmp.Execute(ctx, "cont", nil, nil)
+	}
+	defer timings.Lap(ctx, "restore")
+	return v.restore(ctx, cfg.DeviceState)
 }
 
 // launch forks QEMU and everything that listens to it.
@@ -190,13 +204,15 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	if cfg.Accel == hypervisor.TCG {
 		tscKHz = s.host.tscKHz()
 	}
-	special, err := lendSpecialFiles(cfg, inherit)
+	watch, err := watchFor(cfg, inherit)
 	if err != nil {
 		return nil, err
 	}
-	proc, err := startProcess(cfg.Binary, newMachine(cfg, h, tscKHz).argv(), files, outWrite, special)
+	m := newMachine(cfg, h, tscKHz)
+	proc, err := (&launch{cfg: cfg, argv: m.argv, files: files, output: outWrite, watch: watch}).start()
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		var failed *os.SyscallError
+		if errors.As(err, &failed) && failed.Syscall == "exec" && errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%w: install Debian package %s", err, debianPackage)
 		}
 		return nil, err
@@ -206,7 +222,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	v := &vm{
 		proc: proc, channel: channel,
 		console: newRing(consoleSize), stderr: newRing(stderrSize),
-		done: make(chan struct{}), marks: newMarks(), devices: cfg.DeviceState, special: special,
+		done: make(chan struct{}), marks: newMarks(), devices: cfg.DeviceState, watch: watch,
 	}
 	v.qmp = newQMP(qmpConn, v.event)
 	var readers sync.WaitGroup
@@ -238,12 +254,7 @@ func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
 		// Read to their end.
 		o.Close()
 	}
-	if v.special != nil {
-		select {
-		case <-v.special.ended:
-		case <-time.After(drainTimeout): // a kernel before 5.9 does not say that it is alone
-		}
-	}
+	<-v.watch.ended
 	if !v.stopping.Load() {
 		v.err = v.endError()
 	}
@@ -271,7 +282,10 @@ func (v *vm) endError() error {
 	if r := v.shutdown.Load(); r != nil {
 		reason = *r
 	}
-	state := v.proc.cmd.ProcessState
+	state := v.proc.state
+	if err := v.watch.intrusion(); err != nil {
+		return err
+	}
 	switch {
 	case reason == "guest-reset":
 		// With -no-reboot and the kernel's panic=-1 a panic looks like this.
@@ -323,7 +337,7 @@ func (v *vm) Info(ctx context.Context) (hypervisor.Info, error) {
 		return hypervisor.Info{}, fmt.Errorf("ask vmm: %w", err)
 	}
 	info := hypervisor.Info{
-		HostPID:   v.proc.cmd.Process.Pid,
+		HostPID:   v.proc.proc.Pid,
 		Accel:     hypervisor.TCG,
 		VMM:       v.greeted.Version.QEMU.String(),
 		Machine:   machineMicroVM,

@@ -15,8 +15,9 @@ import (
 	"time"
 	"unsafe"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/hypervisor"
 )
 
 // setModeAsQEMU is what fchmodat_nofollow of QEMU 7.2 does.
@@ -107,12 +108,20 @@ func TestSpecialFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	special, err := newSpecialFiles()
+	var files []*os.File
+	special, err := newSpecialFiles(func(f *os.File) int {
+		files = append(files, f)
+		return 3
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	special.slot = 3
-	p, err := startProcess(self, []string{"-test.run=^TestSpecialFilesVMM$", "-test.v", dir}, []*os.File{special.empty}, far, special)
+	vmm := &launch{
+		cfg:   hypervisor.Config{Binary: self, ShareDir: dir},
+		argv:  func(bool) []string { return []string{"-test.run=^TestSpecialFilesVMM$", "-test.v", dir} },
+		files: files, output: far, watch: newWatcher(special, nil),
+	}
+	p, err := vmm.start()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,51 +148,6 @@ func TestSpecialFiles(t *testing.T) {
 			if want := uint32(0o1600 + 8*i + k%4); st.Mode&0o7777 != want {
 				t.Errorf("mode of node %d of thread %d is %o, want %o", k, i, st.Mode&0o7777, want)
 			}
-		}
-	}
-}
-
-// TestSpecialFilesFilter asks the filter about each call.
-func TestSpecialFilesFilter(t *testing.T) {
-	vm, err := bpf.NewVM(specialFilesFilter(8))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		arch, nr uint32
-		args     [3]uint64
-		notify   bool
-	}{
-		{unix.AUDIT_ARCH_X86_64, unix.SYS_OPENAT, [3]uint64{5, 0, unix.O_PATH | unix.O_NOFOLLOW}, true},
-		{unix.AUDIT_ARCH_X86_64, unix.SYS_OPENAT, [3]uint64{8, 0, unix.O_PATH | unix.O_DIRECTORY}, false},
-		{unix.AUDIT_ARCH_X86_64, unix.SYS_OPENAT, [3]uint64{8, 0, unix.O_RDWR}, false},
-		{unix.AUDIT_ARCH_X86_64, unix.SYS_CLOSE, [3]uint64{8}, true},
-		{unix.AUDIT_ARCH_X86_64, unix.SYS_CLOSE, [3]uint64{9}, false},
-		{unix.AUDIT_ARCH_X86_64, unix.SYS_CHMOD, [3]uint64{0, 0o644}, true},
-		{unix.AUDIT_ARCH_X86_64, unix.SYS_READ, [3]uint64{8}, false},
-		{unix.AUDIT_ARCH_I386, unix.SYS_CHMOD, [3]uint64{}, false},
-	} {
-		data := make([]byte, 64)
-		put := func(off int, v uint32) { // the VM reads big endian, where the kernel reads words
-			for i := range 4 {
-				data[off+i] = byte(v >> (24 - 8*i))
-			}
-		}
-		put(0, c.nr)
-		put(4, c.arch)
-		for i, a := range c.args {
-			put(16+8*i, uint32(a))
-		}
-		got, err := vm.Run(data)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := uint32(unix.SECCOMP_RET_ALLOW)
-		if c.notify {
-			want = unix.SECCOMP_RET_USER_NOTIF
-		}
-		if uint32(got) != want {
-			t.Errorf("call %d of %#x, arguments %v: %#x, want %#x", c.nr, c.arch, c.args, got, want)
 		}
 	}
 }

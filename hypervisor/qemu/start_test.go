@@ -44,6 +44,7 @@ done
 func scriptConfig(t *testing.T, script string) hypervisor.Config {
 	t.Helper()
 	cfg := tcgConfig()
+	cfg.ShareDir = t.TempDir()
 	cfg.Binary = write(t, t.TempDir(), "qemu", script, 0o755)
 	return cfg
 }
@@ -141,7 +142,7 @@ func TestErrSaysWhyTheVMMEnded(t *testing.T) {
 	}
 	t.Run("killed", func(t *testing.T) {
 		v := startVM(t, scriptConfig(t, greets))
-		if err := unix.Kill(v.proc.cmd.Process.Pid, unix.SIGKILL); err != nil {
+		if err := unix.Kill(v.proc.proc.Pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		waitDone(t, v, 10*time.Second)
@@ -155,33 +156,41 @@ func TestErrSaysWhyTheVMMEnded(t *testing.T) {
 // this process leaks reaches the vmm.
 func TestVMMInheritsNothing(t *testing.T) {
 	t.Setenv("LD_LIBRARY_PATH", "/tmp/evil")
-	leaked, err := unix.Dup(0) // without close-on-exec
+	const number = 50
+	leaked, err := unix.FcntlInt(0, unix.F_DUPFD, number) // without close-on-exec
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Close(leaked)
-	// Before it answers, since then it is confined and finds no programs.
-	v := startVM(t, scriptConfig(t, strings.Replace(greets, "\n", "\nenv >&2; ls -l /proc/self/fd >&2\n", 1)))
-	if err := v.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	said := v.Console()
-	if strings.Contains(said, "evil") || !strings.Contains(said, "LANG=C") {
-		t.Errorf("environment of the vmm:\n%s", said)
+	v := startVM(t, scriptConfig(t, greets))
+	dir := fmt.Sprintf("/proc/%d/", v.proc.proc.Pid)
+	environ, err := os.ReadFile(dir + "environ")
+	if said := string(environ); err != nil || strings.Contains(said, "evil") || !strings.Contains(said, "LANG=C") {
+		t.Errorf("environment of the vmm: %q, %v", said, err)
 	}
 	fds := map[int]string{}
-	for line := range strings.Lines(said) {
-		fields := strings.Fields(line)
-		for i, f := range fields {
-			if fd, err := strconv.Atoi(fields[max(0, i-1)]); err == nil && f == "->" {
-				fds[fd] = fields[i+1]
-			}
+	entries, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fds[fd], err = os.Readlink(dir + "fd/" + e.Name()); err != nil {
+			t.Fatal(err)
 		}
 	}
-	// 0 null, 1 and 2 our pipe, 3 to 5 the sockets, 6 the slot of specialFiles, one
-	// more ls itself opened.
-	if len(fds) != 8 || !strings.HasPrefix(fds[6], "/memfd:") || fds[0] != "/dev/null" {
+	// 3 to 5 the sockets, 6 the slot of specialFiles. The shell has from 10 on what is
+	// its own, and the rest busy.
+	if !strings.HasPrefix(fds[6], "/memfd:") {
 		t.Errorf("descriptors of the vmm: %v", fds)
+	}
+	for fd, what := range fds {
+		if fd >= number || fd > 6 && fd < 10 {
+			t.Errorf("the vmm has descriptor %d, of %s", fd, what)
+		}
 	}
 	for fd := 3; fd <= 5; fd++ {
 		if !strings.HasPrefix(fds[fd], "socket:") {
@@ -195,7 +204,7 @@ func TestVMMInheritsNothing(t *testing.T) {
 func TestVMMIsConfined(t *testing.T) {
 	cfg := scriptConfig(t, greets)
 	v := startVM(t, cfg)
-	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", v.proc.cmd.Process.Pid))
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", v.proc.proc.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +212,8 @@ func TestVMMIsConfined(t *testing.T) {
 	for line := range strings.Lines(string(mounts)) {
 		points = append(points, strings.Fields(line)[4])
 	}
-	if !slices.Equal(points, []string{"/", "/proc"}) {
+	slices.Sort(points)
+	if !slices.Equal(points, []string{"/", "/proc", "/share"}) {
 		t.Errorf("the vmm's mounts are at %q", points)
 	}
 }
@@ -215,10 +225,11 @@ func TestStartFails(t *testing.T) {
 		want    string
 	}{
 		"ends at once":     {"#!/bin/sh\necho one; echo two >&2; exit 4\n", time.Minute, "/qemu ended at once: exit status 4: one; two"},
-		"says nothing":     {"#!/bin/sh\necho thinking >&2\nexec sleep 1000\n", 200 * time.Millisecond, "start vm: wait for qmp greeting: context deadline exceeded: thinking"},
+		"says nothing":     {"#!/bin/sh\necho thinking >&2\nread -r line <&4\n", 200 * time.Millisecond, "start vm: wait for qmp greeting: context deadline exceeded: thinking"},
 		"too old":          {strings.Replace(greets, `"major": 7`, `"major": 6`, 1), time.Minute, "start vm: QEMU 6.2.0 is too old, QEMU 7.0.0 or later is needed"},
 		"no memory":        {"#!/bin/sh\necho 'cannot set up guest memory: Cannot allocate memory' >&2; exit 1\n", time.Minute, "give the guest less than 1024 MiB"},
-		"speaks otherwise": {"#!/bin/sh\necho hello >&3; exec sleep 1000\n", time.Minute, "parse qmp message"},
+		"speaks otherwise": {"#!/bin/sh\necho hello >&3; read -r line <&4\n", time.Minute, "parse qmp message"},
+		"executes":         {"#!/bin/sh\nexec sleep 1000\n", time.Minute, "vmm called execve"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -241,6 +252,7 @@ func TestStartFails(t *testing.T) {
 	}
 	t.Run("no binary", func(t *testing.T) {
 		cfg := tcgConfig()
+		cfg.ShareDir = t.TempDir()
 		cfg.Binary = filepath.Join(t.TempDir(), "qemu")
 		if _, err := New().Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "install Debian package qemu-system-x86") {
 			t.Errorf("Start = %v", err)
@@ -338,13 +350,13 @@ const parentEnv = "HUSK_TEST_VM_PARENT"
 func TestVMDiesWithItsParent(t *testing.T) {
 	if binary := os.Getenv(parentEnv); binary != "" {
 		cfg := tcgConfig()
-		cfg.Binary = binary
+		cfg.ShareDir, cfg.Binary = t.TempDir(), binary
 		v, err := New().Start(t.Context(), cfg)
 		if err != nil {
 			fmt.Println("failed", err)
 			return
 		}
-		fmt.Println("pid", v.(*vm).proc.cmd.Process.Pid)
+		fmt.Println("pid", v.(*vm).proc.proc.Pid)
 		<-v.Done()
 		return
 	}
@@ -353,10 +365,14 @@ func TestVMDiesWithItsParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A vmm that does not notice its sockets closing: only the signal ends it.
-	// It waits on a fifo it has opened itself: once confined it finds no programs.
-	script := strings.Replace(greets, "while read", "mkfifo $0.fifo\nexec 9<>$0.fifo\nread -r line <&3\necho '{\"return\": {}, \"id\": 1}' >&3\nread -r line <&9\nwhile read", 1)
+	// It waits on a fifo: it starts no programs.
+	script := strings.Replace(greets, "while read", "exec 9<>$0.fifo\nfor n in 1 2; do read -r line <&3\necho '{\"return\": {}, \"id\": '$n'}' >&3; done\nread -r line <&9\nwhile read", 1)
+	cfg := scriptConfig(t, script)
+	if err := unix.Mkfifo(cfg.Binary+".fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
 	parent := exec.Command(self, "-test.run=^TestVMDiesWithItsParent$", "-test.v")
-	parent.Env = append(os.Environ(), parentEnv+"="+scriptConfig(t, script).Binary)
+	parent.Env = append(os.Environ(), parentEnv+"="+cfg.Binary)
 	out, err := parent.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
