@@ -15,6 +15,7 @@ import (
 
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/cgroup"
+	"github.com/huskvm/husk/detached"
 	"github.com/huskvm/husk/supervisor/control"
 	"github.com/huskvm/husk/supervisor/hog"
 )
@@ -24,10 +25,13 @@ import (
 type ooms struct {
 	follow sync.Once
 
-	// From before there was no path to trust; memory is nil where the host has no
-	// memory cgroup.
-	proc   *os.File
-	memory *cgroup.OOM
+	// From before there was no path to trust, and these files alone, for whoever has
+	// /proc can reach all of the host by it. memory is nil where the host has no memory
+	// cgroup, and then the others are.
+	memory   *cgroup.OOM
+	program  *os.File // a directory with this program
+	scoreAdj *os.File // this process's oom_score_adj
+	vmm      *os.File // the vmm's statm
 
 	telling sync.Mutex
 	told    time.Time // under telling
@@ -45,7 +49,36 @@ func (s *supervisor) openOOM() (err error) {
 	if s.ooms.memory, err = s.container.Cgroup.OpenOOM(); err != nil {
 		return err
 	}
-	s.ooms.proc, err = os.Open("/proc")
+	if s.ooms.memory == nil {
+		return nil
+	}
+	s.ooms.scoreAdj, err = os.OpenFile("/proc/self/oom_score_adj", os.O_RDWR, 0)
+	return err
+}
+
+// openHog keeps the program of the hog; stage is a directory to use meanwhile. Without
+// it the container works, but the host does not hear of a kill in the guest.
+func (s *supervisor) openHog(stage string) {
+	if s.ooms.memory == nil {
+		return
+	}
+	var err error
+	if s.ooms.program, err = detached.OpenProgram(stage, hog.Program); err != nil {
+		s.log.WithError(err).Warn("processes killed for want of memory in the guest will not be told of by the host's cgroup")
+		s.ooms.memory = nil
+	}
+}
+
+// watchMemory keeps what tells of the vmm's memory.
+func (s *supervisor) watchMemory(ctx context.Context) error {
+	if s.ooms.memory == nil {
+		return nil
+	}
+	info, err := s.vm.Info(ctx)
+	if err != nil {
+		return err
+	}
+	s.ooms.vmm, err = openStatm(info.HostPID)
 	return err
 }
 
@@ -165,7 +198,7 @@ func (s *supervisor) runOut(vmmPID int) (err error) {
 	if err != nil {
 		return err
 	}
-	vmm, err := s.residentBytes(vmmPID)
+	vmm, err := s.residentBytes()
 	if err != nil {
 		return err
 	}
@@ -178,7 +211,7 @@ func (s *supervisor) runOut(vmmPID int) (err error) {
 		return fmt.Errorf("it would take %d bytes", room+cache)
 	}
 	// What the kernel gives up of its cache is in the way first.
-	h, err := hog.Start(s.ooms.proc, room+cache+hogBytes)
+	h, err := s.startHog(adj, room+cache+hogBytes)
 	if err != nil {
 		return err
 	}
@@ -210,52 +243,82 @@ func hogSize(used, vmm int64, adj int) int64 {
 	return max(least+least/4+hogBytes, hogBytes)
 }
 
+// startHog starts one that is the first to be killed. It has that from this process,
+// for which, until it is started, the same is true. The vmm is stopped meanwhile, and
+// no limit set yet.
+func (s *supervisor) startHog(adj int, bytes int64) (_ *hog.Process, err error) {
+	if err := s.setOOMScoreAdj(hogScoreAdj); err != nil {
+		return nil, err
+	}
+	h, err := hog.Start(s.ooms.program, bytes)
+	if rerr := s.setOOMScoreAdj(adj); rerr != nil {
+		if err == nil {
+			h.End()
+		}
+		return nil, errors.Join(err, rerr)
+	}
+	return h, err
+}
+
+// hogScoreAdj is the most there is.
+const hogScoreAdj = 1000
+
+func (s *supervisor) setOOMScoreAdj(adj int) error {
+	if _, err := s.ooms.scoreAdj.WriteAt([]byte(strconv.Itoa(adj)), 0); err != nil {
+		return fmt.Errorf("set oom_score_adj: %w", err)
+	}
+	return nil
+}
+
 // oomScoreAdj is this process's, and the vmm's, which has it from here.
 func (s *supervisor) oomScoreAdj() (int, error) {
-	text, err := s.readProc("self/oom_score_adj")
+	text, err := readAgain(s.ooms.scoreAdj)
 	if err != nil {
 		return 0, err
 	}
 	return strconv.Atoi(text)
 }
 
-// residentBytes is what a process, known by its number here, has in memory.
-func (s *supervisor) residentBytes(pid int) (int64, error) {
-	// The proc filesystem may count processes differently.
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return 0, os.NewSyscallError("pidfd_open", err)
-	}
-	defer unix.Close(fd)
-	info, err := s.readProc(fmt.Sprintf("self/fdinfo/%d", fd))
+// residentBytes is what the vmm has in memory.
+func (s *supervisor) residentBytes() (int64, error) {
+	statm, err := readAgain(s.ooms.vmm)
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(info) {
-		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
-			statm, err := s.readProc(strings.TrimSpace(v) + "/statm")
-			if err != nil {
-				return 0, err
-			}
-			var size, resident int64
-			if _, err := fmt.Sscan(statm, &size, &resident); err != nil {
-				return 0, fmt.Errorf("read statm: %w", err)
-			}
-			return resident * int64(os.Getpagesize()), nil
-		}
+	var size, resident int64
+	if _, err := fmt.Sscan(statm, &size, &resident); err != nil {
+		return 0, fmt.Errorf("read statm: %w", err)
 	}
-	return 0, fmt.Errorf("process %d is not in /proc", pid)
+	return resident * int64(os.Getpagesize()), nil
 }
 
-// readProc reads a small file of the host's /proc.
-func (s *supervisor) readProc(name string) (string, error) {
-	fd, err := unix.Openat(int(s.ooms.proc.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// openStatm opens the file of a process, known by its number here.
+func openStatm(pid int) (*os.File, error) {
+	// The proc filesystem may count processes differently.
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return "", &os.PathError{Op: "open", Path: "/proc/" + name, Err: err}
+		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	const most = 16 << 10
-	b, err := io.ReadAll(io.LimitReader(f, most))
-	return strings.TrimSpace(string(b)), err
+	defer unix.Close(fd)
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(info)) {
+		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
+			return os.Open("/proc/" + strings.TrimSpace(v) + "/statm")
+		}
+	}
+	return nil, fmt.Errorf("process %d is not in /proc", pid)
+}
+
+// readAgain reads a small file of /proc from its beginning.
+func readAgain(f *os.File) (string, error) {
+	const most = 4 << 10
+	b := make([]byte, most)
+	n, err := f.ReadAt(b, 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return strings.TrimSpace(string(b[:n])), err
 }

@@ -24,16 +24,33 @@ func exhaust(s *session, t target) error {
 	}
 	opened, walked, held := 0, 0, 0
 	for end := after(t.Seconds); !end(); {
-		fid, err := s.walk(p.vol, "many")
+		// As many as can be under way at once.
+		var walks, opens [][]byte
+		for i := range uint16(lanes) {
+			fid := s.fid()
+			walks = append(walks, message(twalk, i, p.vol, fid, []string{"many"}))
+			opens = append(opens, message(tlopen, i, fid, uint32(openRDWR)))
+		}
+		if _, err := s.d.Exchange(maxIn, walks...); err != nil {
+			return err
+		}
+		walked += lanes
+		replies, err := s.d.Exchange(maxIn, opens...)
 		if err != nil {
 			return err
 		}
-		walked++
-		if walked%2 == 0 {
-			if _, err := s.call(tlopen, fid, uint32(openRDWR)); err == nil {
+		for _, r := range replies {
+			if _, err := body(tlopen, r); err == nil {
 				opened++
 			}
+		}
+		const rarely = 64
+		if walked%rarely != 0 {
 			continue
+		}
+		fid, err := s.walk(p.vol, "many")
+		if err != nil {
+			return err
 		}
 		const most = 65536 // the server's own limit for an attribute
 		if _, err := s.call(txattrcreate, fid, "user.x", uint64(most), uint32(0)); err != nil {

@@ -106,18 +106,23 @@ func (f *fuzzer) mode() uint32 { return f.Uint32() & 0o177777 }
 
 func (f *fuzzer) message(tag uint16) []byte {
 	m := f.wellFormed(tag)
-	switch f.IntN(12) {
+	switch f.IntN(500) {
+	// These may break the device, which takes it long to say.
 	case 0:
-		m[f.IntN(len(m))] ^= 1 << f.IntN(8)
+		return m[:f.IntN(len(m)+1)]
 	case 1:
-		m = m[:f.IntN(len(m)+1)]
-	case 2:
 		binary.LittleEndian.PutUint32(m, f.Uint32())
-	case 3:
+		return m
+	}
+	if f.IntN(4) == 0 {
 		for range 1 + f.IntN(8) {
-			m[f.IntN(len(m))] = byte(f.Uint32())
+			m[headSize+f.IntN(len(m)-headSize)] ^= 1 << f.IntN(8)
 		}
 	}
+	// Lengths of strings may be wrong by now: there is enough behind them.
+	const behind = 1024
+	m = append(m, make([]byte, behind)...)
+	binary.LittleEndian.PutUint32(m, uint32(len(m)))
 	return m
 }
 
