@@ -78,8 +78,11 @@ const (
 	// whatever the guest opens: emulation takes 100 of them.
 	hostileOverheadMiB = 512
 	hostileMemoryMiB   = 256
-	// maxHostileFDs is how many descriptors the vmm may have.
-	maxHostileFDs = 4096
+	// maxHostileFDs is how many descriptors the vmm may have, and maxHostileDataMiB how
+	// much memory at the very most, by the kernel's limits. It takes a guest longer than
+	// a test lasts to get there.
+	maxHostileFDs     = 65536
+	maxHostileDataMiB = hostileMemoryMiB + 2048
 )
 
 func newHostile9P(t *testing.T, options ...specOption) *hostile9P {
@@ -273,6 +276,12 @@ func (h *hostile9P) watch() func() {
 	vmms := h.vmms()
 	if len(vmms) != 1 {
 		h.t.Fatalf("vmms: %v", vmms)
+	}
+	for which, most := range map[int]uint64{unix.RLIMIT_NOFILE: maxHostileFDs, unix.RLIMIT_DATA: maxHostileDataMiB << 20} {
+		var limit unix.Rlimit
+		if err := unix.Prlimit(vmms[0], which, nil, &limit); err != nil || limit.Max > most {
+			h.t.Errorf("the vmm's limit %d is %d, %v", which, limit.Max, err)
+		}
 	}
 	stop, ended := make(chan struct{}), make(chan [2]int)
 	go func() {

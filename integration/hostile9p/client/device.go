@@ -100,7 +100,7 @@ var ErrSilent = errors.New("no reply")
 // after what may break it there is no point in waiting long.
 const (
 	patient   = 20 * time.Second
-	impatient = 400 * time.Millisecond
+	impatient = 700 * time.Millisecond
 )
 
 // OpenDevice takes the device with a mount tag from the guest's kernel.
