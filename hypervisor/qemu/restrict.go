@@ -98,7 +98,9 @@ func (r *restricting) mounts(share string) {
 }
 
 // maxData is in bytes. What is counted is private and writable.
-func maxData(cfg hypervisor.Config) uint64 { return uint64(cfg.MemoryMiB+TranslationMiB+spareMiB) << 20 }
+func maxData(cfg hypervisor.Config) uint64 {
+	return uint64(cfg.MemoryMiB+TranslationMiB+spareMiB) << 20
+}
 
 func (r *restricting) limits(cfg hypervisor.Config) {
 	var files unix.Rlimit
