@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -23,11 +24,27 @@ type ramFile struct {
 }
 
 func openRAMFile(path string) (*ramFile, error) {
-	f, err := os.Open(path)
+	f, err := openSealed(path)
 	if err != nil {
 		return nil, fmt.Errorf("open template: %w", err)
 	}
 	return &ramFile{path: path, file: f}, nil
+}
+
+// openSealed opens a file such that who has the descriptor cannot open the file again
+// for writing, by way of /proc/self/fd: on a read-only mount of its own, which nobody
+// else sees and which goes with the descriptor.
+func openSealed(path string) (*os.File, error) {
+	mount, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("open_tree", err)
+	}
+	defer unix.Close(mount)
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+	if err := unix.MountSetattr(mount, "", unix.AT_EMPTY_PATH, attr); err != nil {
+		return nil, os.NewSyscallError("mount_setattr", err)
+	}
+	return os.Open("/proc/self/fd/" + strconv.Itoa(mount))
 }
 
 // atCWD is AT_FDCWD as a filter sees it.

@@ -1,0 +1,165 @@
+// Package injector has another process make system calls, as a debugger does: it
+// attaches to a thread, sets its registers and steps over one instruction. The calls
+// are the process's own: its credentials, namespaces, descriptors and seccomp filters
+// apply.
+package injector
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrEnded says that the process has ended in a call.
+var ErrEnded = errors.New("the process has ended")
+
+// attachTimeout is for a thread that is never seen waiting in a system call.
+const attachTimeout = 20 * time.Second
+
+// Call is a system call. An argument is an int, a string or a []byte; the last two are
+// put on the thread's stack, a string ended by a zero byte.
+type Call struct {
+	Nr   int
+	Args []any
+}
+
+// Injector holds a thread of another process, on a locked thread of this one.
+type Injector struct {
+	pid   int
+	saved unix.PtraceRegs
+	// at is the address of a syscall instruction.
+	at uint64
+}
+
+// Run attaches to the first thread of pid, which should mostly wait in a system call,
+// has f make calls by it, and lets go of it.
+func Run(pid int, f func(*Injector) error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	i := &Injector{pid: pid}
+	if err := i.attach(); err != nil {
+		return err
+	}
+	err := f(i)
+	if errors.Is(err, ErrEnded) {
+		return err
+	}
+	return errors.Join(err, i.detach())
+}
+
+func (i *Injector) attach() error {
+	for began := time.Now(); ; {
+		if err := unix.PtraceAttach(i.pid); err != nil {
+			return fmt.Errorf("attach to %d: %w", i.pid, err)
+		}
+		if err := i.wait(unix.SIGSTOP); err != nil {
+			return err
+		}
+		if err := unix.PtraceGetRegs(i.pid, &i.saved); err != nil {
+			return fmt.Errorf("read registers: %w", err)
+		}
+		code := make([]byte, 2)
+		i.at = i.saved.Rip - uint64(len(code))
+		if _, err := unix.PtracePeekText(i.pid, uintptr(i.at), code); err == nil && code[0] == 0x0f && code[1] == 0x05 {
+			return nil
+		}
+		// It was computing: it waits again soon.
+		if err := unix.PtraceDetach(i.pid); err != nil {
+			return fmt.Errorf("detach: %w", err)
+		}
+		if time.Since(began) > attachTimeout {
+			return fmt.Errorf("process %d makes no system call", i.pid)
+		}
+		runtime.Gosched()
+	}
+}
+
+func (i *Injector) detach() error {
+	// With the registers the call that it waited in is taken up again.
+	if err := unix.PtraceSetRegs(i.pid, &i.saved); err != nil {
+		return fmt.Errorf("restore registers: %w", err)
+	}
+	if err := unix.PtraceDetach(i.pid); err != nil {
+		return fmt.Errorf("detach: %w", err)
+	}
+	return nil
+}
+
+// wait waits for the thread to stop by a signal.
+func (i *Injector) wait(want syscall.Signal) error {
+	for {
+		var status unix.WaitStatus
+		_, err := unix.Wait4(i.pid, &status, unix.WALL, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("wait for %d: %w", i.pid, err)
+		case !status.Stopped():
+			return ErrEnded
+		case status.StopSignal() == want:
+			return nil
+		default: // another's signal, which it gets
+			if err := unix.PtraceCont(i.pid, int(status.StopSignal())); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Do makes the call and returns its value, or its error as an Errno. ErrEnded: the
+// process has ended instead.
+func (i *Injector) Do(c Call) (int, error) {
+	regs := i.saved
+	regs.Rip, regs.Rax = i.at, uint64(c.Nr)
+	regs.Orig_rax = ^uint64(0) // so that nothing is taken up again
+	const redZone, room = 128, 4096
+	top := regs.Rsp - redZone
+	regs.Rsp = (top - room) &^ 15
+	values := []*uint64{&regs.Rdi, &regs.Rsi, &regs.Rdx, &regs.R10, &regs.R8, &regs.R9}
+	at := regs.Rsp
+	for n, arg := range c.Args {
+		switch arg := arg.(type) {
+		case int:
+			*values[n] = uint64(arg)
+			continue
+		case string:
+			*values[n] = at
+			if _, err := unix.PtracePokeData(i.pid, uintptr(at), append([]byte(arg), 0)); err != nil {
+				return 0, fmt.Errorf("write argument %d: %w", n, err)
+			}
+			at += uint64(len(arg)+16) &^ 15
+		case []byte:
+			*values[n] = at
+			if _, err := unix.PtracePokeData(i.pid, uintptr(at), arg); err != nil {
+				return 0, fmt.Errorf("write argument %d: %w", n, err)
+			}
+			at += uint64(len(arg)+16) &^ 15
+		default:
+			return 0, fmt.Errorf("argument %d is a %T", n, arg)
+		}
+		if at > top {
+			return 0, errors.New("arguments are too large")
+		}
+	}
+	if err := unix.PtraceSetRegs(i.pid, &regs); err != nil {
+		return 0, fmt.Errorf("set registers: %w", err)
+	}
+	if err := unix.PtraceSingleStep(i.pid); err != nil {
+		return 0, fmt.Errorf("step: %w", err)
+	}
+	if err := i.wait(unix.SIGTRAP); err != nil {
+		return 0, err
+	}
+	if err := unix.PtraceGetRegs(i.pid, &regs); err != nil {
+		return 0, fmt.Errorf("read registers: %w", err)
+	}
+	const lastErrno = 4095
+	if value := int64(regs.Rax); value < 0 && value >= -lastErrno {
+		return 0, syscall.Errno(-value)
+	}
+	return int(regs.Rax), nil
+}
