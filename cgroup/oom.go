@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/detached"
 )
 
 // OOM is the group's memory as it is needed to have the kernel tell that it ran
@@ -49,7 +51,9 @@ func (g *Group) OpenOOM() (*OOM, error) {
 		return nil, nil
 	}
 	var err error
-	if o.dir, err = os.Open(dir); err != nil {
+	// It stays open in a process that a guest talks to: nothing of other groups is to
+	// be reached by it.
+	if o.dir, err = detached.Open(dir); err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	if _, err := o.read(o.files.limit); err != nil {

@@ -126,9 +126,18 @@ type VM interface {
 	Done() <-chan struct{}
 	// Err says why the vmm ended: nil before Done, and after a stop that Stop asked for.
 	Err() error
+	// Needs is what the process that has started the VM has to keep of its rights for
+	// the VM's sake. Always the same value.
+	Needs() Needs
 	// Stop ends the vmm at once, without asking the guest, and returns after
 	// Done. It is idempotent.
 	Stop() error
+}
+
+// Needs is what a VM takes of the process that has started it.
+type Needs struct {
+	Capabilities []string // by the kernel's names, "CAP_FOWNER"
+	Calls        []string // system calls, by theirs
 }
 
 // Saver is a VM started with Config.RAMShared: it can become a template.

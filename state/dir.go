@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/detached"
 	"github.com/huskvm/husk/flock"
 )
 
@@ -207,8 +208,24 @@ func Open(root, id string) (*Dir, error) {
 	return d, err
 }
 
-// OpenDir opens a container's directory by its path, for the supervisor.
+// OpenDir opens a container's directory by its path.
 func OpenDir(path string) (*Dir, error) { return open(path) }
+
+// OpenDetached opens it for a process that keeps it for long, the supervisor: other
+// directories of the host are not to be reached by it.
+func OpenDetached(path string) (*Dir, error) {
+	f, err := detached.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open state directory: %w", err)
+	}
+	defer f.Close()
+	d, err := open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	d.Path = path
+	return d, nil
+}
 
 func open(path string) (*Dir, error) {
 	root, err := os.OpenRoot(path)

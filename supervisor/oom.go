@@ -15,6 +15,7 @@ import (
 
 	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/cgroup"
+	"github.com/huskvm/husk/detached"
 	"github.com/huskvm/husk/supervisor/control"
 	"github.com/huskvm/husk/supervisor/hog"
 )
@@ -24,10 +25,13 @@ import (
 type ooms struct {
 	follow sync.Once
 
-	// From before there was no path to trust; memory is nil where the host has no
-	// memory cgroup.
-	proc   *os.File
-	memory *cgroup.OOM
+	// From before there was no path to trust, and these files alone, for whoever has
+	// /proc can reach all of the host by it. memory is nil where the host has no memory
+	// cgroup, and then the others are.
+	memory   *cgroup.OOM
+	program  *os.File // a directory with this program
+	scoreAdj *os.File // this process's oom_score_adj
+	vmm      *os.File // the vmm's status
 
 	telling  sync.Mutex
 	told     time.Time     // under telling
@@ -48,7 +52,36 @@ func (s *supervisor) openOOM() (err error) {
 	if s.ooms.memory, err = s.container.Cgroup.OpenOOM(); err != nil {
 		return err
 	}
-	s.ooms.proc, err = os.Open("/proc")
+	if s.ooms.memory == nil {
+		return nil
+	}
+	s.ooms.scoreAdj, err = os.OpenFile("/proc/self/oom_score_adj", os.O_RDWR, 0)
+	return err
+}
+
+// openHog keeps the program of the hog; stage is a directory to use meanwhile. Without
+// it the container works, but the host does not hear of a kill in the guest.
+func (s *supervisor) openHog(stage string) {
+	if s.ooms.memory == nil {
+		return
+	}
+	var err error
+	if s.ooms.program, err = detached.OpenProgram(stage, hog.Program); err != nil {
+		s.log.WithError(err).Warn("processes killed for want of memory in the guest will not be told of by the host's cgroup")
+		s.ooms.memory = nil
+	}
+}
+
+// watchMemory keeps what tells of the vmm's memory.
+func (s *supervisor) watchMemory(ctx context.Context) error {
+	if s.ooms.memory == nil {
+		return nil
+	}
+	info, err := s.vm.Info(ctx)
+	if err != nil {
+		return err
+	}
+	s.ooms.vmm, err = openStatus(info.HostPID)
 	return err
 }
 
@@ -126,18 +159,12 @@ func (s *supervisor) AwaitOOM(ctx context.Context, req *control.AwaitOOMRequest)
 // can say so at any time later, and could as well have a process killed. Where a limit is
 // below what QEMU itself takes, nothing can be told.
 func (s *supervisor) doubtOOM() error {
-	if s.ooms.proc == nil {
+	if s.ooms.vmm == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
-	defer cancel()
-	info, err := s.vm.Info(ctx)
+	had, err := s.vmmBytes("VmHWM:", "VmSwap:")
 	if err != nil {
 		return nil //nolint:nilerr // nothing is known of a VM that is ending
-	}
-	had, err := s.peakBytes(info.HostPID)
-	if err != nil {
-		return nil //nolint:nilerr // as above
 	}
 	limit := s.memoryLimit()
 	// A quarter less, for what is not counted here.
@@ -245,7 +272,7 @@ func (s *supervisor) runOut(vmmPID int) (err error) {
 			return err
 		}
 	}
-	vmm, err := s.residentBytes(vmmPID)
+	vmm, err := s.vmmBytes("VmRSS:")
 	if err != nil {
 		return err
 	}
@@ -258,7 +285,7 @@ func (s *supervisor) runOut(vmmPID int) (err error) {
 		return fmt.Errorf("it would take %d bytes", room+cache)
 	}
 	// What the kernel gives up of its cache is in the way first.
-	h, err := hog.Start(s.ooms.proc, room+cache+hogBytes)
+	h, err := s.startHog(adj, room+cache+hogBytes)
 	if err != nil {
 		return err
 	}
@@ -290,81 +317,94 @@ func hogSize(used, vmm int64, adj int) int64 {
 	return max(least+least/4+hogBytes, hogBytes)
 }
 
+// startHog starts one that is the first to be killed. It has that from this process,
+// for which, until it is started, the same is true. The vmm is stopped meanwhile, and
+// no limit set yet.
+func (s *supervisor) startHog(adj int, bytes int64) (_ *hog.Process, err error) {
+	if err := s.setOOMScoreAdj(hogScoreAdj); err != nil {
+		return nil, err
+	}
+	h, err := hog.Start(s.ooms.program, bytes)
+	if rerr := s.setOOMScoreAdj(adj); rerr != nil {
+		if err == nil {
+			h.End()
+		}
+		return nil, errors.Join(err, rerr)
+	}
+	return h, err
+}
+
+// hogScoreAdj is the most there is.
+const hogScoreAdj = 1000
+
+func (s *supervisor) setOOMScoreAdj(adj int) error {
+	if _, err := s.ooms.scoreAdj.WriteAt([]byte(strconv.Itoa(adj)), 0); err != nil {
+		return fmt.Errorf("set oom_score_adj: %w", err)
+	}
+	return nil
+}
+
 // oomScoreAdj is this process's, and the vmm's, which has it from here.
 func (s *supervisor) oomScoreAdj() (int, error) {
-	text, err := s.readProc("self/oom_score_adj")
+	text, err := readAgain(s.ooms.scoreAdj)
 	if err != nil {
 		return 0, err
 	}
 	return strconv.Atoi(text)
 }
 
-// residentBytes is what a process, known by its number here, has in memory.
-func (s *supervisor) residentBytes(pid int) (int64, error) {
-	statm, err := s.readProcOf(pid, "statm")
-	if err != nil {
-		return 0, err
-	}
-	var size, resident int64
-	if _, err := fmt.Sscan(statm, &size, &resident); err != nil {
-		return 0, fmt.Errorf("read statm: %w", err)
-	}
-	return resident * int64(os.Getpagesize()), nil
-}
-
-// peakBytes is the most that a process has had in memory, and what of it is swapped out.
-func (s *supervisor) peakBytes(pid int) (int64, error) {
-	status, err := s.readProcOf(pid, "status")
+// vmmBytes adds up lines of the vmm's status, such as VmRSS:, what it has in memory, and
+// VmHWM:, the most it has had there.
+func (s *supervisor) vmmBytes(keys ...string) (int64, error) {
+	status, err := readAgain(s.ooms.vmm)
 	if err != nil {
 		return 0, err
 	}
 	var bytes int64
 	for line := range strings.Lines(status) {
-		for _, key := range []string{"VmHWM:", "VmSwap:"} {
+		for _, key := range keys {
 			if v, ok := strings.CutPrefix(line, key); ok {
 				kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(v), " kB"), 10, 64)
 				if err != nil {
-					return 0, fmt.Errorf("read status: %w", err)
+					return 0, fmt.Errorf("read the vmm's status: %w", err)
 				}
 				bytes += kib << 10
 			}
 		}
 	}
 	if bytes == 0 {
-		return 0, fmt.Errorf("process %d has no memory", pid) // it has ended
+		return 0, errors.New("the vmm has no memory") // it has ended
 	}
 	return bytes, nil
 }
 
-// readProcOf reads a file of a process that is known by its number here. The proc
-// filesystem may count processes differently.
-func (s *supervisor) readProcOf(pid int, name string) (string, error) {
+// openStatus opens the file of a process, known by its number here.
+func openStatus(pid int) (*os.File, error) {
+	// The proc filesystem may count processes differently.
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return "", os.NewSyscallError("pidfd_open", err)
+		return nil, os.NewSyscallError("pidfd_open", err)
 	}
 	defer unix.Close(fd)
-	info, err := s.readProc(fmt.Sprintf("self/fdinfo/%d", fd))
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	for line := range strings.Lines(info) {
+	for line := range strings.Lines(string(info)) {
 		if v, ok := strings.CutPrefix(line, "Pid:"); ok {
-			return s.readProc(strings.TrimSpace(v) + "/" + name)
+			return os.Open("/proc/" + strings.TrimSpace(v) + "/status")
 		}
 	}
-	return "", fmt.Errorf("process %d is not in /proc", pid)
+	return nil, fmt.Errorf("process %d is not in /proc", pid)
 }
 
-// readProc reads a small file of the host's /proc.
-func (s *supervisor) readProc(name string) (string, error) {
-	fd, err := unix.Openat(int(s.ooms.proc.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", &os.PathError{Op: "open", Path: "/proc/" + name, Err: err}
+// readAgain reads a small file of /proc from its beginning.
+func readAgain(f *os.File) (string, error) {
+	const most = 4 << 10
+	b := make([]byte, most)
+	n, err := f.ReadAt(b, 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	const most = 16 << 10
-	b, err := io.ReadAll(io.LimitReader(f, most))
-	return strings.TrimSpace(string(b)), err
+	return strings.TrimSpace(string(b[:n])), err
 }

@@ -47,10 +47,10 @@ func TestAwaitOOM(t *testing.T) {
 func TestOOMThatCannotBe(t *testing.T) {
 	s, _ := met(t, &guest{}) // whose vmm is this process
 	var err error
-	if s.ooms.proc, err = os.Open("/proc"); err != nil {
+	if s.ooms.vmm, err = os.Open("/proc/self/status"); err != nil {
 		t.Fatal(err)
 	}
-	defer s.ooms.proc.Close()
+	defer s.ooms.vmm.Close()
 	said := func() uint64 {
 		s.ooms.mu.Lock()
 		defer s.ooms.mu.Unlock()

@@ -203,6 +203,9 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err != nil {
 		return err
 	}
+	if err := s.dropPrivileges(); err != nil {
+		return err
+	}
 	close(s.up)
 	if err := s.setStatus(state.Created); err != nil {
 		return err
@@ -216,7 +219,7 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 }
 
 func (s *supervisor) openState() (err error) {
-	if s.dir, err = state.OpenDir(s.boot.StateDir); err != nil {
+	if s.dir, err = state.OpenDetached(s.boot.StateDir); err != nil {
 		return err
 	}
 	if s.null, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
@@ -262,6 +265,7 @@ func (s *supervisor) mountAll() error {
 		}
 	}
 	share := filepath.Join(s.boot.StateDir, state.ShareDir)
+	s.openHog(share)
 	closeOverlays, err := mountOverlays(share, s.boot.Plan.Shares)
 	if err != nil {
 		return err
@@ -309,6 +313,9 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 		if err := s.meetAgent(ctx, m.BootTimeout); err != nil {
 			return s.withConsole(err)
 		}
+	}
+	if err := s.watchMemory(ctx); err != nil {
+		return err
 	}
 	// The vmm has its own descriptors now; with ours closed a tap ends with it.
 	for _, t := range s.taps {

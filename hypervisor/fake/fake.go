@@ -157,6 +157,9 @@ func (v *VM) Print(text string) {
 // Channel implements hypervisor.VM.
 func (v *VM) Channel() hypervisor.Channel { return v.channel }
 
+// Needs implements hypervisor.VM.
+func (v *VM) Needs() hypervisor.Needs { return hypervisor.Needs{} }
+
 // Info implements hypervisor.VM.
 func (v *VM) Info(ctx context.Context) (hypervisor.Info, error) {
 	if err := ctx.Err(); err != nil {

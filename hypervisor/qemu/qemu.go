@@ -58,6 +58,7 @@ type vm struct {
 	shutdown atomic.Pointer[string] // reason of the SHUTDOWN event
 	marks    marks
 	devices  string // path that Save writes
+	needs    hypervisor.Needs
 	done     chan struct{}
 	err      error // set before done is closed
 }
@@ -113,6 +114,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 		timings.Lap(ctx, "confine vmm")
 	}
 	if err == nil {
+		v.noteNeeds(cfg)
 		err = v.run(ctx, cfg)
 	}
 	if err == nil {
@@ -324,6 +326,9 @@ func withOutput(err error, output *ring) error {
 
 // Channel implements hypervisor.VM.
 func (v *vm) Channel() hypervisor.Channel { return v.channel }
+
+// Needs implements hypervisor.VM.
+func (v *vm) Needs() hypervisor.Needs { return v.needs }
 
 // Info implements hypervisor.VM.
 func (v *vm) Info(ctx context.Context) (hypervisor.Info, error) {

@@ -46,6 +46,11 @@ const (
 	// maxFiles is how many files the vmm may have open. QEMU's 9p server closes the
 	// guest's files before it has as many, and opens them again when they are used.
 	maxFiles = 65536
+	// spareMiB is how much memory of its own the vmm may have beside what its guest sees
+	// and the code it translates. The 9p server keeps something for each file that the
+	// guest has ever looked up, for as long as the guest likes: without a limit that
+	// could be all of the host's memory.
+	spareMiB = 1536
 	// noCore: the kernel writes no core file of this size, and, which it does with 0,
 	// starts no program that takes one.
 	noCore = 1
@@ -56,7 +61,7 @@ const (
 func restrictions(cfg hypervisor.Config) ([]nsfork.Call, error) {
 	r := &restricting{}
 	r.mounts(cfg.ShareDir)
-	r.limits()
+	r.limits(cfg)
 	r.capabilities(keptCapabilities(cfg))
 	return r.calls, r.err
 }
@@ -95,7 +100,12 @@ func (r *restricting) mounts(share string) {
 		unsafe.Pointer(attr), int(unsafe.Sizeof(*attr)))
 }
 
-func (r *restricting) limits() {
+// maxData is in bytes. What is counted is private and writable.
+func maxData(cfg hypervisor.Config) uint64 {
+	return uint64(cfg.MemoryMiB+TranslationMiB+spareMiB) << 20
+}
+
+func (r *restricting) limits(cfg hypervisor.Config) {
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		r.err = fmt.Errorf("get limit of open files: %w", err)
@@ -106,6 +116,7 @@ func (r *restricting) limits() {
 		limit uint64
 	}{
 		{"limit open files", unix.RLIMIT_NOFILE, min(maxFiles, files.Max)},
+		{"limit memory", unix.RLIMIT_DATA, maxData(cfg)},
 		{"limit core", unix.RLIMIT_CORE, noCore},
 		{"limit locked memory", unix.RLIMIT_MEMLOCK, 0},
 		{"limit message queues", unix.RLIMIT_MSGQUEUE, 0},

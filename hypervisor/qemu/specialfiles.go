@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/detached"
 )
 
 // specialFiles lets QEMU 7.2 to 9.1 make and chmod unix sockets, fifos and device
@@ -34,7 +36,8 @@ type specialFiles struct {
 	// slot is the descriptor's number in the vmm, which never closes it.
 	slot  int
 	empty *os.File // what the slot is
-	// ownFDs is /proc/self/fd. Later, /proc is what a container has there.
+	// ownFDs is /proc/self/fd, and leads nowhere else. Later, /proc is what a container
+	// has there.
 	ownFDs *os.File
 	// fixed is set for a QEMU that needs none of this.
 	fixed atomic.Bool
@@ -46,7 +49,7 @@ const fixedSince = 10
 
 // newSpecialFiles opens what is in the slot, for the vmm to inherit.
 func newSpecialFiles(inherit func(*os.File) int) (*specialFiles, error) {
-	fds, err := os.Open("/proc/self/fd")
+	fds, err := detached.Open("/proc/self/fd")
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/huskvm/husk/state"
 	"github.com/huskvm/husk/supervisor/control"
 	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/supervisor/privileges"
 	"github.com/huskvm/husk/supervisor/stdio"
 )
 
@@ -128,7 +129,16 @@ func (e *execProcess) start(parent *launch.Parent) error {
 		return err
 	}
 	stdio.Forward(e.forward, e.followSize())
-	return enterMounts(e.boot.SupervisorPID)
+	if err := enterMounts(e.boot.SupervisorPID); err != nil {
+		return err
+	}
+	// From here on it copies between descriptors that are open. The directory of the
+	// host is not among those.
+	dir.Close()
+	if err := privileges.Drop(privileges.Kept{}); err != nil {
+		return fmt.Errorf("drop privileges: %w", err)
+	}
+	return nil
 }
 
 func pipes(ctx context.Context, dial stdio.Dial, passed []stdio.Descriptor) (*stdio.Relay, error) {

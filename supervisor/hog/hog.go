@@ -31,13 +31,15 @@ type Process struct {
 	done chan struct{} // closed when it has ended
 }
 
-// Start starts one that will take up to so many bytes. proc is a proc filesystem,
-// open as a directory: where the caller is, no path to this program can be
-// trusted.
-func Start(proc *os.File, bytes int64) (*Process, error) {
+// Program is the name of this program in the directory that Start is given.
+const Program = "husk"
+
+// Start starts one that will take up to so many bytes. program is a directory with
+// this program: where the caller is, no path to it can be trusted. The hog has its
+// caller's oom_score_adj.
+func Start(program *os.File, bytes int64) (*Process, error) {
 	p := &Process{done: make(chan struct{}), cmd: &exec.Cmd{
-		// As seen from proc, which is where it is started.
-		Path:        "self/exe",
+		Path:        "./" + Program,
 		Args:        []string{"husk-oom", strconv.FormatInt(bytes, 10)},
 		Env:         launch.Environment(launch.Hog),
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
@@ -54,7 +56,7 @@ func Start(proc *os.File, bytes int64) (*Process, error) {
 	}
 	p.goes = goes
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = hears, says, says
-	err = p.startIn(proc)
+	err = p.startIn(program)
 	hears.Close()
 	says.Close()
 	if err == nil {
@@ -76,15 +78,15 @@ func Start(proc *os.File, bytes int64) (*Process, error) {
 
 const readyLine = "ready\n"
 
-// startIn starts it from a thread whose working directory is proc. The thread waits
+// startIn starts it from a thread whose working directory is dir. The thread waits
 // for it, as the parent-death signal is the thread's, and ends with it.
-func (p *Process) startIn(proc *os.File) error {
+func (p *Process) startIn(dir *os.File) error {
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		err := unix.Unshare(unix.CLONE_FS)
 		if err == nil {
-			err = unix.Fchdir(int(proc.Fd()))
+			err = unix.Fchdir(int(dir.Fd()))
 		}
 		if err == nil {
 			err = p.cmd.Start()
@@ -123,8 +125,7 @@ func (p *Process) End() {
 // chunk is taken at a time, in bytes.
 const chunk = 1 << 20
 
-// Main is a re-executed husk in the role of hog. Its working directory is a proc
-// filesystem.
+// Main is a re-executed husk in the role of hog.
 func Main() int {
 	if err := run(); err != nil {
 		fmt.Println(err)
@@ -139,10 +140,6 @@ func run() error {
 	}
 	bytes, err := strconv.ParseInt(os.Args[1], 10, 64)
 	if err != nil {
-		return fmt.Errorf("memory hog: %w", err)
-	}
-	// The first to be killed.
-	if err := os.WriteFile("self/oom_score_adj", []byte("1000"), 0); err != nil {
 		return fmt.Errorf("memory hog: %w", err)
 	}
 	if _, err := os.Stdout.WriteString(readyLine); err != nil {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/supervisor/privileges"
 	"github.com/huskvm/husk/supervisor/stdio"
 )
 
@@ -40,6 +41,9 @@ func Main() int {
 	peer, err := net.FileConn(parent.File(FDPeer))
 	_ = parent.File(FDPeer).Close()
 	if err != nil {
+		return exitLost
+	}
+	if privileges.Drop(privileges.Kept{}) != nil {
 		return exitLost
 	}
 	go reap()

@@ -1,0 +1,78 @@
+// Package detached opens directories of the host so that nothing but what is in them
+// can be reached: not even by "..", which a descriptor of a directory otherwise leads
+// up by, to the host's root, wherever its holder's own root is.
+package detached
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open returns hostDir as the root of a mount that is nowhere mounted. It may be used
+// where a directory is named by its descriptor (openat(2)), and by its path below
+// /proc/self/fd. What is mounted below hostDir is not seen through it. It takes
+// CAP_SYS_ADMIN.
+func Open(hostDir string) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, hostDir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree(OPEN_TREE_CLONE)", Path: hostDir, Err: err}
+	}
+	return os.NewFile(uintptr(fd), hostDir), nil
+}
+
+// OpenProgram returns a directory with nothing in it but a program, by a name: the one
+// that this process runs. stage is a directory to mount it on meanwhile, in a mount
+// namespace whose mounts do not show elsewhere.
+func OpenProgram(stage, name string) (_ *os.File, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("keep this program: %w", err)
+		}
+	}()
+	if err := unix.Mount("husk-program", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=4k,mode=700"); err != nil {
+		return nil, os.NewSyscallError("mount", err)
+	}
+	defer func() {
+		if uerr := unix.Unmount(stage, unix.MNT_DETACH); err == nil {
+			err = os.NewSyscallError("umount", uerr)
+		}
+	}()
+	at := stage + "/" + name
+	if err := os.WriteFile(at, nil, 0o500); err != nil {
+		return nil, err
+	}
+	if err := bindSelf(at); err != nil {
+		return nil, err
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, stage, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return nil, os.NewSyscallError("open_tree", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// bindSelf goes by the path: /proc/self/exe is a file of the mount namespace that this
+// process was executed in.
+func bindSelf(at string) error {
+	path, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(path, at, "", unix.MS_BIND, ""); err != nil {
+		return &os.PathError{Op: "bind", Path: path, Err: err}
+	}
+	own, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	bound, err := os.Stat(at)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(own, bound) {
+		return fmt.Errorf("%s is another program by now", path)
+	}
+	return nil
+}

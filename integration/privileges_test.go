@@ -1,0 +1,157 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// statusOf reads the fields of each thread of a process, and fails if they differ.
+func statusOf(t *testing.T, pid int) map[string]string {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("threads of %d: %v", pid, err)
+	}
+	var all map[string]string
+	for _, task := range tasks {
+		text, err := os.ReadFile(task)
+		if err != nil {
+			continue // it has ended
+		}
+		fields := map[string]string{}
+		for line := range strings.Lines(string(text)) {
+			name, value, _ := strings.Cut(line, ":")
+			switch name {
+			case "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp":
+				fields[name] = strings.TrimSpace(value)
+			}
+		}
+		if all != nil && fmt.Sprint(all) != fmt.Sprint(fields) {
+			t.Errorf("%s has %v, another thread %v", task, fields, all)
+		}
+		all = fields
+	}
+	return all
+}
+
+// holds fails if a process has a capability beyond those of a mask, gains any, is not
+// under a filter, can be looked into, or has a directory of the host's open that leads
+// anywhere else.
+func holds(t *testing.T, what string, pid int, atMost uint64) {
+	t.Helper()
+	fields := statusOf(t, pid)
+	for _, name := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
+		mask, err := strconv.ParseUint(fields[name], 16, 64)
+		if err != nil || mask&^atMost != 0 {
+			t.Errorf("%s: %s is %s, want at most %x", what, name, fields[name], atMost)
+		}
+	}
+	if fields["NoNewPrivs"] != "1" || fields["Seccomp"] != "2" {
+		t.Errorf("%s: %v", what, fields)
+	}
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil || len(fds) == 0 {
+		t.Fatalf("%s: descriptors: %v", what, err)
+	}
+	for _, path := range fds {
+		name, err := os.Readlink(path)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		if strings.HasPrefix(name, "/proc/") && !strings.HasSuffix(name, "/statm") && !strings.HasSuffix(name, "/oom_score_adj") {
+			t.Errorf("%s: has %s open", what, name)
+		}
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			continue
+		}
+		// What is above it is itself.
+		dir, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			t.Errorf("%s: %s: %v", what, name, err)
+			continue
+		}
+		var self, above unix.Stat_t
+		if err := unix.Fstat(int(dir.Fd()), &self); err == nil {
+			err = unix.Fstatat(int(dir.Fd()), "..", &above, 0)
+		}
+		if err != nil || self.Dev != above.Dev || self.Ino != above.Ino {
+			t.Errorf("%s: has the directory %s open, which leads to the host's root: %v", what, name, err)
+		}
+		dir.Close()
+	}
+}
+
+func bit(caps ...int) (mask uint64) {
+	for _, c := range caps {
+		mask |= 1 << c
+	}
+	return mask
+}
+
+// supervisorCaps are those that work on files in the place of others, which QEMU has, and who
+// answers some of its calls.
+var supervisorCaps = bit(unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD, unix.CAP_SETFCAP)
+
+// TestProcessesDropPrivileges: what of husk's stays on the host with a container has
+// next to no rights. That it can do its work all the same, all other tests show.
+func TestProcessesDropPrivileges(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	for name, withUsers := range map[string]bool{"plain": false, "user namespace": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			options := []specOption{withArgs("sleep", "1000"), withMemory(200)}
+			var bundle string
+			if withUsers {
+				bundle = e.mappedBundle(append(options, withUserNS(""))...)
+			} else {
+				bundle = e.bundle(append(options, func(s *specs.Spec) { s.Process.Capabilities.Bounding = nil })...)
+			}
+			c := e.create(bundle)
+			seen := func(when string, cli int) {
+				for pid := range e.processes() {
+					exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+					switch {
+					case pid == cli: // it waits, and hears of no guest
+						continue
+					case strings.Contains(filepath.Base(exe), "qemu"):
+						continue
+					case pid == c.pid && withUsers:
+						holds(t, when+": stand-in", pid, 0)
+					case filepath.Base(exe) == filepath.Base(runtimePath):
+						holds(t, fmt.Sprintf("%s: %d", when, pid), pid, supervisorCaps|bit(unix.CAP_NET_ADMIN))
+					}
+				}
+			}
+			seen("created", 0)
+			e.ok("start", c.id)
+			p := e.start(call{}, "exec", c.id, "sh", "-c", "echo up; exec sleep 1000")
+			p.stdout.expect(t, "up\n")
+			seen("running", p.cmd.Process.Pid)
+			exec := 0
+			for pid := range e.processes() {
+				cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+				if strings.Contains(string(cmdline), "echo up") && pid != p.cmd.Process.Pid {
+					exec = pid
+				}
+			}
+			if exec == 0 {
+				t.Error("no exec process was seen")
+			} else {
+				holds(t, "exec process", exec, 0)
+			}
+			c.stop()
+			p.wait()
+		})
+	}
+}
