@@ -496,7 +496,7 @@ func (e *env) processNetNS() *netNS {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	return &netNS{e.t, fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)}
+	return &netNS{t: e.t, path: fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)}
 }
 
 // withMadNetwork gives the container an interface that the guest is told of.
