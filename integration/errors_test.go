@@ -226,13 +226,13 @@ func TestOddConfigs(t *testing.T) {
 		"no process":      `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"linux":{}}`,
 		"no root":         `{"ociVersion":"1.0.2","process":{"args":["true"],"cwd":"/"},"linux":{}}`,
 		"no linux":        `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["true"],"cwd":"/"}}`,
-		"no args":         `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":[],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"}]}}`,
-		"empty arg":       `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":[""],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"}]}}`,
-		"relative cwd":    `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["true"],"cwd":"tmp"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"}]}}`,
+		"no args":         `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":[],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"ipc"}]}}`,
+		"empty arg":       `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":[""],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"ipc"}]}}`,
+		"relative cwd":    `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["true"],"cwd":"tmp"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"ipc"}]}}`,
 		"unknown ns":      `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["true"],"cwd":"/"},"linux":{"namespaces":[{"type":"nosuch"}]}}`,
-		"repeated ns":     `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["true"],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"mount"},{"type":"network"}]}}`,
+		"repeated ns":     `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["true"],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"ipc"}]}}`,
 		"missing ns path": `{"ociVersion":"1.0.2","root":{"path":"rootfs"},"process":{"args":["true"],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"network","path":"/no/such"}]}}`,
-		"root is a file":  `{"ociVersion":"1.0.2","root":{"path":"rootfs/etc/passwd"},"process":{"args":["true"],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"}]}}`,
+		"root is a file":  `{"ociVersion":"1.0.2","root":{"path":"rootfs/etc/passwd"},"process":{"args":["true"],"cwd":"/"},"linux":{"namespaces":[{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"ipc"}]}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -115,7 +115,7 @@ var invalidConfigs = []invalid{
 	{"domainname", `[]`, "", false},
 	{"hostname", `"` + strings.Repeat("h", 100000) + `"`, "", false},
 	// Namespaces and mappings.
-	{"linux.namespaces", `[{"type":"mount"},{"type":"network"}]`, "hostname", false},
+	{"linux.namespaces", `[{"type":"mount"},{"type":"network"},{"type":"pid"},{"type":"ipc"}]`, "hostname", false},
 	// Mounts.
 	{"mounts", `{}`, "", false},
 	{"mounts", `"x"`, "", false},
