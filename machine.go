@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -61,10 +62,16 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 	if accel == hypervisor.TCG {
 		timeout = bootTimeoutTCG
 	}
+	vcpus := plan.FitVCPUs(cmp.Or(settings.VCPUs, defaultVCPUs(accel)))
+	if host := runtime.NumCPU(); vcpus > host {
+		// More wait for each other: an emulated guest with 64 on two CPUs boots for minutes.
+		plan.Warnings = append(plan.Warnings, fmt.Sprintf("the host has %d CPUs: the guest gets as many, and not %d", host, vcpus))
+		vcpus = host
+	}
 	m := &supervisor.Machine{
 		QEMU: binary, Accel: accel,
 		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, specconv.DefaultMemoryMiB(hostMemoryMiB())),
-		VCPUs:        plan.FitVCPUs(cmp.Or(settings.VCPUs, defaultVCPUs(accel))),
+		VCPUs:        vcpus,
 		NICs:         cmp.Or(plan.VM.NICs, settings.NICs, defaultNICs),
 		Kernel:       image.Kernel,
 		Initrd:       image.Initrd,
