@@ -88,10 +88,30 @@ func listTemplates(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	markUsable(c, settings, all)
 	if c.String("format") == "json" {
 		return json.NewEncoder(c.App.Writer).Encode(all)
 	}
 	return printTemplates(c.App.Writer, all)
+}
+
+// markUsable marks the templates that this husk's containers can start from. Where no
+// container could start, none is.
+func markUsable(c *cli.Context, settings *config.Config, all []template.Entry) {
+	if len(all) == 0 {
+		return
+	}
+	m, image, err := machineOf(c, settings, &specconv.Plan{})
+	if err != nil {
+		return // check says why
+	}
+	here, err := kindOf(m, image.Digest, template.Scope{})
+	if err != nil {
+		return
+	}
+	for i := range all {
+		all[i].Usable = here.Fits(all[i].Kind)
+	}
 }
 
 func pruneTemplates(c *cli.Context) error {
@@ -108,9 +128,13 @@ func pruneTemplates(c *cli.Context) error {
 
 func printTemplates(w io.Writer, all []template.Entry) error {
 	tw := tabwriter.NewWriter(w, 12, 1, 3, ' ', 0)
-	fmt.Fprintln(tw, "KEY\tACCEL\tRAM\tVCPUS\tNICS\tUSED\tON DISK\tTENANT")
+	fmt.Fprintln(tw, "KEY\tUSABLE\tACCEL\tRAM\tVCPUS\tNICS\tUSED\tON DISK\tTENANT")
 	for _, e := range all {
-		fmt.Fprintf(tw, "%s\t%s\t%d MiB\t%d\t%d\t%s\t%s\t%s\n", e.Key, e.Kind.Accel, e.Kind.MemoryMiB,
+		usable := "no"
+		if e.Usable {
+			usable = "yes"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%d MiB\t%d\t%d\t%s\t%s\t%s\n", e.Key, usable, e.Kind.Accel, e.Kind.MemoryMiB,
 			e.Kind.VCPUs, e.Kind.NICs, e.Used.Format(time.DateTime), units.BytesSize(float64(e.Bytes)), tenant(e.Kind))
 	}
 	return tw.Flush()
@@ -199,6 +223,7 @@ func createTemplate(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	markUsable(c, settings, all)
 	return printTemplates(c.App.Writer, slices.DeleteFunc(all, func(e template.Entry) bool { return e.Key != t.Key }))
 }
 

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -80,6 +82,23 @@ func TestAccelInState(t *testing.T) {
 	c.stop()
 }
 
+// More vCPUs than the host has CPUs would wait for each other, while booting most of all.
+func TestMoreVCPUsThanTheHost(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	e := newEnv(t)
+	r := e.do("run", "--bundle", e.bundle(withScript("grep -c ^processor /proc/cpuinfo"), func(s *specs.Spec) {
+		s.Annotations = map[string]string{"org.huskvm.vcpus": "250"}
+	}), e.id()).is(0)
+	host := runtime.NumCPU()
+	if got := strings.TrimSpace(r.stdout); got != strconv.Itoa(host) {
+		t.Errorf("the guest has %s CPUs, the host %d", got, host)
+	}
+	if want := fmt.Sprintf("the host has %d CPUs", host); !strings.Contains(r.log, want) {
+		t.Errorf("the log does not say %q: %s", want, r.log)
+	}
+}
+
 func TestSizeByAnnotationAndLimit(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -88,7 +107,7 @@ func TestSizeByAnnotationAndLimit(t *testing.T) {
 		s.Annotations = map[string]string{"org.huskvm.vcpus": "2", "org.huskvm.memory_mib": "384"}
 	}), e.id())
 	var cpus, mib int
-	if _, err := fmt.Sscan(out, &cpus, &mib); err != nil || cpus != 2 || mib < 256 || mib > 384 {
+	if _, err := fmt.Sscan(out, &cpus, &mib); err != nil || cpus != min(2, runtime.NumCPU()) || mib < 256 || mib > 384 {
 		t.Errorf("size of the guest: %q", out)
 	}
 	for key, value := range map[string]string{

@@ -34,6 +34,14 @@ type Kind struct {
 	Part   string `json:"part,omitempty"`
 }
 
+// Fits says whether what is here now, of which k is any kind, could start from templates of
+// the kind other: the same husk, guest, vmm, processor and kernel of the host. Sizes and
+// tenants do not count.
+func (k Kind) Fits(other Kind) bool {
+	return k.Husk == other.Husk && k.Host == other.Host && k.Guest == other.Guest && k.VMM == other.VMM &&
+		k.CPU == other.CPU && k.Accel == other.Accel && k.Cmdline == other.Cmdline
+}
+
 // Key names a kind's template: a hash, fit for a file name.
 func (k Kind) Key() string {
 	b, err := json.Marshal(k)

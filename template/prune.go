@@ -21,6 +21,8 @@ type Entry struct {
 	Created time.Time `json:"created"`
 	Used    time.Time `json:"used"`
 	Bytes   int64     `json:"bytes"` // on disk; RAM files are sparse
+	// Usable is set by who knows what is here now: containers can still start from it.
+	Usable bool `json:"usable"`
 }
 
 // List returns the store's templates; what cannot be read is listed by its key
