@@ -260,6 +260,13 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	// With what is added below: a stand-in waits for the last copy of its connection to
 	// be closed.
 	defer func() { closeFiles(opts.Files) }()
+	if ids := n.plan.UserNS; ids != nil {
+		users, err := nsfork.NewUserNS(ids.VMMText())
+		if err != nil {
+			return fmt.Errorf("make user namespace of the vmm: %w", err)
+		}
+		opts.Files = append(opts.Files, launch.NamedFile{Name: supervisor.FDVMMUsers, File: users})
+	}
 	opts.Files = append(opts.Files[:len(opts.Files):len(opts.Files)], n.passed...)
 	if n.plan.Shadow.UserNS != nil {
 		if err = n.startStandIn(&opts); err != nil {

@@ -55,6 +55,9 @@ type Config struct {
 	// files count, and what serving several users takes the vmm has in any case.
 	FileCapabilities []string
 
+	// User is who the vmm is on the host; nil: root, without most of root's rights.
+	User *User
+
 	// ChannelPort names the virtio-serial port of the agent channel.
 	ChannelPort string
 	// Vsock asks for a vhost-vsock device besides.
@@ -132,6 +135,15 @@ type VM interface {
 	// Stop ends the vmm at once, without asking the guest, and returns after
 	// Done. It is idempotent.
 	Stop() error
+}
+
+// User has the vmm run as one user in a user namespace, in which each id that is
+// mapped is the host's. Its capabilities count for files of these ids alone.
+type User struct {
+	Namespace *os.File // borrowed
+	UID, GID  uint32   // mapped
+	// Owns says whether ids of the host are mapped.
+	Owns func(uid, gid uint32) bool
 }
 
 // Needs is what a VM takes of the process that has started it.

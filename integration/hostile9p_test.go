@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -135,6 +136,19 @@ func newHostile9P(t *testing.T, options ...specOption) *hostile9P {
 // run has the guest attack for so many seconds, and returns what it says. Afterwards
 // nothing on the host has changed but what the guest was given to write.
 func (h *hostile9P) run(attack string, seconds int, mayDie bool) string {
+	h.t.Helper()
+	code, out := h.runWhatever(attack, seconds)
+	switch {
+	case code == exitOfLostVM && mayDie:
+		h.t.Log("the vmm has died, and with it this container alone")
+	case code != 0:
+		h.t.Errorf("the guest ended with %d", code)
+	}
+	return out
+}
+
+// runWhatever leaves it to the caller what the guest's exit code means.
+func (h *hostile9P) runWhatever(attack string, seconds int) (code int, out string) {
 	t := h.t
 	t.Helper()
 	spec := &specs.Spec{}
@@ -147,7 +161,7 @@ func (h *hostile9P) run(attack string, seconds int, mayDie bool) string {
 	watched := h.watch()
 	h.ok("start", c.id)
 	limit := 2*testTimeout + 3*time.Duration(seconds)*time.Second
-	code := -1
+	code = -1
 	select {
 	case code = <-c.exit:
 	case <-time.After(limit):
@@ -155,14 +169,8 @@ func (h *hostile9P) run(attack string, seconds int, mayDie bool) string {
 	}
 	swapped()
 	watched()
-	out := c.stdout.String()
+	out = c.stdout.String()
 	t.Logf("exit code %d\n%s%s", code, out, c.stderr)
-	switch {
-	case code == exitOfLostVM && mayDie:
-		t.Log("the vmm has died, and with it this container alone")
-	case code != 0:
-		t.Errorf("the guest ended with %d", code)
-	}
 	for path, was := range h.before {
 		if is, ok := h.snapshot()[path]; !ok || is != was {
 			t.Errorf("%s is\n%s, was\n%s", path, is, was)
@@ -174,7 +182,7 @@ func (h *hostile9P) run(attack string, seconds int, mayDie bool) string {
 		}
 	}
 	h.ok("delete", "--force", c.id)
-	return out
+	return code, out
 }
 
 const exitOfLostVM = 137
@@ -325,6 +333,126 @@ func TestHostile9PClient(t *testing.T) {
 	if n := strings.Count(out, "held: "); n < 16 {
 		t.Errorf("%d attacks were tried", n)
 	}
+}
+
+// ownedBefore are in the volume from before, and the host's root's.
+var ownedBefore = map[string]bool{"roots": true, "shut": true, "shut/secret": true, "host.zero": true, "swap.link": true}
+
+// TestHostile9POwn: what a hostile guest can make in its files that would be of use on
+// the host: with a user namespace nothing that is root's, nor a node of a device, nor a
+// program with capabilities that count outside; without one, no more of the latter two
+// than its capabilities say.
+func TestHostile9POwn(t *testing.T) {
+	t.Parallel()
+	for name, users := range map[string]bool{"user namespace": true, "plain": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var options []specOption
+			if users {
+				options = append(options, withUserNS(""))
+			} else {
+				options = append(options, func(s *specs.Spec) { s.Process.Capabilities = &specs.LinuxCapabilities{} })
+			}
+			h := newHostile9P(t, options...)
+			rootfs := filepath.Join(h.bundle, "rootfs")
+			if users {
+				h.giveAway(h.vol, rootfs)
+				h.open(h.bundle)
+			}
+			before := h.contents(rootfs)
+			writeFile(t, filepath.Join(h.vol, "roots"), canary)
+			writeFile(t, filepath.Join(h.vol, "shut/secret"), canary)
+			for _, path := range []string{"roots", "shut"} {
+				if err := os.Chmod(filepath.Join(h.vol, path), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			rootsBefore := describeFile(t, filepath.Join(h.vol, "roots"))
+			if users {
+				h.run("own", 1, false)
+				if is := describeFile(t, filepath.Join(h.vol, "roots")); is != rootsBefore {
+					t.Errorf("root's file in the volume is\n%s, was\n%s", is, rootsBefore)
+				}
+			} else {
+				// The guest is given the files of root, which is its own.
+				h.runWhatever("own", 1)
+			}
+			made := 0
+			for dir, was := range map[string]map[string]syscall.Stat_t{h.vol: nil, rootfs: before} {
+				for path, st := range h.contents(dir) {
+					if _, old := was[path]; old || ownedBefore[path] {
+						continue
+					}
+					made++
+					if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFBLK || kind == unix.S_IFCHR {
+						t.Errorf("the guest has made the node %s of device %d", path, st.Rdev)
+					}
+					if mapped := st.Uid >= outerUID && st.Uid < outerUID+65536 && st.Gid >= outerGID && st.Gid < outerGID+65536; users && !mapped {
+						t.Errorf("the guest has made %s, mode %o, of %d:%d", path, st.Mode, st.Uid, st.Gid)
+					}
+					value := make([]byte, 64)
+					if n, err := unix.Lgetxattr(filepath.Join(dir, path), "security.capability", value); err == nil {
+						t.Errorf("%s has capabilities %x", path, value[:n])
+					}
+				}
+			}
+			if made == 0 {
+				t.Error("the guest has made nothing at all")
+			}
+		})
+	}
+}
+
+// giveAway gives directories with all that is in them to the container's root.
+func (h *hostile9P) giveAway(dirs ...string) {
+	for _, dir := range dirs {
+		for path := range h.contents(dir) {
+			if ownedBefore[path] {
+				continue
+			}
+			if err := os.Lchown(filepath.Join(dir, path), outerUID, outerGID); err != nil {
+				h.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// contents describes a directory and what is in it, by paths in it.
+func (h *hostile9P) contents(dir string) map[string]syscall.Stat_t {
+	h.t.Helper()
+	all := map[string]syscall.Stat_t{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		all[rel] = *info.Sys().(*syscall.Stat_t)
+		return nil
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return all
+}
+
+func describeFile(t *testing.T, path string) string {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return fmt.Sprintf("%v %d:%d, %d links, changed %v, %x", info.Mode(), st.Uid, st.Gid, st.Nlink, st.Ctim, sha256.Sum256([]byte(readFile(t, path))))
 }
 
 // TestHostile9PFuzz: HOSTILE9P_FUZZ is for how many seconds, 600 by hand.

@@ -31,6 +31,56 @@ func (m *IDMaps) HostRoot() (uid, gid uint32) {
 	return uid, gid
 }
 
+// VMM is who the vmm is on the host: ids that no process of the container has, and that
+// nobody is likely to. Where the container has them all, it is the container's root.
+func (m *IDMaps) VMM() (uid, gid uint32) {
+	uid, gid = m.HostRoot()
+	if free, ok := unmapped(m.UID); ok {
+		uid = free
+	}
+	if free, ok := unmapped(m.GID); ok {
+		gid = free
+	}
+	return uid, gid
+}
+
+// unmapped is the last id of the host that is not mapped.
+func unmapped(maps []specs.LinuxIDMapping) (uint32, bool) {
+	last := uint32(math.MaxUint32 - 1)
+	for sees(maps, last) {
+		for _, m := range maps {
+			if last >= m.HostID && last-m.HostID < m.Size {
+				if m.HostID == 0 {
+					return 0, false
+				}
+				last = m.HostID - 1
+			}
+		}
+	}
+	return last, true
+}
+
+// Owns says whether ids of the host are mapped.
+func (m *IDMaps) Owns(uid, gid uint32) bool { return sees(m.UID, uid) && sees(m.GID, gid) }
+
+// VMMText is the mappings, in the form of uid_map and gid_map, of the user namespace
+// that the vmm is in: each id of the container's is there what it is on the host, for
+// that is how the guest names it, and no other is but the vmm's own.
+func (m *IDMaps) VMMText() (uids, gids string) {
+	same := func(maps []specs.LinuxIDMapping, own uint32) string {
+		var all []specs.LinuxIDMapping
+		for _, m := range maps {
+			all = append(all, specs.LinuxIDMapping{ContainerID: m.HostID, HostID: m.HostID, Size: m.Size})
+		}
+		if !sees(maps, own) {
+			all = append(all, specs.LinuxIDMapping{ContainerID: own, HostID: own, Size: 1})
+		}
+		return idMapText(all)
+	}
+	uid, gid := m.VMM()
+	return same(m.UID, uid), same(m.GID, gid)
+}
+
 // hostID is what an id of the container is on the host.
 func hostID(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
 	for _, m := range maps {
@@ -188,14 +238,14 @@ func (c *converter) mountIDMap(m specs.Mount) *MountIDMap {
 	if len(m.UIDMappings) == 0 {
 		ids.IDMaps = *user
 	}
-	// The vmm is the host's root, and makes a file before it gives it to whom the
-	// guest says: without an id for root it could make none. No process of the
-	// container is the host's root.
-	if !sees(user.UID, 0) {
-		ids.UID = withRoot(ids.UID)
+	// The vmm makes a file as itself before it gives it to whom the guest says: without
+	// an id for itself it could make none. No process of the container has that id.
+	uid, gid := user.VMM()
+	if !sees(user.UID, uid) {
+		ids.UID = withHost(ids.UID, uid)
 	}
-	if !sees(user.GID, 0) {
-		ids.GID = withRoot(ids.GID)
+	if !sees(user.GID, gid) {
+		ids.GID = withHost(ids.GID, gid)
 	}
 	return ids
 }
@@ -205,10 +255,10 @@ func sees(maps []specs.LinuxIDMapping, host uint32) bool {
 	return slices.ContainsFunc(maps, func(m specs.LinuxIDMapping) bool { return host >= m.HostID && host-m.HostID < m.Size })
 }
 
-// withRoot adds a mapping for the host's root where there is none: to the last id
+// withHost adds a mapping for an id of the host where there is none: to the last id
 // that is free.
-func withRoot(maps []specs.LinuxIDMapping) []specs.LinuxIDMapping {
-	if sees(maps, 0) || len(maps) == maxMappings {
+func withHost(maps []specs.LinuxIDMapping, host uint32) []specs.LinuxIDMapping {
+	if sees(maps, host) || len(maps) == maxMappings {
 		return maps
 	}
 	last := uint32(math.MaxUint32 - 1)
@@ -222,7 +272,7 @@ func withRoot(maps []specs.LinuxIDMapping) []specs.LinuxIDMapping {
 			}
 		}
 	}
-	return append(slices.Clone(maps), specs.LinuxIDMapping{ContainerID: last, HostID: 0, Size: 1})
+	return append(slices.Clone(maps), specs.LinuxIDMapping{ContainerID: last, HostID: host, Size: 1})
 }
 
 // Text is the mappings in the form of uid_map and gid_map.

@@ -17,6 +17,9 @@ import (
 // The last element of a share's name is anything.
 func IDMapFile(s specconv.Share) string { return "idmap:" + path.Dir(s.Name) }
 
+// FDVMMUsers is the name by which a supervisor is passed the user namespace of its vmm.
+const FDVMMUsers = "vmm users"
+
 // idMaps returns the user namespace with a share's mappings.
 type idMaps func(specconv.Share) *os.File
 

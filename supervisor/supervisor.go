@@ -305,6 +305,12 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	if p := s.boot.Plan.Guest.Process; p != nil && p.Capabilities != nil {
 		cfg.FileCapabilities = p.Capabilities.Bounding
 	}
+	if users := s.parent.File(FDVMMUsers); users != nil {
+		defer users.Close()
+		ids := s.boot.Plan.UserNS
+		uid, gid := ids.VMM()
+		cfg.User = &hypervisor.User{Namespace: users, UID: uid, GID: gid, Owns: ids.Owns}
+	}
 	ctx := timings.With(context.Background(), s.timings)
 	if !s.wakeUp(ctx, starter, cfg) {
 		if s.vm, err = startWithin(ctx, m.BootTimeout, starter, cfg); err != nil {

@@ -214,8 +214,12 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 		// passthrough: owner and mode on the host are the guest's, as with a bind
 		// mount. remap: the share is a tree of bind mounts of many file systems,
 		// whose inode numbers would otherwise collide.
+		path := cfg.ShareDir
+		if cfg.User != nil {
+			path = "." // see restricting.user
+		}
 		m.backends = append(m.backends, option{"-fsdev", with(
-			"local", "id", "share", "path", cfg.ShareDir, "security_model", "passthrough", "multidevs", "remap",
+			"local", "id", "share", "path", path, "security_model", "passthrough", "multidevs", "remap",
 		)})
 		m.add(with("virtio-9p-device", "fsdev", "share", "mount_tag", cfg.ShareTag))
 	}

@@ -100,7 +100,18 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 			close(l.watch.vmm)
 		}
 	}()
-	calls, err := restrictions(l.cfg)
+	cfg := l.cfg
+	if cfg.User != nil {
+		// Out of the way of the numbers that the vmm's descriptors get.
+		users, err := spare(cfg.User.Namespace)
+		if err != nil {
+			return 0, err
+		}
+		defer users.Close()
+		u := *cfg.User
+		u.Namespace, cfg.User = users, &u
+	}
+	calls, err := restrictions(cfg)
 	if err != nil {
 		return 0, err
 	}
@@ -112,7 +123,7 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 		// The vmm needs the host's tree to start, whatever the caller does to its own root
 		// meanwhile, and is confined afterwards. The umask is inherited: QEMU's 9p sets each
 		// mode itself, after creating, to what the guest asked for.
-		Clone: newNamespaces, CgroupFD: -1, DieWithThread: true, Calls: calls,
+		Clone: namespacesOf(l.cfg), CgroupFD: -1, DieWithThread: true, Calls: calls,
 	}
 	filter := &nsfork.Filter{Listen: func(granted *os.File) {
 		if calls, err := newListener(granted); err == nil {
@@ -130,6 +141,9 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 	}
 	// husk runs in something that listens itself. The vmm works but for the calls that
 	// need help, and has a filter of its own to lose execve by.
+	if l.watch.start != nil {
+		return 0, fmt.Errorf("open the guest's kernel for a vmm that is not root: %w", err)
+	}
 	if l.watch.ram != nil {
 		return 0, fmt.Errorf("hold the template's memory read-only: %w: %w", err, hypervisor.ErrTemplateUnsafe)
 	}
@@ -140,6 +154,16 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 		return 0, err
 	}
 	return nsfork.Start(request)
+}
+
+// spare returns a copy of a descriptor with a high number.
+func spare(f *os.File) (*os.File, error) {
+	const first = 128 // nsfork.Start takes half as many
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, first)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 func (l *launch) program(listener bool) ([]unix.SockFilter, error) {

@@ -114,6 +114,9 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 		timings.Lap(ctx, "confine vmm")
 	}
 	if err == nil {
+		if s := v.watch.start; s != nil {
+			s.over.Store(true)
+		}
 		v.noteNeeds(cfg)
 		err = v.run(ctx, cfg)
 	}

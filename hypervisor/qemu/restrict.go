@@ -17,6 +17,16 @@ import (
 // not among them.
 const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
+// namespacesOf: the kernel makes no pid namespace for a vmm with a user namespace where
+// the caller's own pid namespace belongs to the container's. The vmm then sees the
+// processes of husk's that stand for the container, and has no right to any of them.
+func namespacesOf(cfg hypervisor.Config) uintptr {
+	if cfg.User != nil {
+		return newNamespaces &^ unix.CLONE_NEWPID
+	}
+	return newNamespaces
+}
+
 // fileCapabilities are what QEMU's 9p server, one process of uid 0 that acts for all
 // users of the guest, cannot do without whatever the container may: it makes a file
 // as root and gives it to its user (CHOWN), opens what belongs to users
@@ -62,7 +72,8 @@ func restrictions(cfg hypervisor.Config) ([]nsfork.Call, error) {
 	r := &restricting{}
 	r.mounts(cfg.ShareDir)
 	r.limits(cfg)
-	r.capabilities(keptCapabilities(cfg))
+	r.user(cfg)
+	r.capabilities(keptCapabilities(cfg), cfg.User != nil)
 	return r.calls, r.err
 }
 
@@ -126,9 +137,29 @@ func (r *restricting) limits(cfg hypervisor.Config) {
 	}
 }
 
+// user: from here on no capability counts for what belongs to an id that is not mapped,
+// and with it root. The directories that lead to the share are root's alone, so that is
+// where the vmm starts.
+func (r *restricting) user(cfg hypervisor.Config) {
+	u := cfg.User
+	if u == nil {
+		return
+	}
+	if cfg.ShareDir != "" {
+		r.call("enter share", unix.SYS_CHDIR, cfg.ShareDir)
+	}
+	uid, gid := int(u.UID), int(u.GID)
+	r.call("join user namespace", unix.SYS_SETNS, int(u.Namespace.Fd()), unix.CLONE_NEWUSER)
+	r.call("drop groups", unix.SYS_SETGROUPS, 0, 0)
+	r.call("change group", unix.SYS_SETRESGID, gid, gid, gid)
+	r.call("change user", unix.SYS_SETRESUID, uid, uid, uid)
+	// Another user is not to be killed by the kernel because of this one.
+	r.call("set parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
+}
+
 // capabilities: the permitted set of user 0 is what its bounding set is once it
-// executes a program.
-func (r *restricting) capabilities(kept []capability.Cap) {
+// executes a program. That of another user is the ambient set.
+func (r *restricting) capabilities(kept []capability.Cap, ambient bool) {
 	last, err := capability.LastCap()
 	if err != nil {
 		r.err = fmt.Errorf("find the kernel's capabilities: %w", err)
@@ -145,6 +176,14 @@ func (r *restricting) capabilities(kept []capability.Cap) {
 		mask |= 1 << c // the first 32
 	}
 	sets := &[2]unix.CapUserData{{Effective: mask, Permitted: mask}}
+	if ambient {
+		sets[0].Inheritable = mask
+	}
 	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	r.call("drop capabilities", unix.SYS_CAPSET, unsafe.Pointer(header), unsafe.Pointer(sets))
+	for _, c := range kept {
+		if ambient {
+			r.call("keep "+c.String(), unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, int(c), 0, 0)
+		}
+	}
 }

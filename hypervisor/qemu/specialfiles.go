@@ -39,6 +39,8 @@ type specialFiles struct {
 	// ownFDs is /proc/self/fd, and leads nowhere else. Later, /proc is what a container
 	// has there.
 	ownFDs *os.File
+	// owns says whose special files the vmm may ask to be changed; nil: anybody's.
+	owns func(uid, gid uint32) bool
 	// fixed is set for a QEMU that needs none of this.
 	fixed atomic.Bool
 	held  map[uint32]*os.File // special files by the thread of the vmm; of the watcher alone
@@ -105,7 +107,7 @@ func (s *specialFiles) handle(calls *listener, t target, n notification) bool {
 }
 
 func (s *specialFiles) open(calls *listener, t target, n notification) bool {
-	node, err := t.specialFile(int(int32(n.args[0])), n.args[1])
+	node, err := t.specialFile(int(int32(n.args[0])), n.args[1], s.owns)
 	if err != nil || node == nil {
 		return false // it fails there as well, or is nothing special
 	}
@@ -129,7 +131,7 @@ func (s *specialFiles) chmod(node *os.File, mode uint32) syscall.Errno {
 
 // specialFile opens (O_PATH) what the vmm names by its own descriptor of a
 // directory and the address of a name; nil if that is a file, directory or symlink.
-func (t target) specialFile(dirFD int, nameAt uint64) (*os.File, error) {
+func (t target) specialFile(dirFD int, nameAt uint64, owns func(uid, gid uint32) bool) (*os.File, error) {
 	name, err := t.readName(nameAt)
 	if err != nil {
 		return nil, err
@@ -149,7 +151,7 @@ func (t target) specialFile(dirFD int, nameAt uint64) (*os.File, error) {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(node), name)
-	if err := unix.Fstat(node, &st); err != nil || !special(st) {
+	if err := unix.Fstat(node, &st); err != nil || !special(st) || owns != nil && !owns(st.Uid, st.Gid) {
 		f.Close()
 		return nil, err
 	}

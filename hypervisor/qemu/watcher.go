@@ -17,6 +17,7 @@ import (
 type watcher struct {
 	special *specialFiles // nil without a share
 	ram     *ramFile      // nil without a template
+	start   *startFiles   // nil for a vmm that is root
 
 	vmm chan target // holds the vmm once it runs; closed if it does not start
 	// guestRuns is set before the guest executes its first instruction: until then the
@@ -54,7 +55,14 @@ func watchFor(cfg hypervisor.Config, inherit func(*os.File) int) (*watcher, erro
 			return nil, fmt.Errorf("watch over special files: %w", err)
 		}
 	}
-	return newWatcher(special, ram), nil
+	w := newWatcher(special, ram)
+	if cfg.User != nil {
+		w.start = newStartFiles(cfg)
+		if special != nil {
+			special.owns = cfg.User.Owns
+		}
+	}
+	return w, nil
 }
 
 // watched are the calls that the filter has to leave, beside the intrusions.
@@ -65,6 +73,9 @@ func (w *watcher) watched() watch {
 	}
 	if w.ram != nil {
 		all.add(w.ram.watched())
+	}
+	if w.start != nil {
+		all.add(w.start.watched())
 	}
 	return all
 }
@@ -138,6 +149,7 @@ func (w *watcher) handle(calls *listener, t target, n notification) {
 			calls.answer(n, 0, unix.EPERM)
 		}
 	case w.ram != nil && w.ram.handle(calls, t, n):
+	case w.start != nil && w.start.handle(calls, t, n):
 	case w.special != nil && w.special.handle(calls, t, n):
 	default:
 		calls.proceed(n)
