@@ -228,7 +228,7 @@ func TestStartFails(t *testing.T) {
 		want    string
 	}{
 		"ends at once":     {"#!/bin/sh\necho one; echo two >&2; exit 4\n", time.Minute, "/qemu ended at once: exit status 4: one; two"},
-		"says nothing":     {"#!/bin/sh\necho thinking >&2\nread -r line <&4\n", 200 * time.Millisecond, "start vm: wait for qmp greeting: context deadline exceeded: thinking"},
+		"says nothing":     {"#!/bin/sh\necho thinking >&2\nread -r line <&4\n", 3 * time.Second, "start vm: wait for qmp greeting: context deadline exceeded: thinking"},
 		"too old":          {strings.Replace(greets, `"major": 7`, `"major": 6`, 1), time.Minute, "start vm: QEMU 6.2.0 is too old, 7.2 or later is needed"},
 		"no memory":        {"#!/bin/sh\necho 'cannot set up guest memory: Cannot allocate memory' >&2; exit 1\n", time.Minute, "give the guest less than 1024 MiB"},
 		"speaks otherwise": {"#!/bin/sh\necho hello >&3; read -r line <&4\n", time.Minute, "parse qmp message"},
