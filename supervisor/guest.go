@@ -187,7 +187,11 @@ func (s *supervisor) waitInit() <-chan int {
 			// Only a broken channel ends this call. A guest that is still there but
 			// does not talk any more is of no use to anybody.
 			s.log.WithError(err).Error("wait for the container's process")
-			ch <- exitLost
+			select {
+			case <-s.vm.Done(): // that broke it, and has a reason to tell: see untilEnd
+			case <-time.After(answerTimeout):
+				ch <- exitLost
+			}
 			return
 		}
 		if resp.OomKilled {

@@ -175,7 +175,7 @@ var intrusions = []string{
 	"iopl", "ioperm", "syslog", "acct", "settimeofday", "clock_settime", "sethostname", "setdomainname",
 }
 
-// intrusionNumbers are the intrusions, and execve: the vmm has been executed.
+// intrusionNumbers are the intrusions, and execve, which is one once the guest runs.
 var intrusionNumbers = func() map[int32]bool {
 	all := map[int32]bool{unix.SYS_EXECVE: true}
 	for _, name := range intrusions {

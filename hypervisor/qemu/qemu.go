@@ -145,6 +145,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 
 // run has the guest begin. Until then QEMU has executed none of its instructions.
 func (v *vm) run(ctx context.Context, cfg hypervisor.Config) error {
+	v.watch.guestRuns.Store(true)
 	if cfg.RAMFile == "" || cfg.RAMShared {
 		return v.qmp.Execute(ctx, "cont", nil, nil)
 	}

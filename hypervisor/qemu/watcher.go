@@ -19,9 +19,12 @@ type watcher struct {
 	ram     *ramFile      // nil without a template
 	start   *startFiles   // nil for a vmm that is root
 
-	vmm      chan target // holds the vmm once it runs; closed if it does not start
-	intruded atomic.Pointer[string]
-	ended    chan struct{} // closed when serve has ended, or will never begin
+	vmm chan target // holds the vmm once it runs; closed if it does not start
+	// guestRuns is set before the guest executes its first instruction: until then the
+	// vmm is what was started, if need be a script that executes QEMU.
+	guestRuns atomic.Bool
+	intruded  atomic.Pointer[string]
+	ended     chan struct{} // closed when serve has ended, or will never begin
 }
 
 // target is the vmm once it runs.
@@ -136,6 +139,8 @@ func (w *watcher) serve(calls *listener) {
 
 func (w *watcher) handle(calls *listener, t target, n notification) {
 	switch {
+	case n.nr == unix.SYS_EXECVE && !w.guestRuns.Load():
+		calls.proceed(n)
 	case isIntrusion(n.nr):
 		name := callName(n.nr)
 		w.intruded.CompareAndSwap(nil, &name)

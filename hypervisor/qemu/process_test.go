@@ -1,0 +1,87 @@
+package qemu
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/hypervisor"
+)
+
+// underListener runs f on a thread whose children get no listener, since there is one.
+func underListener(t *testing.T, f func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends
+		code, err := assemble([]bpf.Instruction{bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}})
+		if err != nil {
+			done <- err
+			return
+		}
+		program := &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
+		fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(program)))
+		if errno != 0 {
+			done <- os.NewSyscallError("seccomp", errno)
+			return
+		}
+		defer unix.Close(int(fd))
+		done <- f()
+	}()
+	return <-done
+}
+
+// TestWithoutListener: a VM boots, under a filter all the same, and with one of QEMU's
+// own beside it; but no guest is made of a template that another could write to.
+func TestWithoutListener(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	said := filepath.Join(dir, "said")
+	output, err := os.Create(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
+	own := false
+	l := &launch{
+		cfg: hypervisor.Config{Binary: write(t, dir, "qemu", "#!/bin/sh\nexit 7\n", 0o755), ShareDir: t.TempDir()},
+		argv: func(ownFilter bool) []string {
+			own = ownFilter
+			return nil
+		},
+		output: output, watch: newWatcher(nil, nil),
+	}
+	p := &process{pidfd: -1}
+	err = underListener(t, func() error {
+		if err := l.fork(p); err != nil {
+			return err
+		}
+		p.state, p.err = p.proc.Wait()
+		return nil
+	})
+	if err != nil || p.err != nil || p.state.ExitCode() != 7 || !own {
+		t.Errorf("boot: %v, %v, %v, filter of its own %v", err, p.err, p.state, own)
+	}
+	p.closePidfd()
+	if text, err := os.ReadFile(said); err != nil || !strings.Contains(string(text), "sockets, fifos and devices cannot be made") {
+		t.Errorf("no warning: %q, %v", text, err)
+	}
+
+	ram, err := openRAMFile(write(t, dir, "ram", "memory", 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.watch = newWatcher(nil, ram)
+	if err := underListener(t, func() error { return l.fork(p) }); !errors.Is(err, hypervisor.ErrTemplateUnsafe) {
+		t.Errorf("wake up: %v", err)
+	}
+}
