@@ -261,7 +261,7 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	// be closed.
 	defer func() { closeFiles(opts.Files) }()
 	if ids := n.plan.UserNS; ids != nil {
-		users, err := nsfork.NewUserNS(ids.VMMText())
+		users, err := nsfork.NewUserNS(ids.VMMText(n.container.ID))
 		if err != nil {
 			return fmt.Errorf("make user namespace of the vmm: %w", err)
 		}

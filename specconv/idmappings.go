@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"math"
 	"os"
@@ -31,22 +32,27 @@ func (m *IDMaps) HostRoot() (uid, gid uint32) {
 	return uid, gid
 }
 
-// VMM is who the vmm is on the host: ids that no process of the container has, and that
-// nobody is likely to. Where the container has them all, it is the container's root.
-func (m *IDMaps) VMM() (uid, gid uint32) {
+// VMM is who the vmm of the container with this id is on the host: ids that no process
+// of the container has, nobody else is likely to, and two containers rarely share. Where
+// the container has them all, it is the container's root.
+func (m *IDMaps) VMM(containerID string) (uid, gid uint32) {
 	uid, gid = m.HostRoot()
-	if free, ok := unmapped(m.UID); ok {
+	if free, ok := unmapped(m.UID, containerID); ok {
 		uid = free
 	}
-	if free, ok := unmapped(m.GID); ok {
+	if free, ok := unmapped(m.GID, containerID); ok {
 		gid = free
 	}
 	return uid, gid
 }
 
-// unmapped is the last id of the host that is not mapped.
-func unmapped(maps []specs.LinuxIDMapping) (uint32, bool) {
-	last := uint32(math.MaxUint32 - 1)
+// unmapped is an id of the host, chosen by a text, that is not mapped.
+func unmapped(maps []specs.LinuxIDMapping, text string) (uint32, bool) {
+	// Above what useradd, engines and systemd give to anybody.
+	const first, count = 0xc0000000, 0x30000000
+	hash := fnv.New32a()
+	hash.Write([]byte(text))
+	last := first + hash.Sum32()%count
 	for sees(maps, last) {
 		for _, m := range maps {
 			if last >= m.HostID && last-m.HostID < m.Size {
@@ -66,7 +72,7 @@ func (m *IDMaps) Owns(uid, gid uint32) bool { return sees(m.UID, uid) && sees(m.
 // VMMText is the mappings, in the form of uid_map and gid_map, of the user namespace
 // that the vmm is in: each id of the container's is there what it is on the host, for
 // that is how the guest names it, and no other is but the vmm's own.
-func (m *IDMaps) VMMText() (uids, gids string) {
+func (m *IDMaps) VMMText(containerID string) (uids, gids string) {
 	same := func(maps []specs.LinuxIDMapping, own uint32) string {
 		var all []specs.LinuxIDMapping
 		for _, m := range maps {
@@ -77,7 +83,7 @@ func (m *IDMaps) VMMText() (uids, gids string) {
 		}
 		return idMapText(all)
 	}
-	uid, gid := m.VMM()
+	uid, gid := m.VMM(containerID)
 	return same(m.UID, uid), same(m.GID, gid)
 }
 
@@ -240,7 +246,7 @@ func (c *converter) mountIDMap(m specs.Mount) *MountIDMap {
 	}
 	// The vmm makes a file as itself before it gives it to whom the guest says: without
 	// an id for itself it could make none. No process of the container has that id.
-	uid, gid := user.VMM()
+	uid, gid := user.VMM(c.env.ID)
 	if !sees(user.UID, uid) {
 		ids.UID = withHost(ids.UID, uid)
 	}

@@ -308,7 +308,7 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	if users := s.parent.File(FDVMMUsers); users != nil {
 		defer users.Close()
 		ids := s.boot.Plan.UserNS
-		uid, gid := ids.VMM()
+		uid, gid := ids.VMM(s.container.ID)
 		cfg.User = &hypervisor.User{Namespace: users, UID: uid, GID: gid, Owns: ids.Owns}
 	}
 	ctx := timings.With(context.Background(), s.timings)

@@ -11,10 +11,12 @@ import (
 
 // session is one conversation with the server.
 type session struct {
-	d      *Device
-	out    io.Writer
-	fids   uint32
-	leaked int // replies with what no guest may see
+	d    *Device
+	out  io.Writer
+	fids uint32
+	// uid and gid are who the guest says makes files.
+	uid, gid uint32
+	leaked   int // replies with what no guest may see
 }
 
 // marker is in the contents and in the names of what the test keeps beside the share.
@@ -44,7 +46,7 @@ func (s *session) start() error {
 	if _, err := s.send(tversion, noTag, uint32(msize), "9P2000.L"); err != nil {
 		return fmt.Errorf("version: %w", err)
 	}
-	if _, err := s.send(tattach, 1, uint32(rootFID), uint32(noFID), "root", "", uint32(0)); err != nil {
+	if _, err := s.send(tattach, 1, uint32(rootFID), uint32(noFID), "root", "", s.uid); err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
 	return nil
@@ -185,7 +187,7 @@ func (s *session) make(dir uint32, name string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, err = s.call(tlcreate, fid, name, uint32(openRDWR), uint32(0o644), uint32(0))
+	_, err = s.call(tlcreate, fid, name, uint32(openRDWR), uint32(0o644), s.gid)
 	return fid, err
 }
 
