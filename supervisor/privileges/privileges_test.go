@@ -106,6 +106,9 @@ func TestDrop(t *testing.T) {
 	cmd := exec.Command(exe)
 	cmd.Env = []string{roleEnv + "=1"}
 	out, err := cmd.CombinedOutput()
+	if err != nil && strings.Contains(string(out), unix.ENOTSUP.Error()) {
+		t.Skip("with cgo, which the race detector brings, nothing can be done for all threads")
+	}
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
