@@ -87,7 +87,7 @@ func Main() int {
 
 func (e *execProcess) start(parent *launch.Parent) error {
 	console := parent.Console()
-	dir, err := state.OpenDir(e.boot.StateDir)
+	dir, err := state.OpenDetached(e.boot.StateDir)
 	if err != nil {
 		return err
 	}
@@ -132,9 +132,12 @@ func (e *execProcess) start(parent *launch.Parent) error {
 	if err := enterMounts(e.boot.SupervisorPID); err != nil {
 		return err
 	}
-	// From here on it copies between descriptors that are open. The directory of the
-	// host is not among those.
-	dir.Close()
+	// From here on this process copies between descriptors that are open. Only one that is
+	// detached needs the directory again: it hands what is left of its output over through a
+	// socket there.
+	if !e.boot.Detach {
+		dir.Close()
+	}
 	if err := privileges.Drop(privileges.Kept{}); err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
