@@ -1,6 +1,7 @@
 package state
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -25,7 +26,9 @@ func init() {
 		os.Exit(1)
 	}
 	_, _ = os.Stdout.WriteString("held\n")
-	select {}
+	// Until the test ends: a program whose only goroutine waits for nothing ends by itself.
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
 }
 
 func startHolder(t *testing.T, path string) *exec.Cmd {
@@ -34,6 +37,9 @@ func startHolder(t *testing.T, path string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), holdLock+"="+path)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cmd.StdinPipe(); err != nil { // Wait closes it
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
