@@ -44,8 +44,31 @@ func newMachine(c *cli.Context, settings *config.Config, plan *specconv.Plan, an
 	return m, nil
 }
 
+// mayEmulate refuses an annotation that takes the wall of the processor away: QEMU's
+// emulation is not meant to hold a hostile guest. Where guests are emulated anyway it
+// changes nothing.
+func mayEmulate(settings *config.Config, plan *specconv.Plan, probe func(hypervisor.Accel) (hypervisor.Accel, string, error)) error {
+	wanted := hypervisor.Accel(settings.Accel)
+	if plan.VM.Accel != string(hypervisor.TCG) || wanted == hypervisor.TCG || settings.UnsafeAnnotations {
+		return nil
+	}
+	if wanted != hypervisor.KVM {
+		accel, _, err := probe(wanted)
+		if err != nil {
+			return err
+		}
+		if accel != hypervisor.KVM {
+			return nil
+		}
+	}
+	return weakens([]string{specconv.AnnotationAccel})
+}
+
 // machineOf is newMachine without a template.
 func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, *guest.Image, error) {
+	if err := mayEmulate(settings, plan, qemu.ProbeAccel); err != nil {
+		return nil, nil, err
+	}
 	accel, _, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(plan.VM.Accel, settings.Accel)))
 	if err != nil {
 		return nil, nil, err

@@ -18,8 +18,7 @@ import (
 // cluster: they weaken a wall only where the administrator allows that.
 func wallsOf(settings *config.Config, plan *specconv.Plan) (*supervisor.Walls, error) {
 	if names := plan.Weakened.Annotations(); len(names) > 0 && !settings.UnsafeAnnotations {
-		return nil, fmt.Errorf("annotations: %s: annotations may not weaken isolation here: take it away, or set unsafe_annotations = true in the settings",
-			strings.Join(names, ", "))
+		return nil, weakens(names)
 	}
 	w := &supervisor.Walls{
 		Forging:         forgingOf(plan.Guest.Process.Capabilities),
@@ -29,6 +28,12 @@ func wallsOf(settings *config.Config, plan *specconv.Plan) (*supervisor.Walls, e
 		w.Forging = network.ForgeAll
 	}
 	return w, nil
+}
+
+// weakens refuses annotations.
+func weakens(names []string) error {
+	return fmt.Errorf("annotations: %s: annotations may not weaken isolation here: take it away, or set unsafe_annotations = true in the settings",
+		strings.Join(names, ", "))
 }
 
 // forgingOf is what a process with these capabilities could send on the host. An

@@ -7,6 +7,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/huskvm/husk/config"
+	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/specconv"
 )
@@ -41,6 +42,30 @@ func TestWalls(t *testing.T) {
 		}
 		if err != nil || got.Forging != c.forging || got.AcceptUncarried != c.accept {
 			t.Errorf("%s: got %+v, %v", name, got, err)
+		}
+	}
+}
+
+// Emulation is no wall: an annotation may not choose it where there is KVM.
+func TestMayEmulate(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings  config.Config
+		annotated string
+		host      hypervisor.Accel
+		refused   bool
+	}{
+		"auto, host has KVM":   {config.Config{Accel: "auto"}, "tcg", hypervisor.KVM, true},
+		"auto, host has none":  {config.Config{Accel: "auto"}, "tcg", hypervisor.TCG, false},
+		"kvm":                  {config.Config{Accel: "kvm"}, "tcg", hypervisor.TCG, true},
+		"tcg":                  {config.Config{Accel: "tcg"}, "tcg", hypervisor.KVM, false},
+		"allowed":              {config.Config{Accel: "kvm", UnsafeAnnotations: true}, "tcg", hypervisor.KVM, false},
+		"annotation asks more": {config.Config{Accel: "auto"}, "kvm", hypervisor.KVM, false},
+		"no annotation":        {config.Config{Accel: "auto"}, "", hypervisor.KVM, false},
+	} {
+		probe := func(hypervisor.Accel) (hypervisor.Accel, string, error) { return c.host, "", nil }
+		err := mayEmulate(&c.settings, &specconv.Plan{VM: specconv.VM{Accel: c.annotated}}, probe)
+		if (err != nil) != c.refused || err != nil && !strings.Contains(err.Error(), "org.huskvm.accel: annotations may not weaken") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -13,9 +13,12 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/huskvm/husk/detached"
 )
 
 const (
@@ -94,6 +97,24 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("open failures: %w", err)
 	}
 	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open failures: %w", err)
+	}
+	return &Store{root}, nil
+}
+
+// OpenAlone opens the directory as Open does, but such that nothing beside what is in it
+// can be reached by what this process holds. It takes CAP_SYS_ADMIN.
+func OpenAlone(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open failures: %w", err)
+	}
+	alone, err := detached.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open failures: %w", err)
+	}
+	defer alone.Close() // the root holds the mount from here on
+	root, err := os.OpenRoot("/proc/self/fd/" + strconv.Itoa(int(alone.Fd())))
 	if err != nil {
 		return nil, fmt.Errorf("open failures: %w", err)
 	}

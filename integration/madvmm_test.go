@@ -269,6 +269,7 @@ func TestVMMIsRestricted(t *testing.T) {
 	t.Parallel()
 	withoutPIDNS := func(s *specs.Spec) {
 		s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+		withAnnotation("org.huskvm.pid", "private")(s)
 	}
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
@@ -383,5 +384,69 @@ ls`
 	const want = "hi\n4711 1000 1000\n2755 1000 1000\n644 1000 1000\nprivate\nno node\n"
 	if got := e.ok("run", "--bundle", bundle, e.id()); got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestLateMounts: what the host mounts below a shared directory after create is neither
+// in the container nor in reach of a vmm, for which it would be neither read-only nor
+// nodev. With hooks of create the rootfs is shared in another way.
+func TestLateMounts(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	for name, options := range map[string][]specOption{
+		"plain": nil,
+		"hooks": {func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/true"}}}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			host := e.mkdir("host")
+			mount := func(dir string) {
+				if err := unix.Mount("husk-test", dir, "tmpfs", 0, "size=64m"); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() {
+					if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+						t.Errorf("unmount %s: %v", dir, err)
+					}
+				})
+			}
+			mount(host)
+			// As systemd has all of the host's mounts.
+			if err := unix.Mount("", host, "", unix.MS_SHARED, ""); err != nil {
+				t.Fatal(err)
+			}
+			volume := filepath.Join(host, "volume/late")
+			if err := os.MkdirAll(volume, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			rootfs := filepath.Join(host, "rootfs")
+			copyTree(t, filepath.Join(assetsDir, "rootfs"), rootfs)
+			if err := os.MkdirAll(filepath.Join(rootfs, "late"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			all := append([]specOption{
+				withArgs("sleep", "1000"), withBind(filepath.Dir(volume), "/volume", "rbind", "rslave", "ro"),
+				func(s *specs.Spec) { s.Root.Path = rootfs },
+			}, options...)
+			c := e.createStarted(e.bundle(all...))
+			for _, dir := range []string{volume, filepath.Join(rootfs, "late")} {
+				mount(dir)
+				writeFile(t, filepath.Join(dir, "secret"), "secret")
+			}
+			if r := c.exec("ls", "/late", "/volume/late"); strings.Contains(r.stdout, "secret") {
+				t.Errorf("the container sees what the host has mounted later: %q", r.stdout)
+			}
+			for _, vmm := range e.vmms() {
+				for line := range strings.Lines(readFile(t, fmt.Sprintf("/proc/%d/mountinfo", vmm))) {
+					if strings.Contains(line, "/late ") {
+						t.Errorf("the vmm has what the host has mounted later: %s", line)
+					}
+				}
+			}
+			c.stop()
+		})
 	}
 }

@@ -19,6 +19,10 @@ func showRootfs(hostDir string) error {
 	if err := unix.Mount(hostDir, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind rootfs: %w", err)
 	}
+	// First of all alone: what the host mounts below it later is not to come along.
+	if err := unix.Mount("", hostDir, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("leave the mounts of the host's rootfs: %w", err)
+	}
 	if err := unix.Mount("", hostDir, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("share mounts of rootfs: %w", err)
 	}

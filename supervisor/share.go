@@ -27,12 +27,21 @@ func leaveHostMounts() error {
 // well: the guest's kernel is not to be believed.
 //
 // All of it is in this mount namespace only and goes when that goes.
-func populateShare(hostDir string, shares []specconv.Share, ids idMaps) error {
+//
+// What the host mounts later, below a shared directory, stays out of it: such a mount
+// would be neither read-only nor nodev nor id-mapped, and the vmm would have it.
+// spreading says that hooks of create have yet to mount something below the rootfs,
+// which is the first of the shares and is to get that: see showRootfs.
+func populateShare(hostDir string, shares []specconv.Share, ids idMaps, spreading bool) error {
 	if err := unix.Mount("husk-share", hostDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
 		return fmt.Errorf("mount share: %w", err)
 	}
-	for _, s := range shares {
-		if err := bindShare(filepath.Join(hostDir, s.Name), s, ids); err != nil {
+	for i, s := range shares {
+		propagation := uintptr(unix.MS_PRIVATE)
+		if i == 0 && spreading {
+			propagation = unix.MS_SLAVE
+		}
+		if err := bindShare(filepath.Join(hostDir, s.Name), s, ids, propagation); err != nil {
 			return fmt.Errorf("share %s for %s: %w", s.HostPath, s.Destination, err)
 		}
 	}
@@ -43,7 +52,7 @@ func populateShare(hostDir string, shares []specconv.Share, ids idMaps) error {
 	return nil
 }
 
-func bindShare(hostPath string, s specconv.Share, ids idMaps) error {
+func bindShare(hostPath string, s specconv.Share, ids idMaps, propagation uintptr) error {
 	if err := os.MkdirAll(filepath.Dir(hostPath), 0o755); err != nil {
 		return err
 	}
@@ -53,7 +62,7 @@ func bindShare(hostPath string, s specconv.Share, ids idMaps) error {
 	if err := ids.bind(s, hostPath); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
-	if err := unix.Mount("", hostPath, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+	if err := unix.Mount("", hostPath, "", propagation|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("leave the source's mounts: %w", err)
 	}
 	if s.ReadOnly {

@@ -277,7 +277,7 @@ func (s *supervisor) mountAll() error {
 		return err
 	}
 	dress(s.boot.Plan.Shadow)
-	return populateShare(share, s.boot.Plan.Shares, s.idMap)
+	return populateShare(share, s.boot.Plan.Shares, s.idMap, hooks.AtCreate(s.container.Hooks))
 }
 
 func (s *supervisor) idMap(share specconv.Share) *os.File {

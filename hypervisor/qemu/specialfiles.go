@@ -46,6 +46,12 @@ type specialFiles struct {
 	held  map[uint32]*os.File // special files by the thread of the vmm; of the watcher alone
 }
 
+// maxHeld bounds how many special files are held: QEMU's 9p server works on as many at
+// once as it has threads, which are 64. A vmm that has been taken over makes threads
+// without end, each of which leaves one behind, until this process has no descriptor
+// left.
+const maxHeld = 256
+
 // fixedSince is the first major version of QEMU that needs none of this.
 const fixedSince = 10
 
@@ -113,6 +119,9 @@ func (s *specialFiles) open(calls *listener, t target, n notification) bool {
 	}
 	if last := s.held[n.tid]; last != nil {
 		last.Close() // the answer was lost to a signal, and the thread asks again
+	} else if len(s.held) >= maxHeld {
+		node.Close()
+		return false // then it fails there, as without all this
 	}
 	s.held[n.tid] = node
 	calls.answer(n, s.slot, 0)

@@ -151,3 +151,43 @@ func TestSpecialFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestHeldAreBounded: a vmm whose threads each name a special file and end takes a
+// bounded number of descriptors of this process.
+func TestHeldAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dirFD, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dirFD)
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	nobody, err := os.Open(os.DevNull) // hears the answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nobody.Close()
+	s := &specialFiles{held: map[uint32]*os.File{}}
+	name := []byte("fifo\x00")
+	answered := 0
+	for tid := range uint32(3 * maxHeld) {
+		n := notification{tid: tid, nr: unix.SYS_OPENAT, args: [6]uint64{uint64(dirFD), uint64(uintptr(unsafe.Pointer(&name[0])))}}
+		if s.handle(&listener{nobody}, target{pid: os.Getpid(), pidfd: pidfd}, n) {
+			answered++
+		}
+	}
+	runtime.KeepAlive(name)
+	if answered != maxHeld || len(s.held) != maxHeld {
+		t.Errorf("%d threads were answered, %d files are held, want %d of each", answered, len(s.held), maxHeld)
+	}
+	for _, node := range s.held {
+		node.Close()
+	}
+}
