@@ -47,26 +47,11 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		return nil, false, err
 	}
 	activated := activate(spec.Process)
-	env, err := hostEnv(id, bundle)
+	plan, err := planOf(c, id, bundle, spec)
 	if err != nil {
 		return nil, false, err
 	}
-	plan, err := specconv.Convert(env, spec)
-	if err != nil {
-		return nil, false, err
-	}
-	if err := refuseSharing(c.String("root"), spec); err != nil {
-		return nil, false, err
-	}
-	occupied, err := refuseOccupied(spec)
-	if err != nil {
-		return nil, false, err
-	}
-	plan.Warnings = append(plan.Warnings, occupied...)
 	timings.Lap(c.Context, "read config.json")
-	if plan.Seccomp != nil {
-		logrus.Debugf("seccomp filter flags: %d", plan.Seccomp.Flags)
-	}
 	kinds, passed, err := passedDescriptors(c, activated)
 	if err != nil {
 		return nil, false, err
@@ -123,6 +108,30 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 		logrus.Warnf("cgroup: not joined for %s: %s", controller, why)
 	}
 	return process, terminal, nil
+}
+
+// planOf converts a spec and refuses what other containers on this host stand against.
+func planOf(c *cli.Context, id, bundle string, spec *specs.Spec) (*specconv.Plan, error) {
+	env, err := hostEnv(id, bundle)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := specconv.Convert(env, spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := refuseSharing(c.String("root"), spec); err != nil {
+		return nil, err
+	}
+	occupied, err := refuseOccupied(spec)
+	if err != nil {
+		return nil, err
+	}
+	plan.Warnings = append(plan.Warnings, occupied...)
+	if plan.Seccomp != nil {
+		logrus.Debugf("seccomp filter flags: %d", plan.Seccomp.Flags)
+	}
+	return plan, nil
 }
 
 // hostEnv is what specconv knows of this host.

@@ -92,7 +92,7 @@ func TestHelp(t *testing.T) {
 		{"template", "NAME:\n   husk template - ", ""},
 		{"version", "husk version ", ""},
 		{"--version", "husk version ", ""},
-		{"help strat", "", `No help topic for 'strat': did you mean "start"?`},
+		{"help strat", "", `No help topic for 'strat': did you mean "start"?`}, //nolint:misspell // is what is suggested for
 		{"help nosuchverb", "", "No help topic for 'nosuchverb'"},
 		{"template prnue", "", `template: No help topic for 'prnue': did you mean "prune"?`},
 		{"checkpoint --help", "NAME:\n   husk checkpoint - not supported", errCheckpoint.Error()},

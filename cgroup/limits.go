@@ -73,6 +73,7 @@ func (g *Group) Plan(r *specs.LinuxResources, created bool) *Change {
 	return c
 }
 
+// IsV2 says whether the group is in the one hierarchy of cgroup v2.
 func (g *Group) IsV2() bool {
 	_, unified := g.Paths[""]
 	return unified && len(g.Paths) == 1

@@ -21,6 +21,7 @@ import (
 	"github.com/huskvm/husk/detached"
 )
 
+// Bounds on what is kept.
 const (
 	// MaxAge is how long a failure is kept, MaxCount how many of all containers, and
 	// MaxOfOne how many of one: a container that is restarted whenever it fails must

@@ -80,7 +80,7 @@ func holds(t *testing.T, what string, pid int, atMost uint64) {
 			continue
 		}
 		var self, above unix.Stat_t
-		if err := unix.Fstat(int(dir.Fd()), &self); err == nil {
+		if err = unix.Fstat(int(dir.Fd()), &self); err == nil {
 			err = unix.Fstatat(int(dir.Fd()), "..", &above, 0)
 		}
 		if err != nil || self.Dev != above.Dev || self.Ino != above.Ino {

@@ -22,13 +22,13 @@ const prioSources = 0xff48
 type Forging string
 
 const (
-	// ForgeNothing: only the MAC and IP addresses of its own interfaces as sender, and
+	// ForgeNothing is only the MAC and IP addresses of its own interfaces as sender, and
 	// no message that only a router or a DHCP server sends. It is what a kernel does
 	// for processes without CAP_NET_RAW.
 	ForgeNothing Forging = "nothing"
-	// ForgeAddresses: only its own MAC as sender, whatever is above Ethernet.
+	// ForgeAddresses is only its own MAC as sender, whatever is above Ethernet.
 	ForgeAddresses Forging = "addresses"
-	// ForgeAll: any frame. It is what CAP_NET_ADMIN allows: bridges, VPNs, forwarding.
+	// ForgeAll is any frame. It is what CAP_NET_ADMIN allows: bridges, VPNs, forwarding.
 	ForgeAll Forging = "all"
 )
 

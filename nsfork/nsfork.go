@@ -265,7 +265,7 @@ func (f failure) err() error {
 //
 //go:norace
 //go:nosplit
-func (j *job) fork() (uintptr, syscall.Errno) {
+func (j *job) fork() (uintptr, syscall.Errno) { //nolint:funlen // in the child there are no functions to call
 	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&j.clone)), unsafe.Sizeof(j.clone), 0)
 	if errno != 0 || pid != 0 {
 		return pid, errno

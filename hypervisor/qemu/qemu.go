@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -165,28 +166,28 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		return 2 + len(files)
 	}
 
+	// connect returns our end of a socket, and the number of the vmm's.
+	connect := func(name string) (net.Conn, int, error) {
+		near, far, err := socketPair(name)
+		if err != nil {
+			return nil, 0, err
+		}
+		res.ours, res.theirs = append(res.ours, near), append(res.theirs, far)
+		return near, inherit(far), nil
+	}
+
 	h := handles{vhost: -1}
-	qmpConn, far, err := socketPair("qmp")
-	if err != nil {
-		return nil, err
-	}
-	res.ours, res.theirs = append(res.ours, qmpConn), append(res.theirs, far)
-	h.qmp = inherit(far)
-
-	consoleConn, far, err := socketPair("console")
-	if err != nil {
-		return nil, err
-	}
-	res.ours, res.theirs = append(res.ours, consoleConn), append(res.theirs, far)
-	h.console = inherit(far)
-
 	var channel hypervisor.Channel
-	channel.Serial, far, err = socketPair("agent channel")
-	if err != nil {
+	var qmpConn, consoleConn net.Conn
+	if qmpConn, h.qmp, err = connect("qmp"); err != nil {
 		return nil, err
 	}
-	res.ours, res.theirs = append(res.ours, channel.Serial), append(res.theirs, far)
-	h.channel = inherit(far)
+	if consoleConn, h.console, err = connect("console"); err != nil {
+		return nil, err
+	}
+	if channel.Serial, h.channel, err = connect("agent channel"); err != nil {
+		return nil, err
+	}
 	if cfg.Vsock {
 		f, cid, err := reserveCID(s.host.vhostVsock, setGuestCID)
 		if err != nil {

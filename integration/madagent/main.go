@@ -9,6 +9,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -51,15 +52,14 @@ func main() {
 	if os.Getpid() != 1 {
 		log.Fatal("not PID 1: this runs in a guest of husk only")
 	}
-	if err := run(); err != nil {
-		log.Print(err)
-	}
+	log.Print(run())
 	end("reboot")
 }
 
+// run returns when the host has gone, or why it could not begin.
 func run() error {
 	for _, m := range [][2]string{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
-		if err := unix.Mount(m[0], m[1], m[0], 0, ""); err != nil && err != unix.EBUSY {
+		if err := unix.Mount(m[0], m[1], m[0], 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s: %w", m[0], err)
 		}
 	}
@@ -118,7 +118,7 @@ func loadModules() error {
 		}
 		err = unix.FinitModule(int(f.Fd()), "", 0)
 		_ = f.Close()
-		if err != nil && err != unix.EEXIST {
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			log.Printf("load %s: %v", path, err)
 		}
 	}

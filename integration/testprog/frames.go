@@ -11,7 +11,7 @@ import (
 // frames sends Ethernet frames, given in hexadecimal, from an interface as they are.
 func frames(args []string) error {
 	if len(args) < 2 {
-		return errors.New("frames wants INTERFACE FRAME...")
+		return errors.New("frames wants INTERFACE and one FRAME at least")
 	}
 	i, err := net.InterfaceByName(args[0])
 	if err != nil {

@@ -103,7 +103,7 @@ func Error(err error) error {
 		return nil
 	}
 	// Not what the caller has wrapped: that is no answer of the supervisor's.
-	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // on purpose
+	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return errors.New(st.GRPCStatus().Message())
 	}
 	return err
