@@ -20,7 +20,7 @@ func TestPanicIsAnError(t *testing.T) {
 		}
 		defer failOnPanic()
 		var none map[string]int
-		none["x"]++ //nolint:govet // the panic that is wanted
+		none["x"]++ //nolint:govet,staticcheck // the panic that is wanted
 	}
 	for _, tc := range []struct {
 		debug string
