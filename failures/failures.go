@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/huskvm/husk/detached"
 )
 
 const (
@@ -89,11 +91,17 @@ func (f Failure) Line() string {
 type Store struct{ root *os.Root }
 
 // Open opens the directory, which is root's alone, and makes it if it is missing.
-func Open(dir string) (*Store, error) {
+func Open(dir string) (*Store, error) { return open(dir, os.OpenRoot) }
+
+// OpenDetached is Open for a process that keeps the directory open for long, the
+// supervisor: other directories of the host are not to be reached by it.
+func OpenDetached(dir string) (*Store, error) { return open(dir, detached.OpenRoot) }
+
+func open(dir string, openRoot func(string) (*os.Root, error)) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open failures: %w", err)
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := openRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open failures: %w", err)
 	}
@@ -179,7 +187,7 @@ func (s *Store) List(prefix string) ([]Failure, error) {
 		return nil, fmt.Errorf("list failures: %w", err)
 	}
 	oldest := time.Now().Add(-MaxAge)
-	var all []Failure
+	all := []Failure{} // which is no null in JSON
 	for _, name := range names {
 		f, err := s.read(name)
 		if name[0] != '.' && err == nil && strings.HasPrefix(f.ID, prefix) && f.Time.After(oldest) {
