@@ -43,8 +43,12 @@ func showConfig(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.String("format") == "json" {
+	switch c.String("format") {
+	case "json":
 		return json.NewEncoder(c.App.Writer).Encode(all)
+	case "table":
+	default:
+		return errFormat
 	}
 	tw := tabwriter.NewWriter(c.App.Writer, 12, 1, 3, ' ', 0)
 	fmt.Fprintln(tw, "SETTING\tVALUE\tFROM")

@@ -120,6 +120,7 @@ type fakeContainer struct {
 	root string
 	dir  *state.Dir
 	data *state.Container
+	end  func() // ends what the supervisor serves, as its own end does
 }
 
 func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeContainer {
@@ -149,6 +150,7 @@ func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeConta
 		t.Fatal(err)
 	}
 	control.RegisterSupervisorService(server, f.fakeSupervisor)
+	f.end = func() { server.Close() }
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(context.Background(), &leaving{l, f.left}) }()
 	t.Cleanup(func() {

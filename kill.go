@@ -45,15 +45,18 @@ var killCommand = &cli.Command{
 
 func kill(c *cli.Context, id string, sig unix.Signal, all bool) error {
 	container, dir, err := find(c, id, state.Kill)
+	if err == nil {
+		defer dir.Close()
+		err = sendSignal(c.Context, dir, container, sig, all)
+	}
 	if refused := new(state.Error); all && errors.As(err, &refused) && refused.Status == state.Stopped {
-		// Engines send a last kill --all to what may have ended, and expect success.
+		// Engines send a last kill --all to what may have ended, also just now, and
+		// expect success.
 		return nil
 	}
-	if err != nil {
+	if container == nil {
 		return err
 	}
-	defer dir.Close()
-	err = sendSignal(c.Context, dir, container, sig, all)
 	if sig != unix.SIGKILL {
 		return err
 	}

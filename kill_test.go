@@ -65,6 +65,20 @@ func TestKillLeaves(t *testing.T) {
 	}
 }
 
+// TestKillAllOfOneThatEnds: a container that ends under a kill --all is what was asked for.
+func TestKillAllOfOneThatEnds(t *testing.T) {
+	process := startProcess(t)
+	f := newFakeContainer(t, state.Running, process.Process.Pid)
+	f.killed = func() {
+		_ = process.Process.Kill()
+		_ = process.Wait()
+		f.end()
+	}
+	if _, err := f.husk("kill", "--all", "c1", "TERM"); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzParseSignal(f *testing.F) {
 	for _, s := range []string{"15", "KILL", "sigterm", "RTMIN+3", "RTMAX-1", "-1", "RTMIN+99999999999999999999"} {
 		f.Add(s)

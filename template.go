@@ -89,10 +89,13 @@ func listTemplates(c *cli.Context) error {
 		return err
 	}
 	markUsable(c, settings, all)
-	if c.String("format") == "json" {
+	switch c.String("format") {
+	case "json":
 		return json.NewEncoder(c.App.Writer).Encode(all)
+	case "table":
+		return printTemplates(c.App.Writer, all)
 	}
-	return printTemplates(c.App.Writer, all)
+	return errFormat
 }
 
 // markUsable marks the templates that this husk's containers can start from. Where no

@@ -216,7 +216,8 @@ func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest)
 }
 
 // Wait answers when the process has ended and everything it wrote is on the
-// host, or its reader there has stalled. It names the outputs that go on. An exec'd process is forgotten then.
+// host, or its reader there has stalled. The answer names the outputs that go on. An
+// exec'd process is forgotten then.
 func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {

@@ -238,6 +238,11 @@ func TestTrial(t *testing.T) {
 	}{
 		{"works", "echo 6.1.0-9-amd64", OK, `on Linux "6.1.0-9-amd64" in `, ""},
 		{"fails", "echo no guest >&2; exit 1", Fail, "exit status 1: no guest", "troubleshooting"},
+		{
+			// What the second call, which deletes the container, was given.
+			"is ended", `test "$3" = run && exit 1; echo "$1 $3 $4" >&2; exit 2`, Fail,
+			"no container runs: exit status 1: delete the container: exit status 2: --root delete --force", "troubleshooting",
+		},
 		{"is silent", "exit 0", Fail, "printed nothing", "troubleshooting"},
 		{"has a bundle", `shift 4; grep -q '"args":\["/husk","inside"\]' "$1/config.json" && test -d "$1/rootfs" && echo 1`, OK, `"1"`, ""},
 	} {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -17,6 +18,8 @@ import (
 const (
 	// trialTimeout is for a first boot under emulation on a busy host, with a kernel to unpack.
 	trialTimeout = 5 * time.Minute
+	// endTimeout is how long it may take to delete the container of a trial that failed.
+	endTimeout = time.Minute
 	// maxTrialOutput bounds what is shown of what the container wrote, in bytes.
 	maxTrialOutput = 4096
 	// trialProgram is where the container of the trial sees this executable.
@@ -49,14 +52,16 @@ func (t Trial) Run(ctx context.Context) Check {
 	ctx, cancel := context.WithTimeout(ctx, trialTimeout)
 	defer cancel()
 	began := time.Now()
-	args := append(append([]string{}, t.Global...), "--root", filepath.Join(dir, "state"), "run", "--bundle", dir, filepath.Base(dir))
-	cmd := exec.CommandContext(ctx, t.Self, args...)
+	cmd := t.husk(ctx, dir, "run", "--bundle", dir, filepath.Base(dir))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
 	took := time.Since(began).Round(time.Millisecond)
 	if err != nil {
 		said := stderr.String()
+		if eerr := t.end(dir); eerr != nil {
+			said += eerr.Error()
+		}
 		return c.fail(fmt.Sprintf("no container runs: %v: %s", err, said[:min(len(said), maxTrialOutput)]), advice)
 	}
 	release := firstLine(stdout.Bytes())
@@ -65,6 +70,23 @@ func (t Trial) Run(ctx context.Context) Check {
 	}
 	c.Detail = fmt.Sprintf("a container ran on Linux %q in %s", release, took)
 	return c
+}
+
+// husk is a call of this executable with the state of the trial's container below dir.
+func (t Trial) husk(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	global := slices.Concat(t.Global, []string{"--root", filepath.Join(dir, "state")})
+	return exec.CommandContext(ctx, t.Self, append(global, args...)...)
+}
+
+// end ends the container of a run that has failed or was killed for taking too long: its
+// virtual machine would go on without it.
+func (t Trial) end(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	if out, err := t.husk(ctx, dir, "delete", "--force", filepath.Base(dir)).CombinedOutput(); err != nil {
+		return fmt.Errorf("delete the container: %w: %s", err, firstLine(out))
+	}
+	return nil
 }
 
 // removeUnmounted removes a directory unless something is still mounted below: removing

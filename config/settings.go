@@ -32,7 +32,7 @@ var Settings = []Setting{
 	{"nics", "4", "network cards held ready for interfaces that appear after create: a container has at most so many networks, unless more are there at create"},
 	{"anti_spoofing", `"auto"`, `what a guest sends has its own sender: its MAC, and without CAP_NET_RAW its addresses; with CAP_NET_ADMIN anything. "off": anything`},
 	{"uncarried_filters", `"refuse"`, `a container does not start where its network namespace has a packet filter that a guest can't have, such as iptables-legacy's; "accept": it starts without`},
-	{"unsafe_annotations", "false", "annotations of a container may turn the two above off"},
+	{"unsafe_annotations", "false", "annotations of a container may turn the two above off, and KVM"},
 	{"boot_timeout", `"20s", emulated "120s"`, "from power-on to the agent's answer"},
 	{"vsock", `"auto"`, `agent channel over vhost-vsock: "on", "off", or where the host has it`},
 	{"templates", `"auto"`, `start from memory templates; "off": always boot`},

@@ -22,6 +22,16 @@ func Open(hostDir string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), hostDir), nil
 }
 
+// OpenRoot is Open for a directory that is worked in by names.
+func OpenRoot(hostDir string) (*os.Root, error) {
+	f, err := Open(hostDir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // the root has a descriptor of its own
+	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+}
+
 // OpenProgram returns a directory with nothing in it but a program, by a name: the one
 // that this process runs. stage is a directory to mount it on meanwhile, in a mount
 // namespace whose mounts do not show elsewhere.

@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -93,29 +92,17 @@ func (f Failure) Line() string {
 type Store struct{ root *os.Root }
 
 // Open opens the directory, which is root's alone, and makes it if it is missing.
-func Open(dir string) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open failures: %w", err)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open failures: %w", err)
-	}
-	return &Store{root}, nil
-}
+func Open(dir string) (*Store, error) { return open(dir, os.OpenRoot) }
 
-// OpenAlone opens the directory as Open does, but such that nothing beside what is in it
-// can be reached by what this process holds. It takes CAP_SYS_ADMIN.
-func OpenAlone(dir string) (*Store, error) {
+// OpenDetached is Open for a process that keeps the directory open for long, the
+// supervisor: other directories of the host are not to be reached by it.
+func OpenDetached(dir string) (*Store, error) { return open(dir, detached.OpenRoot) }
+
+func open(dir string, openRoot func(string) (*os.Root, error)) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open failures: %w", err)
 	}
-	alone, err := detached.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open failures: %w", err)
-	}
-	defer alone.Close() // the root holds the mount from here on
-	root, err := os.OpenRoot("/proc/self/fd/" + strconv.Itoa(int(alone.Fd())))
+	root, err := openRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open failures: %w", err)
 	}
@@ -201,7 +188,7 @@ func (s *Store) List(prefix string) ([]Failure, error) {
 		return nil, fmt.Errorf("list failures: %w", err)
 	}
 	oldest := time.Now().Add(-MaxAge)
-	var all []Failure
+	all := []Failure{} // which is no null in JSON
 	for _, name := range names {
 		f, err := s.read(name)
 		if name[0] != '.' && err == nil && strings.HasPrefix(f.ID, prefix) && f.Time.After(oldest) {

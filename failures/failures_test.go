@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func newStore(t *testing.T) *Store {
@@ -20,6 +22,42 @@ func newStore(t *testing.T) *Store {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+// TestDetached: what the supervisor keeps open leads to nothing but the failures.
+func TestDetached(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("clones a mount: needs root")
+	}
+	dir := t.TempDir()
+	s, err := OpenDetached(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Add(New("abc", "it ended", "")); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	if all, err := plain.List(""); err != nil || len(all) != 1 {
+		t.Errorf("%d failures, %v, want the one that was added", len(all), err)
+	}
+	f, err := s.root.Open(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var self, above unix.Stat_t
+	if err := errors.Join(unix.Fstat(int(f.Fd()), &self), unix.Fstatat(int(f.Fd()), "..", &above, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if self.Ino != above.Ino || self.Dev != above.Dev {
+		t.Error("the directory leads to the host's root")
+	}
 }
 
 func TestKept(t *testing.T) {

@@ -67,7 +67,7 @@ func holds(t *testing.T, what string, pid int, atMost uint64) {
 		if err != nil {
 			continue // closed meanwhile
 		}
-		if strings.HasPrefix(name, "/proc/") && !strings.HasSuffix(name, "/statm") && !strings.HasSuffix(name, "/oom_score_adj") {
+		if strings.HasPrefix(name, "/proc/") && !strings.HasSuffix(name, "/status") && !strings.HasSuffix(name, "/oom_score_adj") {
 			t.Errorf("%s: has %s open", what, name)
 		}
 		if info, err := os.Stat(path); err != nil || !info.IsDir() {

@@ -53,6 +53,18 @@ func removal(messages []Message) (steps []step) {
 	return steps
 }
 
+// Tables returns the messages that make tables, of each table one: nothing else of what
+// was made earlier does Replace look at.
+func Tables(messages []Message) (tables []Message) {
+	for _, m := range messages {
+		same := func(t Message) bool { return t.Family == m.Family && t.Name() == m.Name() }
+		if m.Type == unix.NFT_MSG_NEWTABLE && !slices.ContainsFunc(tables, same) {
+			tables = append(tables, m)
+		}
+	}
+	return tables
+}
+
 func creation(messages []Message) (steps []step) {
 	for _, m := range messages {
 		flags := uint16(unix.NLM_F_CREATE)

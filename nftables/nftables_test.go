@@ -3,6 +3,7 @@ package nftables
 import (
 	"os"
 	"os/exec"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -242,4 +243,20 @@ func FuzzParse(f *testing.F) {
 			_, _ = remake(kind, b, 1)
 		}
 	})
+}
+
+// TestTables: however often the same rules were tried, what is kept of them does not grow.
+func TestTables(t *testing.T) {
+	table := func(family uint8, name string) Message {
+		return Message{Type: unix.NFT_MSG_NEWTABLE, Family: family, Attributes: appendAttribute(nil, unix.NFTA_TABLE_NAME, text(name))}
+	}
+	rule := Message{Type: unix.NFT_MSG_NEWRULE, Family: unix.NFPROTO_IPV4, Attributes: appendAttribute(nil, unix.NFTA_RULE_TABLE, text("a"))}
+	want := []Message{table(unix.NFPROTO_IPV4, "a"), table(unix.NFPROTO_IPV6, "a"), table(unix.NFPROTO_IPV4, "b")}
+	kept := want
+	for range 3 {
+		kept = Tables(slices.Concat(kept, []Message{want[0], rule, want[1], rule, want[2]}))
+	}
+	if !reflect.DeepEqual(kept, want) {
+		t.Errorf("got %v, want %v", kept, want)
+	}
 }

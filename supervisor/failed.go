@@ -31,7 +31,7 @@ func (f *failed) open(dir string) error {
 		return nil
 	}
 	var err error
-	f.store, err = failures.OpenAlone(dir)
+	f.store, err = failures.OpenDetached(dir)
 	return err
 }
 

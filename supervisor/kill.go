@@ -88,6 +88,11 @@ func (s *supervisor) signalInit(ctx context.Context, sig unix.Signal, all bool) 
 		return s.vm.Stop()
 	}
 	s.killing.within(s.killTimeout, func() {
+		select {
+		case <-s.over:
+			return // it has ended, and this process is about to
+		default:
+		}
 		s.loseVM(fmt.Errorf("the container has not ended within %s of its kill, so its virtual machine is ended", s.killTimeout))
 		if err := s.vm.Stop(); err != nil {
 			s.log.WithError(err).Error("end the virtual machine")

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/detached"
 	"github.com/huskvm/husk/network"
 	"github.com/huskvm/husk/specconv"
 )
@@ -61,15 +62,12 @@ func (p *policy) settle() error {
 // openDetached opens a directory as the root of a mount of its own, from which no ".."
 // leads to the rest of the host's /proc.
 func openDetached(dir string) (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	f, err := detached.Open(dir)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
 		// In a container, whose engine has mounted over parts of /proc.
 		return os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	}
-	if err != nil {
-		return nil, &os.PathError{Op: "open_tree", Path: dir, Err: err}
-	}
-	return os.NewFile(uintptr(fd), dir), nil
+	return f, err
 }
 
 // carried is the policy as the guest is told of it.

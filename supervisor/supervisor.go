@@ -434,6 +434,7 @@ func (s *supervisor) run() int {
 	case <-s.parent.Gone():
 		if s.parent.Abandoned() {
 			s.log.Warn("the cli ended before it committed: container given up")
+			s.failed.lost.Do(func() {}) // the end of the virtual machine is no failure then
 			return exitSetup
 		}
 		return <-code

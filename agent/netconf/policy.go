@@ -60,8 +60,9 @@ func (p *Policy) Apply(nsPath string, sysctls []*protocol.Sysctl, messages []*pr
 		return err
 	})
 	if err != nil {
-		// Whichever there are now, the next call removes them.
-		p.rules = slices.Concat(p.rules, rules)
+		// Whichever tables there are now, the next call removes them. Each is kept once:
+		// the host may try the same rules again and again.
+		p.rules = nftables.Tables(slices.Concat(p.rules, rules))
 		return nil, err
 	}
 	p.rules = rules

@@ -84,7 +84,13 @@ func (l *launch) fork(p *process) error {
 		err = l.watch.started(pid, p.pidfd)
 	}
 	if err != nil {
-		return errors.Join(err, p.kill())
+		close(l.watch.vmm) // which the watcher waits for
+		p.closePidfd()
+		kerr := p.kill()
+		if kerr == nil {
+			_, kerr = p.proc.Wait()
+		}
+		return errors.Join(err, kerr)
 	}
 	return nil
 }

@@ -112,7 +112,7 @@ func (e *execProcess) start(parent *launch.Parent) error {
 		IgnorePaused: e.boot.IgnorePaused, BareNewlines: e.boot.BareNewlines,
 		Descriptors: e.boot.Descriptors,
 	})
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("the supervisor has not answered within %s (process %d): husk delete --force ends it", control.AnswerTimeout, e.boot.SupervisorPID)
 	}
 	if err != nil {
