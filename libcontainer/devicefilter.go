@@ -2,6 +2,7 @@ package libcontainer
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -221,6 +222,9 @@ func deviceAccess(r *specs.LinuxDeviceCgroup) (bits int32, err error) {
 	return bits, nil
 }
 
+// loadTries is how often a program is given to the kernel, which seldom takes two.
+const loadTries = 10
+
 // loadFilter gives the program to the kernel.
 func loadFilter(p bpfProgram) (*os.File, error) {
 	license := []byte("Apache-2.0\x00")
@@ -238,6 +242,11 @@ func loadFilter(p bpfProgram) (*os.File, error) {
 		program: uint64(uintptr(unsafe.Pointer(&p[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
 	}
 	fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	// The kernel gives its check of the program up for a signal, such as those that Go's
+	// runtime sends its threads, and says EAGAIN.
+	for try := 1; errors.Is(err, unix.EAGAIN) && try < loadTries; try++ {
+		fd, err = bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load device filter (the kernel needs CONFIG_CGROUP_BPF): %w", err)
 	}
