@@ -400,7 +400,7 @@ func openStatus(pid int) (*os.File, error) {
 
 // readAgain reads a small file of /proc from its beginning.
 func readAgain(f *os.File) (string, error) {
-	const most = 4 << 10
+	const most = 64 << 10 // a user can be in thousands of groups
 	b := make([]byte, most)
 	n, err := f.ReadAt(b, 0)
 	if errors.Is(err, io.EOF) {
