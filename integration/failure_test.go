@@ -313,9 +313,12 @@ func TestDeleteOfStoppedCreate(t *testing.T) {
 	needVM(t) // runc has no lock
 	t.Parallel()
 	e := newEnv(t)
-	id, mark := e.id(), e.path("mark")
+	id, mark, end := e.id(), e.path("mark"), e.path("end")
+	if err := unix.Mkfifo(end, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	p := e.start(call{dir: e.dir}, "create", "--bundle", e.bundle(func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo x >" + mark + "; sleep 3"}}}}
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo x >" + mark + "; read x <" + end}}}}
 	}), id)
 	eventually(t, "the hook runs", testTimeout, func() bool {
 		_, err := os.Stat(mark)
@@ -325,6 +328,15 @@ func TestDeleteOfStoppedCreate(t *testing.T) {
 	<-p.done // killed: it was the holder
 	if status := p.cmd.ProcessState; status.Success() {
 		t.Errorf("create: %v", status)
+	}
+	// A hook outlives the call that runs it, as with runc.
+	f, err := os.OpenFile(end, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("x\n"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -321,7 +321,7 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 		s.wakeOthers(stopped)
 	}
 	s.readPID()
-	s.tellsTheTruth(t, stopped != 0 && f.victim != roleCLI && f.victim != roleExec)
+	s.tellsTheTruth(t, stopped != 0 && f.victim != roleCLI && f.victim != roleExec, stopped)
 	s.goes(t, row)
 	if stopped != 0 && f.victim == roleCLI {
 		if err := unix.Kill(stopped, unix.SIGCONT); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -370,8 +370,8 @@ const (
 
 // tellsTheTruth compares what state says with the processes that there are and the
 // output that comes. Of a container one of whose processes has been stopped there is
-// none.
-func (s *subject) tellsTheTruth(t *testing.T, stopped bool) {
+// none; meant is the process that was, 0 for none.
+func (s *subject) tellsTheTruth(t *testing.T, stopped bool, meant int) {
 	t.Helper()
 	var lie string
 	deadline := time.Now().Add(truthIn)
@@ -384,6 +384,7 @@ func (s *subject) tellsTheTruth(t *testing.T, stopped bool) {
 			return
 		}
 		time.Sleep(100 * time.Millisecond) // nothing tells of it
+		s.wakeOthers(meant)                // the tracer's SIGSTOP may come late
 	}
 }
 
