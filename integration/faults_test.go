@@ -27,6 +27,7 @@ const quickFaults = 25
 
 // subject is the container that faults are put to.
 type subject struct {
+	wake   func() // continues what the test's tracer has stopped; nil: there is no tracer
 	e      *env
 	bundle string
 	id     string
@@ -321,7 +322,8 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 		s.wakeOthers(stopped)
 	}
 	s.readPID()
-	s.tellsTheTruth(t, stopped != 0 && f.victim != roleCLI && f.victim != roleExec, stopped)
+	s.wake = func() { s.wakeOthers(stopped) } // the tracer's SIGSTOP may come late
+	s.tellsTheTruth(t, stopped != 0 && f.victim != roleCLI && f.victim != roleExec)
 	s.goes(t, row)
 	if stopped != 0 && f.victim == roleCLI {
 		if err := unix.Kill(stopped, unix.SIGCONT); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -370,8 +372,8 @@ const (
 
 // tellsTheTruth compares what state says with the processes that there are and the
 // output that comes. Of a container one of whose processes has been stopped there is
-// none; meant is the process that was, 0 for none.
-func (s *subject) tellsTheTruth(t *testing.T, stopped bool, meant int) {
+// none.
+func (s *subject) tellsTheTruth(t *testing.T, stopped bool) {
 	t.Helper()
 	var lie string
 	deadline := time.Now().Add(truthIn)
@@ -384,7 +386,9 @@ func (s *subject) tellsTheTruth(t *testing.T, stopped bool, meant int) {
 			return
 		}
 		time.Sleep(100 * time.Millisecond) // nothing tells of it
-		s.wakeOthers(meant)                // the tracer's SIGSTOP may come late
+		if s.wake != nil {
+			s.wake()
+		}
 	}
 }
 
