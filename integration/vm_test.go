@@ -135,14 +135,9 @@ func TestCheck(t *testing.T) {
 	if out := e.ok("check", "--json"); !json.Valid([]byte(out)) {
 		t.Errorf("check --json: %q", out)
 	}
-	// A container on trial sees the guest's kernel and not the host's.
-	var host unix.Utsname
-	if err := unix.Uname(&host); err != nil {
-		t.Fatal(err)
-	}
-	trial := e.ok("check", "--run")
-	if !strings.Contains(trial, "a container ran on Linux") ||
-		strings.Contains(trial, "on Linux \""+unix.ByteSliceToString(host.Release[:])+"\"") {
+	// A container on trial says what kernel it sees. Whether that is the guest's, which may
+	// be of the same release as the host's, TestGuestHasItsOwnKernel tells.
+	if trial := e.ok("check", "--run"); !strings.Contains(trial, "a container ran on Linux") {
 		t.Errorf("check --run:\n%s", trial)
 	}
 	// Without a kernel there is something to do, and it says what.
