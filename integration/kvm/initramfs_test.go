@@ -21,7 +21,7 @@ import (
 // needs on a host. Dependencies are added.
 var outerModules = []string{
 	"virtio_pci", "9p", "9pnet_virtio", "overlay",
-	"kvm-amd", "vhost_vsock", "vhost_net", "tun", "veth", "sch_ingress", "cls_matchall", "act_mirred", "cls_u32",
+	"kvm-amd", "vhost_vsock", "vhost_net", "tun", "veth", "sch_ingress", "cls_matchall", "act_mirred", "cls_u32", "cls_bpf", "act_gact",
 }
 
 // writeInitramfs writes the outer machine's initramfs: busybox, the modules in
