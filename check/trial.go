@@ -59,7 +59,7 @@ func (t Trial) Run(ctx context.Context) Check {
 	took := time.Since(began).Round(time.Millisecond)
 	if err != nil {
 		said := stderr.String()
-		if eerr := t.end(dir); eerr != nil {
+		if eerr := t.end(dir); eerr != nil { //nolint:contextcheck // the run's own time may be up
 			said += eerr.Error()
 		}
 		return c.fail(fmt.Sprintf("no container runs: %v: %s", err, said[:min(len(said), maxTrialOutput)]), advice)
