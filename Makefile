@@ -20,7 +20,7 @@ VERSION ?= 0.1.0
 COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 # husk and the agent it carries must be of one build: the hash of what the agent
 # is made of.
-BUILD := $(shell cat go.mod go.sum $$(find agent libcontainer nsfork nftables -name '*.go' -o -name '*.s' | LC_ALL=C sort) | sha256sum | cut -c1-16)
+BUILD := $(shell cat go.mod go.sum $$(find agent libcontainer nsfork protocol linux -name '*.go' -o -name '*.s' | LC_ALL=C sort) | sha256sum | cut -c1-16)
 
 # Pinned tools, built by go run from the module proxy.
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
@@ -33,7 +33,7 @@ PROTOC_GEN_GO_TTRPC := github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc@v1.2.
 NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 CYCLONEDX := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.9.0
 
-AGENT := guest/embedded/agent
+AGENT := host/bootimage/embedded/agent
 KERNEL := build/kernel
 # Of the tests, so that the outer machine of the KVM test bed finds the kernel
 # unpacked already: unpacking xz twice emulated takes minutes.
@@ -90,7 +90,7 @@ $(KERNEL)/.done:
 	@touch $@
 
 kernel: ## build the trimmed guest kernel, optional, into build/guest-kernel (ten minutes)
-	guest/kernel/build.sh build/guest-kernel
+	host/bootimage/kernel/build.sh build/guest-kernel
 
 install-kernel: ## install it where husk prefers it to the distribution's
 	install -D -m 644 build/guest-kernel/vmlinuz $(DESTDIR)/usr/lib/husk/vmlinuz
@@ -209,7 +209,7 @@ proto: ## regenerate the code made from .proto files
 	@mkdir -p build/bin
 	GOBIN=$(CURDIR)/build/bin go install $(PROTOC_GEN_GO)
 	GOBIN=$(CURDIR)/build/bin go install $(PROTOC_GEN_GO_TTRPC)
-	PATH=$(CURDIR)/build/bin:$$PATH go generate ./agent/protocol ./supervisor/control
+	PATH=$(CURDIR)/build/bin:$$PATH go generate ./protocol ./host/supervisor/control
 
 # The line naming protoc's version may differ between Debian releases; nothing else may.
 proto-check: proto ## fail if the generated code is not what the .proto files give

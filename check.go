@@ -8,8 +8,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/check"
-	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/host/check"
+	"github.com/huskvm/husk/host/specconv"
 )
 
 var checkCommand = &cli.Command{

@@ -6,7 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/host/state"
 )
 
 var errCheckpoint = errors.New("checkpoint is not supported: husk cannot save a virtual machine yet")

@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/config"
+	"github.com/huskvm/husk/host/config"
 )
 
 var configCommand = &cli.Command{

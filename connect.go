@@ -9,9 +9,9 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/hooks"
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
 )
 
 // connection is a supervisor's service together with the directory it was found in.

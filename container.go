@@ -15,16 +15,16 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/cgroup"
-	"github.com/huskvm/husk/config"
-	"github.com/huskvm/husk/hooks"
-	"github.com/huskvm/husk/network"
+	"github.com/huskvm/husk/host/cgroup"
+	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/network"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor"
+	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/nsfork"
-	"github.com/huskvm/husk/specconv"
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor"
-	"github.com/huskvm/husk/supervisor/launch"
-	"github.com/huskvm/husk/timings"
 )
 
 // newContainer makes a container, up to the status created, from the flags that

@@ -3,8 +3,8 @@ package main
 import (
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/config"
-	"github.com/huskvm/husk/report"
+	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/report"
 )
 
 var debugReportCommand = &cli.Command{

@@ -10,10 +10,10 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/cgroup"
-	"github.com/huskvm/husk/hooks"
-	"github.com/huskvm/husk/network"
-	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/host/cgroup"
+	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/network"
+	"github.com/huskvm/husk/host/state"
 )
 
 var deleteCommand = &cli.Command{

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/host/state"
 )
 
 // TestListeningProcess is no test: it is what startListening starts.

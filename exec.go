@@ -12,10 +12,10 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/specconv"
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor/execprocess"
-	"github.com/huskvm/husk/supervisor/launch"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/execprocess"
+	"github.com/huskvm/husk/host/supervisor/launch"
 )
 
 var execCommand = &cli.Command{

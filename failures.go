@@ -8,8 +8,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/config"
-	"github.com/huskvm/husk/failures"
+	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/failures"
 )
 
 var failuresCommand = &cli.Command{

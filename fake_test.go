@@ -13,8 +13,8 @@ import (
 
 	"github.com/containerd/ttrpc"
 
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
 )
 
 // fakeSupervisor answers verbs in a container's state directory, without a

@@ -11,9 +11,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/hypervisor/qemu"
-	"github.com/huskvm/husk/specconv"
 )
 
 var featuresCommand = &cli.Command{
@@ -101,7 +101,7 @@ func memoryPolicyFeatures() *features.MemoryPolicy {
 	return f
 }
 
-// seccompFeatures is what specconv/seccomp compiles; a test compares. Notification
+// seccompFeatures is what host/specconv/seccomp compiles; a test compares. Notification
 // (SCMP_ACT_NOTIFY) is refused.
 func seccompFeatures() *features.Seccomp {
 	yes := true

@@ -16,8 +16,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
-	"github.com/huskvm/husk/specconv"
-	"github.com/huskvm/husk/specconv/seccomp"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/specconv/seccomp"
 )
 
 func sameJSON(t *testing.T, a, b string) bool {

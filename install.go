@@ -9,7 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/install"
+	"github.com/huskvm/husk/host/install"
 )
 
 var installCommand = &cli.Command{

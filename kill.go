@@ -13,8 +13,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
 )
 
 var killCommand = &cli.Command{

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/host/state"
 )
 
 func TestParseSignal(t *testing.T) {

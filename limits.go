@@ -4,11 +4,11 @@ import (
 	"context"
 	"time"
 
-	"github.com/huskvm/husk/cgroup"
+	"github.com/huskvm/husk/host/cgroup"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/hypervisor/qemu"
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor"
 )
 
 // vmmMemory is what a vmm with its supervisor and exec processes may hold beside

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/host/state"
 )
 
 var listCommand = &cli.Command{

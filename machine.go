@@ -12,13 +12,13 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/config"
-	"github.com/huskvm/husk/guest"
+	"github.com/huskvm/husk/host/bootimage"
+	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/supervisor"
+	"github.com/huskvm/husk/host/template"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/hypervisor/qemu"
-	"github.com/huskvm/husk/specconv"
-	"github.com/huskvm/husk/supervisor"
-	"github.com/huskvm/husk/template"
 )
 
 // Defaults of the settings file (config.Config documents them).
@@ -65,7 +65,7 @@ func mayEmulate(settings *config.Config, plan *specconv.Plan, probe func(hypervi
 }
 
 // machineOf is newMachine without a template.
-func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, *guest.Image, error) {
+func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, *bootimage.Image, error) {
 	if err := mayEmulate(settings, plan, qemu.ProbeAccel); err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +77,7 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 	if err != nil {
 		return nil, nil, err
 	}
-	image, err := guest.Prepare(c.Context, guestSettings(settings), os.Stderr)
+	image, err := bootimage.Prepare(c.Context, guestSettings(settings), os.Stderr)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,8 +116,8 @@ func defaultVCPUs(accel hypervisor.Accel) int {
 	return min(runtime.NumCPU(), maxDefaultVCPUs)
 }
 
-func guestSettings(s *config.Config) guest.Settings {
-	return guest.Settings{Kernel: s.Kernel, Modules: s.Modules, CacheDir: s.Cache}
+func guestSettings(s *config.Config) bootimage.Settings {
+	return bootimage.Settings{Kernel: s.Kernel, Modules: s.Modules, CacheDir: s.Cache}
 }
 
 // useVsock decides the agent channel. "on" without the device is left to the

@@ -17,15 +17,15 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/config"
+	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor"
+	"github.com/huskvm/husk/host/supervisor/execprocess"
+	"github.com/huskvm/husk/host/supervisor/hog"
+	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/supervisor/standin"
+	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor/qemu"
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor"
-	"github.com/huskvm/husk/supervisor/execprocess"
-	"github.com/huskvm/husk/supervisor/hog"
-	"github.com/huskvm/husk/supervisor/launch"
-	"github.com/huskvm/husk/supervisor/standin"
-	"github.com/huskvm/husk/timings"
 )
 
 // Set by the Makefile. build is the same in husk and in the agent it carries.

@@ -8,9 +8,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/supervisor/launch"
-	"github.com/huskvm/husk/supervisor/stdio"
+	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/supervisor/stdio"
+	"github.com/huskvm/husk/protocol"
 )
 
 // passedDescriptors are the caller's descriptors from 3 on that the process is to

@@ -3,8 +3,8 @@ package main
 import (
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
 )
 
 var pauseCommand = &cli.Command{

@@ -14,8 +14,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
 )
 
 var psCommand = &cli.Command{

@@ -7,7 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/timings"
+	"github.com/huskvm/husk/host/timings"
 )
 
 var runCommand = &cli.Command{

@@ -8,8 +8,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/network"
-	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/host/network"
+	"github.com/huskvm/husk/host/state"
 )
 
 // shared are the namespaces that one container joins of another to share what is

@@ -10,7 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/specconv"
+	"github.com/huskvm/husk/host/specconv"
 )
 
 const configFile = "config.json"

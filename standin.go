@@ -9,8 +9,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/supervisor/launch"
-	"github.com/huskvm/husk/supervisor/standin"
+	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/supervisor/standin"
 )
 
 // startStandIn starts the process that a container with a user namespace is known

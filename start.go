@@ -7,11 +7,11 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/hooks"
+	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
+	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor"
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor/control"
-	"github.com/huskvm/husk/timings"
 )
 
 var startCommand = &cli.Command{

@@ -8,8 +8,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/specconv"
-	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/state"
 )
 
 var stateCommand = &cli.Command{

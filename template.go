@@ -18,12 +18,12 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/config"
+	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/supervisor"
+	"github.com/huskvm/husk/host/template"
+	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor/qemu"
-	"github.com/huskvm/husk/specconv"
-	"github.com/huskvm/husk/supervisor"
-	"github.com/huskvm/husk/template"
-	"github.com/huskvm/husk/timings"
 )
 
 var templateCommand = &cli.Command{

@@ -16,10 +16,10 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/cgroup"
-	"github.com/huskvm/husk/specconv"
-	"github.com/huskvm/husk/state"
-	"github.com/huskvm/husk/supervisor/control"
+	"github.com/huskvm/husk/host/cgroup"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
 )
 
 var updateCommand = &cli.Command{

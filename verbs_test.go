@@ -14,7 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/state"
+	"github.com/huskvm/husk/host/state"
 )
 
 // TestUnknownContainer holds every verb to runc's text.

@@ -7,10 +7,10 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/huskvm/husk/config"
-	"github.com/huskvm/husk/network"
-	"github.com/huskvm/husk/specconv"
-	"github.com/huskvm/husk/supervisor"
+	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/network"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/supervisor"
 )
 
 // wallsOf decides which walls of the network the container has. Annotations come

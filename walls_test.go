@@ -6,10 +6,10 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/huskvm/husk/config"
+	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/network"
+	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/hypervisor"
-	"github.com/huskvm/husk/network"
-	"github.com/huskvm/husk/specconv"
 )
 
 func TestWalls(t *testing.T) {

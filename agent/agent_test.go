@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
-	"github.com/huskvm/husk/agent/client"
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/agent/protocol/mux"
 	"github.com/huskvm/husk/libcontainer"
+	"github.com/huskvm/husk/protocol"
+	"github.com/huskvm/husk/protocol/client"
+	"github.com/huskvm/husk/protocol/mux"
 )
 
 // The agent's service is served in this process and libcontainer makes real

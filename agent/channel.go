@@ -7,8 +7,8 @@ import (
 	"net"
 	"time"
 
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/agent/protocol/mux"
+	"github.com/huskvm/husk/protocol"
+	"github.com/huskvm/husk/protocol/mux"
 )
 
 // channelWait is how long the device may take to appear after its module is

@@ -12,8 +12,8 @@ import (
 
 	"github.com/huskvm/husk/agent/names"
 	"github.com/huskvm/husk/agent/netconf"
-	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/libcontainer"
+	"github.com/huskvm/husk/protocol"
 )
 
 // maxProcesses bounds how many processes of one container are known at once:

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/libcontainer"
+	"github.com/huskvm/husk/protocol"
 )
 
 // descriptor stands for one of the host's that a process is passed.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 func TestDescriptorsRefused(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 const (

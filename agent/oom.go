@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 // AwaitOOM answers when the kernel has killed a process of the container for want

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/libcontainer"
+	"github.com/huskvm/husk/protocol"
 )
 
 // preparedCgroup is the name, below cgroupParent, of the prepared container's

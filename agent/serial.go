@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 const virtioPortsDir = "/sys/class/virtio-ports"

@@ -14,8 +14,8 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
 
-	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/libcontainer"
+	"github.com/huskvm/husk/protocol"
 )
 
 // headerTimeout bounds how long an opened stream may go without its header.

@@ -14,8 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/libcontainer"
+	"github.com/huskvm/husk/protocol"
 )
 
 // drainStall is how long, after a process has ended, its output may make no

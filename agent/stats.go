@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 // Ps lists the container's processes as the guest's /proc shows them.

@@ -15,9 +15,9 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/agent/client/fake"
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/agent/protocol/mux"
+	"github.com/huskvm/husk/protocol"
+	"github.com/huskvm/husk/protocol/client/fake"
+	"github.com/huskvm/husk/protocol/mux"
 )
 
 const patience = 20 * time.Second

@@ -25,41 +25,48 @@ func inAny(pkg string, dirs ...string) bool {
 	return false
 }
 
-// shared is what both sides of the channel may import: the channel, and how to fork.
-func shared(pkg string) bool { return inAny(pkg, "agent/protocol", "nsfork", "nftables") }
-
-// guestOnly is what runs inside the guest and never on the host.
-func guestOnly(pkg string) bool {
-	return inAny(pkg, "agent", "libcontainer") && !inAny(pkg, "agent/protocol", "agent/client")
+// shared is what both sides may import: the channel between them, how to fork, and what
+// both know of Linux.
+func shared(pkg string) bool {
+	return inAny(pkg, "protocol", "nsfork", "linux") && !in(pkg, "protocol/client")
 }
 
-// hostOnly is what runs on the host and never in the guest. The cli is the
-// module's root package.
+// guestOnly is what runs inside the guest and never on the host.
+func guestOnly(pkg string) bool { return inAny(pkg, "agent", "libcontainer") }
+
+// hostOnly is what runs on the host and never in the guest. The cli is the module's root
+// package.
 func hostOnly(pkg string) bool {
-	return pkg == module || inAny(pkg, "supervisor", "install", "specconv", "state", "config", "network", "cgroup", "hypervisor", "guest", "template", "timings", "check", "distro", "flock", "hooks", "report", "agent/client")
+	return pkg == module || inAny(pkg, "host", "hypervisor", "protocol/client")
 }
 
 // forbidden returns why a package may not depend on another, or "".
 func forbidden(from, to string) string {
 	switch {
+	case to == module:
+		return "nobody imports the cli"
 	case hostOnly(from) && guestOnly(to):
 		return "host code never imports guest code"
 	case guestOnly(from) && hostOnly(to):
 		return "guest code never imports host code"
 	case shared(from) && (hostOnly(to) || guestOnly(to)):
 		return "what both sides share imports neither"
-	case in(from, "libcontainer") && inAny(to, "agent", "hypervisor"):
+	case in(from, "libcontainer") && inAny(to, "agent", "protocol"):
 		return "libcontainer never learns what a VM is"
-	case in(from, "hypervisor") && inAny(to, "supervisor", "install", "specconv", "state", "config", "network", "cgroup", "guest", "agent"):
+	case in(from, "hypervisor") && inAny(to, containerRooms...):
 		return "hypervisor never learns what a container is"
 	case in(from, "hypervisor") && strings.HasPrefix(to, "github.com/opencontainers/"):
 		return "hypervisor never learns what a container is"
-	case in(to, "libcontainer") && !in(from, "libcontainer") && !in(from, "agent"):
-		return "only the agent uses libcontainer"
-	case in(from, "specconv") && inAny(to, "supervisor", "state", "network", "cgroup", "hypervisor", "agent/client"):
+	case in(from, "host/specconv") && (in(to, "host") && !inAny(to, "host/specconv", "host/config") || inAny(to, "hypervisor", "protocol/client")):
 		return "specconv is pure: it knows the spec and its plan"
 	}
 	return ""
+}
+
+// containerRooms is the host's code that knows what a container is.
+var containerRooms = []string{
+	"host/supervisor", "host/install", "host/specconv", "host/state", "host/config", "host/network", "host/cgroup",
+	"host/bootimage", "host/check", "host/report", "host/template", "protocol",
 }
 
 // listed is the part of `go list -json` that is needed.
@@ -121,24 +128,29 @@ func TestArrowRules(t *testing.T) {
 		from, to string
 		bad      bool
 	}{
-		{"supervisor", "agent/client", false},
-		{"supervisor", "agent/protocol", false},
-		{"supervisor", "agent", true},
-		{"supervisor", "libcontainer", true},
+		{"host/supervisor", "protocol/client", false},
+		{"host/supervisor", "protocol", false},
+		{"host/supervisor", "agent", true},
+		{"host/supervisor", "libcontainer", true},
+		{"host/supervisor", "linux/nftables", false},
 		{"agent", "libcontainer", false},
-		{"agent", "agent/protocol", false},
-		{"agent", "specconv", true},
-		{"agent", "agent/client", true},
-		{"libcontainer", "agent/protocol", true},
+		{"agent", "protocol", false},
+		{"agent", "linux/nftables", false},
+		{"agent", "host/specconv", true},
+		{"agent", "protocol/client", true},
+		{"libcontainer", "protocol", true},
 		{"libcontainer", "hypervisor", true},
-		{"hypervisor/qemu", "specconv", true},
-		{"hypervisor/qemu", "agent/protocol", true},
+		{"hypervisor/qemu", "host/specconv", true},
+		{"hypervisor/qemu", "protocol", true},
+		{"hypervisor/qemu", "host/distro", false},
 		{"hypervisor", "hypervisor/qemu", false},
-		{"agent/protocol", "libcontainer", true},
-		{"agent/client", "agent/protocol", false},
-		{"agent/client", "libcontainer", true},
-		{"specconv", "config", false},
-		{"specconv", "supervisor", true},
+		{"protocol", "libcontainer", true},
+		{"protocol/client", "protocol", false},
+		{"protocol/client", "libcontainer", true},
+		{"linux/nftables", "host/network", true},
+		{"host/specconv", "host/config", false},
+		{"host/specconv", "host/supervisor", true},
+		{"host/specconv", "hypervisor", true},
 	} {
 		if got := forbidden(module+"/"+c.from, module+"/"+c.to) != ""; got != c.bad {
 			t.Errorf("%s -> %s: forbidden is %v, want %v", c.from, c.to, got, c.bad)

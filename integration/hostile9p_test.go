@@ -42,7 +42,7 @@ var hostile9PHusk = sync.OnceValues(func() (string, error) {
 		args           []string
 	}{
 		{"agent/share.go", filepath.Join(source, "integration/hostile9p/share.go"), []string{"-tags", "hostile9p", "-ldflags", "-s -w -X main.build=hostile9p", "-o", agent, "./agent"}},
-		{"guest/embedded/agent", agent, []string{"-ldflags", "-X main.build=hostile9p", "-o", husk, "."}},
+		{"host/bootimage/embedded/agent", agent, []string{"-ldflags", "-X main.build=hostile9p", "-o", husk, "."}},
 	} {
 		overlay := filepath.Join(dir, "overlay.json")
 		text, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(source, b.overlaid): b.with}})

@@ -60,7 +60,7 @@ var madHusk = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	agent, husk, overlay := filepath.Join(dir, "agent"), filepath.Join(dir, "husk"), filepath.Join(dir, "overlay.json")
-	replace := map[string]map[string]string{"Replace": {filepath.Join(source, "guest/embedded/agent"): agent}}
+	replace := map[string]map[string]string{"Replace": {filepath.Join(source, "host/bootimage/embedded/agent"): agent}}
 	text, err := json.Marshal(replace)
 	if err != nil {
 		return "", err

@@ -20,7 +20,7 @@ import (
 
 	"github.com/vishvananda/netns"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 const (

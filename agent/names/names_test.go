@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 const patience = 10 * time.Second

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 // vacate takes from a card what in does not give it, and returns its name until it

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/nftables"
+	"github.com/huskvm/husk/linux/nftables"
+	"github.com/huskvm/husk/protocol"
 )
 
 // sysctlDir is where the kernel shows each thread the settings of its own namespace.

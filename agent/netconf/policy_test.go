@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/nftables"
+	"github.com/huskvm/husk/linux/nftables"
+	"github.com/huskvm/husk/protocol"
 )
 
 // tableMessage makes a table of family ip.

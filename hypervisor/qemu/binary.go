@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/huskvm/husk/distro"
+	"github.com/huskvm/husk/host/distro"
 )
 
 const (

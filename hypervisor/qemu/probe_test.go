@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/distro"
+	"github.com/huskvm/husk/host/distro"
 	"github.com/huskvm/husk/hypervisor"
 )
 

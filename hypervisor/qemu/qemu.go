@@ -20,9 +20,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/huskvm/husk/distro"
+	"github.com/huskvm/husk/host/distro"
+	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor"
-	"github.com/huskvm/husk/timings"
 )
 
 const (

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/detached"
+	"github.com/huskvm/husk/host/detached"
 )
 
 // specialFiles lets QEMU 7.2 to 9.1 make and chmod unix sockets, fifos and device

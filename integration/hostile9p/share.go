@@ -16,8 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/agent/protocol"
 	"github.com/huskvm/husk/integration/hostile9p/client"
+	"github.com/huskvm/husk/protocol"
 )
 
 func init() {

@@ -7,8 +7,8 @@ import (
 	"net"
 	"sync"
 
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/agent/protocol/mux"
+	"github.com/huskvm/husk/protocol"
+	"github.com/huskvm/husk/protocol/mux"
 )
 
 // agent is the guest.

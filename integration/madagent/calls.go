@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/agent/protocol/mux"
+	"github.com/huskvm/husk/protocol"
+	"github.com/huskvm/husk/protocol/mux"
 )
 
 // A message of ttrpc begins with length, stream id, type and flags.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 // greetBadly answers the host's greeting with something else.

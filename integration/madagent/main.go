@@ -19,8 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/agent/protocol"
-	"github.com/huskvm/husk/agent/protocol/mux"
+	"github.com/huskvm/husk/protocol"
+	"github.com/huskvm/husk/protocol/mux"
 )
 
 // build is that of the husk this belongs to; set by the linker.

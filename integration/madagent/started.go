@@ -7,7 +7,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
-	"github.com/huskvm/husk/agent/protocol"
+	"github.com/huskvm/husk/protocol"
 )
 
 // gib is what floods of a process's output have, in bytes.

@@ -1,0 +1,321 @@
+package bootimage
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const (
+	maxModule    = 64 << 20 // of one unpacked module, in bytes; ours are below 4 MiB
+	maxDepFile   = 64 << 20 // modules.dep, modules.builtin; Debian's are below 1 MiB
+	maxModules   = 1024     // in one initramfs; more means a damaged modules.dep
+	maxNameBytes = 4096
+)
+
+// wanted are the modules a container's guest needs, by name, in the order in
+// which they are loaded where dependencies leave it open: first the bus and the
+// agent channel, so that the host hears of a failure early.
+//
+// Each costs boot time, so what only some containers use is left to onDemand.
+// Not here is virtio_pci: microvm has no PCI.
+var wanted = []struct {
+	name     string
+	required bool
+}{
+	{"virtio_mmio", true},
+	{"virtio_console", true}, // the agent channel without vsock
+	{"vmw_vsock_virtio_transport", false},
+	{"9pnet_virtio", true},
+	{"9p", true},        // rootfs and volumes
+	{"virtiofs", false}, // the same, faster; brings fuse, which containers use too
+	{"overlay", false},
+	{"virtio_net", false},
+	{"virtio_rng", false},     // entropy without waiting for it
+	{"virtio_balloon", false}, // returns memory to the host
+	// Built into Debian's kernels; elsewhere programs take them for granted.
+	{"unix", false},
+	{"af_packet", false}, // ping, DHCP clients, tcpdump
+	{"ipv6", false},
+}
+
+// module is one to load in the guest.
+type module struct {
+	Name string // e.g. virtio_net, with underscores
+	Path string // on the host, perhaps compressed
+	// For are those of onDemand that need it; none: it is loaded at boot.
+	For []string
+	// Aliases are patterns of names by which the kernel asks for one of onDemand.
+	Aliases []string
+}
+
+// guestPath is where the module lies in the initramfs: compressed, if it is one of
+// those that few guests load.
+func (m module) guestPath() string {
+	file := "/lib/modules/" + m.Name + ".ko"
+	if len(m.For) > 0 {
+		file += ".gz"
+	}
+	return file
+}
+
+// moduleNotFoundError says that a kernel cannot carry a container: it lacks a
+// required driver.
+type moduleNotFoundError struct{ name, modulesDir string }
+
+func (e *moduleNotFoundError) Error() string {
+	hint := ""
+	if strings.HasPrefix(e.name, "9p") {
+		hint = " (Debian's cloud kernels leave 9p out; linux-image-amd64 has it)"
+	}
+	return fmt.Sprintf("the kernel has no %s: it is neither built in nor a module in %s%s", e.name, e.modulesDir, hint)
+}
+
+// resolveModules returns the wanted modules with their dependencies in load
+// order, as modules.dep and modules.builtin in dir have them. release is for
+// error texts.
+func resolveModules(dir, release string, seen witnesses) ([]module, error) {
+	depPath := filepath.Join(dir, "modules.dep")
+	dep, err := readListFile(depPath, seen)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is missing: run %s", depPath, depmodCommand(dir, release))
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Missing is fine: then nothing is known to be built in.
+	builtin, err := readListFile(filepath.Join(dir, "modules.builtin"), seen)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	entries, err := parseModulesDep(bytes.NewReader(dep))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w: run %s", depPath, err, depmodCommand(dir, release))
+	}
+	inKernel, err := parseModulesBuiltin(bytes.NewReader(builtin))
+	if err != nil {
+		return nil, fmt.Errorf("read modules.builtin in %s: %w", dir, err)
+	}
+	r := &resolver{entries: entries, builtin: inKernel, state: map[string]int{}}
+	for _, w := range wanted {
+		_, known := entries[w.name]
+		switch {
+		case inKernel[w.name]:
+		case known:
+			if err := r.add(w.name); err != nil {
+				return nil, fmt.Errorf("%s: %w: run %s", depPath, err, depmodCommand(dir, release))
+			}
+		case w.required:
+			return nil, &moduleNotFoundError{name: w.name, modulesDir: dir}
+		}
+	}
+	atBoot := len(r.order)
+	neededFor, err := r.addOnDemand()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: run %s", depPath, err, depmodCommand(dir, release))
+	}
+	aliases, err := readAliases(dir, seen)
+	if err != nil {
+		return nil, fmt.Errorf("%w: run %s", err, depmodCommand(dir, release))
+	}
+	mods := make([]module, 0, len(r.order))
+	for i, name := range r.order {
+		m := module{Name: name, Path: filepath.Join(dir, entries[name].path)}
+		if i >= atBoot {
+			m.For = neededFor[name]
+		}
+		if slices.Contains(m.For, name) {
+			m.Aliases = aliases[name]
+		}
+		// Of those on demand modules.dep is witness enough, which whoever installs one
+		// writes anew: 400 more would cost each start a millisecond.
+		note := seen.note
+		if len(m.For) > 0 {
+			note = identify
+		}
+		id, err := note(m.Path)
+		if err != nil {
+			return nil, err
+		}
+		if id.Absent {
+			return nil, fmt.Errorf("%s is out of date: %s is missing: run %s", depPath, m.Path, depmodCommand(dir, release))
+		}
+		mods = append(mods, m)
+	}
+	return mods, nil
+}
+
+// depmodCommand is the command that makes dir's modules.dep.
+func depmodCommand(dir, release string) string {
+	base, ok := strings.CutSuffix(filepath.Clean(dir), "/lib/modules/"+release)
+	if ok && base != "" {
+		return fmt.Sprintf("%q", "depmod -b "+base+" "+release)
+	}
+	return fmt.Sprintf("%q", "depmod "+release)
+}
+
+// readListFile reads a file of depmod's whole.
+func readListFile(path string, seen witnesses) ([]byte, error) {
+	if _, err := seen.note(path); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxDepFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxDepFile {
+		return nil, fmt.Errorf("read %s: larger than %d MiB", path, maxDepFile>>20)
+	}
+	return b, nil
+}
+
+type depEntry struct {
+	path string   // of the file, relative to the module directory
+	deps []string // names
+}
+
+// parseModulesDep reads modules.dep: "FILE: FILE...", the module and all that
+// must be loaded before it. Of two files with one name the first counts.
+func parseModulesDep(r io.Reader) (map[string]depEntry, error) {
+	entries := map[string]depEntry{}
+	err := eachLine(r, func(line string) error {
+		file, rest, ok := strings.Cut(line, ":")
+		if !ok {
+			return fmt.Errorf("line without a colon: %.100q", line)
+		}
+		name, err := moduleName(file)
+		if err != nil {
+			return err
+		}
+		e := depEntry{path: file}
+		for _, d := range strings.Fields(rest) {
+			dep, err := moduleName(d)
+			if err != nil {
+				return err
+			}
+			e.deps = append(e.deps, dep)
+		}
+		if _, dup := entries[name]; !dup {
+			entries[name] = e
+		}
+		return nil
+	})
+	return entries, err
+}
+
+// parseModulesBuiltin reads modules.builtin: one file name a line.
+func parseModulesBuiltin(r io.Reader) (map[string]bool, error) {
+	names := map[string]bool{}
+	err := eachLine(r, func(line string) error {
+		name, err := moduleName(line)
+		names[name] = true
+		return err
+	})
+	return names, err
+}
+
+func eachLine(r io.Reader, f func(line string) error) error {
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
+		line := strings.TrimSpace(s.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if err := f(line); err != nil {
+			return err
+		}
+	}
+	return s.Err()
+}
+
+// moduleName returns the name of a module file: the kernel takes - and _ for
+// the same. The file must lie below the module directory.
+func moduleName(file string) (string, error) {
+	if !filepath.IsLocal(file) || len(file) > maxNameBytes {
+		return "", fmt.Errorf("module path %.100q is not below the module directory", file)
+	}
+	name, ext, ok := strings.Cut(path.Base(file), ".ko")
+	if !ok || name == "" || ext != "" && ext[0] != '.' {
+		return "", fmt.Errorf("%.100q is not a module", file)
+	}
+	return strings.ReplaceAll(name, "-", "_"), nil
+}
+
+type resolver struct {
+	entries map[string]depEntry
+	builtin map[string]bool
+	state   map[string]int // 1: its dependencies are being added; 2: added
+	order   []string
+}
+
+// add appends name after everything it depends on. It goes by each module's own
+// line rather than by the order within one, which is the reverse of loading.
+func (r *resolver) add(name string) error {
+	switch r.state[name] {
+	case 1:
+		return fmt.Errorf("module %s depends on itself", name)
+	case 2:
+		return nil
+	}
+	e, ok := r.entries[name]
+	if !ok {
+		return fmt.Errorf("module %s is depended on but not listed", name)
+	}
+	if len(r.state) == maxModules {
+		return fmt.Errorf("more than %d modules are needed", maxModules)
+	}
+	r.state[name] = 1
+	for i := len(e.deps) - 1; i >= 0; i-- {
+		if r.builtin[e.deps[i]] {
+			continue
+		}
+		if err := r.add(e.deps[i]); err != nil {
+			return err
+		}
+	}
+	r.state[name] = 2
+	r.order = append(r.order, name)
+	return nil
+}
+
+// readModule returns a module's bytes, decompressed if need be.
+func readModule(m module) ([]byte, error) {
+	f, err := os.Open(m.Path)
+	if err != nil {
+		return nil, fmt.Errorf("read module: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxModule+1))
+	if err != nil {
+		return nil, fmt.Errorf("read module: %w", err)
+	}
+	if len(b) > maxModule {
+		return nil, fmt.Errorf("read module %s: larger than %d MiB", m.Path, maxModule>>20)
+	}
+	// By content, not by the name's ending: that is what decides in the end.
+	if !bytes.HasPrefix(b, elfMagic) {
+		var out bytes.Buffer
+		if _, err := decompress(&out, bytes.NewReader(b), b, maxModule); err != nil {
+			return nil, fmt.Errorf("read module %s: %w", m.Path, err)
+		}
+		b = out.Bytes()
+	}
+	if !bytes.HasPrefix(b, elfMagic) {
+		return nil, fmt.Errorf("read module %s: it is not an ELF file", m.Path)
+	}
+	return b, nil
+}

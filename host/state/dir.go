@@ -1,0 +1,495 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/detached"
+	"github.com/huskvm/husk/host/flock"
+)
+
+// DefaultRoot holds one directory for each container when --root is not given.
+const DefaultRoot = "/run/husk"
+
+// Names in a container's directory. Everything husk ever puts there is listed
+// in contents, which is what Remove removes.
+const (
+	// The file is not called state.json: engines give all their runtimes the
+	// same --root, and runc's file of that name would be taken for ours.
+	stateFile     = "husk.json"
+	stateFileTemp = "husk.json.new"
+
+	ControlSocket = "control.sock" // the supervisor's service
+	StreamSocket  = "stream.sock"  // stdio of exec'd processes
+	LogFile       = "supervisor.log"
+	ShareDir      = "share"  // mount point of the tree exported to the guest
+	ShadowDir     = "rootfs" // mount point of the supervisor's own root
+)
+
+// contents is in the order of Remove: the state goes last, so that a container which
+// is half removed can be found and removed again.
+var contents = []string{
+	ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir, stateFileTemp, stateFile,
+}
+
+// maxStateFile bounds what is read back, in bytes.
+const maxStateFile = 16 << 20
+
+// Errors in the words engines and their tests look for.
+var (
+	ErrNotExist  = errors.New("container does not exist")
+	ErrExist     = errors.New("container with given ID already exists")
+	ErrInvalidID = errors.New("invalid container ID format")
+)
+
+// ErrDamaged is for a container whose state cannot be read.
+var ErrDamaged = errors.New("the container's state is damaged: all that can be done is to delete it, with --force")
+
+// idFormat is runc's: what may be a file name, and a cgroup's.
+var idFormat = regexp.MustCompile(`^[\w+.-]+$`)
+
+// Dir is a container's directory, open. While it is locked no other process
+// creates or deletes the container.
+type Dir struct {
+	Path string
+	root *os.Root
+	dir  *os.File // what FDPath names
+	lock *os.File // nil: this Dir does not hold the lock
+}
+
+// ValidID returns ErrInvalidID for an id that is not one clean file name.
+func ValidID(id string) error {
+	if !idFormat.MatchString(id) || id == "." || id == ".." || len(id) > 1024 {
+		return ErrInvalidID
+	}
+	return nil
+}
+
+// Create makes the directory of a new container with its first state in it,
+// both at once by rename, so that nobody ever sees the one without the other.
+// It returns ErrExist when the id is taken.
+func Create(root string, c *Container) (*Dir, error) {
+	if err := ValidID(c.ID); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return nil, fmt.Errorf("create state root: %w", err)
+	}
+	path := filepath.Join(root, c.ID)
+	if _, err := os.Lstat(path); err == nil {
+		return nil, ErrExist
+	}
+	Sweep(root)
+	for {
+		d, err := createAt(root, path, c)
+		if errors.Is(err, errSwept) {
+			continue
+		}
+		if errors.Is(err, fs.ErrExist) {
+			return nil, ErrExist
+		}
+		if err != nil {
+			return nil, fmt.Errorf("create state directory: %w", err)
+		}
+		return d, nil
+	}
+}
+
+// These begin the names of directories that are being filled or removed. The dot keeps
+// them out of list.
+const (
+	creatingPrefix = ".creating-"
+	deletingPrefix = ".deleting-"
+)
+
+// errSwept says that another call has taken a new directory for a leftover: it was
+// there before it was locked.
+var errSwept = errors.New("the directory was taken for a leftover")
+
+func createAt(root, path string, c *Container) (*Dir, error) {
+	temp, err := os.MkdirTemp(root, creatingPrefix)
+	if err != nil {
+		return nil, err
+	}
+	d, err := open(temp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errSwept
+	}
+	if err == nil {
+		err = d.tryLock()
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !d.isAt(temp) {
+		d.Close()
+		return nil, errSwept
+	}
+	if err == nil {
+		err = d.fill(c)
+	}
+	if err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		for _, name := range contents {
+			os.Remove(filepath.Join(temp, name))
+		}
+		os.Remove(temp)
+		if d != nil {
+			d.Close()
+		}
+		return nil, err
+	}
+	d.Path = path
+	return d, nil
+}
+
+// Sweep removes what creates and deletes that were killed have left half-made below
+// root: nobody holds the lock of such a directory. What cannot be removed is nobody's
+// loss.
+func Sweep(root string) {
+	entries, _ := os.ReadDir(root)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), creatingPrefix) && !strings.HasPrefix(e.Name(), deletingPrefix) {
+			continue
+		}
+		path := filepath.Join(root, e.Name())
+		d, err := open(path)
+		if err != nil {
+			continue
+		}
+		// Under the lock, and still of that name: its create has ended, or has yet to
+		// lock it and will make another.
+		if d.tryLock() == nil && d.isAt(path) {
+			_ = d.removeRest()
+		}
+		d.Close()
+	}
+}
+
+// isAt says whether a path names this directory.
+func (d *Dir) isAt(path string) bool {
+	own, err := d.dir.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(own, there)
+}
+
+func (d *Dir) fill(c *Container) error {
+	for _, name := range []string{ShareDir, ShadowDir} {
+		if err := d.root.Mkdir(name, 0o700); err != nil {
+			return err
+		}
+	}
+	return d.Save(c)
+}
+
+// Open opens the directory of an existing container without locking it.
+func Open(root, id string) (*Dir, error) {
+	if err := ValidID(id); err != nil {
+		return nil, err
+	}
+	d, err := open(filepath.Join(root, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotExist
+	}
+	return d, err
+}
+
+// OpenDir opens a container's directory by its path.
+func OpenDir(path string) (*Dir, error) { return open(path) }
+
+// OpenDetached opens it for a process that keeps it for long, the supervisor: other
+// directories of the host are not to be reached by it.
+func OpenDetached(path string) (*Dir, error) {
+	f, err := detached.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open state directory: %w", err)
+	}
+	defer f.Close()
+	d, err := open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	d.Path = path
+	return d, nil
+}
+
+func open(path string) (*Dir, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fmt.Errorf("open state directory: %w", err)
+	}
+	dir, err := root.OpenFile(".", unix.O_DIRECTORY, 0)
+	if err != nil {
+		root.Close()
+		return nil, fmt.Errorf("open state directory: %w", err)
+	}
+	return &Dir{Path: path, root: root, dir: dir}, nil
+}
+
+// Close closes the directory and gives up its lock.
+func (d *Dir) Close() {
+	d.Unlock()
+	d.root.Close()
+	d.dir.Close()
+}
+
+// openLock opens the directory once more: a wait for the lock that has been given
+// up still sits on its descriptor, so each wait has one of its own.
+func (d *Dir) openLock() (*os.File, error) {
+	f, err := d.root.OpenFile(".", unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory %s: %w", d.Path, err)
+	}
+	return f, nil
+}
+
+func (d *Dir) tryLock() error {
+	f, err := d.openLock()
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return fmt.Errorf("lock state directory: %w", err)
+	}
+	d.lock = f
+	return nil
+}
+
+// Lock waits for the lock until ctx ends. A Dir is locked by one goroutine at a time.
+func (d *Dir) Lock(ctx context.Context) error {
+	f, err := d.openLock()
+	if err != nil {
+		return err
+	}
+	if err := flock.Wait(ctx, f); err != nil {
+		return fmt.Errorf("lock state directory %s: another husk call holds it: %w", d.Path, err)
+	}
+	d.lock = f
+	return nil
+}
+
+// Unlock gives the lock up, if it is held.
+func (d *Dir) Unlock() {
+	if d.lock == nil {
+		return
+	}
+	// Closing alone does not do it: a process that is being started may have a copy.
+	_ = unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
+	d.lock.Close()
+	d.lock = nil
+}
+
+// Load reads the saved state. It returns ErrNotExist where there is no container, and
+// an error that wraps ErrDamaged where there is one.
+func (d *Dir) Load() (*Container, error) {
+	f, err := d.root.Open(stateFile)
+	if errors.Is(err, fs.ErrNotExist) && !d.hasOthers() {
+		return nil, ErrNotExist
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxStateFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
+	}
+	c, err := decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("load state: %w: %w", ErrDamaged, err)
+	}
+	return c, nil
+}
+
+// hasOthers says whether a directory without a state is a container's all the same.
+// Other runtimes have directories below the same root.
+func (d *Dir) hasOthers() bool {
+	for _, name := range []string{ControlSocket, StreamSocket, LogFile} {
+		if _, err := d.root.Lstat(name); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func decode(b []byte) (*Container, error) {
+	if len(b) > maxStateFile {
+		return nil, fmt.Errorf("more than %d bytes", maxStateFile)
+	}
+	c := &Container{}
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, err
+	}
+	return c, ValidID(c.ID)
+}
+
+// Save writes the state by rename: a reader sees the old one or the new one.
+// It works without any path, so also after the supervisor has left the host's
+// mount namespace.
+func (d *Dir) Save(c *Container) error {
+	staged, err := d.Stage(c)
+	if err != nil {
+		return err
+	}
+	defer staged.Cancel()
+	return staged.Commit()
+}
+
+// Staged is a state that is written, and needs no more space, but is not the saved one
+// yet.
+type Staged struct{ dir *Dir } // nil: it is, or never will be
+
+// Stage writes a state beside the saved one. There may be one at a time.
+func (d *Dir) Stage(c *Container) (*Staged, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("save state: %w", err)
+	}
+	f, err := d.root.OpenFile(stateFileTemp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("save state: %w", err)
+	}
+	_, err = f.Write(b)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		_ = d.root.Remove(stateFileTemp) // space is what there is none of
+		return nil, fmt.Errorf("save state: %w", err)
+	}
+	return &Staged{d}, nil
+}
+
+// Commit makes the staged state the saved one.
+func (s *Staged) Commit() error {
+	d := s.dir
+	s.dir = nil
+	if err := d.root.Rename(stateFileTemp, stateFile); err != nil {
+		return fmt.Errorf("save state: %w", err)
+	}
+	return nil
+}
+
+// Cancel removes the staged state unless it was committed.
+func (s *Staged) Cancel() {
+	if s.dir != nil {
+		_ = s.dir.root.Remove(stateFileTemp) // the next one is written over it
+		s.dir = nil
+	}
+}
+
+// OpenLog opens the supervisor's log for appending.
+func (d *Dir) OpenLog() (*os.File, error) {
+	return d.root.OpenFile(LogFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+}
+
+// FDPath is a path to name in the directory that is short whatever the
+// directory's is: a unix socket's address holds only 107 bytes.
+func (d *Dir) FDPath(name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.dir.Fd(), name)
+}
+
+// SocketError is what went wrong with a socket that FDPath named, without that
+// name, which says nothing to a user.
+func SocketError(err error) error {
+	if op := new(net.OpError); errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+// Remove removes what husk put into the directory, name by name and never
+// recursively: a mount that should not be there makes it fail instead of
+// reaching through. Removing what is gone already is fine. Until only the state is
+// left the container keeps its name, and can be removed again; then the directory
+// loses it, so that whatever ends this call, the id is free and Sweep does the rest.
+func (d *Dir) Remove() error {
+	for _, name := range contents[:len(contents)-1] {
+		if err := d.removeName(name); err != nil {
+			return err
+		}
+	}
+	// Where there is no room for another directory it goes from where it is.
+	if temp, err := os.MkdirTemp(filepath.Dir(d.Path), deletingPrefix); err == nil {
+		if err := os.Rename(d.Path, temp); err != nil {
+			_ = os.Remove(temp) // what is gone already has no name
+		} else {
+			d.Path = temp
+		}
+	}
+	return d.removeRest()
+}
+
+// removeRest removes what there still is, and the directory.
+func (d *Dir) removeRest() error {
+	for _, name := range contents {
+		if err := d.removeName(name); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(d.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove state directory: %w", err)
+	}
+	return nil
+}
+
+func (d *Dir) removeName(name string) error {
+	if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove state directory %s: %w", d.Path, err)
+	}
+	return nil
+}
+
+// Find opens, reads and closes: what most verbs need.
+func Find(root, id string) (*Container, error) {
+	d, err := Open(root, id)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Load()
+}
+
+// List returns the containers below root, by id. Directories of other runtimes
+// and containers that vanish meanwhile are passed over; of those that cannot be
+// read, broken has the reasons, and the others are returned all the same.
+func List(root string) (all []*Container, broken []error, err error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("list containers: %w", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() || ValidID(e.Name()) != nil || e.Name()[0] == '.' {
+			continue
+		}
+		c, err := Find(root, e.Name())
+		if errors.Is(err, ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			broken = append(broken, fmt.Errorf("list containers: %s: %w", e.Name(), err))
+			continue
+		}
+		all = append(all, c)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].ID < all[j].ID })
+	return all, broken, nil
+}

@@ -1,0 +1,110 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/status"
+
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/protocol"
+)
+
+// AnswerTimeout is how long a supervisor may take to answer what has nothing to wait
+// for: it gives the guest 30 seconds.
+const AnswerTimeout = 40 * time.Second
+
+// Client is a connection to the supervisor of one container.
+type Client struct {
+	SupervisorService
+	dir  *state.Dir
+	conn *ttrpc.Client
+}
+
+// Connect connects to the supervisor whose container has this directory. The
+// directory stays open for as long as the client: Stream needs it.
+func Connect(dir *state.Dir, opts ...ttrpc.ClientOpts) (*Client, error) {
+	conn, err := dial(dir, state.ControlSocket)
+	if err != nil {
+		return nil, err
+	}
+	c := ttrpc.NewClient(conn, opts...)
+	return &Client{SupervisorService: NewSupervisorClient(c), dir: dir, conn: c}, nil
+}
+
+// Stream opens a stream of an exec'd process and returns when the agent has it.
+func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
+	conn, err := dial(c.dir, state.StreamSocket)
+	if err != nil {
+		return nil, err
+	}
+	if err = conn.SetDeadline(time.Now().Add(AnswerTimeout)); err == nil {
+		err = header.Write(conn)
+	}
+	if err == nil {
+		err = protocol.ReadStreamAck(conn)
+	}
+	if err == nil {
+		err = conn.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Rest has the supervisor write the rest of a stream to a file, until the stream or the
+// container ends. Neither is used here any more.
+func (c *Client) Rest(header protocol.StreamHeader, stream *net.UnixConn, to *os.File) error {
+	from, err := stream.File()
+	if err != nil {
+		return fmt.Errorf("hand over a stream: %w", err)
+	}
+	defer from.Close()
+	conn, err := dial(c.dir, state.StreamSocket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(AnswerTimeout)); err != nil {
+		return err
+	}
+	header.Kind = protocol.StreamRest
+	if err := header.Write(conn); err != nil {
+		return err
+	}
+	if _, _, err := conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(from.Fd()), int(to.Fd())), nil); err != nil {
+		return fmt.Errorf("hand over a stream: %w", err)
+	}
+	return protocol.ReadStreamAck(conn)
+}
+
+// Close closes the connection; streams live on.
+func (c *Client) Close() error { return c.conn.Close() }
+
+func dial(dir *state.Dir, name string) (*net.UnixConn, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})
+	if err != nil {
+		return nil, fmt.Errorf("connect to the supervisor at %s: %w", filepath.Join(dir.Path, name), state.SocketError(err))
+	}
+	return conn, nil
+}
+
+// Error is the supervisor's error as it was before it went through ttrpc.
+func Error(err error) error {
+	if err == nil {
+		return nil
+	}
+	// Not what the caller has wrapped: that is no answer of the supervisor's.
+	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return errors.New(st.GRPCStatus().Message())
+	}
+	return err
+}

@@ -1,0 +1,111 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/hypervisor"
+)
+
+// openDisks opens the host's block devices that the guest gets. The spec names
+// them by number only: the path is where the container sees one. So nodes of our
+// own are opened, on a filesystem that is mounted nowhere.
+func openDisks(disks []specconv.Disk) (_ []hypervisor.Disk, err error) {
+	if len(disks) == 0 {
+		return nil, nil
+	}
+	dir, err := nodeDir()
+	if err != nil {
+		return nil, fmt.Errorf("open block devices: %w", err)
+	}
+	defer dir.Close()
+	var open []hypervisor.Disk
+	defer func() {
+		if err != nil {
+			closeDisks(open)
+		}
+	}()
+	for i, d := range disks {
+		f, readOnly, err := openDisk(dir, i, d)
+		if err != nil {
+			return nil, fmt.Errorf("%s: open block device %d:%d: %w", d.Field, d.Major, d.Minor, err)
+		}
+		disk := hypervisor.Disk{File: f, ReadOnly: readOnly, Serial: specconv.Serial(i)}
+		open = append(open, disk)
+		if err := askBlocks(&open[i]); err != nil {
+			return nil, fmt.Errorf("%s: block device %d:%d: %w", d.Field, d.Major, d.Minor, err)
+		}
+	}
+	return open, nil
+}
+
+func closeDisks(disks []hypervisor.Disk) {
+	for _, d := range disks {
+		// The vmm has its own descriptor; nothing was written through this one.
+		d.File.Close()
+	}
+}
+
+// nodeDir is the root of a new tmpfs.
+func nodeDir() (*os.File, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, os.NewSyscallError("fsconfig", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("fsmount", err)
+	}
+	return os.NewFile(uintptr(fd), "device nodes"), nil
+}
+
+// openDisk opens a device that can only be read for reading, whatever the
+// container may do: on the host, too, a write is what fails. O_DIRECT is as QEMU is
+// told to use it: from 9.1 on it takes no descriptor that was opened otherwise.
+func openDisk(dir *os.File, i int, d specconv.Disk) (_ *os.File, readOnly bool, err error) {
+	name, number := specconv.Serial(i), unix.Mkdev(d.Major, d.Minor)
+	if err := unix.Mknodat(int(dir.Fd()), name, unix.S_IFBLK|0o600, int(number)); err != nil {
+		return nil, false, os.NewSyscallError("mknod", err)
+	}
+	fd, readOnly := -1, d.ReadOnly
+	if !readOnly {
+		fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+		readOnly = errors.Is(err, unix.EACCES) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EPERM)
+	}
+	if readOnly {
+		fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return os.NewFile(uintptr(fd), name), readOnly, nil
+}
+
+// askBlocks asks a device for its block sizes, and whether it was set read-only,
+// which on the host does not keep it from being opened for writing by root.
+func askBlocks(d *hypervisor.Disk) error {
+	fd := int(d.File.Fd())
+	logical, err := unix.IoctlGetInt(fd, unix.BLKSSZGET)
+	if err != nil {
+		return os.NewSyscallError("ioctl BLKSSZGET", err)
+	}
+	physical, err := unix.IoctlGetUint32(fd, unix.BLKPBSZGET)
+	if err != nil {
+		return os.NewSyscallError("ioctl BLKPBSZGET", err)
+	}
+	protected, err := unix.IoctlGetInt(fd, unix.BLKROGET)
+	if err != nil {
+		return os.NewSyscallError("ioctl BLKROGET", err)
+	}
+	d.LogicalBlock, d.PhysicalBlock = logical, int(physical)
+	d.ReadOnly = d.ReadOnly || protected != 0
+	return nil
+}

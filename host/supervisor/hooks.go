@@ -1,0 +1,75 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/state"
+)
+
+// showRootfs prepares the rootfs, on the host, for hooks: what they mount below
+// it, from inside of this mount namespace, appears in the shadow and in the share,
+// which are made slaves of it, and so in the guest, but never on the host.
+func showRootfs(hostDir string) error {
+	if err := unix.Mount(hostDir, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind rootfs: %w", err)
+	}
+	// First of all alone: what the host mounts below it later is not to come along.
+	if err := unix.Mount("", hostDir, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("leave the mounts of the host's rootfs: %w", err)
+	}
+	if err := unix.Mount("", hostDir, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("share mounts of rootfs: %w", err)
+	}
+	return nil
+}
+
+// prepareHooks tells the cli that its hooks find what they look for, if there
+// are any, and returns what has to be called before this process leaves the
+// host's tree.
+func (s *supervisor) prepareHooks() (finish func() error, err error) {
+	if !hooks.AtCreate(s.container.Hooks) {
+		return func() error { return nil }, nil
+	}
+	proceed, err := s.parent.Prepared()
+	return func() error { return s.finishHooks(proceed) }, err
+}
+
+// finishHooks waits until the hooks of the runtime namespace have run, and runs
+// those of createContainer. These are programs of the host and need its tree,
+// which is still this process's; its namespaces are the container's already.
+func (s *supervisor) finishHooks(proceed <-chan struct{}) error {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-s.parent.Gone():
+			cancel(errors.New("the cli ended before the container was created"))
+		case <-ctx.Done():
+		}
+	}()
+	select {
+	case <-proceed:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s.timings.Lap("wait for hooks")
+	st := s.container.OCI(state.Creating)
+	st.Pid = os.Getpid() // as the hooks see it, which are in the same pid namespace
+	if s.standIn != nil {
+		st.Pid = s.boot.StandInPID
+	}
+	err := hooks.Run(ctx, hooks.Of(s.container.Hooks).CreateContainer, "createContainer", st, s.container.Rootfs)
+	if err != nil {
+		return fmt.Errorf("error during container init: %w", err)
+	}
+	s.timings.Lap("hooks")
+	// What they have mounted is to stay where it has spread when the host's tree
+	// is let go of, with the rootfs in it.
+	return leaveHostMounts()
+}

@@ -1,0 +1,71 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/specconv"
+)
+
+// IDMapFile is the name by which a supervisor is passed the user namespace with the
+// mappings of a share, which only who sees its pid in /proc could make.
+//
+// The last element of a share's name is anything.
+func IDMapFile(s specconv.Share) string { return "idmap:" + path.Dir(s.Name) }
+
+// FDVMMUsers is the name by which a supervisor is passed the user namespace of its vmm.
+const FDVMMUsers = "vmm users"
+
+// idMaps returns the user namespace with a share's mappings.
+type idMaps func(specconv.Share) *os.File
+
+// bind binds a share, with its ids mapped if it is to be so.
+func (ids idMaps) bind(s specconv.Share, hostPath string) error {
+	if s.IDMap == nil {
+		flags := uintptr(unix.MS_BIND)
+		if s.Recursive {
+			flags |= unix.MS_REC
+		}
+		return unix.Mount(s.HostPath, hostPath, "", flags, "")
+	}
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if s.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, s.HostPath, flags)
+	if err != nil {
+		return &os.PathError{Op: "open_tree(OPEN_TREE_CLONE)", Path: s.HostPath, Err: err}
+	}
+	defer unix.Close(tree)
+	if err := mapIDs(tree, s, ids(s)); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, hostPath, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
+		return os.NewSyscallError("move_mount", err)
+	}
+	return nil
+}
+
+// mapIDs has the words of runc.
+func mapIDs(tree int, s specconv.Share, userNS *os.File) error {
+	if userNS == nil {
+		return errors.New("no user namespace with the mappings was passed")
+	}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if s.IDMap.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userNS.Fd())}
+	err := unix.MountSetattr(tree, "", flags, attr)
+	switch {
+	case errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("failed to set MOUNT_ATTR_IDMAP on %s: %w (maybe the filesystem used doesn't support idmap mounts on this kernel?)", s.HostPath, err)
+	case err != nil:
+		return fmt.Errorf("failed to set MOUNT_ATTR_IDMAP on %s: %w", s.HostPath, err)
+	}
+	return nil
+}

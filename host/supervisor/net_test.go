@@ -1,0 +1,76 @@
+package supervisor
+
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/network"
+	"github.com/huskvm/husk/linux/nftables"
+)
+
+// TestNetworkIsStale: an exec looks itself whether the namespace has changed. The watch
+// of a busy machine has told nothing of it here.
+func TestNetworkIsStale(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test's goroutine
+	outside, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	inside, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	s := &supervisor{}
+	s.wiring.followed = true
+	look := func() {
+		t.Helper()
+		var err error
+		if s.wiring.generation, err = nftables.Generation(); err != nil {
+			t.Fatal(err)
+		}
+		if s.wiring.found, _, err = network.Scan(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stale := func(what string, want bool) {
+		t.Helper()
+		if got := s.networkIsStale(); got != want {
+			t.Errorf("%s: stale is %v, want %v", what, got, want)
+		}
+	}
+	look()
+	stale("nothing has changed", false)
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "peer", PeerNamespace: netlink.NsFd(int(outside))}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	stale("an interface is there", true)
+	look()
+	stale("and is known", false)
+	address, err := netlink.ParseAddr("10.9.0.2/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.AddrAdd(veth, address); err != nil {
+		t.Fatal(err)
+	}
+	stale("it has an address", true)
+	look()
+	table := nftables.Message{Type: unix.NFT_MSG_NEWTABLE, Family: unix.NFPROTO_IPV4, Attributes: []byte{6, 0, unix.NFTA_TABLE_NAME, 0, 't', 0, 0, 0}}
+	if err := nftables.Replace(nil, []nftables.Message{table}); err != nil {
+		t.Fatal(err)
+	}
+	stale("the packet filter has changed", true)
+	s.wiring.followed = false
+	stale("before start", false)
+}

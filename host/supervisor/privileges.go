@@ -1,0 +1,28 @@
+package supervisor
+
+import (
+	"fmt"
+
+	"github.com/huskvm/husk/host/supervisor/privileges"
+)
+
+// dropPrivileges leaves this process with what the life of a created container takes.
+// From here on it mounts nothing, joins no namespace and opens nothing of the host's:
+// all that it is told comes from the guest and from the verbs.
+func (s *supervisor) dropPrivileges() error {
+	needs := s.vm.Needs()
+	kept := privileges.Kept{
+		Capabilities: needs.Capabilities, Calls: needs.Calls,
+		Network:  len(s.taps) > 0 || s.resolvConf != nil,
+		Programs: s.ooms.memory != nil,
+	}
+	if len(s.taps) > 0 {
+		// Interfaces come and go as long as the container lives.
+		kept.Capabilities = append(kept.Capabilities, "CAP_NET_ADMIN")
+	}
+	if err := privileges.Drop(kept); err != nil {
+		return fmt.Errorf("drop privileges: %w", err)
+	}
+	s.timings.Lap("drop privileges")
+	return nil
+}

@@ -1,0 +1,101 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/specconv"
+)
+
+// leaveHostMounts makes every mount of this mount namespace a slave of the
+// host's: what husk mounts here never shows on the host, and what the host
+// unmounts later is let go here too instead of staying busy for as long as the
+// container lives.
+func leaveHostMounts() error {
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("leave host mounts: %w", err)
+	}
+	return nil
+}
+
+// populateShare builds the tree that is exported to the guest: a small tmpfs
+// with one bind mount for each share, and nothing else of the host. A file is
+// bound alone, so its neighbours stay unseen. Read-only is enforced here as
+// well: the guest's kernel is not to be believed.
+//
+// All of it is in this mount namespace only and goes when that goes.
+//
+// What the host mounts later, below a shared directory, stays out of it: such a mount
+// would be neither read-only nor nodev nor id-mapped, and the vmm would have it.
+// spreading says that hooks of create have yet to mount something below the rootfs,
+// which is the first of the shares and is to get that: see showRootfs.
+func populateShare(hostDir string, shares []specconv.Share, ids idMaps, spreading bool) error {
+	if err := unix.Mount("husk-share", hostDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
+		return fmt.Errorf("mount share: %w", err)
+	}
+	for i, s := range shares {
+		propagation := uintptr(unix.MS_PRIVATE)
+		if i == 0 && spreading {
+			propagation = unix.MS_SLAVE
+		}
+		if err := bindShare(filepath.Join(hostDir, s.Name), s, ids, propagation); err != nil {
+			return fmt.Errorf("share %s for %s: %w", s.HostPath, s.Destination, err)
+		}
+	}
+	// Without this the guest could fill the host's memory by writing beside the binds.
+	if err := setReadOnly(hostDir, false); err != nil {
+		return fmt.Errorf("seal share: %w", err)
+	}
+	return nil
+}
+
+func bindShare(hostPath string, s specconv.Share, ids idMaps, propagation uintptr) error {
+	if err := os.MkdirAll(filepath.Dir(hostPath), 0o755); err != nil {
+		return err
+	}
+	if err := makeMountPoint(hostPath, s.IsDir); err != nil {
+		return err
+	}
+	if err := ids.bind(s, hostPath); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	if err := unix.Mount("", hostPath, "", propagation|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("leave the source's mounts: %w", err)
+	}
+	if s.ReadOnly {
+		return setReadOnly(hostPath, s.Recursive)
+	}
+	return nil
+}
+
+func makeMountPoint(path string, dir bool) error {
+	if dir {
+		return os.Mkdir(path, 0o755)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// setReadOnly makes a mount read-only without touching its other flags.
+func setReadOnly(path string, recursive bool) error {
+	if err := setReadOnlyAt(unix.AT_FDCWD, path, recursive); err != nil {
+		return fmt.Errorf("make %s read-only: %w", path, err)
+	}
+	return nil
+}
+
+// setReadOnlyAt takes the mount as openat(2) takes a file; with an empty path it is
+// the one that dirfd is the root of.
+func setReadOnlyAt(dirfd int, path string, recursive bool) error {
+	flags := uint(unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return unix.MountSetattr(dirfd, path, flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+}

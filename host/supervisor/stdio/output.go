@@ -1,0 +1,119 @@
+package stdio
+
+import (
+	"errors"
+	"io"
+	"math"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/huskvm/husk/protocol"
+)
+
+// output is an output of the guest's process under way.
+type output struct {
+	id   streamID
+	to   io.Writer
+	from Stream
+
+	mu      sync.Mutex
+	moved   *sync.Cond
+	carried uint64 // bytes
+	stopped bool   // nothing more is copied here
+	rest    bool   // because somebody else is to go on
+}
+
+func newOutput(id streamID, to io.Writer, from Stream) *output {
+	o := &output{id: id, to: to, from: from}
+	o.moved = sync.NewCond(&o.mu)
+	return o
+}
+
+// copy carries the output to its end. It is false if the rest is somebody else's.
+func (o *output) copy() bool {
+	buf := make([]byte, chunk)
+	for {
+		n, err := o.from.Read(buf)
+		if n > 0 {
+			_, werr := o.to.Write(buf[:n])
+			if werr != nil {
+				err = werr
+			}
+			o.note(n, false, false)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			o.note(0, true, true)
+			return false
+		}
+		if err != nil {
+			// When writing fails nobody reads here any more: closing the stream makes the
+			// agent close its pipe, and the process gets SIGPIPE as from a pipe of its own.
+			o.from.Close()
+			o.note(0, true, false)
+			return true
+		}
+	}
+}
+
+func (o *output) note(n int, stopped, rest bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.carried += uint64(n)
+	o.stopped, o.rest = stopped, rest
+	o.moved.Broadcast()
+}
+
+// reach waits until so many bytes are written, or no more will be. It reports whether
+// the rest is somebody else's.
+func (o *output) reach(bytes uint64) (rest bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.carried < bytes && !o.stopped {
+		o.moved.Wait()
+	}
+	return o.rest
+}
+
+// Held is an output that others can still write to though its process has ended.
+type Held struct {
+	Kind    protocol.StreamKind
+	Number  byte
+	Carried uint64 // bytes, in which all is that the process has written
+}
+
+// Settle waits until all is written that the process has written. Outputs that are not
+// held end with the process.
+func (r *Relay) Settle(held []Held) {
+	for _, o := range r.carried {
+		bytes := uint64(math.MaxUint64)
+		for _, h := range held {
+			if o.id == (streamID{h.Kind, h.Number}) {
+				bytes = h.Carried
+			}
+		}
+		o.reach(bytes)
+	}
+}
+
+// HandOver stops carrying what has not ended, and gives it to pass, which has others
+// go on: this process is about to end. It does so between two writes, for which it
+// waits. What cannot be handed over, such as a terminal, ends.
+func (r *Relay) HandOver(pass func(from Stream, to *os.File) error) error {
+	var errs []error
+	for _, o := range r.carried {
+		to, isFile := o.to.(*os.File)
+		from, stops := o.from.(interface{ SetReadDeadline(t time.Time) error })
+		if !isFile || !stops {
+			continue
+		}
+		if err := from.SetReadDeadline(time.Unix(1, 0)); err != nil {
+			continue // it has ended and is closed
+		}
+		if rest := o.reach(math.MaxUint64); !rest {
+			continue
+		}
+		errs = append(errs, from.SetReadDeadline(time.Time{}), pass(o.from, to))
+	}
+	return errors.Join(errs...)
+}

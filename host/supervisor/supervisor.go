@@ -1,0 +1,542 @@
+// Package supervisor is the host process of one container: its pid is the
+// container's pid for every engine, its namespaces, root and cgroup are the
+// container's shadow on the host, and its exit code is the container's. It owns
+// the VM, the connection to the agent, the container's stdio and, once it has
+// its bootstrap, the saved state.
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/network"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/supervisor/standin"
+	"github.com/huskvm/husk/host/supervisor/stdio"
+	"github.com/huskvm/husk/host/template"
+	"github.com/huskvm/husk/host/timings"
+	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/protocol/client"
+)
+
+// Exit codes of the supervisor itself; any other is the container's.
+const (
+	exitSetup = 1 // the container was never created
+	// exitLost is for a VM that ended under the container: to whoever waits it
+	// is a container that was killed.
+	exitLost = 128 + int(unix.SIGKILL)
+)
+
+// callTimeout bounds a call to the agent that has nothing to wait for. Under
+// emulation on a busy host the guest may be slow, but not this slow.
+const callTimeout = 30 * time.Second
+
+type supervisor struct {
+	boot     Bootstrap
+	dir      *state.Dir
+	log      *logrus.Logger
+	parent   *launch.Parent
+	standIn  *standin.Peer // nil: this process is the container's pid itself
+	timings  *timings.Log
+	warnings []string // for the user, with the report
+
+	up               chan struct{} // closed when the container is created
+	control, streams *socket
+	rests            *rests
+	null             *os.File // /dev/null, from before there was no path to trust
+	resolvConf       *os.File // of the container, where one is mounted
+	namesRelayed     bool     // under verbs
+	notify           notify
+
+	vm     hypervisor.VM
+	agent  *client.Client
+	taps   []*network.Tap
+	wiring wiring
+	pty    *stdio.PTY
+	relay  *stdio.Relay
+	ooms   ooms
+	failed failed
+	// killing and killTimeout are of a container that was sent SIGKILL.
+	killing     *killing
+	killTimeout time.Duration
+	over        chan struct{} // closed when the container has ended
+
+	// verbs serialises what changes the container's status; mu guards the fields
+	// below it for the moment they are read or written.
+	verbs     sync.Mutex
+	mu        sync.Mutex
+	container *state.Container
+	execs     map[string]*execution
+	execCount int
+	// beforePause is what Resume goes back to.
+	beforePause state.Status
+	resumed     chan struct{} // made by Pause, closed by Resume
+	ended       bool          // the container's process has ended; only its output is still on its way
+}
+
+// Main is a re-executed husk in the role of supervisor. It returns the exit code.
+func Main(starter hypervisor.Starter) int {
+	s := &supervisor{
+		execs: map[string]*execution{}, up: make(chan struct{}), over: make(chan struct{}),
+		timings: timings.NewFromStart("supervisor"),
+		killing: newKilling(), killTimeout: killTimeout, rests: newRests(),
+	}
+	parent, err := launch.Receive(&s.boot)
+	if err != nil {
+		// There is nobody to tell: whoever started this closed the connection.
+		return exitSetup
+	}
+	s.parent = parent
+	s.container = s.boot.Container
+	s.timings.Lap("wait for bootstrap")
+	if s.standIn, err = standin.Connect(parent); err != nil {
+		_ = parent.Report(launch.Report{Error: err.Error()})
+		return exitSetup
+	}
+	code := s.live(starter)
+	if s.standIn != nil {
+		s.standIn.End(code)
+	}
+	return code
+}
+
+// live is this process's life, from its bootstrap on.
+func (s *supervisor) live(starter hypervisor.Starter) (code int) {
+	parent := s.parent
+	defer s.shutDown()
+	defer func() {
+		if v := recover(); v != nil {
+			err := s.panicked(v)
+			_ = parent.Report(launch.Report{Error: err.Error()}) // it may have gone long ago
+			code = exitLost
+		}
+	}()
+	if s.standIn != nil {
+		// The vmm ends by the pid namespace or its parent-death signal.
+		go s.standIn.Serve(s.forwardWhenUp, func() { os.Exit(exitLost) })
+	}
+	if err := s.create(starter); err != nil {
+		// A parent that is gone has no use for the reason.
+		_ = parent.Report(launch.Report{Error: err.Error()})
+		return exitSetup
+	}
+	return s.run()
+}
+
+// panicked notes an error in husk itself, with where it was, in the log. Stderr is
+// the container's.
+func (s *supervisor) panicked(v any) error {
+	err := fmt.Errorf("internal error of the supervisor, please report it with its log: %v", v)
+	if s.log != nil {
+		s.log.WithError(err).Errorf("%s", debug.Stack())
+	}
+	return err
+}
+
+// create does everything up to the status created and reports it.
+func (s *supervisor) create(starter hypervisor.Starter) error {
+	if err := s.openState(); err != nil {
+		return err
+	}
+	face, err := openFace(s.boot.Plan.Shadow.Face)
+	if err != nil {
+		return err
+	}
+	if s.wiring.policy, err = openPolicy(s.boot.Plan.Guest.Linux.Sysctl, s.hasNewNetwork()); err != nil {
+		return err
+	}
+	if hooks.AtCreate(s.container.Hooks) {
+		// Before hooks change what is there.
+		if err := s.wiring.policy.settle(); err != nil {
+			return err
+		}
+	}
+	if err := s.mountAll(); err != nil {
+		return err
+	}
+	s.timings.Lap("host setup")
+	finishHooks, err := s.prepareHooks()
+	if err != nil {
+		return err
+	}
+	if err := s.startVM(starter); err != nil {
+		return err
+	}
+	if err := s.openTerminal(); err != nil {
+		return err
+	}
+	if err := finishHooks(); err != nil {
+		return err
+	}
+	if err := s.wiring.policy.settle(); err != nil {
+		return err
+	}
+	if err := enterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
+		return err
+	}
+	s.timings.Lap("enter shadow")
+	if err := s.createInGuest(); err != nil {
+		return err
+	}
+	if err := s.serve(); err != nil {
+		return err
+	}
+	if s.standIn != nil {
+		err = s.standIn.Show(filepath.Join(s.boot.StateDir, state.ShadowDir))
+	} else {
+		err = enterFace(face, s.container.Rootfs)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.dropPrivileges(); err != nil {
+		return err
+	}
+	close(s.up)
+	if err := s.setStatus(state.Created); err != nil {
+		return err
+	}
+	s.timings.Lap("save state")
+	phases := s.timings.Phases()
+	for _, p := range phases {
+		s.log.WithField("ms", float64(p.Took)/1e6).Debugf("phase %s", p.Name)
+	}
+	return s.parent.Report(launch.Report{Phases: phases, Warnings: s.warnings})
+}
+
+func (s *supervisor) openState() (err error) {
+	if s.dir, err = state.OpenDetached(s.boot.StateDir); err != nil {
+		return err
+	}
+	if s.null, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+		return err
+	}
+	if err := s.openResolvConf(); err != nil {
+		return err
+	}
+	if err := s.openOOM(); err != nil {
+		return err
+	}
+	s.openNotify()
+	f, err := s.dir.OpenLog()
+	if err != nil {
+		return fmt.Errorf("open supervisor log: %w", err)
+	}
+	s.log = logrus.New()
+	s.log.SetOutput(logFile{f})
+	if s.boot.Debug {
+		s.log.SetLevel(logrus.DebugLevel)
+	}
+	// What a goroutine that nobody recovers says at its end; it says no more to stderr.
+	if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
+		return fmt.Errorf("open supervisor log: %w", err)
+	}
+	if err := s.failed.open(s.boot.FailuresDir); err != nil {
+		s.log.WithError(err).Warn("failures of this container are not kept")
+	}
+	if s.control, err = listen(s.dir, state.ControlSocket); err != nil {
+		return err
+	}
+	s.streams, err = listen(s.dir, state.StreamSocket)
+	return err
+}
+
+func (s *supervisor) mountAll() error {
+	if err := leaveHostMounts(); err != nil {
+		return err
+	}
+	if hooks.AtCreate(s.container.Hooks) {
+		if err := showRootfs(s.boot.Plan.Shares[0].HostPath); err != nil {
+			return err
+		}
+	}
+	share := filepath.Join(s.boot.StateDir, state.ShareDir)
+	s.openHog(share)
+	closeOverlays, err := mountOverlays(share, s.boot.Plan.Shares)
+	if err != nil {
+		return err
+	}
+	defer closeOverlays()
+	// The shadow first: it makes the missing mount points while the rootfs may
+	// still be written.
+	if err := buildShadow(filepath.Join(s.boot.StateDir, state.ShadowDir), s.boot.Plan, s.idMap); err != nil {
+		return err
+	}
+	dress(s.boot.Plan.Shadow)
+	return populateShare(share, s.boot.Plan.Shares, s.idMap, hooks.AtCreate(s.container.Hooks))
+}
+
+func (s *supervisor) idMap(share specconv.Share) *os.File {
+	return s.parent.File(IDMapFile(share))
+}
+
+func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
+	m := s.boot.Machine
+	if s.taps, err = openTaps(m.NICs); err != nil {
+		return err
+	}
+	s.noteTaps()
+	disks, err := openDisks(s.boot.Plan.Disks)
+	if err != nil {
+		return err
+	}
+	defer closeDisks(disks)
+	s.timings.Lap("network: taps")
+	cfg := s.boot.Machine.Config()
+	cfg.ShareDir = filepath.Join(s.boot.StateDir, state.ShareDir)
+	for _, t := range s.taps {
+		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
+	}
+	cfg.Disks = disks
+	if p := s.boot.Plan.Guest.Process; p != nil && p.Capabilities != nil {
+		cfg.FileCapabilities = p.Capabilities.Bounding
+	}
+	if users := s.parent.File(FDVMMUsers); users != nil {
+		defer users.Close()
+		ids := s.boot.Plan.UserNS
+		uid, gid := ids.VMM(s.container.ID)
+		cfg.User = &hypervisor.User{Namespace: users, UID: uid, GID: gid, Owns: ids.Owns}
+	}
+	ctx := timings.With(context.Background(), s.timings)
+	if !s.wakeUp(ctx, starter, cfg) {
+		if s.vm, err = startWithin(ctx, m.BootTimeout, starter, cfg); err != nil {
+			return fmt.Errorf("start virtual machine: %w", err)
+		}
+		if err := s.meetAgent(ctx, m.BootTimeout); err != nil {
+			return s.withConsole(err)
+		}
+	}
+	if err := s.watchMemory(ctx); err != nil {
+		return err
+	}
+	// The vmm has its own descriptors now; with ours closed a tap ends with it.
+	for _, t := range s.taps {
+		t.File.Close()
+	}
+	return nil
+}
+
+// wakeTimeout is how long a clone may take to answer where a boot may take this
+// long: a hundred times what it takes, and short enough to boot instead and
+// still be of use. A template thrown away because the host was busy would make
+// it busier.
+func wakeTimeout(boot time.Duration) time.Duration {
+	return max(15*time.Second, boot/4)
+}
+
+// wakeUp starts the VM from its template and reports whether its agent answers.
+// Where there is no template, or it does not work, which also throws it away,
+// the VM has to boot.
+func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config) bool {
+	t := s.boot.Machine.Template
+	if t == nil {
+		return false
+	}
+	if len(cfg.NICs) != s.boot.Machine.NICs {
+		s.log.Info("more interfaces than the template has network cards: booting")
+		return false
+	}
+	cfg.RAMFile, cfg.DeviceState = t.RAM, t.Devices
+	var err error
+	limit := wakeTimeout(s.boot.Machine.BootTimeout)
+	if s.vm, err = startWithin(ctx, limit, starter, cfg); err == nil {
+		if err = s.meetAgent(ctx, limit); err == nil {
+			return true
+		}
+		err = errors.Join(err, s.giveUpVM())
+	}
+	if errors.Is(err, hypervisor.ErrTemplateUnsafe) {
+		s.warnings = append(s.warnings, fmt.Sprintf("memory templates cannot be used here, so the container boots: %v: set templates to off", err))
+		return false
+	}
+	select {
+	case <-s.parent.Gone():
+		return false // nobody waits any more, which is not the template's fault
+	default:
+	}
+	s.warnings = append(s.warnings, fmt.Sprintf("the memory template does not work and is discarded, so the container boots: %v", err))
+	s.log.WithError(err).Warn("the memory template does not work and is discarded: booting")
+	if err := (template.Store{Dir: t.Store}).Discard(t.Key); err != nil {
+		s.log.WithError(err).Warn("discard memory template")
+	}
+	return false
+}
+
+func startWithin(ctx context.Context, limit time.Duration, starter hypervisor.Starter, cfg hypervisor.Config) (hypervisor.VM, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return starter.Start(ctx, cfg)
+}
+
+// giveUpVM ends a VM that another takes the place of.
+func (s *supervisor) giveUpVM() error {
+	var err error
+	if s.agent != nil {
+		err = s.agent.Close()
+		s.agent = nil
+	}
+	if c := s.vm.Channel().Serial; c != nil {
+		// Closed already if the agent was met.
+		_ = c.Close()
+	}
+	err = errors.Join(err, s.vm.Stop())
+	s.vm = nil
+	return err
+}
+
+// noteTaps saves what delete needs to undo joinNetwork when this process cannot.
+func (s *supervisor) noteTaps() {
+	for _, ns := range s.boot.Plan.Shadow.Namespaces {
+		if ns.Type != specs.NetworkNamespace || ns.Path == "" {
+			continue
+		}
+		n := &state.Network{HostPath: ns.Path}
+		for _, t := range s.taps {
+			n.TapIndexes = append(n.TapIndexes, t.Index)
+		}
+		s.container.Network = n
+	}
+}
+
+func (s *supervisor) openTerminal() (err error) {
+	if !s.boot.Terminal {
+		return nil
+	}
+	socket := s.parent.Console()
+	if socket == nil {
+		return errors.New("open terminal: no console socket was passed")
+	}
+	defer socket.Close()
+	s.pty, err = stdio.OpenPTY(socket, s.boot.ConsoleSize)
+	return err
+}
+
+// run is the container's life after create: it waits for the commit, then for
+// the end, and returns the exit code.
+func (s *supervisor) run() int {
+	code := make(chan int, 1)
+	go func() { code <- s.untilEnd() }()
+	select {
+	case <-s.parent.Gone():
+		if s.parent.Abandoned() {
+			s.log.Warn("the cli ended before it committed: container given up")
+			s.failed.lost.Do(func() {}) // the end of the virtual machine is no failure then
+			return exitSetup
+		}
+		return <-code
+	case c := <-code:
+		// The cli is not done with this process before it has committed.
+		<-s.parent.Gone()
+		return c
+	}
+}
+
+// untilEnd returns the container's exit code when it has ended.
+func (s *supervisor) untilEnd() int {
+	select {
+	case code := <-s.waitInit():
+		s.flush()
+		close(s.over)
+		s.answerVerbs()
+		return code
+	case <-s.vm.Done():
+		s.loseVM(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err())))
+		close(s.over)
+		s.answerVerbs()
+		return exitLost
+	}
+}
+
+// answerTimeout is how long the verbs under way may take once the container has
+// ended, which all of them notice.
+const answerTimeout = 2 * time.Second
+
+// answerVerbs lets whoever is connected hear the end of it: a start whose execve
+// failed ends the container and is about to tell why, and an exec process still
+// writes what the one in the guest has left.
+func (s *supervisor) answerVerbs() {
+	timeout := time.After(answerTimeout)
+	for _, left := range []<-chan struct{}{s.control.peers.left(), s.rests.crowd.left()} {
+		select {
+		case <-left:
+		case <-timeout:
+			s.log.Warn("a verb or an exec process is still connected: ending without it")
+			return
+		}
+	}
+}
+
+// flush waits until the container's output has been taken by its reader, as a
+// pipe of its own would have kept it. A kill meanwhile gives it up.
+func (s *supervisor) flush() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	select {
+	case <-s.relay.Done():
+	case <-s.killing.now:
+	case <-s.vm.Done():
+		// What the VM had sent is in our hands; the relays end by themselves.
+	}
+	s.notify.flush()
+}
+
+// shutDown ends what this process started. What it cannot reach any more ends
+// with it: the vmm by the pid namespace or its parent-death signal, mounts and
+// taps with their namespaces.
+func (s *supervisor) shutDown() {
+	if s.agent != nil {
+		s.agent.Close()
+	}
+	if s.vm != nil {
+		if err := s.vm.Stop(); err != nil {
+			s.log.WithError(err).Warn("stop virtual machine")
+		}
+	}
+}
+
+func (s *supervisor) status() state.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return state.Stopped
+	}
+	return s.container.Saved
+}
+
+// consoleLines is how much of the guest's console an error carries.
+const consoleLines = 12
+
+// withConsole adds the last lines of the guest's console to an error that the
+// guest caused.
+func (s *supervisor) withConsole(err error) error {
+	if s.vm == nil {
+		return err
+	}
+	tail := lastLines(s.vm.Console(), consoleLines)
+	if tail == "" {
+		return err
+	}
+	return fmt.Errorf("%w; the guest's console ended with:\n%s", err, tail)
+}
+
+func orUnknown(err error) error {
+	if err == nil {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,677 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/huskvm/husk/host/cgroup"
+	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
+	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/supervisor/stdio"
+	"github.com/huskvm/husk/host/timings"
+	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/hypervisor/fake"
+	"github.com/huskvm/husk/protocol"
+	agentfake "github.com/huskvm/husk/protocol/client/fake"
+)
+
+const (
+	build    = "test-build"
+	patience = 10 * time.Second
+)
+
+// guest is an agent that notes what it is asked and does as it is told.
+type guest struct {
+	protocol.AgentService // nil: a call that a test does not expect panics
+
+	mu    sync.Mutex
+	calls []string
+	fail  map[string]error
+	exits map[string]chan uint32
+	kills chan uint64 // what AwaitOOM answers, one after the other; nil: nothing
+}
+
+func (g *guest) note(call string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.calls = append(g.calls, call)
+	verb, _, _ := strings.Cut(call, " ")
+	return g.fail[verb]
+}
+
+func (g *guest) called() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.calls)
+}
+
+func (g *guest) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.HelloResponse, error) {
+	if len(r.Entropy) != entropyBytes {
+		return nil, errors.New("too little entropy")
+	}
+	return &protocol.HelloResponse{KernelRelease: "6.1"}, nil
+}
+
+func (g *guest) Start(context.Context, *protocol.StartRequest) (*protocol.StartResponse, error) {
+	return &protocol.StartResponse{}, g.note("start")
+}
+
+func (g *guest) AwaitOOM(ctx context.Context, r *protocol.AwaitOOMRequest) (*protocol.AwaitOOMResponse, error) {
+	if g.kills == nil { // nobody will kill
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	// Noted before a kill is taken: whoever sends it may look right afterwards.
+	if err := g.note(fmt.Sprintf("oom after %d", r.Seen)); err != nil {
+		return nil, err
+	}
+	select {
+	case kills := <-g.kills:
+		return &protocol.AwaitOOMResponse{Kills: kills}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (g *guest) Pause(context.Context, *protocol.PauseRequest) (*protocol.PauseResponse, error) {
+	return &protocol.PauseResponse{}, g.note("pause")
+}
+
+func (g *guest) Resume(context.Context, *protocol.ResumeRequest) (*protocol.ResumeResponse, error) {
+	return &protocol.ResumeResponse{}, g.note("resume")
+}
+
+func (g *guest) Update(context.Context, *protocol.UpdateRequest) (*protocol.UpdateResponse, error) {
+	return &protocol.UpdateResponse{}, g.note("update")
+}
+
+func (g *guest) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.ExecResponse, error) {
+	return &protocol.ExecResponse{}, g.note("exec " + r.ProcessId)
+}
+
+func (g *guest) Kill(_ context.Context, r *protocol.KillRequest) (*protocol.KillResponse, error) {
+	if err := g.note("kill " + r.ProcessId + " " + unix.SignalName(unix.Signal(r.Signal))); err != nil {
+		return nil, err
+	}
+	if exit := g.exits[r.ProcessId]; exit != nil && unix.Signal(r.Signal) == unix.SIGKILL {
+		exit <- 128 + uint32(unix.SIGKILL)
+	}
+	return &protocol.KillResponse{}, nil
+}
+
+func (g *guest) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
+	select {
+	case code := <-g.exits[r.ProcessId]:
+		g.exits[r.ProcessId] <- code // for whoever else waits
+		return &protocol.WaitResponse{ExitCode: code}, g.note("wait " + r.ProcessId)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (g *guest) play(ctx context.Context, conn net.Conn, _ hypervisor.Config) error {
+	return agentfake.Streams(conn, build, func(h protocol.StreamHeader, s net.Conn) {
+		if h.Kind == protocol.StreamControl {
+			_ = agentfake.Control(ctx, s, g)
+			return
+		}
+		agentfake.Echo(s)
+	})
+}
+
+// started is a supervisor whose VM runs, up to where it meets the agent.
+func started(t *testing.T, starter *fake.Starter) (*supervisor, *fake.VM) {
+	t.Helper()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	s := &supervisor{
+		killing: newKilling(), killTimeout: killTimeout, rests: newRests(),
+		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{}, over: make(chan struct{}),
+		boot: Bootstrap{
+			Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
+			Machine: Machine{MemoryMiB: 512, VCPUs: 2, BootTimeout: patience},
+		},
+		container: &state.Container{ID: "c1", Saved: state.Created},
+	}
+	var err error
+	if s.dir, err = state.Create(t.TempDir(), s.container); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.dir.Close)
+	if s.vm, err = starter.Start(t.Context(), hypervisor.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.shutDown)
+	return s, starter.VMs()[0]
+}
+
+// met is one that has met its agent and whose container is created.
+func met(t *testing.T, g *guest) (*supervisor, *fake.VM) {
+	t.Helper()
+	s, vm := started(t, &fake.Starter{Guest: g.play})
+	if err := s.meetAgent(t.Context(), patience); err != nil {
+		t.Fatal(err)
+	}
+	return s, vm
+}
+
+func wantStatus(t *testing.T, s *supervisor, want state.Status) {
+	t.Helper()
+	saved, err := s.dir.Load()
+	if err != nil || saved.Saved != want || s.status() != want {
+		t.Errorf("status %s, saved %v, %v; want %s", s.status(), saved, err, want)
+	}
+}
+
+func TestVerbsChangeTheStatus(t *testing.T) {
+	g := &guest{}
+	s, _ := met(t, g)
+	start := func() error { _, err := s.Start(t.Context(), &control.StartRequest{}); return err }
+	pause := func() error { _, err := s.Pause(t.Context(), &control.PauseRequest{}); return err }
+	resume := func() error { _, err := s.Resume(t.Context(), &control.ResumeRequest{}); return err }
+	exec := func() error { _, err := s.Exec(t.Context(), &control.ExecRequest{}); return err }
+	for _, step := range []struct {
+		name  string
+		verb  func() error
+		after state.Status
+		text  string // of the refusal
+	}{
+		{"resume", resume, state.Created, "container not paused"},
+		{"pause", pause, state.Paused, ""},
+		{"start", start, state.Paused, "cannot start a container in the paused state"},
+		{"resume", resume, state.Created, ""},
+		{"start", start, state.Running, ""},
+		{"start", start, state.Running, "cannot start an already running container"},
+		{"pause", pause, state.Paused, ""},
+		{"exec", exec, state.Paused, "cannot exec in a paused container"},
+		{"resume", resume, state.Running, ""},
+		{"exec", exec, state.Running, ""},
+	} {
+		err := step.verb()
+		if (err != nil) != (step.text != "") || (err != nil && !strings.Contains(err.Error(), step.text)) {
+			t.Errorf("%s: error %v, want %q", step.name, err, step.text)
+		}
+		wantStatus(t, s, step.after)
+	}
+	if want := []string{"pause", "resume", "start", "pause", "resume", "exec exec-1"}; !slices.Equal(g.called(), want) {
+		t.Errorf("the guest was asked for %v, want %v", g.called(), want)
+	}
+}
+
+// A status is not changed by what the guest refused.
+func TestRefusedByTheGuest(t *testing.T) {
+	g := &guest{fail: map[string]error{"start": status.Error(codes.Internal, "no"), "exec": errors.New("no")}}
+	s, _ := met(t, g)
+	if _, err := s.Start(t.Context(), &control.StartRequest{}); err == nil || err.Error() != "no" {
+		t.Errorf("start: %v", err)
+	}
+	wantStatus(t, s, state.Created)
+	if _, err := s.Exec(t.Context(), &control.ExecRequest{HostPid: 7}); err == nil {
+		t.Error("exec succeeded")
+	}
+	if r, err := s.Ps(t.Context(), nil); err != nil || len(r.HostPids) != 1 {
+		t.Errorf("a process that was never made is listed: %v, %v", r, err)
+	}
+}
+
+// SIGKILL works whatever the guest says; nothing else ends a virtual machine.
+func TestKillThatTheGuestRefuses(t *testing.T) {
+	g := &guest{fail: map[string]error{"kill": errors.New("no")}}
+	s, vm := met(t, g)
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGTERM)}); err == nil {
+		t.Error("SIGTERM: no error")
+	}
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL), ProcessId: "exec-1"}); err == nil {
+		t.Error("SIGKILL of an exec'd process: no error")
+	}
+	select {
+	case <-vm.Done():
+		t.Fatal("the virtual machine was ended")
+	default:
+	}
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
+		t.Errorf("SIGKILL: %v", err)
+	}
+	select {
+	case <-vm.Done():
+	case <-time.After(patience):
+		t.Error("the virtual machine goes on")
+	}
+}
+
+// A guest that says it has killed the container's process and never says that it has
+// ended is ended itself, whichever way the kill came.
+func TestKillThatTheGuestIgnores(t *testing.T) {
+	for name, kill := range map[string]func(*supervisor) error{
+		"verb": func(s *supervisor) error {
+			_, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)})
+			return err
+		},
+		"all": func(s *supervisor) error {
+			_, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL), All: true})
+			return err
+		},
+		"signal": func(s *supervisor) error {
+			s.forward(unix.SIGKILL)
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, vm := met(t, &guest{})
+			s.killTimeout = 50 * time.Millisecond
+			if err := kill(s); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-vm.Done():
+			case <-time.After(patience):
+				t.Error("the virtual machine goes on")
+			}
+		})
+	}
+	t.Run("says it has ended", func(t *testing.T) {
+		s, vm := met(t, &guest{fail: map[string]error{"kill": status.Error(codes.NotFound, "no such process")}})
+		s.killTimeout = time.Hour
+		if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err == nil {
+			t.Error("no error")
+		}
+		select {
+		case <-vm.Done():
+			t.Error("a container that ends by itself has lost its last output and its exit code")
+		default:
+		}
+	})
+	t.Run("signals that do not kill", func(t *testing.T) {
+		s, vm := met(t, &guest{})
+		s.killTimeout = time.Millisecond
+		if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGTERM)}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-vm.Done():
+			t.Error("the virtual machine was ended")
+		case <-time.After(50 * time.Millisecond):
+		}
+	})
+}
+
+// A container that was killed does not wait for a reader of its output without end.
+func TestKilledWithoutReader(t *testing.T) {
+	g := &guest{exits: map[string]chan uint32{protocol.InitProcess: make(chan uint32, 2)}}
+	s, _ := met(t, g)
+	s.control, s.relay = &socket{}, &stdio.Relay{} // whose output never ends
+	s.killTimeout = 50 * time.Millisecond
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
+		t.Fatal(err)
+	}
+	code := make(chan int, 1)
+	go func() { code <- s.untilEnd() }()
+	select {
+	case c := <-code:
+		if c != exitLost {
+			t.Errorf("exit code %d", c)
+		}
+	case <-time.After(patience):
+		t.Error("still waiting")
+	}
+}
+
+// What cannot be saved is not done: the guest is not even asked.
+func TestFullStateDirectory(t *testing.T) {
+	g := &guest{}
+	s, _ := met(t, g)
+	s.container.Cgroup = &cgroup.Group{}
+	// In the way of the file that is written before the old one is replaced.
+	full := filepath.Join(s.dir.Path, "husk.json.new", "x")
+	fill := func() {
+		t.Helper()
+		if err := os.MkdirAll(full, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty := func() {
+		t.Helper()
+		if err := os.RemoveAll(filepath.Dir(full)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := func() error { _, err := s.Start(t.Context(), &control.StartRequest{}); return err }
+	pause := func() error { _, err := s.Pause(t.Context(), &control.PauseRequest{}); return err }
+	resume := func() error { _, err := s.Resume(t.Context(), &control.ResumeRequest{}); return err }
+	update := func() error {
+		_, err := s.Update(t.Context(), &control.UpdateRequest{Resources: []byte("{}"), Limits: []byte("{}")})
+		return err
+	}
+	for _, step := range []struct {
+		name          string
+		verb          func() error
+		before, after state.Status
+	}{
+		{"start", start, state.Created, state.Running},
+		{"update", update, state.Running, state.Running},
+		{"pause", pause, state.Running, state.Paused},
+		{"resume", resume, state.Paused, state.Running},
+	} {
+		asked := len(g.called())
+		fill()
+		if err := step.verb(); err == nil || !strings.Contains(err.Error(), "save state") {
+			t.Errorf("%s: error %v", step.name, err)
+		}
+		if calls := g.called()[asked:]; len(calls) > 0 {
+			t.Errorf("%s that could not be saved has asked the guest for %v", step.name, calls)
+		}
+		wantStatus(t, s, step.before)
+		empty()
+		if err := step.verb(); err != nil {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		wantStatus(t, s, step.after)
+	}
+}
+
+// Exit codes have eight bits, whatever a guest says.
+func TestExitCodeOfAHostileGuest(t *testing.T) {
+	g := &guest{exits: map[string]chan uint32{protocol.InitProcess: make(chan uint32, 1)}}
+	g.exits[protocol.InitProcess] <- 0xffffff2a
+	s, _ := met(t, g)
+	select {
+	case code := <-s.waitInit():
+		if code != 42 {
+			t.Errorf("exit code %d", code)
+		}
+	case <-time.After(patience):
+		t.Error("still waiting")
+	}
+}
+
+// To whoever waits, a virtual machine that has died is a container that was
+// killed, and the verb under way tells of the guest's last words.
+func TestVMEndsUnderTheContainer(t *testing.T) {
+	s, vm := met(t, &guest{})
+	s.control = &socket{}
+	// Of the two ways to learn of it, the channel's may be the quicker.
+	s.relay = &stdio.Relay{}
+	vm.Print("line\nKernel panic - not syncing\n")
+	vm.Fail(errors.New("exit status 1"))
+	if code := s.untilEnd(); code != exitLost {
+		t.Errorf("exit code %d", code)
+	}
+	_, err := s.saveTheReason(t.Context(), nil, nil, func(ctx context.Context, _ func(any) error) (any, error) {
+		return s.Start(ctx, &control.StartRequest{})
+	})
+	if err == nil || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), "Kernel panic") {
+		t.Errorf("start: %v", err)
+	}
+}
+
+// An error in husk's own code for a verb is that verb's alone, and its trace is in the
+// log only.
+func TestVerbThatPanics(t *testing.T) {
+	s, _ := met(t, &guest{})
+	var log strings.Builder
+	s.log.SetOutput(&log)
+	_, err := s.saveTheReason(t.Context(), nil, nil, func(context.Context, func(any) error) (any, error) { panic("oops") })
+	if err == nil || !strings.Contains(err.Error(), "oops") || strings.Contains(err.Error(), ".go:") {
+		t.Errorf("error %v", err)
+	}
+	if !strings.Contains(log.String(), "TestVerbThatPanics") {
+		t.Errorf("the log has no trace: %s", &log)
+	}
+}
+
+// An engine that kills the exec process on the host means the one in the guest.
+func TestExecWhoseWaiterHasGone(t *testing.T) {
+	g := &guest{exits: map[string]chan uint32{"exec-1": make(chan uint32, 1)}}
+	s, _ := met(t, g)
+	r, err := s.Exec(t.Context(), &control.ExecRequest{HostPid: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Wait(ctx, &control.WaitRequest{ProcessId: r.ProcessId}); err == nil {
+		t.Error("wait returned an exit code")
+	}
+	// The wait that was given up may be answered too.
+	if got, want := slices.Compact(g.called()), []string{"exec exec-1", "kill exec-1 SIGKILL", "wait exec-1"}; !slices.Equal(got, want) {
+		t.Errorf("the guest was asked for %v, want %v", g.called(), want)
+	}
+	if _, err := s.Wait(t.Context(), &control.WaitRequest{ProcessId: r.ProcessId}); !errors.Is(err, errNoProcess) {
+		t.Errorf("wait again: %v", err)
+	}
+}
+
+func TestExecOfAPausedContainerWaits(t *testing.T) {
+	g := &guest{}
+	s, _ := met(t, g)
+	if _, err := s.Pause(t.Context(), &control.PauseRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Exec(ctx, &control.ExecRequest{IgnorePaused: true}); !errors.Is(err, context.Canceled) {
+		t.Errorf("exec whose caller has gone: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
+		done <- err
+	}()
+	if _, err := s.Resume(t.Context(), &control.ResumeRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("exec still waits")
+	}
+}
+
+// A container that ends waits for whoever is connected, so an exec that waits for a
+// resume must not wait on.
+func TestExecOfAPausedContainerThatEnds(t *testing.T) {
+	s, _ := met(t, &guest{})
+	if _, err := s.Pause(t.Context(), &control.PauseRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
+		done <- err
+	}()
+	close(s.over)
+	select {
+	case err := <-done:
+		if err == nil || err.Error() != "cannot exec in a stopped container" {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("exec still waits")
+	}
+}
+
+func TestUpdateThatTheMachineCannotHold(t *testing.T) {
+	s, _ := met(t, &guest{})
+	for resources, field := range map[string]string{
+		`{"memory":{"limit":1073741824}}`: "memory.limit",
+		`{"cpu":{"cpus":"0-2"}}`:          "cpu.cpus",
+		`{`:                               "read resources",
+	} {
+		_, err := s.Update(t.Context(), &control.UpdateRequest{Resources: []byte(resources)})
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", resources, err)
+		}
+	}
+}
+
+// The error of a guest that never comes up names the cause, not the symptom.
+func TestAgentThatIsNotMet(t *testing.T) {
+	for name, tc := range map[string]struct {
+		play  func(ctx context.Context, conn net.Conn, cfg hypervisor.Config) error
+		limit time.Duration
+		text  string
+	}{
+		"silent": {nil, 50 * time.Millisecond, "the guest did not answer within 50ms (setting boot_timeout)"},
+		"ends": {
+			func(context.Context, net.Conn, hypervisor.Config) error { return errors.New("no init found") },
+			patience, "virtual machine ended: no init found",
+		},
+		"another build": {
+			func(_ context.Context, conn net.Conn, _ hypervisor.Config) error {
+				return protocol.Answer(conn, "other", nil)
+			},
+			patience, "host and agent do not match",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, _ := started(t, &fake.Starter{Guest: tc.play})
+			if err := s.meetAgent(t.Context(), tc.limit); err == nil || !strings.Contains(err.Error(), tc.text) {
+				t.Errorf("%v, want %q", err, tc.text)
+			}
+		})
+	}
+}
+
+// A guest may say anything of how long its part of create has taken.
+func TestPhasesOfAHostileGuest(t *testing.T) {
+	s, _ := started(t, &fake.Starter{})
+	s.notePhases(&protocol.CreateResponse{StageNanos: -1, SetupNanos: 1 << 62, ShareNanos: int64(time.Millisecond)})
+	phases := s.timings.Phases()
+	if len(phases) != 1 || phases[0].Name != "guest setup: share" || phases[0].Took != time.Millisecond {
+		t.Errorf("phases %v", phases)
+	}
+}
+
+// Whoever can reach the stream socket gets stdio of exec'd processes, and neither
+// the agent's control stream nor what belongs to others.
+func TestStreamSocketGivesStdioOnly(t *testing.T) {
+	s, _ := met(t, &guest{})
+	for name, tc := range map[string]struct {
+		header protocol.StreamHeader
+		ok     bool
+	}{
+		"stdin":             {protocol.StreamHeader{Kind: protocol.StreamStdin, ContainerID: "c1", ProcessID: "exec-1"}, true},
+		"control":           {protocol.StreamHeader{Kind: protocol.StreamControl, ContainerID: "c1", ProcessID: "exec-1"}, false},
+		"names":             {protocol.StreamHeader{Kind: protocol.StreamNames, ContainerID: "c1", ProcessID: "exec-1"}, false},
+		"another container": {protocol.StreamHeader{Kind: protocol.StreamStdin, ContainerID: "c2", ProcessID: "exec-1"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			theirs, ours, err := agentfake.Pair()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer theirs.Close()
+			done := make(chan error, 1)
+			go func() { done <- s.proxy(ours.(*net.UnixConn)) }()
+			if err := tc.header.Write(theirs); err != nil {
+				t.Fatal(err)
+			}
+			if err := protocol.ReadStreamAck(theirs); (err == nil) != tc.ok {
+				t.Errorf("answer: %v", err)
+			}
+			theirs.Close()
+			select {
+			case err := <-done:
+				if (err == nil) != tc.ok {
+					t.Errorf("proxy: %v", err)
+				}
+			case <-time.After(patience):
+				t.Fatal("the connection is still served")
+			}
+		})
+	}
+}
+
+// An exec process that ends hands over what others still write.
+func TestRestOfAStream(t *testing.T) {
+	s, _ := met(t, &guest{})
+	var err error
+	if s.streams, err = listen(s.dir, state.StreamSocket); err != nil {
+		t.Fatal(err)
+	}
+	defer s.streams.Close()
+	proxied := make(chan error, 1)
+	go func() {
+		conn, err := s.streams.AcceptUnix()
+		if err == nil {
+			err = s.proxy(conn)
+		}
+		proxied <- err
+	}()
+	theirs, ours, err := agentfake.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	c, err := control.Connect(dirWithControl(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Rest(protocol.StreamHeader{ContainerID: "c1", ProcessID: "exec-1"}, ours.(*net.UnixConn), w); err != nil {
+		t.Fatal(err)
+	}
+	ours.Close() // as the end of the exec process does
+	w.Close()
+	if _, err := io.WriteString(theirs, "late"); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "late" {
+		t.Errorf("the reader got %q, %v", b, err)
+	}
+	if err := <-proxied; err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-s.rests.crowd.left():
+	case <-time.After(patience):
+		t.Error("the supervisor still carries it")
+	}
+}
+
+// dirWithControl is the supervisor's directory with a control socket that takes
+// connections and says nothing.
+func dirWithControl(t *testing.T, s *supervisor) *state.Dir {
+	t.Helper()
+	l, err := listen(s.dir, state.ControlSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return s.dir
+}
+
+func TestLastLines(t *testing.T) {
+	for in, want := range map[string]string{"": "", "a\n": "a", "a\nb\nc\n": "b\nc", "\n\n": "", "a\nb": "a\nb"} {
+		if got := lastLines(in, 2); got != want {
+			t.Errorf("lastLines(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
