@@ -316,3 +316,36 @@ func TestJoinKeepsForeignQdisc(t *testing.T) {
 		}
 	}
 }
+
+// A tap that persists outlives its descriptors, and is removed by the next who finds it
+// unheld; one that somebody has open is not.
+func TestPersist(t *testing.T) {
+	ns := newNamespace(t)
+	names := func() (found []string) {
+		ns.do(func() error {
+			links, err := dump(netlink.LinkList)
+			for _, l := range links {
+				if isOurTap(l) {
+					found = append(found, l.Attrs().Name)
+				}
+			}
+			return err
+		})
+		return found
+	}
+	taps := openTaps(ns, 3)
+	for _, tap := range taps[:2] {
+		if err := tap.Persist(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	CloseTaps(taps[:1])
+	CloseTaps(taps[2:])
+	if got := names(); !slices.Equal(got, []string{"husk0", "husk1"}) {
+		t.Fatalf("taps after closing a kept and another: %v", got)
+	}
+	ns.do(RemoveUnheldTaps)
+	if got := names(); !slices.Equal(got, []string{"husk1"}) {
+		t.Errorf("taps after the removal of those unheld: %v", got)
+	}
+}

@@ -34,8 +34,78 @@ type Tap struct {
 	// sees it: the card takes its interface's address before it is brought up.
 	MAC string
 	// File holds the tap open. The tap is gone when the last duplicate of it is
-	// closed, so once the vmm has its own this one should be closed.
+	// closed, unless Persist was called, so once the vmm has its own this one should
+	// be closed.
 	File *os.File
+}
+
+// Persist lets the tap outlive its descriptors, until its network namespace goes.
+// Whoever closes the last descriptor of another tap waits for the kernel to unregister
+// the interface, 35 to 45 ms for two, and with the supervisor everybody who waits for the
+// container waits for that. With the namespace the kernel does the same work later, for all
+// interfaces at once, and nobody waits. It is for a namespace that goes with the container.
+func (t *Tap) Persist() error {
+	conn, err := t.File.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("keep tap %s: %w", t.Name, err)
+	}
+	var ioctlErr error
+	if err := conn.Control(func(fd uintptr) {
+		ioctlErr = unix.IoctlSetInt(int(fd), unix.TUNSETPERSIST, 1)
+	}); err != nil {
+		ioctlErr = err
+	}
+	if ioctlErr != nil {
+		return fmt.Errorf("keep tap %s: %w", t.Name, ioctlErr)
+	}
+	return nil
+}
+
+// RemoveUnheldTaps removes those of husk's taps in the network namespace of the calling
+// thread that no process has open: a container has ended and left them there (Persist),
+// and somebody else has kept its namespace.
+func RemoveUnheldTaps() error {
+	if err := refuseHostNamespace(); err != nil {
+		return fmt.Errorf("remove taps: %w", err)
+	}
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, link := range links {
+		if !isOurTap(link) {
+			continue
+		}
+		if err := removeUnheld(link.Attrs().Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeUnheld attaches to the tap of this name, which the kernel refuses (EBUSY) where
+// somebody else has it open, and lets it end with that descriptor.
+func removeUnheld(name string) error {
+	fd, err := openTun()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return fmt.Errorf("name tap %s: %w", name, err)
+	}
+	req.SetUint16(tapFlags)
+	switch err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); {
+	case errors.Is(err, unix.EBUSY), isGone(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("attach to tap %s: %w", name, err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0); err != nil {
+		return fmt.Errorf("remove tap %s: %w", name, err)
+	}
+	return nil
 }
 
 // OpenTaps makes n taps, 0 to 32, in the network namespace of the calling
@@ -78,15 +148,9 @@ func CloseTaps(taps []*Tap) {
 }
 
 func openTap(mac string) (*Tap, error) {
-	// Not os.OpenFile: Go would register the descriptor with epoll, which a tun
-	// file without an interface does not support.
-	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := openTun()
 	if err != nil {
-		hint := ""
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
-			hint = " (is the tun module loaded? modprobe tun)"
-		}
-		return nil, fmt.Errorf("open %s: %w%s", tunDevice, err, hint)
+		return nil, err
 	}
 	tap, err := setUpTap(fd, mac)
 	if err != nil {
@@ -96,6 +160,23 @@ func openTap(mac string) (*Tap, error) {
 	return tap, nil
 }
 
+// openTun is not os.OpenFile: Go would register the descriptor with epoll, which a tun
+// file without an interface does not support.
+func openTun() (int, error) {
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		hint := ""
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+			hint = " (is the tun module loaded? modprobe tun)"
+		}
+		return -1, fmt.Errorf("open %s: %w%s", tunDevice, err, hint)
+	}
+	return fd, nil
+}
+
+// tapFlags are of every tap of ours; who attaches to one must give the same.
+const tapFlags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+
 func setUpTap(fd int, mac string) (*Tap, error) {
 	// The kernel replaces %d by the first free number, atomically: two
 	// supervisors in one namespace (a pod) never get the same tap.
@@ -103,7 +184,7 @@ func setUpTap(fd int, mac string) (*Tap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("name tap: %w", err)
 	}
-	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	req.SetUint16(tapFlags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		return nil, fmt.Errorf("create tap: %w", err)
 	}

@@ -27,11 +27,37 @@ func openTaps(n int) ([]*network.Tap, error) {
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(skipped, func(s network.Skipped) bool { return s.Tap }) {
+	if hasTap(skipped) {
+		if err := network.RemoveUnheldTaps(); err != nil {
+			return nil, err
+		}
+		if found, skipped, err = network.Scan(); err != nil {
+			return nil, err
+		}
+	}
+	if hasTap(skipped) {
 		// Two machines with one address on one interface: neither would work.
 		return nil, errors.New("the network namespace has another container's virtual machine on it: containers that share one network (--network container:ID, pods) are not supported yet")
 	}
 	return network.OpenTaps(max(n, len(found)))
+}
+
+func hasTap(skipped []network.Skipped) bool {
+	return slices.ContainsFunc(skipped, func(s network.Skipped) bool { return s.Tap })
+}
+
+// keepTaps lets the taps end with the network namespace, where that goes with the
+// container. In a namespace of somebody else's they would be left.
+func (s *supervisor) keepTaps() error {
+	if !s.hasNewNetwork() {
+		return nil
+	}
+	for _, t := range s.taps {
+		if err := t.Persist(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hasNewNetwork says whether the network namespace has been made for the container.

@@ -289,6 +289,9 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	if s.taps, err = openTaps(m.NICs); err != nil {
 		return err
 	}
+	if err := s.keepTaps(); err != nil {
+		return err
+	}
 	s.noteTaps()
 	disks, err := openDisks(s.boot.Plan.Disks)
 	if err != nil {
