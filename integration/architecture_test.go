@@ -59,13 +59,15 @@ func forbidden(from, to string) string {
 		return "hypervisor never learns what a container is"
 	case in(from, "host/specconv") && (in(to, "host") && !inAny(to, "host/specconv", "host/config") || inAny(to, "hypervisor", "protocol/client")):
 		return "specconv is pure: it knows the spec and its plan"
+	case in(from, "host/mounts") && (in(to, "host") && !inAny(to, "host/mounts", "host/specconv", "host/config") || inAny(to, "hypervisor", "protocol/client")):
+		return "mounts know a container's plan, and neither virtual machine nor supervisor"
 	}
 	return ""
 }
 
 // containerRooms is the host's code that knows what a container is.
 var containerRooms = []string{
-	"host/supervisor", "host/install", "host/specconv", "host/state", "host/config", "host/network", "host/cgroup",
+	"host/supervisor", "host/mounts", "host/install", "host/specconv", "host/state", "host/config", "host/network", "host/cgroup",
 	"host/bootimage", "host/check", "host/report", "host/template", "protocol",
 }
 
@@ -151,6 +153,11 @@ func TestArrowRules(t *testing.T) {
 		{"host/specconv", "host/config", false},
 		{"host/specconv", "host/supervisor", true},
 		{"host/specconv", "hypervisor", true},
+		{"host/mounts", "host/specconv", false},
+		{"host/mounts", "host/supervisor", true},
+		{"host/mounts", "hypervisor", true},
+		{"host/mounts", "protocol/client", true},
+		{"host/supervisor", "host/mounts", false},
 	} {
 		if got := forbidden(module+"/"+c.from, module+"/"+c.to) != ""; got != c.bad {
 			t.Errorf("%s -> %s: forbidden is %v, want %v", c.from, c.to, got, c.bad)

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"path"
 	"strings"
 	"time"
 
@@ -40,6 +41,15 @@ type Bootstrap struct {
 	Build string
 	Debug bool
 }
+
+// IDMapFile is the name by which a supervisor is passed the user namespace with the
+// mappings of a share, which only who sees its pid in /proc could make.
+//
+// The last element of a share's name is anything.
+func IDMapFile(s specconv.Share) string { return "idmap:" + path.Dir(s.Name) }
+
+// FDVMMUsers is the name by which a supervisor is passed the user namespace of its vmm.
+const FDVMMUsers = "vmm users"
 
 // Walls are the limits of the container's network, with every setting decided.
 type Walls struct {

@@ -6,28 +6,10 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/mounts"
 	"github.com/huskvm/husk/host/state"
 )
-
-// showRootfs prepares the rootfs, on the host, for hooks: what they mount below
-// it, from inside of this mount namespace, appears in the shadow and in the share,
-// which are made slaves of it, and so in the guest, but never on the host.
-func showRootfs(hostDir string) error {
-	if err := unix.Mount(hostDir, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("bind rootfs: %w", err)
-	}
-	// First of all alone: what the host mounts below it later is not to come along.
-	if err := unix.Mount("", hostDir, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("leave the mounts of the host's rootfs: %w", err)
-	}
-	if err := unix.Mount("", hostDir, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("share mounts of rootfs: %w", err)
-	}
-	return nil
-}
 
 // prepareHooks tells the cli that its hooks find what they look for, if there
 // are any, and returns what has to be called before this process leaves the
@@ -71,5 +53,5 @@ func (s *supervisor) finishHooks(proceed <-chan struct{}) error {
 	s.timings.Lap("hooks")
 	// What they have mounted is to stay where it has spread when the host's tree
 	// is let go of, with the rootfs in it.
-	return leaveHostMounts()
+	return mounts.LeaveHost()
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/mounts"
 	"github.com/huskvm/husk/host/network"
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
@@ -185,7 +186,7 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := s.wiring.policy.settle(); err != nil {
 		return err
 	}
-	if err := enterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
+	if err := mounts.EnterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
 		return err
 	}
 	s.timings.Lap("enter shadow")
@@ -255,29 +256,27 @@ func (s *supervisor) openState() (err error) {
 	return err
 }
 
+// mountAll makes the shadow and the share.
 func (s *supervisor) mountAll() error {
-	if err := leaveHostMounts(); err != nil {
+	// First: what is mounted from here on must not show on the host.
+	if err := mounts.LeaveHost(); err != nil {
 		return err
 	}
-	if hooks.AtCreate(s.container.Hooks) {
-		if err := showRootfs(s.boot.Plan.Shares[0].HostPath); err != nil {
-			return err
-		}
+	plan := s.boot.Plan
+	r := &mounts.Request{
+		ShadowDir: filepath.Join(s.boot.StateDir, state.ShadowDir), ShareDir: filepath.Join(s.boot.StateDir, state.ShareDir),
+		Shares: plan.Shares, Mounts: plan.Guest.Mounts, Devices: plan.Guest.Linux.Devices, Cwd: plan.Guest.Process.Cwd,
+		UserNS: plan.UserNS, IDMaps: s.idMap, Hooks: hooks.AtCreate(s.container.Hooks),
 	}
-	share := filepath.Join(s.boot.StateDir, state.ShareDir)
-	s.openHog(share)
-	closeOverlays, err := mountOverlays(share, s.boot.Plan.Shares)
+	// Before Make: it uses the share's directory for a moment.
+	s.openHog(r.ShareDir)
+	guest, err := mounts.Make(r)
 	if err != nil {
 		return err
 	}
-	defer closeOverlays()
-	// The shadow first: it makes the missing mount points while the rootfs may
-	// still be written.
-	if err := buildShadow(filepath.Join(s.boot.StateDir, state.ShadowDir), s.boot.Plan, s.idMap); err != nil {
-		return err
-	}
-	dress(s.boot.Plan.Shadow)
-	return populateShare(share, s.boot.Plan.Shares, s.idMap, hooks.AtCreate(s.container.Hooks))
+	plan.Guest.Mounts = guest
+	takeIdentity(plan.Shadow)
+	return nil
 }
 
 func (s *supervisor) idMap(share specconv.Share) *os.File {
@@ -293,18 +292,20 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 		return err
 	}
 	s.noteTaps()
-	disks, err := openDisks(s.boot.Plan.Disks)
+	disks, err := mounts.OpenDisks(s.boot.Plan.Disks)
 	if err != nil {
 		return err
 	}
-	defer closeDisks(disks)
+	defer mounts.CloseDisks(disks)
 	s.timings.Lap("network: taps")
 	cfg := s.boot.Machine.Config()
 	cfg.ShareDir = filepath.Join(s.boot.StateDir, state.ShareDir)
 	for _, t := range s.taps {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
-	cfg.Disks = disks
+	for _, d := range disks {
+		cfg.Disks = append(cfg.Disks, hypervisor.Disk(d))
+	}
 	if p := s.boot.Plan.Guest.Process; p != nil && p.Capabilities != nil {
 		cfg.FileCapabilities = p.Capabilities.Bounding
 	}

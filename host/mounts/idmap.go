@@ -1,30 +1,20 @@
-package supervisor
+package mounts
 
 import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// IDMapFile is the name by which a supervisor is passed the user namespace with the
-// mappings of a share, which only who sees its pid in /proc could make.
-//
-// The last element of a share's name is anything.
-func IDMapFile(s specconv.Share) string { return "idmap:" + path.Dir(s.Name) }
-
-// FDVMMUsers is the name by which a supervisor is passed the user namespace of its vmm.
-const FDVMMUsers = "vmm users"
-
-// idMaps returns the user namespace with a share's mappings.
-type idMaps func(specconv.Share) *os.File
+// IDMaps returns the user namespace that has a share's mappings, nil: there is none.
+type IDMaps func(specconv.Share) *os.File
 
 // bind binds a share, with its ids mapped if it is to be so.
-func (ids idMaps) bind(s specconv.Share, hostPath string) error {
+func (ids IDMaps) bind(s specconv.Share, hostPath string) error {
 	if s.IDMap == nil {
 		flags := uintptr(unix.MS_BIND)
 		if s.Recursive {

@@ -1,4 +1,4 @@
-package supervisor
+package mounts
 
 import (
 	"fmt"
@@ -11,14 +11,14 @@ import (
 // where it is not: runc makes it before, and the guest gets the rootfs after. A
 // device gets an empty file, on which the guest binds a node. The mount points are
 // there already.
-func preMake(root *os.File, plan *specconv.Plan) error {
-	if cwd := plan.Guest.Process.Cwd; cwd != "" {
-		if err := preMakeOne(root, cwd, true, plan.UserNS); err != nil {
+func preMake(root *os.File, r *Request) error {
+	if cwd := r.Cwd; cwd != "" {
+		if err := preMakeOne(root, cwd, true, r.UserNS); err != nil {
 			return fmt.Errorf("mkdir %s: %w", cwd, err)
 		}
 	}
-	for _, d := range plan.Guest.Linux.Devices {
-		if err := preMakeOne(root, d.Path, false, plan.UserNS); err != nil {
+	for _, d := range r.Devices {
+		if err := preMakeOne(root, d.Path, false, r.UserNS); err != nil {
 			return fmt.Errorf("make %s: %w", d.Path, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package mounts
 
 import (
 	"errors"
@@ -19,29 +19,29 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// buildShadow mounts, at hostDir, what a tool that enters this process's mount
+// buildShadow mounts, at ShadowDir, what a tool that enters this process's mount
 // namespace expects of a container: the rootfs, the binds at their
 // destinations, a /proc of its own, and an empty read-only tmpfs wherever the
 // guest mounts a filesystem of its own. Missing mount points are made in the
 // rootfs, as runc does; the guest finds them there.
 //
 // The rootfs is not trusted: every destination is resolved inside it.
-func buildShadow(hostDir string, plan *specconv.Plan, idmaps idMaps) error {
-	rootfs := plan.Shares[0]
+func buildShadow(r *Request) (guest []specs.Mount, err error) {
+	rootfs, hostDir := r.Shares[0], r.ShadowDir
 	if err := unix.Mount(rootfs.HostPath, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("bind rootfs: %w", err)
+		return nil, fmt.Errorf("bind rootfs: %w", err)
 	}
-	// What is mounted here is not to show in the rootfs: see showRootfs.
+	// What is mounted here is not to show in the rootfs: see spreadRootfs.
 	if err := unix.Mount("", hostDir, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("leave the mounts of rootfs: %w", err)
+		return nil, fmt.Errorf("leave the mounts of rootfs: %w", err)
 	}
 	root, err := os.OpenFile(hostDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open rootfs: %w", err)
+		return nil, fmt.Errorf("open rootfs: %w", err)
 	}
 	defer root.Close()
 	binds := map[string]specconv.Share{}
-	for _, s := range plan.Shares[1:] {
+	for _, s := range r.Shares[1:] {
 		binds[path.Join(specconv.GuestShareDir, s.Name)] = s
 	}
 	var guests []*os.File
@@ -50,36 +50,39 @@ func buildShadow(hostDir string, plan *specconv.Plan, idmaps idMaps) error {
 			f.Close()
 		}
 	}()
-	for i, m := range plan.Guest.Mounts {
+	guest = slices.Clone(r.Mounts)
+	for i, m := range r.Mounts {
 		bind, isBind := binds[m.Source]
-		made, standsFor, err := shadowMount(root, m, bind, isBind, plan.UserNS, idmaps)
+		made, standsFor, err := shadowMount(root, m, bind, isBind, r.UserNS, r.IDMaps)
 		if err != nil {
-			return fmt.Errorf("error during container init: error mounting %q to rootfs at %q: %w", source(m, bind, isBind), m.Destination, err)
+			return nil, fmt.Errorf("error during container init: error mounting %q to rootfs at %q: %w", source(m, bind, isBind), m.Destination, err)
 		}
 		if standsFor != nil {
 			guests = append(guests, standsFor)
 		}
 		if made && m.Type == "tmpfs" && !hasMode(m.Options) {
 			// In the guest it would keep the mode of the directory that was there.
-			plan.Guest.Mounts[i].Options = append(slices.Clone(m.Options), tmpfsMode)
+			guest[i].Options = append(slices.Clone(m.Options), tmpfsMode)
 		}
 	}
 	if rootfs.ReadOnly {
-		if err := preMake(root, plan); err != nil {
-			return fmt.Errorf("error during container init: %w", err)
+		if err := preMake(root, r); err != nil {
+			return nil, fmt.Errorf("error during container init: %w", err)
 		}
 	}
 	// Only now, for mount points are made in them, too. What a tool of the host
 	// writes there, such as podman cp, the guest never sees: it has to be told.
 	for _, f := range guests {
 		if err := setReadOnlyAt(int(f.Fd()), "", false); err != nil {
-			return fmt.Errorf("make the stand-in of the guest's %s read-only: %w", f.Name(), err)
+			return nil, fmt.Errorf("make the stand-in of the guest's %s read-only: %w", f.Name(), err)
 		}
 	}
 	if rootfs.ReadOnly {
-		return setReadOnly(hostDir, false)
+		if err := setReadOnly(hostDir, false); err != nil {
+			return nil, err
+		}
 	}
-	return nil
+	return guest, nil
 }
 
 // source is the name the user knows a mount's source by.
@@ -90,7 +93,8 @@ func source(m specs.Mount, bind specconv.Share, isBind bool) string {
 	return m.Source
 }
 
-// tmpfsMode is what the root of a tmpfs has unless told otherwise, tmpfs(5).
+// tmpfsMode is what the root of a tmpfs has unless told otherwise, tmpfs(5). A guest's
+// tmpfs on a mount point that was made here is told so.
 const tmpfsMode = "mode=1777"
 
 func hasMode(options []string) bool {
@@ -100,7 +104,7 @@ func hasMode(options []string) bool {
 // shadowMount mounts one of the container's mounts in the shadow, and says whether
 // it has made the directory or file it is on. It returns what stands for a
 // filesystem of the guest's own, if that is what it has mounted, still writable.
-func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool, ids *specconv.IDMaps, idmaps idMaps) (made bool, standsFor *os.File, err error) {
+func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool, ids *specconv.IDMaps, idmaps IDMaps) (made bool, standsFor *os.File, err error) {
 	// A bind that is no share is of a device the guest has itself; a file to put
 	// it on is all it needs here.
 	isDevice := !isBind && m.Type == "bind"
@@ -176,7 +180,7 @@ func mountPoint(root *os.File, destination string, dir bool, ids *specconv.IDMap
 		return nil, false, fmt.Errorf("create mount point: %w", err)
 	}
 	f = os.NewFile(uintptr(fd), name)
-	if err := give(f, ids); err != nil {
+	if err := chownToRoot(f, ids); err != nil {
 		f.Close()
 		return nil, false, err
 	}
@@ -204,7 +208,7 @@ func makeDir(root *os.File, dir string, ids *specconv.IDMaps) (*os.File, error) 
 	for _, at := range missing {
 		f, err := pathrs.OpenatInRoot(root, at)
 		if err == nil {
-			err = give(f, ids)
+			err = chownToRoot(f, ids)
 			f.Close()
 		}
 		if err != nil {
@@ -215,7 +219,9 @@ func makeDir(root *os.File, dir string, ids *specconv.IDMaps) (*os.File, error) 
 	return made, nil
 }
 
-func give(f *os.File, ids *specconv.IDMaps) error {
+// chownToRoot makes a file that of the container's root, where that is another than the
+// caller: ids are the mappings of a user namespace, or nil.
+func chownToRoot(f *os.File, ids *specconv.IDMaps) error {
 	if ids == nil {
 		return nil
 	}
@@ -224,42 +230,4 @@ func give(f *os.File, ids *specconv.IDMaps) error {
 		return fmt.Errorf("give mount point to the container's root: %w", err)
 	}
 	return nil
-}
-
-// enterShadow makes the shadow this process's root. From here on nothing may be
-// opened or executed by path: the rootfs is the container's to forge.
-func enterShadow(hostDir string) error {
-	if err := unix.Chdir(hostDir); err != nil {
-		return fmt.Errorf("enter rootfs: %w", err)
-	}
-	if err := unix.PivotRoot(".", "."); err != nil {
-		return fmt.Errorf("enter rootfs: pivot_root: %w", err)
-	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("enter rootfs: detach the host's mounts: %w", err)
-	}
-	if err := unix.Chdir("/"); err != nil {
-		return fmt.Errorf("enter rootfs: %w", err)
-	}
-	return nil
-}
-
-// dress gives this process the rest of the container's appearance on the host:
-// host name, domain name and OOM score. Where the host forbids one of them
-// nothing is lost, for the guest has its own.
-func dress(s specconv.Shadow) {
-	for _, ns := range s.Namespaces {
-		if ns.Type != specs.UTSNamespace || ns.Path != "" {
-			continue
-		}
-		if s.Hostname != "" {
-			_ = unix.Sethostname([]byte(s.Hostname))
-		}
-		if s.Domainname != "" {
-			_ = unix.Setdomainname([]byte(s.Domainname))
-		}
-	}
-	if s.OOMScoreAdj != nil {
-		_ = os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*s.OOMScoreAdj)), 0)
-	}
 }

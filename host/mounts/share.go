@@ -1,4 +1,4 @@
-package supervisor
+package mounts
 
 import (
 	"fmt"
@@ -10,17 +10,6 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// leaveHostMounts makes every mount of this mount namespace a slave of the
-// host's: what husk mounts here never shows on the host, and what the host
-// unmounts later is let go here too instead of staying busy for as long as the
-// container lives.
-func leaveHostMounts() error {
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("leave host mounts: %w", err)
-	}
-	return nil
-}
-
 // populateShare builds the tree that is exported to the guest: a small tmpfs
 // with one bind mount for each share, and nothing else of the host. A file is
 // bound alone, so its neighbours stay unseen. Read-only is enforced here as
@@ -30,18 +19,19 @@ func leaveHostMounts() error {
 //
 // What the host mounts later, below a shared directory, stays out of it: such a mount
 // would be neither read-only nor nodev nor id-mapped, and the vmm would have it.
-// spreading says that hooks of create have yet to mount something below the rootfs,
-// which is the first of the shares and is to get that: see showRootfs.
-func populateShare(hostDir string, shares []specconv.Share, ids idMaps, spreading bool) error {
+// Only the rootfs, the first of the shares, gets what hooks of create will mount below it:
+// see spreadRootfs.
+func populateShare(r *Request) error {
+	hostDir := r.ShareDir
 	if err := unix.Mount("husk-share", hostDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
 		return fmt.Errorf("mount share: %w", err)
 	}
-	for i, s := range shares {
+	for i, s := range r.Shares {
 		propagation := uintptr(unix.MS_PRIVATE)
-		if i == 0 && spreading {
+		if i == 0 && r.Hooks {
 			propagation = unix.MS_SLAVE
 		}
-		if err := bindShare(filepath.Join(hostDir, s.Name), s, ids, propagation); err != nil {
+		if err := bindShare(filepath.Join(hostDir, s.Name), s, r.IDMaps, propagation); err != nil {
 			return fmt.Errorf("share %s for %s: %w", s.HostPath, s.Destination, err)
 		}
 	}
@@ -52,7 +42,7 @@ func populateShare(hostDir string, shares []specconv.Share, ids idMaps, spreadin
 	return nil
 }
 
-func bindShare(hostPath string, s specconv.Share, ids idMaps, propagation uintptr) error {
+func bindShare(hostPath string, s specconv.Share, ids IDMaps, propagation uintptr) error {
 	if err := os.MkdirAll(filepath.Dir(hostPath), 0o755); err != nil {
 		return err
 	}
@@ -71,6 +61,8 @@ func bindShare(hostPath string, s specconv.Share, ids idMaps, propagation uintpt
 	return nil
 }
 
+// makeMountPoint makes a directory, or an empty file to bind a file on, in a tree of
+// husk's own.
 func makeMountPoint(path string, dir bool) error {
 	if dir {
 		return os.Mkdir(path, 0o755)

@@ -1,4 +1,4 @@
-package supervisor
+package mounts
 
 import (
 	"errors"
@@ -8,13 +8,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/specconv"
-	"github.com/huskvm/husk/hypervisor"
 )
 
-// openDisks opens the host's block devices that the guest gets. The spec names
+// Disk is a block device of the host, open as the guest is to have it.
+type Disk struct {
+	File     *os.File // open for reading, and unless ReadOnly for writing
+	ReadOnly bool
+	Serial   string // what the guest knows the disk by
+	// LogicalBlock and PhysicalBlock are the sizes, in bytes, in which the device
+	// can be and is best accessed: powers of two from 512.
+	LogicalBlock, PhysicalBlock int
+}
+
+// OpenDisks opens the host's block devices that the guest gets. The spec names
 // them by number only: the path is where the container sees one. So nodes of our
 // own are opened, on a filesystem that is mounted nowhere.
-func openDisks(disks []specconv.Disk) (_ []hypervisor.Disk, err error) {
+func OpenDisks(disks []specconv.Disk) (_ []Disk, err error) {
 	if len(disks) == 0 {
 		return nil, nil
 	}
@@ -23,10 +32,10 @@ func openDisks(disks []specconv.Disk) (_ []hypervisor.Disk, err error) {
 		return nil, fmt.Errorf("open block devices: %w", err)
 	}
 	defer dir.Close()
-	var open []hypervisor.Disk
+	var open []Disk
 	defer func() {
 		if err != nil {
-			closeDisks(open)
+			CloseDisks(open)
 		}
 	}()
 	for i, d := range disks {
@@ -34,7 +43,7 @@ func openDisks(disks []specconv.Disk) (_ []hypervisor.Disk, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: open block device %d:%d: %w", d.Field, d.Major, d.Minor, err)
 		}
-		disk := hypervisor.Disk{File: f, ReadOnly: readOnly, Serial: specconv.Serial(i)}
+		disk := Disk{File: f, ReadOnly: readOnly, Serial: specconv.Serial(i)}
 		open = append(open, disk)
 		if err := askBlocks(&open[i]); err != nil {
 			return nil, fmt.Errorf("%s: block device %d:%d: %w", d.Field, d.Major, d.Minor, err)
@@ -43,9 +52,10 @@ func openDisks(disks []specconv.Disk) (_ []hypervisor.Disk, err error) {
 	return open, nil
 }
 
-func closeDisks(disks []hypervisor.Disk) {
+// CloseDisks closes what OpenDisks has opened, when the vmm has its own descriptors.
+func CloseDisks(disks []Disk) {
 	for _, d := range disks {
-		// The vmm has its own descriptor; nothing was written through this one.
+		// Nothing was written through it.
 		d.File.Close()
 	}
 }
@@ -91,7 +101,7 @@ func openDisk(dir *os.File, i int, d specconv.Disk) (_ *os.File, readOnly bool, 
 
 // askBlocks asks a device for its block sizes, and whether it was set read-only,
 // which on the host does not keep it from being opened for writing by root.
-func askBlocks(d *hypervisor.Disk) error {
+func askBlocks(d *Disk) error {
 	fd := int(d.File.Fd())
 	logical, err := unix.IoctlGetInt(fd, unix.BLKSSZGET)
 	if err != nil {
