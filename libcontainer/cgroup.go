@@ -19,18 +19,18 @@ import (
 // says otherwise.
 const DefaultCgroupRoot = "/sys/fs/cgroup"
 
-// eventTimeout bounds the wait for the kernel to freeze a cgroup or to empty it.
+// eventTimeout is how long the kernel may take to freeze a cgroup or to empty it.
 const eventTimeout = 10 * time.Second
 
-// cgroup is one cgroup of version 2. A nil one is none.
+// cgroup is one cgroup of version 2. A nil *cgroup stands for "no cgroup".
 type cgroup struct {
 	dir  string // absolute
-	root string // the mount
+	root string // the mount point of cgroup2
 	file *os.File
 }
 
-// createCgroup makes the cgroup below root, with the controllers there are
-// enabled for it, and opens it. It fails if it exists with processes in it.
+// createCgroup makes the cgroup name below root, enables in it the controllers that the kernel
+// has, and opens it. It fails if the cgroup exists and holds processes.
 func createCgroup(root, name string) (*cgroup, error) {
 	name = filepath.Clean("/" + name)
 	if name == "/" {
@@ -60,8 +60,8 @@ func createCgroup(root, name string) (*cgroup, error) {
 	return c, nil
 }
 
-// enableControllers passes on to the children of dir what dir has. One that
-// can't be is not an error here: a limit that needs it says so.
+// enableControllers enables for the children of dir the controllers that dir has. A controller
+// that cannot be enabled is no error here: writing a limit that needs it will fail.
 func enableControllers(dir string) error {
 	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -82,7 +82,7 @@ func enableControllers(dir string) error {
 	if len(missing) == 0 || os.WriteFile(control, []byte(strings.Join(missing, " ")), 0) == nil {
 		return nil
 	}
-	// The kernel takes all or none of a write.
+	// One write enables all controllers in it or none, so each gets a write of its own.
 	for _, name := range missing {
 		_ = os.WriteFile(control, []byte(name), 0)
 	}
@@ -111,7 +111,7 @@ func (c *cgroup) read(file string) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
-// readUint reads a file of one number. "max" and a missing file give def.
+// readUint reads a file that holds one number. It returns def for "max" and for a missing file.
 func (c *cgroup) readUint(file string, def uint64) (uint64, error) {
 	s, err := c.read(file)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && s == "max" {
@@ -127,7 +127,7 @@ func (c *cgroup) readUint(file string, def uint64) (uint64, error) {
 	return v, nil
 }
 
-// readKeys reads a file of "key number" lines; a missing one has none.
+// readKeys reads a file of "key number" lines. A missing file gives an empty map.
 func (c *cgroup) readKeys(file string) (map[string]uint64, error) {
 	b, err := readSmall(filepath.Join(c.dir, file))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -136,8 +136,8 @@ func (c *cgroup) readKeys(file string) (map[string]uint64, error) {
 	return parseKeys(string(b))
 }
 
-// readSmall reads a file without making it ready for polling first, as os.ReadFile
-// does: it is on the way of each container's exit.
+// readSmall reads a file as os.ReadFile does, but without registering it with the poller first.
+// It is called at the exit of each container, which waits for it.
 func readSmall(path string) ([]byte, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -174,8 +174,8 @@ func parseKeys(text string) (map[string]uint64, error) {
 	return keys, lines.Err()
 }
 
-// walk calls f for the cgroup and those below it, the deepest first. What goes
-// away meanwhile is skipped.
+// walk calls f for the cgroup and all cgroups below it, children before parents. A cgroup that
+// disappears during the walk is skipped.
 func (c *cgroup) walk(f func(dir string) error) error { return walkCgroup(c.dir, f) }
 
 func walkCgroup(dir string, f func(dir string) error) error {
@@ -206,13 +206,13 @@ func (c *cgroup) pids() ([]int, error) {
 	err := c.walk(func(dir string) error {
 		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil // a threaded cgroup: its processes are listed further up
+			return nil // a threaded cgroup: its processes are listed in its parent
 		}
 		if err != nil {
 			return err
 		}
 		for field := range strings.FieldsSeq(string(b)) {
-			// 0 is a process of a pid namespace that we don't see into.
+			// The kernel shows 0 for a process of a pid namespace that the caller cannot see.
 			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
 				pids = append(pids, pid)
 			}
@@ -223,7 +223,7 @@ func (c *cgroup) pids() ([]int, error) {
 	return slices.Compact(pids), err
 }
 
-// freeze stops or continues every process and returns when that is so.
+// freeze freezes or thaws every process and returns when the kernel has done it.
 func (c *cgroup) freeze(on bool) error {
 	value := "0"
 	if on {
@@ -234,13 +234,13 @@ func (c *cgroup) freeze(on bool) error {
 	}
 	err := c.waitEvent("frozen", value)
 	if err != nil && on {
-		// Half frozen is worse than not.
+		// A cgroup must not stay half frozen.
 		err = errors.Join(err, c.write("cgroup.freeze", "0"))
 	}
 	return err
 }
 
-// frozen says whether the cgroup was told to freeze.
+// frozen says whether freezing was requested for the cgroup.
 func (c *cgroup) frozen() (bool, error) {
 	s, err := c.read("cgroup.freeze")
 	return s == "1", err
@@ -249,8 +249,8 @@ func (c *cgroup) frozen() (bool, error) {
 // kill ends every process in the cgroup and below it.
 func (c *cgroup) kill() error { return c.write("cgroup.kill", "1") }
 
-// waitEvent waits until cgroup.events has the value for the key. The kernel
-// wakes a poll for POLLPRI on each change.
+// waitEvent waits until key has this value in cgroup.events. The kernel wakes a poll for
+// POLLPRI on each change of that file.
 func (c *cgroup) waitEvent(key, value string) error {
 	f, err := os.Open(filepath.Join(c.dir, "cgroup.events"))
 	if err != nil {
@@ -261,7 +261,7 @@ func (c *cgroup) waitEvent(key, value string) error {
 	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}
 	buf := make([]byte, 256)
 	for {
-		// The read also arms the next poll.
+		// Reading the file also arms the next poll.
 		n, err := f.ReadAt(buf, 0)
 		if n == 0 && err != nil {
 			return fmt.Errorf("read cgroup.events: %w", err)
@@ -281,7 +281,7 @@ func (c *cgroup) waitEvent(key, value string) error {
 	}
 }
 
-// destroy kills what is left and removes the cgroup with those below it.
+// destroy kills all processes left and removes the cgroup and the cgroups below it.
 func (c *cgroup) destroy() error {
 	if c == nil {
 		return nil
@@ -296,7 +296,7 @@ func (c *cgroup) destroy() error {
 	if err := c.waitEvent("populated", "0"); err != nil {
 		return fmt.Errorf("destroy cgroup: %w", err)
 	}
-	// Directories of cgroupfs only: rmdir takes their files along.
+	// Only directories need to be removed: rmdir of a cgroup removes its files.
 	if err := c.walk(func(dir string) error { return unix.Rmdir(dir) }); err != nil {
 		return fmt.Errorf("remove cgroup %s: %w", c.dir, err)
 	}

@@ -98,19 +98,20 @@ func TestSignalAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "init's code", wait(t, c.Init()).Code, 9)
-	// The end of PID 1 may come before exec's own.
+	// The exit of PID 1 may be reported before that of the exec'd process.
 	if code := wait(t, p).Code; code != 9 && code != 137 {
 		t.Errorf("exec's code %d", code)
 	}
 }
 
-// TestDestroyWithoutPIDNamespace: what the first process leaves behind must go.
+// TestDestroyWithoutPIDNamespace: Destroy ends processes that the first process has left
+// behind.
 func TestDestroyWithoutPIDNamespace(t *testing.T) {
 	rootfs := newRootfs(t)
 	root, name := cgroup2(t)
 	spec := newSpec(rootfs, "setsid sleep 1000 >/dev/null 2>&1 </dev/null & exit 0")
 	spec.Linux.Namespaces = spec.Linux.Namespaces[1:]
-	// Its /proc is the caller's, where masked files could not be told apart.
+	// /proc is the caller's there, in which masked files could not be told from others.
 	c := start(t, &Config{Spec: spec, CgroupRoot: root, CgroupPath: name})
 	equal(t, "init's code", wait(t, c.Init()).Code, 0)
 	pids, err := c.Pids()
@@ -123,7 +124,7 @@ func TestDestroyWithoutPIDNamespace(t *testing.T) {
 	comm, err := os.ReadFile(procFile(pids[0], "comm"))
 	if err == nil && strings.TrimSpace(string(comm)) == "sleep" {
 		st, _ := os.ReadFile(procFile(pids[0], "stat"))
-		if !strings.Contains(string(st), ") Z ") { // an orphan whose new parent is slow
+		if !strings.Contains(string(st), ") Z ") { // an orphan that its new parent has not reaped yet
 			t.Errorf("process %d is left: %s", pids[0], st)
 		}
 	}
@@ -143,7 +144,7 @@ func TestCgroupInUse(t *testing.T) {
 	}
 }
 
-// TestOwnCgroups: a container may make cgroups below its own, and leave that.
+// TestOwnCgroups: a container may make cgroups below its own and move its processes there.
 func TestOwnCgroups(t *testing.T) {
 	rootfs := newRootfs(t)
 	root, name := cgroup2(t)
@@ -200,7 +201,7 @@ func TestMissingController(t *testing.T) {
 	}
 }
 
-// testMemoryLimit is for machines whose cgroup2 has the controllers.
+// testMemoryLimit runs on machines whose cgroup2 has the memory controller.
 func testMemoryLimit(t *testing.T, rootfs, root, name string) {
 	t.Helper()
 	spec := newSpec(rootfs, "exec dd if=/dev/zero of=/dev/null bs=200M count=1")
@@ -281,8 +282,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// TestCgroupFiles works on a directory of plain files for the controllers that
-// the machine's cgroup2 may lack.
+// TestCgroupFiles uses a directory of plain files, because the machine's cgroup2 may lack the
+// controllers.
 func TestCgroupFiles(t *testing.T) {
 	dir := t.TempDir()
 	for file, text := range map[string]string{
@@ -314,9 +315,10 @@ func TestCgroupFiles(t *testing.T) {
 	if err := c.apply([]setting{{"cpu.max", "keep 5"}}, nil); err != nil {
 		t.Fatal(err)
 	}
-	// A plain file keeps what is not written over: "max 5" over "max 100000".
+	// In a plain file a shorter value leaves the end of the longer one: "max 5" over "max
+	// 100000".
 	equal(t, "period with the quota there was", read(t, filepath.Join(dir, "cpu.max")), "max 500000\n")
-	// 4096 bytes are in use, 2 of them could be given up.
+	// 4096 bytes are in use, 2 of them can be reclaimed.
 	stat := "anon 4094\nfile 2\nactive_file 1\ninactive_file 1\n"
 	if err := os.WriteFile(filepath.Join(dir, "memory.stat"), []byte(stat), 0o600); err != nil {
 		t.Fatal(err)

@@ -18,43 +18,45 @@ import (
 
 var errNoCgroup = errors.New("the container has no cgroup")
 
-// Container is a container from Create on until Destroy. It is safe for use by
-// many goroutines.
+// Container is a container between Create and Destroy. All methods may be called by many
+// goroutines at once.
 type Container struct {
 	plan   *plan
 	init   *Process
-	pidfd  *os.File // of init
-	cgroup *cgroup  // nil: none
-	kept   *kept    // namespaces of a prepared container; nil: none
+	pidfd  *os.File        // of the first process
+	cgroup *cgroup         // nil: the container has no cgroup
+	kept   *keptNamespaces // keeps the namespaces of a prepared container open; nil otherwise
 
-	// freezer is held while the cgroup freezes, and while a process is forked into it:
-	// the fork ends with the child's execve, which a frozen one never gets to, and until
-	// then the calling thread keeps its place among those that run Go code.
+	// freezer is held while the cgroup is being frozen, and while a process is being forked
+	// into it. Without the lock a frozen child would never reach execve, and the thread that
+	// waits for its execve would block one of the threads that run Go code.
 	freezer sync.Mutex
 
 	mu        sync.Mutex
 	started   bool
 	destroyed bool
-	held      []setting // to be applied at start
+	deferred  []setting // written to the cgroup at Start
 	execs     map[*Process]struct{}
-	// filter is the default device filter, where the cgroup has it already.
+	// filter is the default device filter if the cgroup has it already, else nil.
 	filter *os.File
 }
 
-// stageThreads is the number of tasks an init stage may need; the process it
-// becomes has one.
+// stageThreads is the number of tasks an init stage may need. The process that it becomes
+// starts with one.
 const stageThreads = 16
 
-// holdBack says whether a setting would keep the init stage from working and has
-// to wait until execve.
-func holdBack(s setting) bool {
+// deferred says whether a setting is too tight for the init stage, so that it must not be
+// written before execve.
+func deferred(s setting) bool {
 	n, err := strconv.Atoi(s.value)
 	return s.file == "pids.max" && err == nil && n < stageThreads
 }
 
-// Create makes a container whose process waits just before execve. Its errors
-// are what follows "unable to start container process: " in runc's, and leave
-// nothing behind but mount points made in the rootfs.
+// Create makes a container whose first process waits just before execve. The caller must call
+// Destroy in the end.
+//
+// With an error nothing is left but mount points that were made in the rootfs. The error's text
+// is what runc prints after "unable to start container process: ", because engines match it.
 func Create(cfg *Config) (*Container, error) {
 	p, err := newPlan(cfg)
 	if ready := cfg.Prepared; ready != nil && (err != nil || !ready.fits(p)) {
@@ -75,7 +77,8 @@ func Create(cfg *Config) (*Container, error) {
 
 func (c *Container) create(cfg *Config) (err error) {
 	if cfg.Prepared != nil {
-		// For a name that nobody has asked for it would take too long.
+		// The move into another cgroup is slow, so it is done only if somebody asked for the
+		// name.
 		if !c.plan.init.CgroupNS && cfg.Spec.Linux.CgroupsPath != "" {
 			err = cfg.Prepared.move(cfg.CgroupPath)
 		}
@@ -83,7 +86,7 @@ func (c *Container) create(cfg *Config) (err error) {
 		if err == nil {
 			err = c.limit()
 		}
-		_ = c.filter.Close() // the cgroup keeps it
+		_ = c.filter.Close() // the cgroup keeps the filter alive
 		c.filter = nil
 	} else {
 		err = c.fork(cfg)
@@ -98,8 +101,7 @@ func (c *Container) create(cfg *Config) (err error) {
 	return err
 }
 
-// fork starts the container's init stage, in its cgroup. With an error there is
-// no stage.
+// fork starts the container's init stage in its cgroup. After an error no stage runs.
 func (c *Container) fork(cfg *Config) (err error) {
 	cgroupFD := -1
 	if cfg.CgroupPath != "" {
@@ -117,15 +119,15 @@ func (c *Container) fork(cfg *Config) (err error) {
 		cgroupFD = int(c.cgroup.file.Fd())
 	}
 	c.init, c.pidfd, err = fork(&forkRequest{
-		args:      c.plan.initArgs,
-		clone:     c.plan.clone,
-		userNS:    c.plan.userNS,
-		enter:     c.plan.prepareThread(),
-		apart:     c.plan.timeNS != nil && c.plan.userNS == nil,
-		cgroupFD:  cgroupFD,
-		terminal:  c.plan.init.Process.Terminal,
-		passed:    c.plan.descriptors,
-		oomKilled: c.cgroup.oomKilled,
+		args:           c.plan.initArgs,
+		clone:          c.plan.clone,
+		userNS:         c.plan.userNS,
+		enter:          c.plan.prepareThread(),
+		noSharedMemory: c.plan.timeNS != nil && c.plan.userNS == nil,
+		cgroupFD:       cgroupFD,
+		terminal:       c.plan.init.Process.Terminal,
+		passed:         c.plan.descriptors,
+		oomKilled:      c.cgroup.oomKilled,
 	})
 	if err != nil {
 		c.init = nil
@@ -133,15 +135,15 @@ func (c *Container) fork(cfg *Config) (err error) {
 	return err
 }
 
-// limit applies the container's limits and device rules to its cgroup, but for
-// the limits that wait.
+// limit writes the container's limits and device rules to its cgroup, except for the limits
+// that have to wait for execve.
 func (c *Container) limit() error {
 	for _, s := range c.plan.settings {
-		if holdBack(s) {
-			c.held = append(c.held, s)
+		if deferred(s) {
+			c.deferred = append(c.deferred, s)
 		}
 	}
-	if err := c.cgroup.apply(c.plan.settings, holdBack); err != nil {
+	if err := c.cgroup.apply(c.plan.settings, deferred); err != nil {
 		return err
 	}
 	if c.filter != nil && bytes.Equal(c.plan.devices, compileFilter(defaultDevices)) {
@@ -150,14 +152,14 @@ func (c *Container) limit() error {
 	return c.cgroup.filterDevices(c.plan.devices, c.filter)
 }
 
-// Init is the container's first process.
+// Init returns the container's first process.
 func (c *Container) Init() *Process { return c.init }
 
-// NetNS is the path of the container's network namespace, valid while its first
-// process lives.
+// NetNS returns the path of the container's network namespace in /proc. The path is valid as
+// long as the first process lives.
 func (c *Container) NetNS() string { return procFile(c.init.PID(), "ns/net") }
 
-// CgroupDir is the container's cgroup as a directory, "" without one.
+// CgroupDir returns the absolute path of the container's cgroup, or "" if it has none.
 func (c *Container) CgroupDir() string {
 	if c.cgroup == nil {
 		return ""
@@ -165,8 +167,9 @@ func (c *Container) CgroupDir() string {
 	return c.cgroup.dir
 }
 
-// Start lets the container's process go and returns when it executes the
-// program, or with the reason why it can't.
+// Start lets the first process execute its program, and returns when it has. It fails if the
+// container was started before or has ended, or with the reason why the program cannot be
+// executed.
 func (c *Container) Start() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -183,18 +186,18 @@ func (c *Container) Start() error {
 	if c.cgroup == nil {
 		return nil
 	}
-	return c.cgroup.apply(c.held, nil)
+	return c.cgroup.apply(c.deferred, nil)
 }
 
-// execNamespaces are entered before the fork: the kernel moves children only
-// into a pid namespace, and the stage needs no more of the others. The cgroup
-// and mount namespaces are the stage's to enter, because from inside of them the
-// fork could reach neither the container's cgroup nor this program.
+// execNamespaces are joined by the thread that forks an exec'd process. The kernel puts only
+// children into a joined pid namespace, and joining the other three early does no harm. The
+// stage itself joins the cgroup and mount namespaces: inside of those the thread could open
+// neither the container's cgroup nor this program.
 const execNamespaces = unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
-// Exec starts one more process in the container and returns when it executes
-// its program. bareNewlines and descriptors are as in Config. Its errors are as
-// Create's.
+// Exec starts one more process in the container and returns when it has executed its program.
+// bareNewlines and descriptors mean the same as in Config. Error texts follow runc's, like
+// those of Create.
 func (c *Container) Exec(spec *specs.Process, bareNewlines bool, descriptors ...*os.File) (*Process, error) {
 	if spec == nil {
 		return nil, errors.New("process property must not be empty")
@@ -226,8 +229,8 @@ func (c *Container) Exec(spec *specs.Process, bareNewlines bool, descriptors ...
 	return p, nil
 }
 
-// forkExec starts the stage of Exec. It holds the lock, so that Destroy sees
-// either no such process or one to kill.
+// forkExec starts the init stage of Exec. It holds c.mu, so that Destroy sees either no process
+// or one that it can kill.
 func (c *Container) forkExec(cfg *initConfig, descriptors []*os.File) (*Process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,8 +266,9 @@ func (c *Container) forkExec(cfg *initConfig, descriptors []*os.File) (*Process,
 	}
 	p, pidfd, err := fork(r)
 	if c.cgroup != nil && errors.Is(err, unix.EBUSY) {
-		// A container that manages cgroups of its own has left the top one, which
-		// can hold no process any more.
+		// A container that manages its own cgroups has moved its processes out of the top one.
+		// The kernel then allows no process there (EBUSY), so the new one goes where the first
+		// is.
 		var dir string
 		if dir, err = c.cgroup.of(c.init.PID()); err == nil {
 			var f *os.File
@@ -289,8 +293,8 @@ func (c *Container) forkExec(cfg *initConfig, descriptors []*os.File) (*Process,
 	return p, nil
 }
 
-// openNamespaces opens what an exec's stage has to join in another way than by the
-// pidfd. The files are the caller's to close, also with an error.
+// openNamespaces opens the namespaces that the init stage of an exec cannot join by the pidfd.
+// The caller closes the files, also after an error.
 func (c *Container) openNamespaces(r *forkRequest) (opened []*os.File, err error) {
 	open := func(name string) (*os.File, error) {
 		f, err := os.Open(procFile(c.init.PID(), name))
@@ -307,7 +311,8 @@ func (c *Container) openNamespaces(r *forkRequest) (opened []*os.File, err error
 		r.joins = append(r.joins, nsfork.Join{File: f, Flag: unix.CLONE_NEWTIME})
 	}
 	if c.plan.userNS != nil {
-		// Last: before it there are the rights to join the others.
+		// The user namespace comes last: the rights to join the others are those of the
+		// caller's user namespace.
 		f, err := open("ns/user")
 		if err != nil {
 			return opened, err
@@ -326,7 +331,8 @@ func (c *Container) openNamespaces(r *forkRequest) (opened []*os.File, err error
 			r.extra = append(r.extra, f)
 		}
 	}
-	// The number was not another's meanwhile.
+	// The paths went by pid. The process is still there, so the pid was not reused before the
+	// files were opened.
 	if err := unix.PidfdSendSignal(int(c.pidfd.Fd()), 0, nil, 0); err != nil && len(opened) > 0 {
 		return opened, errors.New("cannot exec in a stopped container")
 	}
@@ -340,8 +346,9 @@ func (c *Container) enter() error {
 	return nil
 }
 
-// Kill signals the first process, or with all every process of the container,
-// even after the first has ended.
+// Kill sends a signal to the first process or, with all, to every process of the container,
+// also after the first has ended. It returns ErrNotRunning if the first process has ended and
+// all is false.
 func (c *Container) Kill(sig unix.Signal, all bool) error {
 	if !all {
 		return c.init.Signal(sig)
@@ -361,8 +368,8 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 	return errors.Join(errs...)
 }
 
-// signalCgroup freezes the container meanwhile, so that no process escapes by a
-// fork and no number is reused.
+// signalCgroup signals every process of the container. The container is frozen while it does,
+// so that no process escapes by forking and no pid is reused.
 func (c *Container) signalCgroup(sig unix.Signal) (err error) {
 	c.freezer.Lock()
 	defer c.freezer.Unlock()
@@ -388,7 +395,7 @@ func (c *Container) signalCgroup(sig unix.Signal) (err error) {
 	return nil
 }
 
-// known lists the processes this Container has started and that live.
+// known lists the running processes that Create and Exec have started.
 func (c *Container) known() []*Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -402,7 +409,8 @@ func (c *Container) known() []*Process {
 	return all
 }
 
-// Pause freezes every process and returns when they are.
+// Pause freezes every process of the container and returns when all are frozen. It returns
+// ErrNotRunning if the first process has ended.
 func (c *Container) Pause() error {
 	if c.cgroup == nil {
 		return errNoCgroup
@@ -415,7 +423,7 @@ func (c *Container) Pause() error {
 	return c.cgroup.freeze(true)
 }
 
-// Resume undoes Pause.
+// Resume thaws what Pause has frozen. It is no error if nothing is frozen.
 func (c *Container) Resume() error {
 	if c.cgroup == nil {
 		return errNoCgroup
@@ -423,7 +431,7 @@ func (c *Container) Resume() error {
 	return c.cgroup.freeze(false)
 }
 
-// Update changes limits; what r leaves out stays as it is.
+// Update changes the limits in r. A limit that r leaves out stays as it is.
 func (c *Container) Update(r *specs.LinuxResources) error {
 	all, err := settings(r)
 	if err != nil {
@@ -450,16 +458,16 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	}
 	for _, s := range all {
 		if s.file == "pids.max" {
-			c.held = nil // it replaces the one held
-			if holdBack(s) {
-				c.held = []setting{s}
+			c.deferred = nil // the new value replaces it
+			if deferred(s) {
+				c.deferred = []setting{s}
 			}
 		}
 	}
-	return c.cgroup.apply(all, holdBack)
+	return c.cgroup.apply(all, deferred)
 }
 
-// Stats reads what the container's cgroup has counted.
+// Stats returns the statistics of the container's cgroup.
 func (c *Container) Stats() (*Stats, error) {
 	if c.cgroup == nil {
 		return nil, errNoCgroup
@@ -467,8 +475,8 @@ func (c *Container) Stats() (*Stats, error) {
 	return c.cgroup.stats()
 }
 
-// Pids lists the container's processes by their numbers in the caller's pid
-// namespace: without a cgroup, only those that Create and Exec started.
+// Pids returns the container's processes, as pids of the caller's pid namespace. If the
+// container has no cgroup, only processes from Create and Exec are known.
 func (c *Container) Pids() ([]int, error) {
 	if c.cgroup != nil {
 		return c.cgroup.pids()
@@ -480,21 +488,21 @@ func (c *Container) Pids() ([]int, error) {
 	return pids, nil
 }
 
-// Destroy kills what is left of the container, waits for it and removes the
-// cgroup. The stdio of its processes stays open: output may still be in there.
-// It may be called again, also after it has failed.
+// Destroy kills all processes of the container, waits until they have ended, and removes the
+// cgroup. The stdio of the processes stays open, because unread output may be in it. Destroy
+// may be called again, also after an error.
 func (c *Container) Destroy() error {
 	c.mu.Lock()
 	c.destroyed = true
 	c.mu.Unlock()
 	if c.cgroup != nil {
-		// The removal below tries it again, and tells of a failure.
+		// An error here is no loss: destroy kills again and returns its error.
 		_ = c.cgroup.kill()
 	}
 	deadline := time.NewTimer(eventTimeout)
 	defer deadline.Stop()
 	for _, p := range c.known() {
-		// A process may have left the cgroup.
+		// A process may have left the cgroup, where cgroup.kill does not reach it.
 		_ = p.proc.Kill()
 		select {
 		case <-p.done:

@@ -48,7 +48,7 @@ func TestExitCodes(t *testing.T) {
 	for script, code := range map[string]int{
 		"exit 0":   0,
 		"exit 255": 255,
-		// PID 1 can't kill itself; a child of it can.
+		// PID 1 cannot kill itself with SIGKILL; its child can do so.
 		`sh -c 'kill -9 $$'; exit $?`: 137,
 		"no-such-command":             127,
 	} {
@@ -65,7 +65,8 @@ func TestExitCodes(t *testing.T) {
 
 func TestNoPivot(t *testing.T) {
 	rootfs := newRootfs(t)
-	// Started among host's files, /proc/1/mountinfo must show the container's only.
+	// The stage starts in the host's mount namespace, but /proc/1/mountinfo must show only the
+	// container's mounts.
 	const script = "hostname; ls /; cat /proc/self/mountinfo | grep -c ' / / '; ls /proc/self/root/"
 	c := start(t, &Config{Spec: newSpec(rootfs, script), NoPivot: true})
 	o := collect(t, c.Init())
@@ -95,8 +96,8 @@ func TestKillCreated(t *testing.T) {
 	}
 }
 
-// TestSignalOfYoungProcess: a signal that comes before its handler would be lost.
-func TestSignalOfYoungProcess(t *testing.T) {
+// TestSignalAwaitsHandler: a signal sent right after execve waits for the process's handler.
+func TestSignalAwaitsHandler(t *testing.T) {
 	rootfs := newRootfs(t)
 	c := start(t, &Config{Spec: newSpec(rootfs, "sleep 0.2; trap 'exit 7' TERM; sleep 10 & wait")})
 	c.Init().AwaitHandler(t.Context(), unix.SIGTERM)
@@ -106,7 +107,7 @@ func TestSignalOfYoungProcess(t *testing.T) {
 	equal(t, "exit code of a process with a handler", wait(t, c.Init()).Code, 7)
 
 	c = start(t, &Config{Spec: newSpec(rootfs, "exec sleep 1000")})
-	c.Init().AwaitHandler(t.Context(), unix.SIGTERM) // it never has one, and grows up
+	c.Init().AwaitHandler(t.Context(), unix.SIGTERM) // this process never installs a handler, so the wait ends by its time limit
 	if err := c.Kill(unix.SIGKILL, false); err != nil {
 		t.Fatal(err)
 	}
@@ -114,14 +115,15 @@ func TestSignalOfYoungProcess(t *testing.T) {
 	c.Init().AwaitHandler(t.Context(), unix.SIGTERM)
 }
 
-// TestSignalsReset: what the caller ignores or blocks must not reach the process.
+// TestSignalsReset: signals that the caller ignores or blocks are not ignored or blocked in the
+// process.
 func TestSignalsReset(t *testing.T) {
 	rootfs := newRootfs(t)
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE, unix.SIGUSR1)
 	defer signal.Reset(unix.SIGHUP, unix.SIGPIPE, unix.SIGUSR1)
 	const want = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
 	spec := newSpec(rootfs, "")
-	// Not through a shell, which ignores some itself.
+	// A shell would ignore some signals itself.
 	spec.Process.Args = []string{"grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"}
 	equal(t, "signals", mustRun(t, spec), want)
 
@@ -136,7 +138,7 @@ func TestSignalsReset(t *testing.T) {
 
 func TestDescriptorsClosed(t *testing.T) {
 	rootfs := newRootfs(t)
-	// One that is not close-on-exec, as an engine may leave it.
+	// A descriptor without close-on-exec, as an engine may leave one open.
 	fd, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +146,7 @@ func TestDescriptorsClosed(t *testing.T) {
 	defer func() { _ = unix.Close(fd) }()
 	spec := newSpec(rootfs, "true")
 	spec.Process.Args = []string{"ls", "/proc/self/fd"}
-	equal(t, "descriptors", mustRun(t, spec), "0\n1\n2\n3\n") // 3 is ls's own
+	equal(t, "descriptors", mustRun(t, spec), "0\n1\n2\n3\n") // 3 is that of ls itself
 }
 
 func TestExec(t *testing.T) {
@@ -183,8 +185,8 @@ func TestExec(t *testing.T) {
 	equal(t, "exec's code when the container ends", wait(t, p).Code, 137)
 }
 
-// TestThreadsUnchanged: no thread of the caller may stay in a container's
-// namespaces, nor be there for other goroutines to run on.
+// TestThreadsUnchanged: no thread that has joined a container's namespaces runs other
+// goroutines later.
 func TestThreadsUnchanged(t *testing.T) {
 	rootfs := newRootfs(t)
 	c := start(t, &Config{Spec: newSpec(rootfs, "exec sleep 1000")})
@@ -267,11 +269,11 @@ func TestTimeNamespace(t *testing.T) {
 func TestCallerDies(t *testing.T) {
 	rootfs := newRootfs(t)
 	c := create(t, &Config{Spec: newSpec(rootfs, "true")})
-	c.init.conn.close() // as the kernel does for a dead caller
+	c.init.conn.close() // as the kernel does when the caller dies
 	equal(t, "exit code of the waiting stage", wait(t, c.Init()).Code, 1)
 }
 
-// TestNoLeaks makes containers over and over, and failures among them.
+// TestNoLeaks makes many containers, some of which fail.
 func TestNoLeaks(t *testing.T) {
 	rootfs := newRootfs(t)
 	root, name := cgroup2(t)
@@ -298,7 +300,7 @@ func TestNoLeaks(t *testing.T) {
 	}
 	after := census(t, rootfs)
 	for what, n := range before {
-		// Goroutines and threads come and go; a leak would be 100 of them.
+		// The numbers of goroutines and threads vary; a leak would add 100.
 		if d := after[what] - n; d > 3 {
 			t.Errorf("%s: %d before, %d after", what, n, after[what])
 		}
@@ -311,8 +313,8 @@ func TestNoLeaks(t *testing.T) {
 	}
 }
 
-// census counts what a leak would add to; of the mounts those of rootfs, as others
-// of the machine come and go.
+// census counts what a leak would increase. Only mounts of rootfs count, because other programs
+// mount and unmount too.
 func census(t *testing.T, rootfs string) map[string]int {
 	t.Helper()
 	runtime.GC()

@@ -22,8 +22,8 @@ type capSets struct {
 	Ambient     uint64 `json:"ambient,omitempty"`
 }
 
-// capMask turns names into a mask. Those known by name but not to this kernel
-// stay in it: the stage leaves them out.
+// capMask turns capability names into a mask. Capabilities that this package knows and the
+// running kernel does not stay in the mask; the init stage leaves them out.
 func capMask(names []string) (uint64, error) {
 	var mask uint64
 	for _, name := range names {
@@ -43,7 +43,8 @@ func capMask(names []string) (uint64, error) {
 	return mask, nil
 }
 
-// newCapSets: a process without capabilities in its spec has none, as with runc.
+// newCapSets returns the sets of c. As with runc, a process without capabilities in its spec
+// has none.
 func newCapSets(c *specs.LinuxCapabilities) (capSets, error) {
 	var s capSets
 	if c == nil {
@@ -99,10 +100,11 @@ func rlimitResource(name string) (int, error) {
 	return 0, fmt.Errorf("invalid rlimit type: %s", name)
 }
 
-// defaultUmask is runc's.
+// defaultUmask is the umask that runc sets where the spec has none.
 const defaultUmask = 0o022
 
-// newProcessConfig resolves a process, and refuses what is not supported.
+// newProcessConfig checks a process of the spec and resolves names to numbers. It returns an
+// error for a field that is not supported.
 func newProcessConfig(p *specs.Process) (processConfig, error) {
 	cfg := processConfig{
 		Args:        p.Args,
@@ -156,8 +158,8 @@ func newProcessConfig(p *specs.Process) (processConfig, error) {
 	return cfg, err
 }
 
-// environment checks the variables, and leaves of those of one name the last
-// value in the place of the first.
+// environment checks the variables. Of variables with the same name it keeps the last value, at
+// the place of the first.
 func environment(env []string) ([]string, error) {
 	place := make(map[string]int, len(env))
 	out := make([]string, 0, len(env))
@@ -249,7 +251,7 @@ func newScheduler(s *specs.Scheduler) (*unix.SchedAttr, error) {
 	return a, nil
 }
 
-// newIOPriority packs class and level as ioprio_set(2) wants them.
+// newIOPriority packs class and level as ioprio_set(2) takes them.
 func newIOPriority(p *specs.LinuxIOPriority) (*int, error) {
 	if p == nil {
 		return nil, nil
@@ -291,7 +293,7 @@ func newPersonality(p *specs.LinuxPersonality) (*uintptr, error) {
 	return &v, nil
 }
 
-// newMounts parses the mounts' options, and refuses what is not supported.
+// newMounts parses the options of the mounts. It returns an error for what is not supported.
 func newMounts(mounts []specs.Mount) ([]mountConfig, error) {
 	var out []mountConfig
 	for i, m := range mounts {
@@ -309,7 +311,7 @@ func newMounts(mounts []specs.Mount) ([]mountConfig, error) {
 		case m.Type == "bind":
 			cfg.Flags |= unix.MS_BIND
 		case m.Type == "cgroup" || m.Type == "cgroup2":
-			// Options of cgroup version 1, or of the whole hierarchy.
+			// These options belong to cgroup version 1 or change the whole hierarchy.
 			cfg.Type, cfg.Data = "cgroup2", ""
 		}
 		if err := checkProcDestination(&cfg); err != nil {
@@ -320,9 +322,8 @@ func newMounts(mounts []specs.Mount) ([]mountConfig, error) {
 	return out, nil
 }
 
-// checkProcDestination keeps mounts from covering what container processes are
-// made with: files of /proc by which labels and limits are set. What a bind on
-// /proc itself has to be is checked when its source is open.
+// checkProcDestination refuses a mount over the files of /proc by which the init stage sets
+// labels and limits. A bind on /proc itself is checked later, when its source is open.
 func checkProcDestination(m *mountConfig) error {
 	dest := m.Destination
 	if dest == "/proc" && m.Type != "proc" && m.Flags&unix.MS_BIND == 0 {
@@ -332,7 +333,7 @@ func checkProcDestination(m *mountConfig) error {
 		return nil
 	}
 	switch dest {
-	// What lxcfs and the like give a view of their own.
+	// lxcfs and similar programs replace these files with the container's own view.
 	case "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps",
 		"/proc/uptime", "/proc/loadavg", "/proc/slabinfo", "/proc/net/dev",
 		"/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled":
@@ -346,7 +347,7 @@ func newDevices(devices []specs.LinuxDevice) ([]deviceConfig, error) {
 	for _, d := range devices {
 		cfg := deviceConfig{Path: path.Clean("/" + d.Path), Mode: 0o666}
 		if cfg.Path == "/dev/ptmx" {
-			continue // a link into the container's own devpts
+			continue // a link into the container's devpts
 		}
 		if d.FileMode != nil {
 			cfg.Mode = uint32(*d.FileMode) & 0o7777
@@ -378,7 +379,7 @@ func newDevices(devices []specs.LinuxDevice) ([]deviceConfig, error) {
 	return out, nil
 }
 
-// timeOffsets is the text of /proc/PID/timens_offsets.
+// timeOffsets returns the text to write to /proc/PID/timens_offsets.
 func timeOffsets(offsets map[string]specs.LinuxTimeOffset) (string, error) {
 	var b strings.Builder
 	for clock, o := range offsets {

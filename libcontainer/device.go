@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// defaultNodes are the devices that every container has.
+// defaultNodes are the device nodes that every container has.
 var defaultNodes = [...]deviceConfig{
 	{Path: "/dev/null", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 3)},
 	{Path: "/dev/zero", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(1, 5)},
@@ -20,10 +20,10 @@ var defaultNodes = [...]deviceConfig{
 	{Path: "/dev/tty", Mode: unix.S_IFCHR | 0o666, Dev: unix.Mkdev(5, 0)},
 }
 
-// setUpDev makes the devices and links that every container has, and the spec's.
+// setUpDev makes the device nodes and links that every container has, and those of the spec.
 func (s *stage) setUpDev() error {
 	for _, d := range defaultNodes {
-		// The spec's own node goes before the default one of that path.
+		// A node that the spec lists replaces the default one of the same path.
 		if hasDevice(s.cfg.Devices, d.Path) {
 			continue
 		}
@@ -73,7 +73,7 @@ func hasDevice(devices []deviceConfig, name string) bool {
 
 func (s *stage) makeDevice(d *deviceConfig) error {
 	if d.From != "" {
-		return s.bindNode(d)
+		return s.bindFromBase(d)
 	}
 	dir, base := path.Split(d.Path)
 	dirFD, err := s.root.mkdirAll(dir)
@@ -84,12 +84,14 @@ func (s *stage) makeDevice(d *deviceConfig) error {
 	err = mknod(dirFD, base, d)
 	switch {
 	case errors.Is(err, unix.EEXIST) && s.cfg.Root.Readonly && isEmptyFile(dirFD, base):
-		// Whoever has made the rootfs read-only before has left it for the node.
+		// The caller made the rootfs read-only and left this empty file as a mount point for
+		// the node.
 		return s.bindDevice(dirFD, d)
 	case errors.Is(err, unix.EEXIST):
 		return checkDevice(dirFD, base, d)
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP):
-		// A network filesystem may hold files only.
+		// A network filesystem may refuse device nodes, so the node is mounted on an empty
+		// file.
 		if bindErr := s.bindDevice(dirFD, d); bindErr != nil {
 			return errors.Join(err, bindErr)
 		}
@@ -114,8 +116,8 @@ func mknod(dirFD int, base string, d *deviceConfig) error {
 	return nil
 }
 
-// bindNode puts a node of the base on an empty file.
-func (s *stage) bindNode(d *deviceConfig) error {
+// bindFromBase mounts a node of the base on an empty file.
+func (s *stage) bindFromBase(d *deviceConfig) error {
 	node, err := unix.Open(d.From, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: d.Path, Err: err}
@@ -137,8 +139,8 @@ func (s *stage) bindNode(d *deviceConfig) error {
 	return nil
 }
 
-// bindDevice puts a node on an empty file. It is made in a tmpfs that is mounted
-// on the directory of that file only until the node has been bound.
+// bindDevice mounts a device node on an empty file. It makes the node in a tmpfs that covers
+// the file's directory only until the node has been bound.
 func (s *stage) bindDevice(dirFD int, d *deviceConfig) error {
 	if err := mountOn(dirFD, "tmpfs", "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "nr_blocks=1,nr_inodes=2"); err != nil {
 		return fmt.Errorf("bind device %s: %w", d.Path, err)
@@ -159,8 +161,8 @@ func (s *stage) bindDevice(dirFD int, d *deviceConfig) error {
 	return nil
 }
 
-// deviceTree makes the node in the tmpfs that is mounted on its directory, ends
-// that mount, and returns a mount of the node alone.
+// deviceTree makes the node in the tmpfs mounted on its directory, unmounts the tmpfs, and
+// returns a detached mount of the node alone.
 func (s *stage) deviceTree(d *deviceConfig) (tree int, err error) {
 	dir, base := path.Split(d.Path)
 	top, err := s.root.lookup(dir)
@@ -185,7 +187,7 @@ func (s *stage) deviceTree(d *deviceConfig) (tree int, err error) {
 	return cloneTree(node, false)
 }
 
-// unmount ends the mount whose root is fd.
+// unmount unmounts the mount whose root directory is open as fd.
 func unmount(fd int) error {
 	if err := unix.Fchdir(fd); err != nil {
 		return err
@@ -193,8 +195,8 @@ func unmount(fd int) error {
 	return unix.Unmount(".", unix.MNT_DETACH)
 }
 
-// checkDevice accepts a node that is in the rootfs already if it is the same
-// device, as the runtime spec asks.
+// checkDevice accepts an existing node of the rootfs only if it is the same device, as the
+// runtime spec asks.
 func checkDevice(dirFD int, base string, d *deviceConfig) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dirFD, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -206,11 +208,11 @@ func checkDevice(dirFD int, base string, d *deviceConfig) error {
 	return nil
 }
 
-// openConsole gives the process a pty of the container's own devpts as its
-// stdio and controlling terminal, and the parent the master. The container's own
-// init gets it as /dev/console as well.
+// openConsole opens a pty in the container's devpts. The process gets the slave as stdio and as
+// controlling terminal, and the container's first process also as /dev/console; the parent gets
+// the master.
 func (s *stage) openConsole() error {
-	// Not by /dev/ptmx: that is the image's, unless a mount covers it.
+	// /dev/ptmx would be a file of the image where no mount covers it.
 	master, err := s.root.open("/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: "/dev/pts/ptmx", Err: err}
@@ -250,14 +252,14 @@ func (s *stage) openConsole() error {
 			return os.NewSyscallError("dup3", err)
 		}
 	}
-	// The stage leads a session since the fork.
+	// The init stage has led its own session since the fork, so it may take a terminal.
 	if err := unix.IoctlSetInt(0, unix.TIOCSCTTY, 0); err != nil {
 		return fmt.Errorf("set controlling terminal: %w", err)
 	}
 	return nil
 }
 
-// clearONLCR keeps a terminal from making \r\n of \n.
+// clearONLCR stops the terminal from writing \r\n for \n.
 func clearONLCR(fd int) error {
 	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {

@@ -15,15 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// In version 2 of cgroups a program decides which devices may be opened and made:
-// it gets the access, the type and the numbers, and answers 1 or 0.
+// A cgroup of version 2 has no list of device rules. An eBPF program decides about each access
+// to a device: it gets the access, the type and the numbers of the device, and returns 1
+// (allow) or 0 (deny). This file compiles the spec's rules to such a program.
 
-// maxDeviceRules keeps the program far below the kernel's million of
-// instructions.
+// maxDeviceRules keeps the program far below the kernel's limit of a million instructions.
 const maxDeviceRules = 4096
 
-// defaultDevices are what every container may do, whatever its rules say, as
-// with runc: make any node, and use the devices each has in its /dev.
+// defaultDevices are allowed to every container whatever its rules say, as with runc: making
+// any node, and using the devices of its default /dev.
 var defaultDevices = []deviceMatch{
 	{true, every, every, every, unix.BPF_DEVCG_ACC_MKNOD},
 	{true, unix.BPF_DEVCG_DEV_CHAR, 1, 3, allAccess},       // null
@@ -38,7 +38,7 @@ var defaultDevices = []deviceMatch{
 
 const allAccess = unix.BPF_DEVCG_ACC_MKNOD | unix.BPF_DEVCG_ACC_READ | unix.BPF_DEVCG_ACC_WRITE
 
-// Instructions of eBPF that the program is made of: class and operation.
+// The eBPF instructions of the program: class and operation.
 const (
 	bpfLoadWord   = 0x61 // dst = *(u32 *)(src + off)
 	bpfMove       = 0xbf // dst = src
@@ -56,12 +56,12 @@ const (
 	bpfResult  = 0
 	bpfContext = 1
 	bpfType    = 2
-	bpfWanted  = 3 // the bits of access that no rule has decided yet
+	bpfWanted  = 3 // the bits of the access that no rule has decided yet
 	bpfMajor   = 4
 	bpfMinor   = 5
 )
 
-// bpfProgram is a list of struct bpf_insn.
+// bpfProgram is the bytes of consecutive struct bpf_insn.
 type bpfProgram []byte
 
 const bpfInstruction = 8
@@ -72,10 +72,10 @@ func (p *bpfProgram) add(code, dst, src byte, off int16, imm int32) {
 	*p = binary.NativeEndian.AppendUint32(b, uint32(imm))
 }
 
-// deviceFilter compiles rules, which defaultDevices follow. Each bit of the access
-// asked for is decided by the last rule about it, and denied without one. Rules
-// that mean the same to a container give the same program in the cases that most
-// have.
+// deviceFilter compiles rules, followed by defaultDevices. Each bit of the requested access is
+// decided by the last rule that matches it; without one it is denied. Rules without an effect
+// are left out, so that the lists of common engines give the program of the default filter,
+// which a prepared container has already.
 func deviceFilter(rules []specs.LinuxDeviceCgroup) (bpfProgram, error) {
 	if len(rules) > maxDeviceRules {
 		return nil, fmt.Errorf("linux.resources.devices: %d rules are more than %d", len(rules), maxDeviceRules)
@@ -91,14 +91,14 @@ func deviceFilter(rules []specs.LinuxDeviceCgroup) (bpfProgram, error) {
 	return compileFilter(append(essentialRules(all), defaultDevices...)), nil
 }
 
-// deviceMatch is a rule in the program's terms.
+// deviceMatch is one rule with the kernel's numbers.
 type deviceMatch struct {
 	allow              bool
 	kind, major, minor int32
 	bits               int32
 }
 
-// every stands for all numbers, or both kinds.
+// every stands for any number, or for both kinds of device.
 const every = -1
 
 func newDeviceMatch(r *specs.LinuxDeviceCgroup) (m deviceMatch, err error) {
@@ -130,8 +130,8 @@ func newDeviceMatch(r *specs.LinuxDeviceCgroup) (m deviceMatch, err error) {
 	return m, err
 }
 
-// covers says whether all that o is about is what m is about, overlaps whether
-// some of it is.
+// covers says whether m matches everything that o matches, overlaps whether it matches some of
+// that.
 func (m *deviceMatch) covers(o *deviceMatch) bool {
 	is := func(m, o int32) bool { return m == every || m == o }
 	return is(m.kind, o.kind) && is(m.major, o.major) && is(m.minor, o.minor) && o.bits&^m.bits == 0
@@ -142,9 +142,9 @@ func (m *deviceMatch) overlaps(o *deviceMatch) bool {
 	return is(m.kind, o.kind) && is(m.major, o.major) && is(m.minor, o.minor) && o.bits&m.bits != 0
 }
 
-// essentialRules leaves out rules without an effect: what one default decides, and
-// what is denied that nothing has allowed, as in engines' lists. What it removes
-// before a rule that denies everything is of no more effect either.
+// essentialRules leaves out the rules without an effect: those that a default rule decides
+// anyway, and those that deny what no rule before has allowed. Leaving a rule out before one
+// that denies everything changes nothing either.
 func essentialRules(rules []deviceMatch) []deviceMatch {
 	everything := deviceMatch{kind: every, major: every, minor: every, bits: allAccess}
 	var kept []deviceMatch
@@ -165,7 +165,7 @@ func essentialRules(rules []deviceMatch) []deviceMatch {
 
 func compileFilter(rules []deviceMatch) bpfProgram {
 	var p bpfProgram
-	p.add(bpfLoadWord, bpfType, bpfContext, 0, 0) // access in the upper half
+	p.add(bpfLoadWord, bpfType, bpfContext, 0, 0) // the access is in the upper 16 bits
 	p.add(bpfMove, bpfWanted, bpfType, 0, 0)
 	p.add(bpfShiftRight, bpfWanted, 0, 0, 16)
 	p.add(bpfAndImm, bpfType, 0, 0, 0xffff)
@@ -186,7 +186,7 @@ func (p *bpfProgram) addRule(r *deviceMatch) {
 	}
 	tests := slices.DeleteFunc([]test{{bpfType, r.kind}, {bpfMajor, r.major}, {bpfMinor, r.minor}},
 		func(t test) bool { return t.value == every })
-	// What the rule does where it matches: four instructions.
+	// body is the number of instructions that follow the match of one rule.
 	const body = 4
 	for i, t := range tests {
 		p.add(bpfJumpNotImm, t.register, 0, int16(len(tests)-1-i+body), t.value)
@@ -203,7 +203,8 @@ func (p *bpfProgram) addRule(r *deviceMatch) {
 	p.add(bpfExit, 0, 0, 0, 0)
 }
 
-// deviceAccess: a rule that denies without saying what denies all.
+// deviceAccess returns the access bits of a rule. A rule that denies and names no access denies
+// all.
 func deviceAccess(r *specs.LinuxDeviceCgroup) (bits int32, err error) {
 	access := r.Access
 	if access == "" && !r.Allow {
@@ -222,13 +223,15 @@ func deviceAccess(r *specs.LinuxDeviceCgroup) (bits int32, err error) {
 	return bits, nil
 }
 
-// loadTries is how often a program is given to the kernel, which seldom takes two.
+// loadTries is how often the program is given to the kernel. More than two attempts are seldom
+// needed.
 const loadTries = 10
 
-// loadFilter gives the program to the kernel.
+// loadFilter loads the program into the kernel and returns its descriptor.
 func loadFilter(p bpfProgram) (*os.File, error) {
 	license := []byte("Apache-2.0\x00")
-	// Their addresses are in what the kernel reads, where Go does not see them.
+	// The kernel reads these addresses from a struct in which Go's garbage collector does not
+	// see pointers, so the memory is pinned.
 	var pins runtime.Pinner
 	pins.Pin(&p[0])
 	pins.Pin(&license[0])
@@ -236,14 +239,14 @@ func loadFilter(p bpfProgram) (*os.File, error) {
 	attr := struct {
 		kind, count      uint32
 		program, license uint64
-		_                [96]byte // the rest, all zero
+		_                [96]byte // the rest of the kernel's union, all zero
 	}{
 		kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(p) / bpfInstruction),
 		program: uint64(uintptr(unsafe.Pointer(&p[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
 	}
 	fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-	// The kernel gives its check of the program up for a signal, such as those that Go's
-	// runtime sends its threads, and says EAGAIN.
+	// A signal, such as those that Go's runtime sends to its own threads, interrupts the
+	// kernel's check of the program, and bpf(2) returns EAGAIN.
 	for try := 1; errors.Is(err, unix.EAGAIN) && try < loadTries; try++ {
 		fd, err = bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
 	}
@@ -253,8 +256,8 @@ func loadFilter(p bpfProgram) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "device filter"), nil
 }
 
-// filterDevices puts the program on the cgroup, for as long as that exists, in the
-// place of another one, if there is one.
+// filterDevices attaches the program to the cgroup, which keeps it, and detaches other, if it
+// is not nil.
 func (c *cgroup) filterDevices(p bpfProgram, other *os.File) error {
 	f, err := loadFilter(p)
 	if err != nil {
@@ -267,14 +270,15 @@ func (c *cgroup) filterDevices(p bpfProgram, other *os.File) error {
 	if other == nil {
 		return nil
 	}
-	// Both have to agree, so from now on it could only forbid what is allowed.
+	// With both attached an access must pass both, so the old one could only forbid what the
+	// new one allows.
 	return c.attachFilter(unix.BPF_PROG_DETACH, other)
 }
 
 func (c *cgroup) attachFilter(command int, f *os.File) error {
 	attr := struct{ cgroup, program, kind, flags uint32 }{uint32(c.file.Fd()), uint32(f.Fd()), unix.BPF_CGROUP_DEVICE, 0}
 	if command == unix.BPF_PROG_ATTACH {
-		// Cgroups that the container makes may have filters as well.
+		// Cgroups that the container makes below may have filters of their own.
 		attr.flags = unix.BPF_F_ALLOW_MULTI
 	}
 	if _, err := bpf(command, unsafe.Pointer(&attr), unsafe.Sizeof(attr)); err != nil {

@@ -11,8 +11,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// runFilter interprets a program as the kernel would, for the instructions it may
-// consist of.
+// runFilter interprets the program as the kernel would. It knows only the instructions that
+// deviceFilter uses.
 func runFilter(t *testing.T, p bpfProgram, kind, access, major, minor uint32) bool {
 	t.Helper()
 	context := [3]uint32{access<<16 | kind, major, minor}
@@ -53,7 +53,7 @@ func runFilter(t *testing.T, p bpfProgram, kind, access, major, minor uint32) bo
 	return false
 }
 
-// defaults as the spec would have them.
+// defaults are the default rules in the spec's form.
 var defaults = []specs.LinuxDeviceCgroup{
 	{Allow: true, Access: "m"},
 	{Allow: true, Type: "c", Major: number(1), Minor: number(3), Access: "rwm"},
@@ -62,7 +62,7 @@ var defaults = []specs.LinuxDeviceCgroup{
 
 func number(n int64) *int64 { return &n }
 
-// permitted is what the rules mean.
+// permitted says whether the rules allow the access, computed directly from the rules.
 func permitted(rules []specs.LinuxDeviceCgroup, kind string, access string, major, minor int64) bool {
 	for _, bit := range access {
 		allowed := false
@@ -80,8 +80,8 @@ func permitted(rules []specs.LinuxDeviceCgroup, kind string, access string, majo
 	return true
 }
 
-// TestDeviceFilterDecides compares programs of random rules with what the rules
-// mean, for every access to a few devices.
+// TestDeviceFilterDecides compiles random rules and compares the program with permitted, for
+// every access to a few devices.
 func TestDeviceFilterDecides(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	kinds, numbers := []string{"", "a", "b", "c"}, []*int64{nil, number(-1), number(1), number(2), number(3), number(136)}
@@ -117,8 +117,7 @@ func TestDeviceFilterDecides(t *testing.T) {
 	}
 }
 
-// TestDefaultDeviceFilter: rules that add nothing to what every container may do
-// give the program that is there before the container.
+// TestDefaultDeviceFilter: rules that add nothing to the default ones give the default program.
 func TestDefaultDeviceFilter(t *testing.T) {
 	device := func(allow bool, major, minor int64) specs.LinuxDeviceCgroup {
 		return specs.LinuxDeviceCgroup{Allow: allow, Type: "c", Major: number(major), Minor: number(minor), Access: "rwm"}
@@ -169,7 +168,7 @@ func TestDeviceFilterRefuses(t *testing.T) {
 	}
 }
 
-// TestDeviceRules: what the kernel makes of it.
+// TestDeviceRules tests the filter in the kernel.
 func TestDeviceRules(t *testing.T) {
 	root, name := cgroup2(t)
 	rootfs := newRootfs(t)

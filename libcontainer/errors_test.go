@@ -8,7 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// TestErrorTexts: engines look for these words.
+// TestErrorTexts: engines match these texts.
 func TestErrorTexts(t *testing.T) {
 	rootfs := newRootfs(t)
 	root, name := cgroup2(t)

@@ -16,26 +16,26 @@ import (
 
 // forkRequest says how to start an init stage.
 type forkRequest struct {
-	args     []string
-	clone    uintptr
-	userNS   *userNS       // of the container; nil: the caller's
-	enter    func() error  // changes the thread to fork from; may be nil
-	joins    []nsfork.Join // the child's to join
-	apart    bool          // the child may not share memory with the caller for a moment
-	cgroupFD int           // negative: the caller's own cgroup
-	passed   []*os.File    // the process's descriptors from firstFD on
-	extra    []*os.File    // become pidfdFD and on
-	terminal bool
-	// oomKilled is asked when the process has ended.
+	args           []string
+	clone          uintptr
+	userNS         *userNS       // of the container; nil: the child stays in the caller's
+	enter          func() error  // changes the namespaces of the thread that forks; may be nil
+	joins          []nsfork.Join // namespaces that the child joins itself
+	noSharedMemory bool          // fork without sharing memory (no CLONE_VM)
+	cgroupFD       int           // negative: the child stays in the caller's cgroup
+	passed         []*os.File    // the process's descriptors from number firstFD on
+	extra          []*os.File    // the child's descriptors from pidfdFD on
+	terminal       bool
+	// oomKilled is called when the process has ended.
 	oomKilled func() bool
 }
 
-// stageEnv keeps the stage small: it lives for milliseconds, on one thread, and
-// must not be interrupted for its own good meanwhile.
+// stageEnv configures Go's runtime in the init stage. The stage lives for milliseconds on one
+// thread: garbage collection and preemption would cost more than they give.
 var stageEnv = []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
 
-// passedEnv tells the stage how many descriptors are the process's, which its own
-// come after.
+// passedEnv tells the init stage how many passed descriptors follow its stdio. Its own
+// descriptors come after those.
 const passedEnv = "HUSK_PASSED"
 
 func (r *forkRequest) env() []string {
@@ -45,7 +45,7 @@ func (r *forkRequest) env() []string {
 	return append(stageEnv[:len(stageEnv):len(stageEnv)], passedEnv+"="+strconv.Itoa(len(r.passed)))
 }
 
-// fork starts an init stage. pidfd is the caller's to close.
+// fork starts an init stage. The caller closes pidfd.
 func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	var child []*os.File // the stage's descriptors
 	p := &Process{done: make(chan struct{})}
@@ -64,11 +64,11 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 		return nil, nil, err
 	}
 	given := append([]*os.File(nil), r.passed...)
-	if !r.terminal { // else they are /dev/null
+	if !r.terminal { // with a terminal the child has /dev/null
 		given = append(given, child...)
 	}
 	for _, f := range given {
-		if err := r.userNS.give(f); err != nil {
+		if err := r.userNS.chown(f); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -113,12 +113,12 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	return p, os.NewFile(uintptr(handle), "pidfd"), nil
 }
 
-// start starts the stage from the calling thread. pidfd is negative where the
-// kernel gives none.
+// start starts the init stage from the calling thread. pidfd is negative if the kernel gave
+// none.
 func (r *forkRequest) start(files []*os.File) (_ *os.Process, pidfd int, err error) {
 	args := append([]string{InitArg}, r.args[1:]...)
-	if len(r.joins) > 0 || r.apart {
-		return r.startApart(args, files)
+	if len(r.joins) > 0 || r.noSharedMemory {
+		return r.startByNSFork(args, files)
 	}
 	attr := &os.ProcAttr{
 		Dir:   "/",
@@ -132,14 +132,14 @@ func (r *forkRequest) start(files []*os.File) (_ *os.Process, pidfd int, err err
 	if r.clone&unix.CLONE_NEWUSER != 0 {
 		attr.Sys.UidMappings, attr.Sys.GidMappings = r.userNS.uids, r.userNS.gids
 		attr.Sys.GidMappingsEnableSetgroups = true
-		attr.Sys.Credential = &syscall.Credential{} // the namespace's root
+		attr.Sys.Credential = &syscall.Credential{} // root of the user namespace
 	}
 	pidfd = -1
 	proc, err := os.StartProcess(r.args[0], args, attr)
 	return proc, pidfd, err
 }
 
-func (r *forkRequest) startApart(args []string, files []*os.File) (*os.Process, int, error) {
+func (r *forkRequest) startByNSFork(args []string, files []*os.File) (*os.Process, int, error) {
 	pid, err := nsfork.Start(&nsfork.Request{
 		Path: r.args[0], Args: args, Env: r.env(), Files: files,
 		Clone: r.clone, CgroupFD: r.cgroupFD, Joins: r.joins, Root: r.userNS != nil,
@@ -153,16 +153,16 @@ func (r *forkRequest) startApart(args []string, files []*os.File) (*os.Process, 
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		pidfd = -1 // there is a process to end, all the same
+		pidfd = -1 // the process exists and the caller has to end it
 	}
 	return proc, pidfd, nil
 }
 
-// onOwnThread runs f on a thread that is thrown away after it, because f changes
-// the thread's namespaces.
+// onOwnThread runs f on a thread that ends afterwards, because f changes the namespaces of its
+// thread.
 func onOwnThread(f func() error) error {
-	// Go tries out once per program whether it can use pidfds, with a fork; not
-	// from a thread whose children are to be in another pid namespace.
+	// Go forks once per program to find out whether pidfds work. That fork must not happen on a
+	// thread whose children start in another pid namespace, so it is caused here.
 	if self, err := os.FindProcess(os.Getpid()); err == nil {
 		_ = self.Release()
 	}
@@ -170,22 +170,22 @@ func onOwnThread(f func() error) error {
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// The main thread is never thrown away, and what it is in shows as this
-			// process's in /proc. Held here, it can't be who runs f.
+			// The main thread never ends, and /proc/PID shows its namespaces as the process's.
+			// While this goroutine is locked to the main thread, f runs on another one.
 			defer runtime.UnlockOSThread()
 			result <- onOwnThread(f)
 			return
 		}
-		result <- f() // and no unlock: the thread ends with the goroutine
+		result <- f() // without an unlock, so the thread ends with the goroutine
 	}()
 	return <-result
 }
 
-// openStdio makes the process's stdio and returns the stage's ends.
+// openStdio makes the process's stdio and returns the ends for the child.
 func (p *Process) openStdio(terminal bool) ([]*os.File, error) {
 	var child []*os.File
 	if terminal {
-		// The stage opens the terminal, in the container.
+		// With a terminal the stage opens the pty itself, in the container.
 		for range 3 {
 			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 			if err != nil {
@@ -205,7 +205,7 @@ func (p *Process) openStdio(terminal bool) ([]*os.File, error) {
 			ours, theirs = theirs, ours
 		}
 		child = append(child, os.NewFile(uintptr(theirs), "stdio"))
-		// Ours alone is not blocking, so that a Close ends a Read.
+		// Only the parent's end is non-blocking: then a Close ends a pending Read.
 		if err := unix.SetNonblock(ours, true); err != nil {
 			_ = unix.Close(ours)
 			return child, os.NewSyscallError("fcntl", err)
@@ -215,7 +215,7 @@ func (p *Process) openStdio(terminal bool) ([]*os.File, error) {
 	return child, nil
 }
 
-// enterNamespaces joins namespaces by path, for the children of the thread.
+// enterNamespaces joins namespaces by path. Children of the calling thread start in them.
 func enterNamespaces(joins []namespace) error {
 	for _, ns := range joins {
 		fd, err := unix.Open(ns.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -231,8 +231,8 @@ func enterNamespaces(joins []namespace) error {
 	return nil
 }
 
-// prepareThread returns what changes the thread that the container's stage is
-// forked from; nil: nothing.
+// prepareThread returns a function that changes the thread from which the container's init
+// stage is forked; nil if nothing has to be changed.
 func (p *plan) prepareThread() func() error {
 	if len(p.joins) == 0 && p.userNS == nil && p.timeNS == nil {
 		return nil
@@ -252,8 +252,8 @@ func (p *plan) prepareThread() func() error {
 	}
 }
 
-// newTimeNS gives the thread's children a time namespace. They have to be born
-// there: not every kernel has a process enter it with execve.
+// newTimeNS gives the children of the calling thread a new time namespace. The init stage has
+// to be forked into it: some kernels do not move a process there at execve.
 func newTimeNS(offsets string) error {
 	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
 		return os.NewSyscallError("unshare CLONE_NEWTIME", err)

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 
 const busybox = "/bin/busybox"
 
-// waitLimit is how long a test waits for what should take milliseconds.
+// waitLimit is how long a test waits for something that normally takes milliseconds.
 const waitLimit = 30 * time.Second
 
 func needRoot(t testing.TB) {
@@ -34,8 +34,8 @@ func needRoot(t testing.TB) {
 	}
 }
 
-// newRootfs makes a root filesystem with busybox in it. All mounts are made in
-// the container's own mount namespace, so its removal meets none.
+// newRootfs makes a root filesystem with busybox in it. All mounts on it are made in the
+// container's mount namespace, so its directory can be removed afterwards.
 func newRootfs(t testing.TB) string {
 	t.Helper()
 	needRoot(t)
@@ -85,7 +85,7 @@ var dockerCaps = []string{
 	"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 }
 
-// newProcess is an ordinary process that runs a shell script.
+// newProcess returns a process that runs a shell script, as engines describe one.
 func newProcess(script string) *specs.Process {
 	return &specs.Process{
 		Args: []string{"sh", "-c", script},
@@ -99,7 +99,7 @@ func newProcess(script string) *specs.Process {
 	}
 }
 
-// newSpec is a container as engines make them, which runs a shell script.
+// newSpec returns a container that runs a shell script, as engines describe one.
 func newSpec(rootfs, script string) *specs.Spec {
 	return &specs.Spec{
 		Version:  specs.Version,
@@ -132,7 +132,7 @@ func newSpec(rootfs, script string) *specs.Spec {
 	}
 }
 
-// create makes a container that the test's end destroys.
+// create makes a container and destroys it at the test's end.
 func create(t testing.TB, cfg *Config) *Container {
 	t.Helper()
 	if cfg.ID == "" {
@@ -163,7 +163,7 @@ func start(t testing.TB, cfg *Config) *Container {
 	return c
 }
 
-// output is what a process wrote and its exit code.
+// output is what a process wrote, and its exit code.
 type output struct {
 	out, err string
 	code     int
@@ -175,7 +175,7 @@ func collect(t testing.TB, p *Process) output {
 	var o, e bytes.Buffer
 	var wg sync.WaitGroup
 	if p.Console != nil {
-		// A master gives EIO when the last process has closed the terminal.
+		// Reading the master gives EIO when the last process has closed the terminal.
 		wg.Go(func() { _, _ = io.Copy(&o, p.Console) })
 	} else {
 		_ = p.Stdin.Close()
@@ -208,7 +208,7 @@ func run(t testing.TB, spec *specs.Spec) output {
 	return collect(t, c.Init())
 }
 
-// mustRun is run for a script that must succeed; it returns its stdout.
+// mustRun runs a container whose script must succeed and returns its stdout.
 func mustRun(t testing.TB, spec *specs.Spec) string {
 	t.Helper()
 	o := run(t, spec)
@@ -251,7 +251,7 @@ func cgroup2(t testing.TB) (root, name string) {
 		var st unix.Statfs_t
 		if unix.Statfs(dir, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
 			const parent = "/husk-libcontainer-test"
-			// After the container's own clean-up, which comes later and so runs first.
+			// Clean-ups run in reverse order, so this one runs after the container's.
 			t.Cleanup(func() { _ = unix.Rmdir(dir + parent) })
 			return dir, parent + "/" + strings.ReplaceAll(t.Name(), "/", "_")
 		}

@@ -16,9 +16,9 @@ import (
 // maxHookOutput is how much of a hook's output an error may carry, in bytes.
 const maxHookOutput = 4096
 
-// runHooks runs hooks one after the other in the namespaces of the stage. state
-// is the container's as the parent knows it; the hooks get the pid they see. Those
-// that name no environment get env.
+// runHooks runs hooks one after the other in the namespaces of the stage. state is the
+// container's state as the parent knows it; in it each hook gets the pid that it can see. A
+// hook without an environment gets env.
 func runHooks(kind string, hooks []specs.Hook, state json.RawMessage, env []string) error {
 	if len(hooks) == 0 {
 		return nil
@@ -48,7 +48,7 @@ func runHooks(kind string, hooks []specs.Hook, state json.RawMessage, env []stri
 }
 
 func runHook(h *specs.Hook, state []byte) error {
-	// Files in memory, not pipes: nothing has to be read or written meanwhile.
+	// Files in memory need nobody who writes or reads them while the hook runs, as pipes would.
 	var files []*os.File
 	defer func() {
 		for _, f := range files {
@@ -71,7 +71,7 @@ func runHook(h *specs.Hook, state []byte) error {
 	}
 	env := h.Env
 	if env == nil {
-		env = []string{} // nil is this process's
+		env = []string{} // with nil the hook would get this process's environment
 	}
 	p, err := os.StartProcess(h.Path, args, &os.ProcAttr{Env: env, Files: files})
 	if err != nil {
@@ -80,7 +80,7 @@ func runHook(h *specs.Hook, state []byte) error {
 	late, err := waitHook(p, h.Timeout)
 	switch {
 	case late:
-		// The words of runc.
+		// runc's words, which engines match.
 		return fmt.Errorf("hook ran past specified timeout of %.1fs", float64(*h.Timeout))
 	case err != nil:
 		return fmt.Errorf("%w, stdout: %s, stderr: %s", err, hookOutput(files[1]), hookOutput(files[2]))
@@ -88,8 +88,8 @@ func runHook(h *specs.Hook, state []byte) error {
 	return nil
 }
 
-// waitHook waits for a hook's end and says whether it was killed for being late.
-// timeout is in seconds; nil: there is none.
+// waitHook waits until a hook has ended and says whether it was killed because it took too
+// long. timeout is in seconds; nil means no limit.
 func waitHook(p *os.Process, timeout *int) (late bool, err error) {
 	if timeout != nil {
 		t := time.AfterFunc(time.Duration(*timeout)*time.Second, func() { _ = p.Kill() })
@@ -102,8 +102,8 @@ func waitHook(p *os.Process, timeout *int) (late bool, err error) {
 	return false, err
 }
 
-// hookOutput is the beginning of what a hook has written; the error it is part
-// of tells of nothing else that goes wrong.
+// hookOutput returns the first maxHookOutput bytes that a hook has written. Errors while
+// reading are left out: the caller reports the hook's own error.
 func hookOutput(f *os.File) string {
 	text, _ := io.ReadAll(io.NewSectionReader(f, 0, maxHookOutput))
 	return string(text)

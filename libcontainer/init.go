@@ -15,36 +15,36 @@ import (
 // InitArg is argv[0] of the init stage.
 const InitArg = "husk-init"
 
-// Descriptors the parent gives the stage after stdio. Those that the process is
-// passed are where it will have them, and move these up by their count.
+// The descriptors that the parent gives the stage after stdio. Passed descriptors come before
+// these, at the numbers that the process will see, and move these up by their count.
 const (
 	stdioFDs = 3
 	socketFD = 3
-	pidfdFD  = 4 // of a process in the container to join, or its mount namespace
-	cgroupNS = 5 // its cgroup namespace
+	pidfdFD  = 4 // a process of the container to join, or with a user namespace its mount namespace
+	cgroupNS = 5 // cgroup namespace to join
 )
 
-// The stage changes its thread (namespaces, ids, capabilities) and then turns
-// that thread into the container's process. Locked here, during initialization,
-// it is the main thread for certain, so that /proc/PID shows what the stage did.
+// The stage changes one thread (namespaces, ids, capabilities), and that thread executes the
+// container's program. init functions run on the main thread, so locking here makes it the main
+// thread, which /proc/PID shows.
 func init() {
 	if IsInit() {
 		runtime.LockOSThread()
 	}
 }
 
-// IsInit says whether this process was started to be an init stage.
+// IsInit says whether this process was started as an init stage.
 func IsInit() bool {
 	return len(os.Args) > 0 && os.Args[0] == InitArg
 }
 
-// InitStage sets up the process its parent describes and becomes it. It never
-// returns; call it first thing in main when IsInit.
+// InitStage sets up the process that its parent describes, and executes its program. It never
+// returns. A program must call it first in main if IsInit returns true.
 func InitStage() {
-	passed, _ := strconv.Atoi(os.Getenv(passedEnv)) // none: not set
+	passed, _ := strconv.Atoi(os.Getenv(passedEnv)) // not set: none
 	s := stage{sock: socketFD + passed, passed: passed}
 	err := s.run()
-	// Nobody may be there to hear it, when the parent has died.
+	// The parent may have died; then nobody reads the error.
 	_ = sendFrame(s.sock, frameError, err.Error(), -1)
 	os.Exit(1)
 }
@@ -52,18 +52,18 @@ func InitStage() {
 // stage is the process between fork and execve.
 type stage struct {
 	sock int
-	// passed is how many descriptors after stdio are the process's.
+	// passed is the number of the process's own descriptors after stdio.
 	passed int
 	cfg    *initConfig
-	root   root // the container's
-	// exits is set once exitOnSignals has been called.
+	root   root // the container's root directory
+	// exits is true after exitOnSignals.
 	exits bool
-	// others are the mounts that moveRoot unmounts, nil when not known yet.
+	// others are the mount points that moveRoot unmounts; nil if they have not been listed yet.
 	others []string
 }
 
-// socketReader reads the socket without Go's poller, whose descriptors and
-// threads the stage does without.
+// socketReader reads the socket by blocking system calls. Go's poller would cost the stage a
+// thread and descriptors.
 type socketReader int
 
 func (fd socketReader) Read(p []byte) (int, error) {
@@ -81,11 +81,12 @@ func (fd socketReader) Read(p []byte) (int, error) {
 	}
 }
 
-// run returns only with an error.
+// run sets up the process and executes its program. It returns only with an error.
 func (s *stage) run() error {
 	unix.CloseOnExec(s.sock)
-	// A process of the container that may trace others must not get at the
-	// runtime's binary or descriptors through /proc/PID of the stage. execve ends it.
+	// The stage still has the runtime's binary and descriptors open. A process of the container
+	// that may trace others must not reach them through /proc/PID of the stage. execve makes
+	// the process dumpable again.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
 	}
@@ -94,7 +95,7 @@ func (s *stage) run() error {
 		return err
 	}
 	s.cfg = cfg
-	unix.Umask(0) // modes are meant as given
+	unix.Umask(0) // file modes of the spec apply unchanged
 	if cfg.Join {
 		err = s.join()
 	} else if err = s.setUp(); err != nil {
@@ -106,8 +107,8 @@ func (s *stage) run() error {
 	return s.become()
 }
 
-// awaitConfig reads the stage's configuration; a prepared stage is given another
-// one first, so that it has done it before.
+// awaitConfig reads the stage's configuration. A prepared stage first reads a rehearsal, so
+// that the code for it has run before the template is saved.
 func (s *stage) awaitConfig() (*initConfig, error) {
 	for {
 		cfg, err := readConfig(socketReader(s.sock))
@@ -129,11 +130,12 @@ func (s *stage) awaitConfig() (*initConfig, error) {
 	}
 }
 
-// join enters the mount and cgroup namespaces of the container; the others were
-// the parent's to enter before the fork.
+// join enters the mount and cgroup namespaces of the container. The parent has joined the
+// others before the fork.
 func (s *stage) join() error {
 	unix.CloseOnExec(pidfdFD + s.passed)
-	// The kernel refuses to move a thread that shares its root with others.
+	// The kernel does not move a thread to another mount namespace while it shares its root
+	// directory with other threads.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return os.NewSyscallError("unshare CLONE_FS", err)
 	}
@@ -155,8 +157,9 @@ func (s *stage) joinNamespaces() error {
 	if !s.cfg.UserNS {
 		return unix.Setns(pidfdFD+s.passed, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP)
 	}
-	// A pidfd would let the stage in, by its rights in the user namespace, only if
-	// it may read the program that the container's first process executes.
+	// In a user namespace the stage may join by a pidfd only if it may read the program that
+	// the container's first process executes. A descriptor of the namespace has no such
+	// condition.
 	if s.cfg.CgroupNS {
 		unix.CloseOnExec(cgroupNS + s.passed)
 		if err := unix.Setns(cgroupNS+s.passed, unix.CLONE_NEWCGROUP); err != nil {
@@ -166,11 +169,13 @@ func (s *stage) joinNamespaces() error {
 	return unix.Setns(pidfdFD+s.passed, unix.CLONE_NEWNS)
 }
 
-// setUp makes the container around the stage, which is in its namespaces.
+// setUp sets up the container's mounts, host name and settings. The stage is in the container's
+// namespaces already.
 func (s *stage) setUp() error {
 	cfg := s.cfg
 	if cfg.CgroupNS {
-		// Not by clone: the namespace's root would be the cgroup of the parent.
+		// The namespace's root is the cgroup that the caller of unshare is in. With
+		// CLONE_NEWCGROUP in clone that would be the parent's.
 		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 			return os.NewSyscallError("unshare CLONE_NEWCGROUP", err)
 		}
@@ -196,7 +201,7 @@ func (s *stage) setUp() error {
 	return s.setUpRootfs()
 }
 
-// LoopbackUp brings lo up in the network namespace of the caller.
+// LoopbackUp brings up lo in the network namespace of the calling thread.
 func LoopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -214,11 +219,13 @@ func LoopbackUp() error {
 	return nil
 }
 
-// become applies the process's settings, waits for the release and executes.
+// become applies the process's settings, waits until the parent releases it, and executes the
+// program.
 func (s *stage) become() error {
 	p := &s.cfg.Process
-	// Whatever the parent's parent left open must not reach the container. It is
-	// done before a filter may forbid it; the stage's own files close at execve too.
+	// Descriptors that other programs have left open in the parent must not reach the
+	// container. They are marked close-on-exec before the seccomp filter is loaded, which may
+	// forbid close_range. The stage's own descriptors are marked as well.
 	if err := unix.CloseRange(uint(stdioFDs+s.passed), ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return os.NewSyscallError("close_range", err)
 	}
@@ -241,8 +248,9 @@ func (s *stage) become() error {
 	if err := resetSignals(); err != nil {
 		return err
 	}
-	// Last of all, so that the filter needs to allow no more than the program does;
-	// but a hook comes out of the container's files and is no freer than the program.
+	// The filter is loaded last, so that it does not have to allow more than the program needs.
+	// Hooks run under it too, because their files come from the container and are trusted no
+	// more than the program.
 	if p.NoNewPrivs {
 		if err := loadSeccomp(p.Seccomp); err != nil {
 			return err
@@ -254,10 +262,10 @@ func (s *stage) become() error {
 	return &os.PathError{Op: "exec", Path: file, Err: syscall.Exec(file, p.Args, env)}
 }
 
-// exitOnSignals ends the waiting stage on a signal with the exit code a process
-// killed by it has. Go's own handlers would do so outside of a pid namespace
-// only: PID 1 of one cannot kill itself. And SIGQUIT would write a trace of the
-// stage to the container's stderr.
+// exitOnSignals makes a waiting stage exit on a signal, with the exit code of a process that
+// the signal killed. Go's own handlers do not suffice: they kill the process with the signal,
+// which PID 1 of a pid namespace ignores, and on SIGQUIT they print stack traces to the
+// container's stderr.
 func (s *stage) exitOnSignals() {
 	if s.exits {
 		return
@@ -274,11 +282,11 @@ func (s *stage) exitOnSignals() {
 	}()
 }
 
-// kernelSigaction is at least as long as the kernel's struct on any 64-bit
-// machine; the handler is first in it.
+// kernelSigaction is at least as long as the kernel's struct sigaction on every 64-bit
+// architecture. The handler is its first field.
 type kernelSigaction [8]uintptr
 
-// resetSignals undoes what execve keeps: ignored signals and the blocked ones.
+// resetSignals resets what a process would keep at execve: ignored and blocked signals.
 func resetSignals() error {
 	const sigIgn = 1
 	for sig := range uintptr(65) {

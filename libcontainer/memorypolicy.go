@@ -11,7 +11,7 @@ import (
 
 // memoryPolicy is what set_mempolicy(2) takes.
 type memoryPolicy struct {
-	Mode  int         `json:"mode"` // with flags
+	Mode  int         `json:"mode"` // mode and flags
 	Nodes unix.CPUSet `json:"nodes"`
 }
 
@@ -57,14 +57,14 @@ func newMemoryPolicy(p *specs.LinuxMemoryPolicy) (*memoryPolicy, error) {
 	return policy, nil
 }
 
-// numbers parses a list such as 0-2,7.
+// numbers parses a list such as "0-2,7". Numbers must be below 1024.
 func numbers(list string) (set unix.CPUSet, err error) {
 	for part := range strings.SplitSeq(list, ",") {
 		from, to, isRange := strings.Cut(strings.TrimSpace(part), "-")
 		if !isRange {
 			to = from
 		}
-		first, err := strconv.ParseUint(from, 10, 10) // below 1024, as many as the set holds
+		first, err := strconv.ParseUint(from, 10, 10) // 10 bits: below 1024, the size of a CPUSet
 		if err != nil {
 			return set, err
 		}
@@ -79,8 +79,9 @@ func numbers(list string) (set unix.CPUSet, err error) {
 	return set, nil
 }
 
-// newAffinity is on which CPUs a process of exec may run; nil: on all. What the spec
-// calls initial has no time to be: the process is born in the container's cgroup.
+// newAffinity returns the CPUs that an exec'd process may run on; nil means all. The spec's
+// "initial" affinity is ignored: the process is forked into the container's cgroup at once, so
+// there is no time in which it would apply.
 func newAffinity(a *specs.CPUAffinity) (*unix.CPUSet, error) {
 	if a == nil || a.Final == "" {
 		return nil, nil

@@ -14,32 +14,34 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// What goes between the parent and the init stage, over one socket pair: down,
-// a length and an initConfig as JSON, then one byte to release the stage into
-// execve; up, frames. The socket closes at execve: end of file means success.
+// Messages between the parent and the init stage, over one socket pair. The parent sends a
+// length and an initConfig as JSON, and later one byte that releases the stage into execve. The
+// stage sends frames. Its end of the socket closes at execve, so an end of file without an
+// error frame means success.
 
 const (
-	frameConsole = 'C' // with the pty master's descriptor
-	frameReady   = 'R' // all is set up
-	frameError   = 'E' // with the text of the error; the stage ends
+	frameConsole = 'C' // comes with the descriptor of the pty master
+	frameReady   = 'R' // everything is set up; the stage waits for its release
+	frameError   = 'E' // the text is the error; the stage ends
 	releaseByte  = 'S'
 
 	maxConfigBytes = 16 << 20
 	maxFrameBytes  = 64 << 10
 )
 
-// initConfig is all the init stage knows. It is made from the spec by the
-// parent, so that the stage, which runs for every process and in emulation as
-// the case may be, parses and validates as little as possible.
+// initConfig is everything that the init stage knows. The parent makes it from the spec, so
+// that the stage has little to parse and nothing to validate: it runs for every process, and
+// under emulation each instruction counts.
 type initConfig struct {
-	// Join is set for a process in an existing container: descriptor pidfdFD is
-	// a pidfd of one of its processes, or with UserNS its mount namespace, and with
-	// CgroupNS the next one its cgroup namespace. All but those and Process is unset
-	// then.
+	// Join: the process starts in an existing container. Then descriptor pidfdFD is a pidfd of
+	// a process of the container, or with UserNS its mount namespace; with CgroupNS the next
+	// descriptor is its cgroup namespace. Only those fields and Process are set then.
 	Join bool `json:"join,omitempty"`
-	// UserNS: the stage is in a user namespace, and sets up from the base.
+	// UserNS: the stage is in a user namespace and finds the rootfs, binds and devices in the
+	// base.
 	UserNS bool `json:"userNS,omitempty"`
-	// Rehearsal is answered and no more: the next one is read.
+	// Rehearsal: the stage answers this configuration, does nothing else, and reads the next
+	// one.
 	Rehearsal bool          `json:"rehearsal,omitempty"`
 	Process   processConfig `json:"process"`
 
@@ -51,11 +53,11 @@ type initConfig struct {
 	Sysctl     []sysctlConfig  `json:"sysctl,omitempty"`
 	Masked     []string        `json:"masked,omitempty"`
 	Readonly   []string        `json:"readonly,omitempty"`
-	Loopback   bool            `json:"loopback,omitempty"` // bring lo up: the network namespace is new
-	CgroupNS   bool            `json:"cgroupNS,omitempty"` // make one
+	Loopback   bool            `json:"loopback,omitempty"` // bring lo up, because the network namespace is new
+	CgroupNS   bool            `json:"cgroupNS,omitempty"` // make a cgroup namespace
 	CgroupDir  string          `json:"cgroupDir,omitempty"`
 	Hooks      containerHooks  `json:"hooks,omitzero"`
-	State      json.RawMessage `json:"state,omitempty"` // hooks' stdin
+	State      json.RawMessage `json:"state,omitempty"` // JSON that hooks get as stdin
 }
 
 type rootConfig struct {
@@ -63,13 +65,13 @@ type rootConfig struct {
 	Readonly    bool    `json:"readonly,omitempty"`
 	Propagation uintptr `json:"propagation,omitempty"`
 	NoPivot     bool    `json:"noPivot,omitempty"`
-	// OwnDev is false where the spec binds a /dev, whose nodes are not ours to make.
+	// OwnDev is false if the spec binds a directory on /dev. Then no nodes are made in it.
 	OwnDev bool `json:"ownDev,omitempty"`
 }
 
 type mountConfig struct {
 	Source      string `json:"source,omitempty"`
-	From        string `json:"from,omitempty"` // of a bind: where the source is in the base
+	From        string `json:"from,omitempty"` // of a bind: the path of its source in the base
 	Destination string `json:"destination"`
 	Type        string `json:"type,omitempty"`
 	mountOptions
@@ -77,15 +79,15 @@ type mountConfig struct {
 
 type deviceConfig struct {
 	Path string `json:"path"`
-	Mode uint32 `json:"mode"` // with S_IFMT
+	Mode uint32 `json:"mode"` // permissions and S_IFMT
 	Dev  uint64 `json:"dev,omitempty"`
 	UID  uint32 `json:"uid,omitempty"`
 	GID  uint32 `json:"gid,omitempty"`
-	From string `json:"from,omitempty"` // where the node is in the base
+	From string `json:"from,omitempty"` // path of the node in the base
 }
 
 type sysctlConfig struct {
-	File  string `json:"file"` // below /proc/sys
+	File  string `json:"file"` // path below /proc/sys
 	Value string `json:"value"`
 }
 
@@ -94,7 +96,7 @@ type containerHooks struct {
 	StartContainer  []specs.Hook `json:"startContainer,omitempty"`
 }
 
-// processConfig is the settings of one process, resolved to the kernel's numbers.
+// processConfig is the settings of one process, with names resolved to the kernel's numbers.
 type processConfig struct {
 	Args         []string        `json:"args"`
 	Env          []string        `json:"env,omitempty"`
@@ -109,12 +111,12 @@ type processConfig struct {
 	OOMScoreAdj  *int            `json:"oomScoreAdj,omitempty"`
 	Scheduler    *unix.SchedAttr `json:"scheduler,omitempty"`
 	IOPriority   *int            `json:"ioPriority,omitempty"`
-	Affinity     *unix.CPUSet    `json:"affinity,omitempty"` // CPUs
+	Affinity     *unix.CPUSet    `json:"affinity,omitempty"` // CPUs that it may run on
 	Personality  *uintptr        `json:"personality,omitempty"`
 	MemoryPolicy *memoryPolicy   `json:"memoryPolicy,omitempty"`
 	Seccomp      *SeccompFilter  `json:"seccomp,omitempty"`
 	Terminal     bool            `json:"terminal,omitempty"`
-	// BareNewlines: the terminal does not make \r\n of \n.
+	// BareNewlines: the terminal does not write \r\n for \n.
 	BareNewlines bool          `json:"bareNewlines,omitempty"`
 	ConsoleSize  *unix.Winsize `json:"consoleSize,omitempty"`
 }
@@ -125,7 +127,7 @@ type rlimitConfig struct {
 	Hard     uint64 `json:"hard"`
 }
 
-// writeConfig sends the stage its configuration.
+// writeConfig sends the init stage its configuration.
 func writeConfig(w io.Writer, cfg *initConfig) error {
 	doc, err := json.Marshal(cfg)
 	if err != nil {
@@ -141,7 +143,7 @@ func writeConfig(w io.Writer, cfg *initConfig) error {
 	return nil
 }
 
-// readConfig is the stage's side of writeConfig.
+// readConfig reads what writeConfig has written.
 func readConfig(r io.Reader) (*initConfig, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -168,14 +170,15 @@ func readConfig(r io.Reader) (*initConfig, error) {
 	return cfg, nil
 }
 
-// frame is one message of the stage.
+// frame is one message from the init stage.
 type frame struct {
 	kind byte
 	text string
-	file *os.File // the receiver's to close; nil if none came
+	file *os.File // nil if no descriptor came; the receiver closes it
 }
 
-// sendFrame writes a frame to the blocking socket sock, with fd if it is not negative.
+// sendFrame writes a frame to the blocking socket sock. fd is sent with it unless it is
+// negative.
 func sendFrame(sock int, kind byte, text string, fd int) error {
 	if len(text) > maxFrameBytes {
 		text = text[:maxFrameBytes]
@@ -201,9 +204,9 @@ func sendFrame(sock int, kind byte, text string, fd int) error {
 
 // conn is the parent's end of the socket pair.
 type conn struct {
-	f   *os.File // not blocking
+	f   *os.File // non-blocking
 	raw syscall.RawConn
-	// passed is the descriptor that came with the frame being read.
+	// passed is the descriptor that came with the frame that is being read; nil: none.
 	passed *os.File
 }
 
@@ -219,7 +222,7 @@ func newConn(fd int) (*conn, error) {
 
 func (c *conn) close() { _ = c.f.Close() }
 
-// Read keeps a descriptor that comes with the bytes in c.passed.
+// Read reads bytes, and keeps in c.passed a descriptor that comes with them.
 func (c *conn) Read(p []byte) (n int, err error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	var oobn int
@@ -257,8 +260,8 @@ func (c *conn) keep(oob []byte) error {
 	if err != nil || len(fds) != 1 {
 		return fmt.Errorf("receive descriptor: %d of them: %w", len(fds), err)
 	}
-	// Not blocking before os.NewFile: the file then uses the poller, and a Close
-	// ends a Read.
+	// os.NewFile uses the poller only for a non-blocking descriptor, and only then does a Close
+	// end a pending Read.
 	if err := unix.SetNonblock(fds[0], true); err != nil {
 		_ = unix.Close(fds[0])
 		return fmt.Errorf("receive descriptor: %w", err)
@@ -267,11 +270,11 @@ func (c *conn) keep(oob []byte) error {
 	return nil
 }
 
-// next reads one frame; io.EOF says that the stage has gone into execve or ended.
+// next reads one frame. It returns io.EOF if the stage has executed its program or has ended.
 func (c *conn) next() (frame, error) {
 	var head [5]byte
 	if _, err := io.ReadFull(c, head[:]); err != nil {
-		// A stage that is killed with our bytes unread resets the connection.
+		// The kernel resets the connection if a stage is killed before it has read everything.
 		if errors.Is(err, unix.ECONNRESET) {
 			err = io.EOF
 		}

@@ -10,14 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount makes one mount of the spec inside the root. A descriptor that is not
-// negative is of a mount still to be made read-only.
+// mount makes one mount of the spec inside the root. If late is not negative, it is the
+// descriptor of a mount that the caller has to make read-only later.
 func (s *stage) mount(m *mountConfig) (late int, err error) {
 	if m.Flags&unix.MS_REMOUNT != 0 {
 		return -1, s.remount(m)
 	}
 	if m.Type == "cgroup2" && m.Flags&unix.MS_BIND == 0 && !s.cfg.CgroupNS && s.cfg.CgroupDir != "" {
-		// Without a namespace a new mount shows the whole hierarchy.
+		// Without a cgroup namespace a new cgroup2 mount would show the whole hierarchy, so the
+		// container's own cgroup is bound.
 		own := *m
 		own.Source, own.From = s.cfg.CgroupDir, s.cfg.CgroupDir
 		return -1, s.bind(&own)
@@ -28,7 +29,7 @@ func (s *stage) mount(m *mountConfig) (late int, err error) {
 	return s.mountNew(m)
 }
 
-// mountError has the words of runc.
+// mountError words the error as runc does.
 func mountError(m *mountConfig, err error) error {
 	data := ""
 	if m.Data != "" {
@@ -50,7 +51,7 @@ func (s *stage) bind(m *mountConfig) error {
 	dir := isDir(src)
 	var dest int
 	if dir {
-		// A file in its place is for the mount to refuse, in runc's words.
+		// If a file is in the place of a directory, mounting fails with runc's words.
 		dest, err = s.root.lookup(m.Destination)
 		if err != nil {
 			dest, err = s.root.mkdirAll(m.Destination)
@@ -73,7 +74,7 @@ func (s *stage) bind(m *mountConfig) error {
 		return mountError(m, err)
 	}
 	defer func() { _ = unix.Close(tree) }()
-	// Before it is attached: it is never seen with other attributes.
+	// The attributes are set before the mount is attached, so nobody sees it without them.
 	if m.Set|m.Clear != 0 {
 		if err := setattr(tree, unix.MountAttr{Attr_set: m.Set, Attr_clr: m.Clear}, false); err != nil {
 			return mountError(m, err)
@@ -85,7 +86,7 @@ func (s *stage) bind(m *mountConfig) error {
 	return finishMount(m, tree)
 }
 
-// finishMount applies what comes after a mount is in place.
+// finishMount does what has to follow after a mount is attached.
 func finishMount(m *mountConfig, fd int) error {
 	if m.RecursiveSet|m.RecursiveClear != 0 {
 		if err := setattr(fd, unix.MountAttr{Attr_set: m.RecursiveSet, Attr_clr: m.RecursiveClear}, true); err != nil {
@@ -113,7 +114,7 @@ func (s *stage) mountNew(m *mountConfig) (late int, err error) {
 	flags := m.Flags
 	isLate := m.Type == "tmpfs" && flags&unix.MS_RDONLY != 0
 	if isLate {
-		// It may have to hold device nodes, mount points or a copy first.
+		// The filesystem may first have to be filled with device nodes, mount points or a copy.
 		flags &^= unix.MS_RDONLY
 	}
 	if err := mountOn(dest, m.Source, m.Type, flags, m.Data); err != nil {
@@ -136,10 +137,11 @@ func (s *stage) mountNew(m *mountConfig) (late int, err error) {
 	return fd, nil
 }
 
-// destination opens the directory for a new filesystem, and makes it if needed.
+// destination opens the directory for a new filesystem. It makes the directory if it is
+// missing.
 func (s *stage) destination(m *mountConfig) (int, error) {
 	if m.Type == "proc" || m.Type == "sysfs" {
-		// A link there would have the kernel's files appear in another's place.
+		// A symbolic link there would put the kernel's files in another place.
 		fd, err := s.root.open(m.Destination, unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if err == nil && !isDir(fd) {
 			_ = unix.Close(fd)
@@ -150,7 +152,7 @@ func (s *stage) destination(m *mountConfig) (int, error) {
 		}
 	}
 	if m.Type == "tmpfs" && !hasModeOption(m.Data) {
-		// It keeps the mode of what it covers.
+		// The new filesystem gets the mode of the directory that it covers.
 		fd, err := s.root.open(m.Destination, unix.O_PATH|unix.O_DIRECTORY, 0)
 		if err == nil {
 			var st unix.Stat_t
@@ -175,9 +177,9 @@ func hasModeOption(data string) bool {
 	return false
 }
 
-// checkDestination refuses what the name alone did not show: the root itself,
-// and a place inside /proc, which a link in the image may lead to. src is of a
-// bind's source, or negative.
+// checkDestination refuses destinations that could not be recognized by their name: the root
+// itself, and a place inside /proc to which a link in the image leads. src is the open source
+// of a bind, negative for other mounts.
 func (s *stage) checkDestination(m *mountConfig, dest, src int) error {
 	same, err := sameFile(dest, s.root.fd)
 	if err != nil {
@@ -206,7 +208,7 @@ func sameFile(a, b int) (bool, error) {
 	return st[0].Ino == st[1].Ino && st[0].Mnt_id == st[1].Mnt_id, nil
 }
 
-// remount changes a mount that is in the rootfs already.
+// remount changes the flags of a mount that exists in the rootfs.
 func (s *stage) remount(m *mountConfig) error {
 	fd, err := s.root.lookup(m.Destination)
 	if err != nil {
@@ -226,10 +228,10 @@ func (s *stage) remount(m *mountConfig) error {
 	return finishMount(m, fd)
 }
 
-// copyUp fills the directory dst with what is in src, both O_PATH: what a tmpfs
-// covers is copied into it.
+// copyUp copies the content of the directory src into dst, both open with O_PATH: a tmpfs gets
+// a copy of what it covers.
 func copyUp(src, dst int) error {
-	// O_PATH descriptors don't list.
+	// An O_PATH descriptor cannot be listed.
 	fd, err := unix.Openat(src, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("copy up: %w", err)

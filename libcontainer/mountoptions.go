@@ -6,37 +6,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountOptions is a list of fstab-style options by what the kernel takes each as.
+// mountOptions is a list of fstab-style options, sorted by the system call that takes each.
 type mountOptions struct {
-	// Flags are mount(2)'s, among them MS_BIND, MS_REC and MS_REMOUNT.
+	// Flags are flags of mount(2), among them MS_BIND, MS_REC and MS_REMOUNT.
 	Flags uintptr `json:"flags,omitempty"`
-	// Set and Clear are the mount's own attributes (MOUNT_ATTR_*) asked for by
-	// name; a bind keeps its source's in all others.
+	// Set and Clear are attributes of the mount (MOUNT_ATTR_*) that the options name. A bind
+	// keeps all other attributes of its source.
 	Set   uint64 `json:"set,omitempty"`
 	Clear uint64 `json:"clear,omitempty"`
-	// RecursiveSet and RecursiveClear are those for the mounts below it as well.
+	// RecursiveSet and RecursiveClear apply to the mounts below as well.
 	RecursiveSet   uint64 `json:"rset,omitempty"`
 	RecursiveClear uint64 `json:"rclear,omitempty"`
-	// Propagation holds MS_SHARED and the like, with MS_REC or not, in order.
+	// Propagation holds MS_SHARED, MS_PRIVATE and the like, each with or without MS_REC, in the
+	// order of the options.
 	Propagation []uintptr `json:"propagation,omitempty"`
-	// CopyUp fills a new tmpfs with what it covers.
+	// CopyUp fills a new tmpfs with a copy of what it covers.
 	CopyUp bool `json:"copyUp,omitempty"`
-	// IDMap is refused by who asked for the parse.
+	// IDMap: an id-mapped mount was asked for. The caller of parseMountOptions refuses it.
 	IDMap bool `json:"-"`
-	// Data is what the filesystem itself is to understand.
+	// Data holds the options for the filesystem itself.
 	Data string `json:"data,omitempty"`
 }
 
-// mountFlag is what one option does to mount(2)'s flags and, if it is about the
-// mount and not the filesystem, to its attributes.
+// mountFlag says what one option changes: flags of mount(2), and attributes if it is about the
+// mount and not the filesystem.
 type mountFlag struct {
 	clear bool
 	flag  uintptr
 	attr  uint64
 }
 
-// mountFlags is an array and not a map: a map of this size is built at each start
-// of the program, by the init stage as well, and that may run in emulation.
+// mountFlags is an array and not a map, because Go would build a map of this size at each start
+// of the program. The init stage starts for every process, maybe under emulation.
 var mountFlags = [...]struct {
 	option string
 	mountFlag
@@ -81,7 +82,7 @@ func lookupMountFlag(option string) (mountFlag, bool) {
 	return mountFlag{}, false
 }
 
-// The access time modes are one choice of three, not flags.
+// The access time modes are values of one field, not independent flags.
 const atimeFlags = unix.MS_NOATIME | unix.MS_RELATIME | unix.MS_STRICTATIME
 
 func lookupAtime(option string) (flag uintptr, attr uint64, ok bool) {
@@ -118,8 +119,8 @@ func lookupPropagation(option string) (uintptr, bool) {
 	return 0, false
 }
 
-// parseMountOptions sorts options as runc does; the last of those that
-// contradict each other holds, and an unknown one is the filesystem's.
+// parseMountOptions sorts options as runc does. The last of two contradicting options holds,
+// and an unknown option is passed to the filesystem.
 func parseMountOptions(options []string) mountOptions {
 	var m mountOptions
 	var data []string
@@ -162,7 +163,8 @@ func (m *mountOptions) add(o string) bool {
 	return m.addRecursive(o)
 }
 
-// addRecursive adds an option like rro: an attribute's name with an r before it.
+// addRecursive adds an option such as rro: the name of an attribute with an r before it. It
+// returns false if o is not one.
 func (m *mountOptions) addRecursive(o string) bool {
 	name, ok := strings.CutPrefix(o, "r")
 	if !ok {
@@ -187,13 +189,13 @@ func change(set, clear *uint64, attr uint64, on bool) {
 	}
 }
 
-// setAtime: the kernel wants the whole field cleared when it is changed.
+// setAtime sets an access time mode. The kernel wants the whole field cleared when it changes.
 func setAtime(set, clear *uint64, attr uint64) {
 	*set = *set&^unix.MOUNT_ATTR__ATIME | attr
 	*clear |= unix.MOUNT_ATTR__ATIME
 }
 
-// parsePropagation parses linux.rootfsPropagation; ok is false for other words.
+// parsePropagation parses linux.rootfsPropagation. ok is false for an unknown word.
 func parsePropagation(s string) (flags uintptr, ok bool) {
 	if s == "" {
 		return 0, true

@@ -11,10 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AwaitOOM returns how many processes of the container the kernel has killed for
-// want of memory, as soon as they are more than seen. It ends with the context,
-// or with an error when the container is destroyed. Meanwhile it helps the kernel
-// to see that there is no memory: see thrashes.
+// AwaitOOM waits until the kernel has killed more than seen processes of the container because
+// memory was short, and returns their number. It returns an error when ctx ends or the
+// container is destroyed. While it waits, it also ends thrashing: see thrashes.
 func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 	if c.cgroup == nil {
 		return 0, errNoCgroup
@@ -45,7 +44,7 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 	fds := []unix.PollFd{
 		{Fd: int32(f.Fd()), Events: unix.POLLPRI},
 		{Fd: int32(wake.Fd()), Events: unix.POLLIN},
-		{Fd: -1, Events: unix.POLLPRI}, // which poll passes over
+		{Fd: -1, Events: unix.POLLPRI}, // poll ignores a negative descriptor
 		{Fd: -1, Events: unix.POLLPRI},
 	}
 	if top != nil {
@@ -70,7 +69,8 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
-		// Not before the limit was hit: most containers never need it.
+		// Watching for stalls starts when the limit has been hit once, which most containers
+		// never do.
 		if stalls == nil && hits > 0 {
 			if stalls = c.cgroup.watchStalls(); stalls != nil {
 				fds[2].Fd = int32(stalls.Fd())
@@ -81,17 +81,17 @@ func (c *Container) AwaitOOM(ctx context.Context, seen uint64) (uint64, error) {
 		}
 		switch stalled := fds[2].Revents; {
 		case stalled&unix.POLLERR != 0:
-			fds[2].Fd = -1 // its cgroup is gone, as it would say for ever
+			fds[2].Fd = -1 // its cgroup has gone, and poll would return at once for ever
 		case stalled != 0:
 			if c.endThrashing() != nil {
-				fds[2].Fd = -1 // the kernel finds out by itself, later
+				fds[2].Fd = -1 // the kernel will notice by itself, later
 			}
 		}
 	}
 }
 
-// openTop opens memory.events of the topmost cgroup above this one, whose limit is
-// that of all containers; nil: there is none above.
+// openTop opens memory.events of the topmost cgroup above this one, whose limit holds for all
+// containers. It returns nil if there is no cgroup above.
 func (c *cgroup) openTop() (*os.File, error) {
 	below, err := filepath.Rel(c.root, c.dir)
 	if err != nil {
@@ -104,7 +104,7 @@ func (c *cgroup) openTop() (*os.File, error) {
 	return os.Open(filepath.Join(c.root, top, "memory.events"))
 }
 
-// readEvents reads memory.events, which also arms the next poll.
+// readEvents reads memory.events. Reading also arms the next poll.
 func readEvents(f *os.File) (map[string]uint64, error) {
 	buf := make([]byte, 512)
 	n, err := f.ReadAt(buf, 0)
@@ -114,7 +114,7 @@ func readEvents(f *os.File) (map[string]uint64, error) {
 	return parseKeys(string(buf[:n]))
 }
 
-// endThrashing keeps updates of the limit away meanwhile.
+// endThrashing holds c.mu, so that Update does not change the limit at the same time.
 func (c *Container) endThrashing() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

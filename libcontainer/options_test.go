@@ -68,7 +68,8 @@ func FuzzMountOptions(f *testing.F) {
 		if m.Set&m.Clear&^unix.MOUNT_ATTR__ATIME != 0 || m.RecursiveSet&m.RecursiveClear&^unix.MOUNT_ATTR__ATIME != 0 {
 			t.Errorf("an attribute is both set and cleared: %+v", m)
 		}
-		// The kernel refuses a new access time mode without the old one cleared.
+		// The kernel sets a new access time mode only if the old one is cleared in the same
+		// call.
 		if m.Set&unix.MOUNT_ATTR__ATIME != 0 && m.Clear&unix.MOUNT_ATTR__ATIME != unix.MOUNT_ATTR__ATIME {
 			t.Errorf("access time mode without the clear: %+v", m)
 		}
@@ -103,7 +104,7 @@ func FuzzReadConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What has been read is the same when it is sent on.
+		// Writing and reading again must change nothing.
 		var b bytes.Buffer
 		if err := writeConfig(&b, cfg); err != nil {
 			t.Fatal(err)

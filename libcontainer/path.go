@@ -9,14 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// root is a directory that everything below is resolved in: neither a symbolic
-// link nor ".." leads out of it, whatever the tree holds. A rootfs comes from an
-// image and is as hostile as the image.
+// root is a directory inside which all paths are resolved: neither a symbolic link nor ".."
+// leads out of it. A rootfs comes from an image, and its links may be hostile.
 type root struct {
-	fd int // O_PATH
+	fd int // opened with O_PATH
 }
 
-// maxLinks is the kernel's own limit on symbolic links in one resolution.
+// maxLinks is the kernel's limit on symbolic links in one resolution.
 const maxLinks = 40
 
 var errEscapes = errors.New("too many concurrent renames")
@@ -30,13 +29,14 @@ func openRoot(dir string) (root, error) {
 	return root{fd}, nil
 }
 
-// open resolves name, which may be relative or absolute, as if the root were "/".
+// open opens name as if the root were "/". name may be relative or absolute.
 func (r root) open(name string, flags int, resolve uint64) (int, error) {
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC),
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve,
 	}
-	// The kernel gives EAGAIN when a rename or mount anywhere races with "..".
+	// The kernel returns EAGAIN if a rename or mount, anywhere on the machine, happens while it
+	// resolves "..".
 	for range 128 {
 		fd, err := unix.Openat2(r.fd, name, &how)
 		switch {
@@ -50,13 +50,13 @@ func (r root) open(name string, flags int, resolve uint64) (int, error) {
 	return -1, errEscapes
 }
 
-// lookup opens name with O_PATH, following symbolic links inside the root.
+// lookup opens name with O_PATH. It follows symbolic links inside the root.
 func (r root) lookup(name string) (int, error) {
 	return r.open(name, unix.O_PATH, 0)
 }
 
-// mkdirAll opens the directory name with O_PATH and makes what is missing of it
-// with mode 0755. A dangling symbolic link is followed and its target made.
+// mkdirAll opens the directory name with O_PATH, and makes missing directories with mode 0755.
+// For a dangling symbolic link it makes the link's target.
 func (r root) mkdirAll(name string) (int, error) {
 	return r.mkdirAllLinks(name, maxLinks)
 }
@@ -69,8 +69,7 @@ func (r root) mkdirAllLinks(name string, links int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	// "/" is not cleaned away by name: "a/../b" must pass through a, which may be
-	// a link.
+	// name is not cleaned: "a/../b" must pass through a, which may be a symbolic link.
 	done := ""
 	for part := range strings.SplitSeq(name, "/") {
 		if part == "" || part == "." {
@@ -94,7 +93,7 @@ func (r root) mkdirAllLinks(name string, links int) (int, error) {
 	return dirFD, nil
 }
 
-// mkdirOne makes part in the directory dirFD, which dir leads to.
+// mkdirOne makes part in the directory dirFD, whose path is dir.
 func (r root) mkdirOne(dirFD int, dir, part string, links int) (int, error) {
 	err := unix.Mkdirat(dirFD, part, 0o755)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
@@ -104,7 +103,7 @@ func (r root) mkdirOne(dirFD int, dir, part string, links int) (int, error) {
 	if !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
-	// It exists and doesn't: a link to what doesn't.
+	// mkdir says that the name exists and open says that it does not: it is a dangling link.
 	target, err := readlinkAt(dirFD, part)
 	if err != nil {
 		return -1, err
@@ -118,9 +117,9 @@ func (r root) mkdirOne(dirFD int, dir, part string, links int) (int, error) {
 	return r.mkdirAllLinks(target, links-1)
 }
 
-// createFile opens the file name with O_PATH and makes it, empty and with mode
-// 0644, with its directories if it is missing. What exists is returned as it is,
-// be it a directory.
+// createFile opens the file name with O_PATH. If it is missing, createFile makes it, empty and
+// with mode 0644, and its directories. If something exists at name, even a directory,
+// createFile returns that.
 func (r root) createFile(name string) (int, error) {
 	for range maxLinks {
 		fd, err := r.lookup(name)
@@ -151,8 +150,8 @@ func (r root) createFile(name string) (int, error) {
 	return -1, &fs.PathError{Op: "create", Path: name, Err: unix.ELOOP}
 }
 
-// createOne makes an empty file, or returns the target of the dangling link
-// that is in its place.
+// createOne makes an empty file. If a dangling link is in its place, it returns the link's
+// target.
 func createOne(dirFD int, base string) (target string, err error) {
 	fd, err := unix.Openat(dirFD, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err == nil {
@@ -162,7 +161,7 @@ func createOne(dirFD int, base string) (target string, err error) {
 		return "", err
 	}
 	target, err = readlinkAt(dirFD, base)
-	if errors.Is(err, unix.EINVAL) { // somebody made it meanwhile
+	if errors.Is(err, unix.EINVAL) { // somebody has made it since
 		return "", nil
 	}
 	return target, err
@@ -177,7 +176,7 @@ func readlinkAt(dirFD int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// fileType is the S_IFMT part of what fd is open on.
+// fileType returns the S_IFMT bits of the file that fd is open on.
 func fileType(fd int) (uint32, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -191,7 +190,7 @@ func isDir(fd int) bool {
 	return err == nil && t == unix.S_IFDIR
 }
 
-// onFilesystem says whether fd is on a filesystem of the given magic number.
+// onFilesystem says whether fd is open on a filesystem with this magic number.
 func onFilesystem(fd int, magic int64) bool {
 	var st unix.Statfs_t
 	return unix.Fstatfs(fd, &st) == nil && st.Type == magic

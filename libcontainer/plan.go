@@ -12,56 +12,56 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Config is one container.
+// Config describes one container.
 type Config struct {
 	ID string
-	// Spec's paths (root.path, the sources of binds, the namespaces' paths) are
-	// the caller's own. What it asks for that this package has not is an error of
-	// Create. Of its hooks createContainer and startContainer are run; the others
-	// belong to the runtime's namespace and are the caller's.
+	// Spec is the container's OCI configuration. root.path, the sources of binds and the paths
+	// of namespaces are paths of the caller. Create returns an error for each field that this
+	// package does not support. Of the hooks only createContainer and startContainer are run;
+	// the caller runs the others, which belong to the runtime's namespace.
 	Spec *specs.Spec
-	// Seccomp is the filter for all processes of the container; nil: none. The
-	// one in Spec, which is not compiled, is an error.
+	// Seccomp is the filter for all processes of the container; nil: none. A filter in
+	// Spec.Linux.Seccomp is an error, because this package does not compile it.
 	Seccomp *SeccompFilter
-	// CgroupPath is the container's cgroup below CgroupRoot, like "/husk/abc".
-	// Create makes it and Destroy removes it. Empty: no cgroup, and then no
-	// resources, statistics or pause.
+	// CgroupPath is the path of the container's cgroup below CgroupRoot, such as "/husk/abc".
+	// Create makes the cgroup and Destroy removes it. If it is empty the container has no
+	// cgroup, and so no limits, statistics or pause.
 	CgroupPath string
 	// CgroupRoot is the mount point of cgroup2; empty: DefaultCgroupRoot.
 	CgroupRoot string
-	// InitArgs is the command of the init stage, whose first element is executed
-	// with InitArg in its place in argv; empty: this program.
+	// InitArgs is the command of the init stage. Its first element is the program; in argv
+	// InitArg takes its place. Empty: this program.
 	InitArgs []string
-	// Prepared, if not nil, becomes the container where it fits, in its own
-	// cgroup instead of CgroupPath; else it is discarded. If Spec has a cgroupsPath
-	// and no cgroup namespace it is moved to CgroupPath.
+	// Prepared, if not nil, becomes the container if it fits, and is discarded otherwise. The
+	// container keeps the cgroup of Prepared and CgroupPath is not made, except if Spec has a
+	// cgroupsPath and no cgroup namespace: then it is moved to CgroupPath.
 	Prepared *Prepared
-	// Bundle is what hooks are told of the bundle's directory.
+	// Bundle is the bundle directory that hooks find in the container's state.
 	Bundle string
-	// BareNewlines keeps the terminal, where there is one, from making \r\n of \n.
+	// BareNewlines: the terminal, if there is one, does not write \r\n for \n.
 	BareNewlines bool
-	// Descriptors are the process's from number 3 on. They stay the caller's to close.
+	// Descriptors become the first process's descriptors from number 3 on. The caller closes
+	// them.
 	Descriptors []*os.File
-	// NoPivot enters the rootfs without pivot_root, which is done in any case
-	// where the root is an initramfs's: the caller's root stays mounted, hidden
-	// below the container's.
+	// NoPivot: enter the rootfs without pivot_root, as is always done where the root is an
+	// initramfs. The caller's root then stays mounted, hidden below the container's.
 	NoPivot bool
 }
 
-// plan is a Config that has been checked and taken apart.
+// plan is a Config after it has been checked and resolved. It does not change after newPlan.
 type plan struct {
 	init       initConfig
 	settings   []setting
 	devices    bpfProgram  // which devices the container may use
 	clone      uintptr     // CLONE_NEW* of the namespaces to make
-	joins      []namespace // to join before the fork
-	userNS     *userNS     // nil: the caller's
-	base       []baseMount // of a container with a user namespace
-	timeNS     *string     // make a time namespace, with these offsets
-	initArgs   []string    // of the first stage
-	execArgs   []string    // of those of Exec
+	joins      []namespace // joined before the fork
+	userNS     *userNS     // nil: the container stays in the caller's
+	base       []baseMount // set only with a user namespace
+	timeNS     *string     // offsets of the new time namespace; nil: none is made
+	initArgs   []string    // command of the first process's init stage
+	execArgs   []string    // command of the init stages of Exec
 	cgroupRoot string
-	// descriptors are the first process's.
+	// descriptors are passed to the first process.
 	descriptors []*os.File
 }
 
@@ -155,7 +155,7 @@ func (p *plan) namespaces(cfg *Config) error {
 		}
 		switch ns.Type {
 		case specs.CgroupNamespace:
-			p.init.CgroupNS = true // made by the stage, once it is in its cgroup
+			p.init.CgroupNS = true // the stage makes it when it is in its cgroup
 		case specs.TimeNamespace:
 			offsets, err := timeOffsets(cfg.Spec.Linux.TimeOffsets)
 			if err != nil {
@@ -197,7 +197,7 @@ func (p *plan) process(cfg *Config) error {
 	if p.init.Process, err = newProcessConfig(cfg.Spec.Process); err != nil {
 		return err
 	}
-	p.init.Process.Affinity = nil // for those of Exec only
+	p.init.Process.Affinity = nil // applies to exec'd processes only
 	p.init.Process.BareNewlines = cfg.BareNewlines
 	if err := p.userNS.check(&p.init.Process); err != nil {
 		return err

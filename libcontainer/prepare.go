@@ -12,26 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// preparedNamespaces are what nearly every container has new ones of. A cgroup
-// namespace is the stage's to make, as always.
+// preparedNamespaces are the new namespaces that nearly every container has. The stage itself
+// makes its cgroup namespace.
 const preparedNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
-// Prepared is an init stage that has started and waits, in namespaces and a
-// cgroup of its own, for the container it is to become. To fork, to execute, to
-// make a network namespace and to start Go's runtime is most of what creating a
-// container costs; in a memory template it is paid once for all.
+// Prepared is an init stage that has started and waits, in new namespaces and a cgroup of its
+// own, for the container that it becomes. Forking, executing, making a network namespace and
+// starting Go's runtime take most of the time of creating a container; in a memory template
+// that time is spent once for all clones.
 type Prepared struct {
 	process  *Process
 	pidfd    *os.File
 	cgroup   *cgroup
-	reaped   atomic.Pointer[cgroup] // what to ask about the stage's end: cgroup
-	kept     *kept
-	filter   *os.File // of devices: what most containers have
+	reaped   atomic.Pointer[cgroup] // cgroup to ask about OOM kills when the stage ends
+	kept     *keptNamespaces
+	filter   *os.File // the default device filter
 	initArgs []string
 }
 
-// Prepare starts a stage in the cgroup cgroupPath below cgroupRoot and returns
-// when it waits. initArgs and cgroupRoot are as in Config.
+// Prepare starts an init stage in the cgroup cgroupPath below cgroupRoot, and returns when the
+// stage waits. initArgs and cgroupRoot mean the same as in Config. The caller gives the result
+// to Create, or calls Discard.
 func Prepare(initArgs []string, cgroupRoot, cgroupPath string) (_ *Prepared, err error) {
 	p := &Prepared{initArgs: defaultInitArgs(initArgs)}
 	if p.cgroup, err = createCgroup(defaultCgroupRoot(cgroupRoot), cgroupPath); err != nil {
@@ -70,8 +71,8 @@ func Prepare(initArgs []string, cgroupRoot, cgroupPath string) (_ *Prepared, err
 	return p, nil
 }
 
-// rehearsal is a configuration as a container's, so that the stage has read one
-// before it reads its own.
+// rehearsal returns a configuration that resembles that of a container. The stage reads it so
+// that the code for reading one has run before the template is saved.
 func rehearsal() *initConfig {
 	dir := "/"
 	return &initConfig{
@@ -85,16 +86,17 @@ func rehearsal() *initConfig {
 	}
 }
 
-// PID is the waiting process's number in the caller's pid namespace.
+// PID returns the waiting process's pid in the caller's pid namespace.
 func (p *Prepared) PID() int { return p.process.PID() }
 
-// fits says whether the stage can become the container of a plan.
+// fits says whether the stage can become the container of this plan.
 func (p *Prepared) fits(want *plan) bool {
 	return len(want.descriptors) == 0 && want.clone == preparedNamespaces && len(want.joins) == 0 && want.timeNS == nil &&
 		want.cgroupRoot == p.cgroup.root && len(want.initArgs) == 1 && want.initArgs[0] == p.initArgs[0]
 }
 
-// Discard ends the stage and removes its cgroup.
+// Discard ends the stage and removes its cgroup. It must not be called after Create got the
+// Prepared.
 func (p *Prepared) Discard() error {
 	p.process.abandon()
 	_ = p.pidfd.Close()
@@ -106,9 +108,9 @@ func (p *Prepared) Discard() error {
 	return nil
 }
 
-// move puts the stage into the cgroup name instead of its own. A container without a
-// cgroup namespace sees what its cgroup is called, and there are programs that
-// learn from it in what they run.
+// move moves the stage from its own cgroup to the cgroup name. A container without a cgroup
+// namespace sees the name of its cgroup, and some programs read from the name which container
+// they run in.
 func (p *Prepared) move(name string) (err error) {
 	to, err := createCgroup(p.cgroup.root, name)
 	if err != nil {
@@ -139,12 +141,12 @@ func (p *Prepared) take(c *Container) {
 	}
 	c.init.forked = time.Now()
 	if c.plan.init.Process.Terminal {
-		// The stage puts the terminal in their place.
+		// With a terminal the stage opens the pty in place of its stdio.
 		c.init.CloseIO()
 		c.init.Stdin, c.init.Stdout, c.init.Stderr = nil, nil, nil
 	}
 	c.plan.init.CgroupDir = p.cgroup.dir
-	c.plan.init.Loopback = false // it is up
+	c.plan.init.Loopback = false // lo is up already
 }
 
 func defaultInitArgs(args []string) []string {

@@ -10,7 +10,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// TestPrepared holds that a prepared stage becomes a container like any other.
+// TestPrepared: a prepared stage becomes a container like any other.
 func TestPrepared(t *testing.T) {
 	for name, terminal := range map[string]bool{"pipes": false, "terminal": true} {
 		t.Run(name, func(t *testing.T) {
@@ -44,8 +44,8 @@ func TestPrepared(t *testing.T) {
 	}
 }
 
-// TestPreparedDoesNotFit holds that a container of other namespaces is made
-// anew, and that nothing is left of the prepared one.
+// TestPreparedDoesNotFit: a container with other namespaces is made anew, and nothing is left
+// of the prepared one.
 func TestPreparedDoesNotFit(t *testing.T) {
 	rootfs := newRootfs(t)
 	root, path := cgroup2(t)
@@ -67,8 +67,8 @@ func TestPreparedDoesNotFit(t *testing.T) {
 	}
 }
 
-// TestPreparedMoves holds that a container that sees its cgroup is in the one it was
-// promised, and that this one is watched and removed.
+// TestPreparedMoves: a container that sees the name of its cgroup is in the cgroup it asked
+// for, and OOM kills and removal use that cgroup.
 func TestPreparedMoves(t *testing.T) {
 	rootfs := newRootfs(t)
 	root, path := cgroup2(t)

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotRunning says that the process, or the container's first one, has ended.
+// ErrNotRunning is returned if the process, or the first process of the container, has ended.
 var ErrNotRunning = errors.New("container not running")
 
-// Process is one process of a container, from Create or Exec. It is safe for
-// use by many goroutines.
+// Process is one process of a container, from Create or Exec. All methods may be called by many
+// goroutines at once.
 type Process struct {
-	// The parent's ends of the process's stdio, for the caller to use and close.
-	// Without a terminal these three are pipes and Console is nil; with one it is
-	// the pty's master, and they are nil.
+	// The parent's ends of the process's stdio. The caller uses and closes them. Without a
+	// terminal Stdin, Stdout and Stderr are pipes and Console is nil; with a terminal Console
+	// is the pty's master and the three are nil.
 	Stdin, Stdout, Stderr *os.File
 	Console               *os.File
 
@@ -27,28 +27,28 @@ type Process struct {
 	conn *conn // to the init stage, until execve
 
 	forked   time.Time
-	executed atomic.Pointer[time.Time] // when the program was, nil before
+	executed atomic.Pointer[time.Time] // when the program was executed; nil before
 
 	done   chan struct{} // closed when status and err are set
 	status ExitStatus
 	err    error
 }
 
-// ExitStatus is how a process ended.
+// ExitStatus says how a process ended.
 type ExitStatus struct {
-	Code int // 0 to 255; 128+n after signal n
-	// OOMKilled says that the kernel has killed a process of the container, this
-	// or another, for want of memory.
+	Code int // exit code, 0 to 255; 128+n if signal n killed the process
+	// OOMKilled: the kernel has killed a process of the container, not necessarily this one,
+	// because memory was short.
 	OOMKilled bool
 }
 
-// Forked is when the process was forked.
+// Forked returns the time at which the process was forked.
 func (p *Process) Forked() time.Time { return p.forked }
 
-// PID is the process's number in the caller's pid namespace.
+// PID returns the process's pid in the caller's pid namespace.
 func (p *Process) PID() int { return p.proc.Pid }
 
-// Signal sends a signal; ErrNotRunning if the process has ended.
+// Signal sends a signal. It returns ErrNotRunning if the process has ended.
 func (p *Process) Signal(sig unix.Signal) error {
 	err := p.proc.Signal(sig)
 	if errors.Is(err, os.ErrProcessDone) {
@@ -60,7 +60,8 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return nil
 }
 
-// Resize sets the terminal's size, in characters.
+// Resize sets the terminal's size, in characters. It returns an error if the process has no
+// terminal.
 func (p *Process) Resize(rows, cols uint16) error {
 	if p.Console == nil {
 		return errors.New("resize terminal: the process has none")
@@ -78,13 +79,13 @@ func (p *Process) Resize(rows, cols uint16) error {
 	return nil
 }
 
-// Wait returns when the process has ended. Any number of callers may wait.
+// Wait waits until the process has ended. Any number of callers may wait.
 func (p *Process) Wait() (ExitStatus, error) {
 	<-p.done
 	return p.status, p.err
 }
 
-// CloseIO closes the parent's ends of the process's stdio.
+// CloseIO closes Stdin, Stdout, Stderr and Console.
 func (p *Process) CloseIO() {
 	for _, f := range []*os.File{p.Stdin, p.Stdout, p.Stderr, p.Console} {
 		if f != nil {
@@ -93,7 +94,7 @@ func (p *Process) CloseIO() {
 	}
 }
 
-// reap waits for the process; it is run once for each.
+// reap waits for the process to end. It runs once for each process.
 func (p *Process) reap(oomKilled func() bool) {
 	defer close(p.done)
 	st, err := p.proc.Wait()
@@ -119,7 +120,7 @@ func (p *Process) ended() bool {
 	}
 }
 
-// abandon ends a process that did not become what it should have.
+// abandon kills a process that failed before it executed its program.
 func (p *Process) abandon() {
 	_ = p.proc.Kill()
 	<-p.done
@@ -127,17 +128,18 @@ func (p *Process) abandon() {
 	p.CloseIO()
 }
 
-// handshake gives the stage its configuration and returns when it is ready for
-// execve.
+// handshake sends the stage its configuration and returns when the stage is ready to execute
+// its program.
 func (p *Process) handshake(cfg *initConfig) error {
 	if adj := cfg.Process.OOMScoreAdj; adj != nil {
-		// From outside, as the limits below: the stage may have fewer rights.
+		// The parent writes this file, as it sets the limits below, because the stage may not
+		// have the rights.
 		err := os.WriteFile(procFile(p.proc.Pid, "oom_score_adj"), fmt.Appendf(nil, "%d", *adj), 0)
 		if err != nil {
 			return fmt.Errorf("set oom_score_adj: %w", err)
 		}
 	}
-	// The pipe breaks when the stage ends early, and then it has said why.
+	// EPIPE means that the stage has ended early. It has sent a frame that says why.
 	if err := writeConfig(p.conn.f, cfg); err != nil && !errors.Is(err, unix.EPIPE) {
 		return err
 	}
@@ -159,7 +161,7 @@ func (p *Process) handshake(cfg *initConfig) error {
 	}
 }
 
-// died explains a stage that ended without a word.
+// died returns the error for a stage that ended without a frame.
 func (p *Process) died(cause error) error {
 	_ = p.proc.Kill()
 	<-p.done
@@ -172,8 +174,8 @@ func (p *Process) died(cause error) error {
 	return fmt.Errorf("init stage ended with exit code %d before it was ready: %w", p.status.Code, cause)
 }
 
-// setRlimits comes last and from outside: a limit meant for the process may be
-// too tight for the stage to go on with.
+// setRlimits sets the limits of the process pid. It is called last and from outside, because a
+// limit may be too low for the init stage to go on.
 func setRlimits(pid int, limits []rlimitConfig) error {
 	for _, l := range limits {
 		if err := unix.Prlimit(pid, l.Resource, &unix.Rlimit{Cur: l.Soft, Max: l.Hard}, nil); err != nil {
@@ -183,13 +185,13 @@ func setRlimits(pid int, limits []rlimitConfig) error {
 	return nil
 }
 
-// release lets the stage go into execve and returns when it has.
+// release lets the stage execute its program and returns when it has.
 func (p *Process) release() error {
 	defer p.conn.close()
 	if _, err := p.conn.f.Write([]byte{releaseByte}); err != nil && !errors.Is(err, unix.EPIPE) {
 		return fmt.Errorf("release init stage: %w", err)
 	}
-	// Its end of the socket closes at execve.
+	// The stage's end of the socket closes at execve.
 	if f, err := p.conn.next(); err == nil {
 		<-p.done
 		return errors.New(f.text)

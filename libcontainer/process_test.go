@@ -78,7 +78,7 @@ func TestCapabilities(t *testing.T) {
 		caps *specs.LinuxCapabilities
 		want string
 	}{
-		// execve by root gives all of bounding and inheritable.
+		// At execve root gets all capabilities of the bounding and inheritable sets.
 		{"root", 0, sets(few, few, few, nil, nil), status("000", "421", "421", "421", "000")},
 		{"none", 0, nil, status("000", "000", "000", "000", "000")},
 		{"user", 1000, sets(few, few, few, nil, nil), status("000", "000", "000", "421", "000")},
@@ -141,7 +141,7 @@ func TestRlimits(t *testing.T) {
 	spec.Process.Rlimits = []specs.POSIXRlimit{
 		{Type: "RLIMIT_NOFILE", Soft: 50, Hard: 100},
 		{Type: "RLIMIT_CORE", Soft: 0, Hard: 4096},
-		{Type: "RLIMIT_AS", Soft: 64 << 20, Hard: 64 << 20}, // less than the stage itself has mapped
+		{Type: "RLIMIT_AS", Soft: 64 << 20, Hard: 64 << 20}, // less than the init stage itself has mapped
 		{Type: "RLIMIT_FSIZE", Soft: 1 << 20, Hard: 2 << 20},
 	}
 	check := func(text string) {
@@ -228,7 +228,8 @@ func TestCwd(t *testing.T) {
 	spec.Process.Cwd = "/work/deep"
 	equal(t, "made working directory", mustRun(t, spec), "/work/deep\n")
 
-	// A directory only its owner may enter, and root without the capability to.
+	// A directory that only its owner may enter, and root without the capability to bypass
+	// that.
 	private := filepath.Join(rootfs, "private")
 	if err := os.Mkdir(private, 0o700); err != nil {
 		t.Fatal(err)
@@ -273,7 +274,7 @@ func TestTerminal(t *testing.T) {
 	}
 	equal(t, "new size", next(), "33 44")
 
-	// A controlling terminal: ^C of an exec's terminal is a SIGINT to it.
+	// Only with a controlling terminal does ^C become a SIGINT.
 	e := newProcess("tty; trap 'echo interrupted; exit 5' INT; stty -echo; echo ready; while :; do sleep 1; done")
 	e.Terminal = true
 	ep, err := c.Exec(e, false)
@@ -304,7 +305,7 @@ func TestTerminalNeedsDevpts(t *testing.T) {
 	rootfs := newRootfs(t)
 	spec := newSpec(rootfs, "true")
 	spec.Process.Terminal = true
-	// An image's own ptmx must not be taken for one.
+	// A ptmx file of the image must not be used as the pty multiplexer.
 	spec.Mounts = spec.Mounts[:1]
 	if err := os.Mkdir(filepath.Join(rootfs, "dev/pts"), 0o755); err != nil {
 		t.Fatal(err)
@@ -320,7 +321,7 @@ func TestTerminalNeedsDevpts(t *testing.T) {
 func TestExecCPUAffinity(t *testing.T) {
 	rootfs := newRootfs(t)
 	spec := newSpec(rootfs, "exec sleep 1000")
-	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1023"} // for exec only
+	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "1023"} // for exec'd processes only
 	c := start(t, &Config{Spec: spec})
 	p := newProcess("grep Cpus_allowed_list /proc/self/status")
 	p.ExecCPUAffinity = &specs.CPUAffinity{Initial: "1023", Final: "0,1022-1023"}

@@ -16,8 +16,8 @@ import (
 // setting is one write to a cgroup file.
 type setting struct{ file, value string }
 
-// settings turns resources into writes, in order. What cgroup version 2 or this
-// package has nothing for is refused by name.
+// settings turns resources into writes to cgroup files, in order. It returns an error that
+// names each field that cgroup version 2 or this package cannot apply.
 func settings(r *specs.LinuxResources) ([]setting, error) {
 	if r == nil {
 		return nil, nil
@@ -84,7 +84,7 @@ func checkResources(r *specs.LinuxResources) error {
 	return nil
 }
 
-// limit is a number as cgroup files have it; negative is none.
+// limit formats a limit for a cgroup file. A negative one is "max".
 func limit(v int64) string {
 	if v < 0 {
 		return "max"
@@ -106,7 +106,7 @@ func memorySettings(m *specs.LinuxMemory) ([]setting, error) {
 		return nil, err
 	}
 	var out []setting
-	// 0 is "not set" in each; a swap of 0 is meant where memory+swap equals memory.
+	// 0 means "not set" in the spec. A swap of 0 is set only if memory+swap equals memory.
 	if deref(m.Swap) != 0 || swap != 0 {
 		out = append(out, setting{"memory.swap.max", limit(swap)})
 	}
@@ -119,7 +119,7 @@ func memorySettings(m *specs.LinuxMemory) ([]setting, error) {
 	return out, nil
 }
 
-// swapLimit turns version 1's limit of memory+swap into version 2's of swap, as
+// swapLimit turns version 1's limit of memory+swap into version 2's limit of swap, as
 // github.com/opencontainers/cgroups does.
 func swapLimit(total, memory int64) (int64, error) {
 	switch {
@@ -142,7 +142,7 @@ func cpuSettings(c *specs.LinuxCPU) []setting {
 		return nil
 	}
 	var out []setting
-	// Idle before weight: the kernel takes no weight for an idle cgroup.
+	// Idle comes before weight: the kernel accepts no weight for an idle cgroup.
 	if c.Idle != nil {
 		out = append(out, setting{"cpu.idle", strconv.FormatInt(*c.Idle, 10)})
 	}
@@ -165,8 +165,8 @@ func cpuSettings(c *specs.LinuxCPU) []setting {
 	return out
 }
 
-// cpuMax: the kernel keeps the period it has if only a quota is written. keepQuota
-// stands for the quota it has, which a period can't be written without.
+// cpuMax returns a value for cpu.max. If only a quota is written the kernel keeps the old
+// period; a period cannot be written without a quota, so keepQuota stands for the old one.
 func cpuMax(quota int64, period uint64) string {
 	s := keepQuota
 	if quota != 0 {
@@ -183,9 +183,8 @@ func cpuMax(quota int64, period uint64) string {
 
 const keepQuota = "keep"
 
-// cpuWeight maps shares (2 to 262144, 1024 by default) to a weight (1 to 10000,
-// 100 by default) by the curve through the three, as
-// github.com/opencontainers/cgroups does.
+// cpuWeight maps shares (2 to 262144, default 1024) to a weight (1 to 10000, default 100) by a
+// curve through these three points, as github.com/opencontainers/cgroups does.
 func cpuWeight(shares uint64) uint64 {
 	if shares <= 2 {
 		return 1
@@ -197,7 +196,7 @@ func cpuWeight(shares uint64) uint64 {
 	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34)))
 }
 
-// apply writes settings, all but those that hold(file) is true for.
+// apply writes all settings except those for which hold returns true. hold may be nil.
 func (c *cgroup) apply(all []setting, hold func(setting) bool) error {
 	for _, s := range all {
 		if hold != nil && hold(s) {
@@ -218,9 +217,9 @@ func (c *cgroup) apply(all []setting, hold func(setting) bool) error {
 	return nil
 }
 
-// checkMemory refuses a limit below what is in use: cgroup version 1 does, in these
-// words of runc's, where version 2 would kill until the rest fits. strict counts what
-// the kernel could give up as well.
+// checkMemory refuses a memory limit below what is in use. Version 1 of cgroups refuses it too,
+// and runc prints these words, where version 2 would kill processes until the rest fits. With
+// strict, memory that the kernel could reclaim counts as in use.
 func (c *cgroup) checkMemory(all []setting, strict bool) error {
 	at := slices.IndexFunc(all, func(s setting) bool { return s.file == "memory.max" })
 	if at < 0 {
@@ -228,7 +227,7 @@ func (c *cgroup) checkMemory(all []setting, strict bool) error {
 	}
 	limit, err := strconv.ParseUint(all[at].value, 10, 64)
 	if err != nil {
-		return nil //nolint:nilerr // max, or nothing, as the kernel will say
+		return nil //nolint:nilerr // "max" or an empty value; the kernel reports others at the write
 	}
 	used, err := c.readUint("memory.current", 0)
 	if err != nil {

@@ -12,15 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setUpRootfs makes the container's root filesystem this process's root. The
-// mount namespace is new: nothing done here is seen outside of it, unless the
-// spec asks for shared propagation.
+// setUpRootfs makes the container's root filesystem this process's root. The mount namespace is
+// new, so nobody outside sees these mounts, unless the spec asks for shared propagation.
 func (s *stage) setUpRootfs() error {
 	cfg := s.cfg
 	if err := s.bindRootfs(); err != nil {
 		return err
 	}
-	var late []int // tmpfs mounts that become read-only once they are filled
+	var late []int // tmpfs mounts to be made read-only when they have been filled
 	for i := range cfg.Mounts {
 		m := &cfg.Mounts[i]
 		fd, err := s.mount(m)
@@ -52,7 +51,8 @@ func (s *stage) setUpRootfs() error {
 			return fmt.Errorf("make tmpfs read-only: %w", err)
 		}
 	}
-	// In the root now, so no path leads out of it any more; runc makes it too.
+	// The root is the container's now, so no path leads out of it. runc makes this directory
+	// too.
 	if cfg.Process.Cwd != "" {
 		if err := os.MkdirAll(cfg.Process.Cwd, 0o755); err != nil {
 			return err
@@ -76,14 +76,15 @@ func (s *stage) setUpRootfs() error {
 	return s.maskAll(cfg.Masked)
 }
 
-// bindRootfs makes the rootfs a mount of its own, which pivot_root needs, and
-// opens it as the stage's root.
+// bindRootfs makes the rootfs a mount of its own, because pivot_root needs one, and opens it as
+// the stage's root.
 func (s *stage) bindRootfs() error {
 	cfg := s.cfg.Root
 	propagation := uintptr(unix.MS_SLAVE | unix.MS_REC)
 	switch {
 	case cfg.Propagation&unix.MS_UNBINDABLE != 0:
-		// Not before the rootfs and the sources of binds have been bound.
+		// The propagation is changed only after the rootfs and the sources of binds have been
+		// bound.
 		propagation = unix.MS_PRIVATE | cfg.Propagation&unix.MS_REC
 	case cfg.Propagation != 0:
 		propagation = cfg.Propagation
@@ -97,8 +98,8 @@ func (s *stage) bindRootfs() error {
 	}
 	defer func() { _ = unix.Close(dir.fd) }()
 	if cfg.Propagation != 0 {
-		// Neither pivot_root nor a move works from a shared parent, which what the
-		// spec asks for may leave shared, and the bind must not show outside.
+		// pivot_root and moving a mount fail below a shared parent mount, which the spec's
+		// propagation may leave. The bind must not appear outside either.
 		if err := privateParent(dir); err != nil {
 			return fmt.Errorf("make parent mount of rootfs private: %w", err)
 		}
@@ -114,7 +115,7 @@ func (s *stage) bindRootfs() error {
 	return nil
 }
 
-// privateParent makes the mount that holds dir private.
+// privateParent makes the mount on which dir is private.
 func privateParent(dir root) error {
 	if err := unix.Fchdir(dir.fd); err != nil {
 		return err
@@ -149,14 +150,14 @@ func (s *stage) enterRootfs() error {
 	}
 	err = unix.PivotRoot(".", ".")
 	if errors.Is(err, unix.EINVAL) {
-		// The root of an initramfs can't be pivoted away from.
+		// The kernel refuses pivot_root where the root is an initramfs.
 		return s.moveRoot()
 	}
 	if err != nil {
 		return fmt.Errorf("pivot_root: %w", err)
 	}
-	// The old root is mounted on the new one now. Slave first: the unmount must
-	// not spread to the mounts it was copied from.
+	// The old root is mounted on top of the new one now. It becomes a slave first, so that
+	// unmounting it does not unmount the mounts from which it was copied.
 	if err := unix.Fchdir(oldRoot); err != nil {
 		return os.NewSyscallError("fchdir", err)
 	}
@@ -169,9 +170,9 @@ func (s *stage) enterRootfs() error {
 	return os.NewSyscallError("chdir", unix.Chdir("/"))
 }
 
-// moveRoot puts the rootfs over the root of the mount namespace and enters it,
-// having unmounted all else that was mounted there: the root itself can't be
-// unmounted and stays hidden underneath.
+// moveRoot moves the rootfs over the root of the mount namespace and enters it. Before that it
+// unmounts everything else mounted there, except the root itself, which cannot be unmounted and
+// stays hidden underneath.
 func (s *stage) moveRoot() error {
 	others := s.others
 	if others == nil {
@@ -180,7 +181,7 @@ func (s *stage) moveRoot() error {
 			return err
 		}
 	}
-	// Slaves all, as above, but not the mounts of the container.
+	// As in enterRootfs, the old mounts become slaves, but not those of the container.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make old root slave: %w", err)
 	}
@@ -190,13 +191,15 @@ func (s *stage) moveRoot() error {
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("move rootfs to /: %w", err)
 	}
-	// Absolute paths still lead below the new root: this process's root is the old.
+	// This process's root is still the old one, so absolute paths still lead to mounts below
+	// the new root.
 	for _, dir := range others {
 		err := unix.Mount("", dir, "", unix.MS_SLAVE|unix.MS_REC, "")
 		if err == nil {
 			err = unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		}
-		// One that was below another is gone with it, and one that was the rootfs has moved.
+		// EINVAL and ENOENT: a mount below another one went with that one, and the rootfs
+		// itself has been moved.
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
@@ -207,7 +210,7 @@ func (s *stage) moveRoot() error {
 	return os.NewSyscallError("chdir", unix.Chdir("/"))
 }
 
-// rootMounts lists what is mounted directly on the root mount, last first.
+// rootMounts lists what is mounted directly on the root mount, the last mount first.
 func rootMounts() ([]string, error) {
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, "/", 0, unix.STATX_MNT_ID, &st); err != nil {
@@ -220,10 +223,10 @@ func rootMounts() ([]string, error) {
 	defer func() { _ = f.Close() }()
 	var dirs []string
 	lines := bufio.NewScanner(f)
-	// A line holds two paths and a filesystem's options, a page each at most.
+	// A line holds two paths and the options of a filesystem, each at most a page long.
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		// Number, parent's number, device, root, mount point, ...
+		// The fields: id, parent's id, device, root, mount point, the rest.
 		fields := strings.SplitN(lines.Text(), " ", 6)
 		if len(fields) == 6 && fields[1] == strconv.FormatUint(st.Mnt_id, 10) && fields[0] != fields[1] {
 			dirs = append([]string{unescapeOctal(fields[4])}, dirs...)
@@ -235,7 +238,7 @@ func rootMounts() ([]string, error) {
 	return dirs, nil
 }
 
-// unescapeOctal undoes mountinfo's \040 and the like.
+// unescapeOctal replaces escapes of mountinfo such as \040.
 func unescapeOctal(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -251,7 +254,7 @@ func unescapeOctal(s string) string {
 	return b.String()
 }
 
-// makeReadonly binds a path onto itself, read-only. What doesn't exist needs none.
+// makeReadonly binds a path onto itself, read-only. A path that does not exist is skipped.
 func (s *stage) makeReadonly(name string) error {
 	fd, err := s.lookupHidden(name)
 	if fd < 0 || err != nil {
@@ -269,10 +272,10 @@ func (s *stage) makeReadonly(name string) error {
 	return attachTree(tree, fd)
 }
 
-// maskAll hides paths, each once: directories behind one empty filesystem for all
-// of them, files behind /dev/null.
+// maskAll hides each path: directories behind one empty filesystem that all share, files behind
+// /dev/null.
 func (s *stage) maskAll(names []string) error {
-	empty := -1 // the first directory's
+	empty := -1 // the empty filesystem, mounted at the first directory
 	defer func() {
 		if empty >= 0 {
 			_ = unix.Close(empty)
@@ -310,8 +313,9 @@ func (s *stage) mask(name string, empty *int) error {
 		defer func() { _ = unix.Close(tree) }()
 		return attachTree(tree, fd)
 	}
-	// The container's /dev/null, as the caller's is out of reach by now. It must
-	// be the real one: anything else would be writable in place of what is hidden.
+	// The caller's /dev can no longer be reached, so the container's /dev/null is used. It must
+	// be the real device: another file would let the container write in place of the hidden
+	// one.
 	null, err := s.root.open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: "/dev/null", Err: err}
@@ -332,7 +336,8 @@ func (s *stage) mask(name string, empty *int) error {
 	return attachTree(tree, fd)
 }
 
-// lookupHidden opens a path to be hidden; -1 without an error if it doesn't exist.
+// lookupHidden opens a path that is to be hidden. It returns -1 and no error if the path does
+// not exist.
 func (s *stage) lookupHidden(name string) (int, error) {
 	fd, err := s.root.lookup(name)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {

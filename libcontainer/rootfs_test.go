@@ -37,7 +37,7 @@ func TestRootfs(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(rootfs, "made")); err != nil {
 		t.Error(err)
 	}
-	// No mount of the caller may be seen inside.
+	// No mount of the caller may be visible in the container.
 	for line := range strings.Lines(mustRun(t, newSpec(rootfs, "cat /proc/self/mountinfo"))) {
 		f := strings.Fields(line)
 		if f[4] != "/" && !strings.HasPrefix(f[4], "/dev") && !strings.HasPrefix(f[4], "/proc") && !strings.HasPrefix(f[4], "/sys") {
@@ -77,7 +77,7 @@ func TestMaskedAndReadonlyPaths(t *testing.T) {
 	}
 }
 
-// TestForgedNull: a mask must not put a file of the image in the place of what it hides.
+// TestForgedNull: a file of the image at /dev/null is not used as the mask of hidden files.
 func TestForgedNull(t *testing.T) {
 	rootfs := newRootfs(t)
 	write(t, filepath.Join(rootfs, "forged"), "forged")
@@ -92,8 +92,8 @@ func TestForgedNull(t *testing.T) {
 	}
 }
 
-// TestLinksStayInside: links of the image must not lead a mount, a device or a
-// directory that is made out of the rootfs.
+// TestLinksStayInside: links of the image do not lead a mount, a device or a new directory out
+// of the rootfs.
 func TestLinksStayInside(t *testing.T) {
 	rootfs := newRootfs(t)
 	outside := t.TempDir()
@@ -164,7 +164,7 @@ func TestBinds(t *testing.T) {
 	addMount(spec, filepath.Join(src, "one"), "/mnt/one", "bind", "bind")
 	addMount(spec, filepath.Join(src, "two"), "/mnt/file", "bind", "rbind", "rprivate")
 	addMount(spec, src, "/ro", "bind", "rbind", "ro")
-	addMount(spec, src, "/rw", "", "rbind", "rw", "size=5m", "sync") // options of filesystems mean nothing to a bind
+	addMount(spec, src, "/rw", "", "rbind", "rw", "size=5m", "sync") // options of filesystems mean nothing for a bind
 	addMount(spec, filepath.Join(src, "one"), "/rofile", "bind", "bind", "ro")
 	addMount(spec, src, "/ne", "bind", "bind", "nosuid", "nodev", "noexec", "noatime")
 	o := run(t, spec)
@@ -175,8 +175,8 @@ func TestBinds(t *testing.T) {
 	}
 }
 
-// TestRecursiveBinds has a tmpfs below a bound directory, made by the mount
-// before it in the container.
+// TestRecursiveBinds has a tmpfs below a bound directory; the mount before it in the container
+// makes it.
 func TestRecursiveBinds(t *testing.T) {
 	rootfs := newRootfs(t)
 	for _, tt := range []struct{ options, want string }{
@@ -185,7 +185,7 @@ func TestRecursiveBinds(t *testing.T) {
 		{"rbind,ro", "inner\nwritten\n"},
 		{"rbind,rro", "inner\nrefused\n"},
 	} {
-		// A mount namespace of its own stands for a host with such mounts.
+		// A new mount namespace stands for a host with such mounts.
 		got := inMountNamespace(t, func(dir string) output {
 			spec := newSpec(rootfs, "ls /v/sub | grep . || { echo none; exit 0; }; touch /v/sub/new 2>/dev/null && echo written || echo refused")
 			addMount(spec, dir, "/v", "bind", strings.Split(tt.options, ",")...)
@@ -195,8 +195,8 @@ func TestRecursiveBinds(t *testing.T) {
 	}
 }
 
-// inMountNamespace runs f on a thread whose mount namespace has a tmpfs on
-// dir/sub that holds a file, inner.
+// inMountNamespace runs f on a thread in a new mount namespace, in which dir/sub is a tmpfs
+// that holds the file inner.
 func inMountNamespace(t *testing.T, f func(dir string) output) output {
 	t.Helper()
 	dir := t.TempDir()
@@ -224,7 +224,7 @@ func inMountNamespace(t *testing.T, f func(dir string) output) output {
 	return o
 }
 
-// propagation returns the optional fields of the last mount on a path.
+// propagation returns the optional fields of the last mount at a mount point.
 func propagation(mountinfo, point string) string {
 	fields := ""
 	for line := range strings.Lines(mountinfo) {
@@ -375,7 +375,7 @@ func TestHooks(t *testing.T) {
 		return specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin", "X=y"}}
 	}
 	spec.Hooks = &specs.Hooks{
-		// Paths are the caller's, namespaces the container's.
+		// The hook sees paths of the caller and namespaces of the container.
 		CreateContainer: []specs.Hook{hook("cat >" + rootfs + "/from-create; busybox hostname >" + host + "/name; echo >>" + rootfs + "/from-create")},
 		StartContainer:  []specs.Hook{hook("cat >/from-start; echo $X >>/from-start")},
 	}
@@ -407,7 +407,7 @@ func TestHooks(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
-	// Without an environment of its own it has the process's, HOME and all.
+	// A hook without an environment gets that of the process, with HOME.
 	spec.Process.Env = []string{"PATH=/bin", "FOO=bar"}
 	spec.Hooks.StartContainer = []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", `echo "$FOO $HOME" >/env`}}}
 	spec.Process.Args = []string{"cat", "/env"}

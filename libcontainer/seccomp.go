@@ -18,12 +18,12 @@ const (
 	maxFilter = 4096
 )
 
-// SeccompFilter is a system call filter as seccomp(2) takes it. The kernel
-// checks the program.
+// SeccompFilter is a system call filter in the form that seccomp(2) takes. The kernel checks
+// the program.
 type SeccompFilter struct {
-	// Program is 1 to 4096 times a struct sock_filter of 8 bytes, little-endian.
+	// Program is 1 to 4096 instructions, each a struct sock_filter of 8 bytes, little-endian.
 	Program []byte `json:"program"`
-	// Flags are SECCOMP_FILTER_FLAG_*; NEW_LISTENER is not supported.
+	// Flags are SECCOMP_FILTER_FLAG_* bits. NEW_LISTENER is not supported.
 	Flags uint32 `json:"flags,omitempty"`
 }
 
@@ -39,7 +39,7 @@ func checkSeccomp(f *SeccompFilter) error {
 	return nil
 }
 
-// loadSeccomp gives the calling thread the filter; execve ends the other ones.
+// loadSeccomp loads the filter for the calling thread only. execve ends the other threads.
 func loadSeccomp(f *SeccompFilter) error {
 	if f == nil {
 		return nil

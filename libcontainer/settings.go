@@ -13,16 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// applyProcess gives the stage's thread the process's settings, all but those
-// the parent applies from outside, and returns the environment to execute with.
+// applyProcess applies the process's settings to the stage's thread, except those that the
+// parent applies from outside, and returns the environment for execve.
 func applyProcess(p *processConfig) ([]string, error) {
 	if err := applyScheduling(p); err != nil {
 		return nil, err
 	}
 	for _, l := range p.Rlimits {
 		if l.Resource == unix.RLIMIT_NOFILE {
-			// Go raises this limit at start and puts the old one back at execve, over
-			// the one the parent is going to set, unless the program has set one.
+			// Go raises RLIMIT_NOFILE at start, and at execve restores the old value over the
+			// one that the parent has set by then, unless the program has set the limit itself.
 			if err := keepNoFile(); err != nil {
 				return nil, err
 			}
@@ -36,15 +36,15 @@ func applyProcess(p *processConfig) ([]string, error) {
 	if err := chownStdio(p.UID); err != nil {
 		return nil, err
 	}
-	// As root first, then as the user where that was not permitted: on a network
-	// filesystem either may be the one who can.
+	// First as root, then as the user if root was refused: on a network filesystem either of
+	// the two may lack the permission.
 	chdirErr := enterCwd(p.Cwd)
 	if chdirErr != nil && !errors.Is(chdirErr, fs.ErrPermission) {
 		return nil, chdirErr
 	}
 	env := withHome(p.Env, p.UID)
 	if !p.NoNewPrivs {
-		// It takes CAP_SYS_ADMIN, which is about to go.
+		// Loading a filter without no_new_privs takes CAP_SYS_ADMIN, which is dropped below.
 		if err := loadSeccomp(p.Seccomp); err != nil {
 			return nil, err
 		}
@@ -64,8 +64,8 @@ func applyProcess(p *processConfig) ([]string, error) {
 	return env, nil
 }
 
-// enterCwd looks where it is right away: a system call filter that comes later
-// may forbid to ask.
+// enterCwd changes the working directory and checks it at once: the seccomp filter that is
+// loaded later may forbid getcwd.
 func enterCwd(cwd string) error {
 	if err := unix.Chdir(cwd); err != nil {
 		return fmt.Errorf("chdir to cwd (%q) set in config.json failed: %w", cwd, err)
@@ -73,8 +73,8 @@ func enterCwd(cwd string) error {
 	return checkCwd()
 }
 
-// checkCwd refuses a working directory outside of the container's mounts, which
-// a descriptor leaked into /proc/self/fd could lead to.
+// checkCwd refuses a working directory outside of the container's mounts. A path such as
+// /proc/self/fd/N could lead there by a leaked descriptor.
 func checkCwd() error {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Getcwd(buf)
@@ -127,7 +127,8 @@ func keepNoFile() error {
 	return os.NewSyscallError("setrlimit", syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l))
 }
 
-// chownStdio lets the process open /dev/stdout and the like by path.
+// chownStdio makes the user the owner of stdio, so that the process can open /dev/stdout and
+// the like by path.
 func chownStdio(uid uint32) error {
 	for fd := range 3 {
 		var st unix.Stat_t
@@ -140,7 +141,7 @@ func chownStdio(uid uint32) error {
 		err := unix.Fchown(fd, int(uid), int(st.Gid))
 		switch {
 		case err == nil, errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
-			// Not every file can change hands, and those are usable all the same.
+			// Some files cannot change their owner. The descriptors work without it.
 		default:
 			return &os.PathError{Op: "fchown", Path: "fd " + strconv.Itoa(fd), Err: err}
 		}
@@ -148,8 +149,8 @@ func chownStdio(uid uint32) error {
 	return nil
 }
 
-// applyUser drops what the bounding set lacks and changes ids, keeping the
-// permitted capabilities for applyCaps.
+// applyUser drops the capabilities missing in the bounding set, and changes the ids. It keeps
+// the permitted capabilities for applyCaps.
 func applyUser(p *processConfig) error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_KEEPCAPS", err)
@@ -169,7 +170,7 @@ func applyUser(p *processConfig) error {
 	return nil
 }
 
-// maxCap is the number of capabilities a mask can hold; a kernel has fewer.
+// maxCap is the number of capabilities that a mask can hold. Kernels have fewer.
 const maxCap = 64
 
 func dropBounding(keep uint64) error {
@@ -178,7 +179,7 @@ func dropBounding(keep uint64) error {
 			continue
 		}
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
-		if errors.Is(err, unix.EINVAL) { // beyond the kernel's last
+		if errors.Is(err, unix.EINVAL) { // above the highest capability of this kernel
 			return nil
 		}
 		if err != nil {
@@ -188,7 +189,7 @@ func dropBounding(keep uint64) error {
 	return nil
 }
 
-// knownCaps is the mask of the capabilities this kernel has.
+// knownCaps returns the mask of the capabilities that this kernel has.
 func knownCaps() uint64 {
 	for c := range uintptr(maxCap) {
 		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0); err != nil {
@@ -219,8 +220,9 @@ func applyCaps(s capSets) error {
 			continue
 		}
 		err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0)
-		// EPERM: not inheritable and permitted as well. runc leaves such a one out,
-		// and its own default config.json has three of them.
+		// The kernel returns EPERM for an ambient capability that is not both inheritable and
+		// permitted. runc leaves it out too; the config.json that runc spec writes has three of
+		// them.
 		if err != nil && !errors.Is(err, unix.EPERM) {
 			return fmt.Errorf("raise ambient capability %d: %w", c, err)
 		}
@@ -228,8 +230,8 @@ func applyCaps(s capSets) error {
 	return nil
 }
 
-// withHome adds HOME from the container's /etc/passwd where env has none; "/" is
-// the home of who isn't in there.
+// withHome adds HOME to an env that has none, from the container's /etc/passwd. It is "/" for a
+// user who is not listed.
 func withHome(env []string, uid uint32) []string {
 	at := len(env)
 	for i, kv := range env {
@@ -252,7 +254,7 @@ func withHome(env []string, uid uint32) []string {
 }
 
 func passwdHome(uid uint32) string {
-	// Not blocking: an image may hold a FIFO in its place.
+	// O_NONBLOCK: an image may have a FIFO there, and opening it would block.
 	fd, err := unix.Open("/etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	if err != nil {
 		return ""
@@ -270,7 +272,7 @@ func passwdHome(uid uint32) string {
 	return users[0].Home
 }
 
-// execError has the words of os/exec, which engines look for.
+// execError words the error as os/exec does, because engines match those words.
 type execError struct {
 	name string
 	err  error
@@ -284,8 +286,7 @@ var (
 	errDot      = errors.New("cannot run executable found relative to current directory")
 )
 
-// lookPath finds a command as the process itself would: with its PATH, ids and
-// working directory.
+// lookPath finds a command as the process would: with its PATH, ids and working directory.
 func lookPath(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		if err := executable(name); err != nil {
@@ -328,11 +329,11 @@ func executable(file string) error {
 		return err
 	}
 	if st.IsDir() {
-		// Docker before 23 knows the second of the two texts only.
+		// Docker before version 23 recognizes only the second of the two texts.
 		return fmt.Errorf("%w: %w", syscall.EISDIR, fs.ErrPermission)
 	}
 	err = unix.Faccessat2(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS)
-	// A filter may know nothing of this system call yet; execve will tell.
+	// The seccomp filter may not know faccessat2 and forbid it. Then execve reports the error.
 	if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSYS) {
 		return err
 	}

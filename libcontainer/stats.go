@@ -8,37 +8,37 @@ import (
 	"strings"
 )
 
-// Stats is what a container's cgroup has counted. What the kernel doesn't say,
-// because a controller is missing, is zero.
+// Stats is what the kernel has counted for a container's cgroup. A value is zero if the kernel
+// does not give it, for example because a controller is missing.
 type Stats struct {
 	CPU    CPUStats
 	Memory MemoryStats
 	Pids   PidsStats
 }
 
-// CPUStats is from cpu.stat; times are in microseconds.
+// CPUStats is from cpu.stat. Times are in microseconds.
 type CPUStats struct {
 	UsageUsec, UserUsec, SystemUsec uint64
 	Periods, ThrottledPeriods       uint64
 	ThrottledUsec                   uint64
 }
 
-// MemoryStats is from memory.*; sizes are in bytes.
+// MemoryStats is from the memory.* files. Sizes are in bytes.
 type MemoryStats struct {
 	Usage     uint64
 	MaxUsage  uint64 // 0 before Linux 5.19
-	Limit     uint64 // math.MaxUint64: none
-	FailCount uint64 // times the limit was hit
+	Limit     uint64 // math.MaxUint64: no limit
+	FailCount uint64 // how often the limit was hit
 	OOMKills  uint64
 	SwapUsage uint64
-	SwapLimit uint64 // math.MaxUint64: none
+	SwapLimit uint64 // math.MaxUint64: no limit
 	Stat      map[string]uint64
 }
 
-// PidsStats is from pids.*.
+// PidsStats is from the pids.* files.
 type PidsStats struct {
 	Current uint64
-	Limit   uint64 // 0: none
+	Limit   uint64 // 0: no limit
 }
 
 func (c *cgroup) stats() (*Stats, error) {
@@ -82,8 +82,8 @@ func (c *cgroup) stats() (*Stats, error) {
 	return s, nil
 }
 
-// oomKilled says whether the kernel has killed a process of the cgroup for want
-// of memory.
+// oomKilled says whether the kernel has killed a process of the cgroup because memory was
+// short.
 func (c *cgroup) oomKilled() bool {
 	if c == nil {
 		return false
@@ -92,8 +92,8 @@ func (c *cgroup) oomKilled() bool {
 	return err == nil && events["oom_kill"] > 0
 }
 
-// of returns the directory of the cgroup a process is in, which may be
-// one below the container's own.
+// of returns the directory of the cgroup that a process is in. It may be below the container's
+// own.
 func (c *cgroup) of(pid int) (string, error) {
 	b, err := os.ReadFile(procFile(pid, "cgroup"))
 	if err != nil {

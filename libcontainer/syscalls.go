@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// System calls that golang.org/x/sys has not, or has for all threads: the init
-// stage changes the one thread that becomes the container's process.
+// System calls that golang.org/x/sys does not have, or makes on all threads. The init stage
+// needs them on its own thread, which becomes the container's process.
 
 func rawCall(nr, a1, a2, a3 uintptr) error {
 	if _, _, errno := unix.RawSyscall(nr, a1, a2, a3); errno != 0 {
@@ -55,7 +55,7 @@ func setPersonality(value uintptr) error {
 	return rawCall(unix.SYS_PERSONALITY, value, 0, 0)
 }
 
-// setattr changes the mount fd is open on, and with recursive those below it.
+// setattr changes the mount that fd is open on and, with recursive, the mounts below it.
 func setattr(fd int, attr unix.MountAttr, recursive bool) error {
 	flags := uint(unix.AT_EMPTY_PATH)
 	if recursive {
@@ -64,7 +64,7 @@ func setattr(fd int, attr unix.MountAttr, recursive bool) error {
 	return unix.MountSetattr(fd, "", flags, &attr)
 }
 
-// cloneTree makes a detached copy of the mount at what fd is open on.
+// cloneTree returns a detached copy of the mount that fd is open on.
 func cloneTree(fd int, recursive bool) (int, error) {
 	flags := uint(unix.AT_EMPTY_PATH | unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
 	if recursive {
@@ -73,14 +73,13 @@ func cloneTree(fd int, recursive bool) (int, error) {
 	return unix.OpenTree(fd, "", flags)
 }
 
-// attachTree puts a detached mount on what fd is open on.
+// attachTree mounts a detached mount on the file that fd is open on.
 func attachTree(tree, fd int) error {
 	return unix.MoveMount(tree, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
-// mountOn mounts a filesystem on the directory fd is open on. It changes the
-// working directory to it: mount(2) takes a path only, and this one can't be led
-// elsewhere.
+// mountOn mounts a filesystem on the directory that fd is open on. mount(2) takes only a path,
+// so mountOn changes the working directory to fd and mounts on ".", which no link can redirect.
 func mountOn(fd int, source, fstype string, flags uintptr, data string) error {
 	if err := unix.Fchdir(fd); err != nil {
 		return err
@@ -88,7 +87,7 @@ func mountOn(fd int, source, fstype string, flags uintptr, data string) error {
 	return unix.Mount(source, ".", fstype, flags, data)
 }
 
-// ptyPeer opens the other end of a pty without its path.
+// ptyPeer opens the slave of a pty without using its path.
 func ptyPeer(master int) (int, error) {
 	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if errno != 0 {

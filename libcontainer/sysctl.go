@@ -12,8 +12,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// newSysctl allows, as runc does, only what belongs to a namespace that is not
-// the caller's: another would change the whole kernel.
+// newSysctl allows, as runc does, only sysctls of a namespace that the container does not share
+// with the caller. Others would change the whole kernel.
 func newSysctl(values map[string]string, has func(specs.LinuxNamespaceType) bool) ([]sysctlConfig, error) {
 	var out []sysctlConfig
 	for key, value := range values {
@@ -27,8 +27,8 @@ func newSysctl(values map[string]string, has func(specs.LinuxNamespaceType) bool
 	return out, nil
 }
 
-// sysctlFile is a key's path below /proc/sys. As sysctl(8) has it, the separator
-// is whichever of "." and "/" comes first, and the other is then part of a name:
+// sysctlFile returns the path of a key below /proc/sys. As in sysctl(8) the first of "." and
+// "/" in the key is the separator, and the other may be part of a name:
 // net/ipv4/conf/eth0.100/forwarding is net.ipv4.conf.eth0/100.forwarding.
 func sysctlFile(key string) string {
 	if i := strings.IndexAny(key, "./"); i < 0 || key[i] == '/' {
@@ -72,9 +72,9 @@ func checkSysctl(file, key string, has func(specs.LinuxNamespaceType) bool) erro
 	return nil
 }
 
-// writeSysctl writes through the caller's /proc, which it does before it leaves
-// that: the container's may be forged, and the values are of the writing
-// process's namespaces in either.
+// writeSysctl writes through the caller's /proc, before the stage leaves it, because the
+// container's /proc may be forged. In both, the values belong to the namespaces of the writing
+// process.
 func writeSysctl(values []sysctlConfig) error {
 	if len(values) == 0 {
 		return nil

@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	// stallTrigger asks to be told when all that runs in a cgroup has waited for memory
-	// for one of two seconds (kernel: accounting/psi.rst), in microseconds.
+	// stallTrigger asks the kernel for an event when all tasks of a cgroup have waited for
+	// memory for 1 of 2 seconds (see accounting/psi.rst). Values are in microseconds.
 	stallTrigger = "full 1000000 2000000"
-	// leastCache is what is left of the page cache, in bytes, when all there is to
-	// reclaim is the program that runs.
+	// leastCache, in bytes: with less page cache than this, only the running program's own
+	// pages can be reclaimed.
 	leastCache = 1 << 20
-	// squeezeBytes is how much more is asked for than can be reclaimed: it takes a
-	// kill to get it, and one is enough.
-	squeezeBytes = 256 << 10
+	// excess is how many bytes more than it can reclaim endThrashing asks the kernel for. The
+	// kernel has to kill a process to get them, and one is enough.
+	excess = 256 << 10
 )
 
-// watchStalls returns a file that a poll for POLLPRI wakes from when the container
-// does nothing but wait for memory; nil where the kernel can't tell.
+// watchStalls returns a file on which poll reports POLLPRI when the container only waits for
+// memory. It returns nil if the kernel cannot tell.
 func (c *cgroup) watchStalls() *os.File {
 	fd, err := unix.Open(filepath.Join(c.dir, "memory.pressure"), unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -36,17 +36,17 @@ func (c *cgroup) watchStalls() *os.File {
 	return f
 }
 
-// thrashes says whether a cgroup that waits for memory can't get any: it is at its
-// limit, and what the kernel takes from it, it needs back at once. The kernel
-// doesn't call that out of memory as long as there is a page to take, and where a
-// page comes back over 9p it can take a minute until there is none.
+// thrashes says whether a cgroup that waits for memory cannot get any: it is at its limit, and
+// it needs every page that the kernel reclaims again at once. The kernel does not call that out
+// of memory as long as it can reclaim a page. Where pages are read back over 9p it can take a
+// minute until it can reclaim none.
 func thrashes(limit, used uint64, stat map[string]uint64) bool {
-	return used+squeezeBytes >= limit && cacheOf(stat) < leastCache
+	return used+excess >= limit && cacheOf(stat) < leastCache
 }
 
 func cacheOf(stat map[string]uint64) uint64 { return stat["active_file"] + stat["inactive_file"] }
 
-// bounds are the cgroup and those above it, as far as they limit memory.
+// bounds returns the cgroup and the cgroups above it, as far as they have a memory limit.
 func (c *cgroup) bounds() (all []*cgroup, err error) {
 	const none = ^uint64(0)
 	for dir := c.dir; dir != c.root && dir != "/"; dir = filepath.Dir(dir) {
@@ -62,15 +62,15 @@ func (c *cgroup) bounds() (all []*cgroup, err error) {
 	return all, nil
 }
 
-// endThrashing has the kernel choose and kill a process, as it does when it finds
-// that there is no memory, if the cgroup or one above it thrashes.
+// endThrashing makes the kernel choose and kill a process, as it does when memory is short, if
+// the cgroup or one above it thrashes.
 func (c *cgroup) endThrashing() error {
 	all, err := c.bounds()
 	if err != nil {
 		return err
 	}
 	for _, at := range all {
-		killed, err := at.squeeze()
+		killed, err := at.killIfThrashing()
 		if killed || err != nil {
 			return err
 		}
@@ -78,8 +78,8 @@ func (c *cgroup) endThrashing() error {
 	return nil
 }
 
-// squeeze has a process killed if the cgroup, which has a limit, thrashes.
-func (c *cgroup) squeeze() (killed bool, err error) {
+// killIfThrashing makes the kernel kill a process if the cgroup, which has a limit, thrashes.
+func (c *cgroup) killIfThrashing() (killed bool, err error) {
 	limit, err := c.readUint("memory.max", 0)
 	if err != nil {
 		return false, err
@@ -92,7 +92,8 @@ func (c *cgroup) squeeze() (killed bool, err error) {
 	if err != nil || !thrashes(limit, used, stat) {
 		return false, err
 	}
-	// Below what is in use the kernel reclaims, and then kills, before the write ends.
-	few := used - min(used, cacheOf(stat)+squeezeBytes)
+	// If the limit is below what is in use, the write returns only after the kernel has
+	// reclaimed memory and, if that does not suffice, killed.
+	few := used - min(used, cacheOf(stat)+excess)
 	return true, errors.Join(c.write("memory.max", strconv.FormatUint(few, 10)), c.write("memory.max", strconv.FormatUint(limit, 10)))
 }

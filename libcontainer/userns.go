@@ -14,12 +14,14 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// userNS is the user namespace of a container. The ids it maps to are the caller's.
+// userNS is the user namespace of a container. The host's ids in its mappings are ids of the
+// caller's user namespace.
 type userNS struct {
 	uids, gids []syscall.SysProcIDMap
 }
 
-// newUserNS has the words of runc.
+// newUserNS returns the container's user namespace, nil if it has none. Its errors have runc's
+// words.
 func newUserNS(l *specs.Linux) (*userNS, error) {
 	u := &userNS{uids: idMaps(l.UIDMappings), gids: idMaps(l.GIDMappings)}
 	for _, m := range []struct {
@@ -30,7 +32,7 @@ func newUserNS(l *specs.Linux) (*userNS, error) {
 			return nil, fmt.Errorf("user namespaces enabled, but no %s mappings found", m.kind)
 		}
 		if _, ok := mapped(m.maps, 0); !ok {
-			// The stage is that user: who else could set up the container?
+			// The init stage runs as uid and gid 0 of the namespace, so both need a mapping.
 			return nil, fmt.Errorf("user namespaces enabled, but no mapping found for %s 0", m.kind)
 		}
 	}
@@ -45,7 +47,7 @@ func idMaps(maps []specs.LinuxIDMapping) []syscall.SysProcIDMap {
 	return out
 }
 
-// mapped is what an id of the container is to the caller.
+// mapped returns the caller's id for an id of the container. ok is false if it has no mapping.
 func mapped(maps []syscall.SysProcIDMap, id uint32) (int, bool) {
 	for _, m := range maps {
 		if int(id) >= m.ContainerID && int(id)-m.ContainerID < m.Size {
@@ -55,16 +57,15 @@ func mapped(maps []syscall.SysProcIDMap, id uint32) (int, bool) {
 	return 0, false
 }
 
-// owner is what a user and group of the container are to the caller; of one that
-// is not mapped, the caller's root, which the container sees as nobody.
+// owner returns the caller's ids for a uid and a gid of the container. An id without a mapping
+// becomes the caller's root, which the container sees as nobody.
 func (u *userNS) owner(uid, gid uint32) (int, int) {
 	outerUID, _ := mapped(u.uids, uid)
 	outerGID, _ := mapped(u.gids, gid)
 	return outerUID, outerGID
 }
 
-// check refuses, in the words of runc, a process that could not become who it is
-// to be.
+// check returns an error, in runc's words, if a uid or gid of the process has no mapping.
 func (u *userNS) check(p *processConfig) error {
 	if u == nil {
 		return nil
@@ -78,9 +79,9 @@ func (u *userNS) check(p *processConfig) error {
 	return nil
 }
 
-// give makes a file the container's root's, who could not open it otherwise by
-// its path in /proc/self/fd.
-func (u *userNS) give(f *os.File) error {
+// chown makes the container's root the owner of a file. Otherwise the container could not open
+// the file by its path in /proc/self/fd.
+func (u *userNS) chown(f *os.File) error {
 	if u == nil {
 		return nil
 	}
@@ -91,15 +92,18 @@ func (u *userNS) give(f *os.File) error {
 	return nil
 }
 
-// A container's root in a user namespace can neither make a device node nor, where
-// he is not let through, open the source of a bind; and the root of an initramfs
-// can't be pivoted away from, which would leave the caller's files underneath the
-// container's. So the caller makes a small filesystem, the base, with the rootfs,
-// the sources and the nodes mounted in it, over the root of a mount namespace that
-// the stage gets a copy of. In that copy the kernel has all mounts locked: nothing
-// that a mount covers can be uncovered.
+// The base is a small filesystem that the caller makes for a container with a user namespace.
+// It holds mounts of the rootfs, of the sources of binds and of the device nodes. It is needed
+// because root in a user namespace cannot make device nodes, and cannot open the source of a
+// bind in a directory that it may not enter.
+//
+// The base is mounted over the root of a new mount namespace, because the root of an initramfs
+// cannot be replaced by pivot_root. The init stage gets a copy of that mount namespace. In the
+// copy the kernel locks all mounts: the container cannot unmount one to see what is below it,
+// such as the caller's files.
 const (
-	// baseRoot is the way to what is mounted over the root.
+	// baseRoot is the path of the filesystem mounted over the root: ".." of the root follows
+	// what is mounted there.
 	baseRoot = "/.."
 
 	baseRootfs = "/rootfs"
@@ -109,12 +113,12 @@ const (
 
 // baseMount is one mount in the base.
 type baseMount struct {
-	source    string // the caller's path
-	name      string // absolute, in the base
+	source    string // path of the caller
+	name      string // absolute path in the base
 	recursive bool
 }
 
-// useBase has the stage find everything in the base.
+// useBase changes the plan so that the stage finds everything in the base.
 func (p *plan) useBase() {
 	p.base = []baseMount{
 		{p.init.Root.Dir, baseRootfs, true},
@@ -130,7 +134,7 @@ func (p *plan) useBase() {
 		}
 		m.From = "/mounts-" + strconv.Itoa(i)
 		p.base = append(p.base, baseMount{m.Source, m.From, m.Flags&unix.MS_REC != 0})
-		// What is not to be there is not in the base either.
+		// The base holds exactly what is to be bound, so all of it is bound.
 		m.Flags |= unix.MS_REC
 	}
 	if !p.init.CgroupNS && p.init.CgroupDir != "" {
@@ -152,11 +156,11 @@ func (p *plan) useBase() {
 	}
 }
 
-// makeBase makes the base on the calling thread, in a mount namespace that ends
-// with it.
+// makeBase makes the base in a new mount namespace of the calling thread. It goes when the
+// thread ends and no process uses it.
 func (p *plan) makeBase() error {
-	// Copied while the thread is in the caller's mount namespace: the caller's own
-	// program is not found from another one.
+	// The trees are copied while the thread is still in the caller's mount namespace: from
+	// another one it could not find the caller's own program.
 	trees := make([]int, 0, len(p.base))
 	defer func() {
 		for _, tree := range trees {
@@ -195,8 +199,8 @@ func (p *plan) makeBase() error {
 	if err := unix.Fchdir(base.fd); err != nil {
 		return os.NewSyscallError("fchdir", err)
 	}
-	// The kernel makes no user namespace for a thread whose root is not that of its
-	// mount namespace.
+	// The kernel refuses a new user namespace to a thread whose root directory is not the root
+	// of its mount namespace.
 	return os.NewSyscallError("chroot", unix.Chroot("."))
 }
 
@@ -211,7 +215,7 @@ func (p *plan) makeNodes(base root) error {
 		if err := mknod(base.fd, name, &d); err != nil {
 			return err
 		}
-		// The caller's umask was in the way.
+		// mknod has applied the caller's umask.
 		if err := unix.Fchmodat(base.fd, name, d.Mode&0o7777, 0); err != nil {
 			return &os.PathError{Op: "chmod", Path: d.Path, Err: err}
 		}
@@ -219,7 +223,7 @@ func (p *plan) makeNodes(base root) error {
 	return nil
 }
 
-// copy returns a copy of the source's mount.
+// copy returns a detached copy of the source's mount.
 func (m *baseMount) copy() (tree int, err error) {
 	src, err := unix.Open(m.source, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -253,11 +257,11 @@ func (m *baseMount) attach(base root, tree int) (err error) {
 	return nil
 }
 
-// delegated lists the files of a cgroup that its container may be given.
+// delegated is a file that lists the cgroup files which a container may own.
 const delegated = "/sys/kernel/cgroup/delegate"
 
-// delegate makes the cgroup the container's root's, as the specification has it
-// where the container has a cgroup namespace and its cgroup mounted writable.
+// delegate makes the container's root the owner of the cgroup. The runtime spec asks for that
+// if the container has a cgroup namespace and its cgroup is mounted writable.
 func (c *cgroup) delegate(u *userNS) error {
 	uid, _ := u.owner(0, 0)
 	names := []string{"cgroup.procs", "cgroup.subtree_control", "cgroup.threads"}

@@ -11,7 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Of the tests' user namespaces: uids and gids are mapped to different ids.
+// The tests' user namespaces map uids and gids to different ids.
 const (
 	outerUID = 100000
 	outerGID = 200000
@@ -34,7 +34,7 @@ func newMappedSpec(t *testing.T, rootfs, script string) *specs.Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Test directories are for their owner only.
+	// By default only their owner may enter test directories.
 	for dir := filepath.Dir(rootfs); dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755|os.ModePerm&modeOf(t, dir)); err != nil {
 			t.Fatal(err)
@@ -69,7 +69,7 @@ func TestUserNamespace(t *testing.T) {
 	equal(t, "outer group of a file", st.Gid, outerGID)
 }
 
-// TestUserNamespaceOwns: the other namespaces are the container's root's.
+// TestUserNamespaceOwns: the container's root owns the other namespaces.
 func TestUserNamespaceOwns(t *testing.T) {
 	rootfs := newRootfs(t)
 	spec := newMappedSpec(t, rootfs, `mount -t tmpfs tmpfs /tmp && ip addr add 10.0.0.1/32 dev lo && hostname other && mount -t proc proc /root && echo done`)
@@ -79,7 +79,7 @@ func TestUserNamespaceOwns(t *testing.T) {
 	o := run(t, spec)
 	contains(t, "output", o.out+o.err, "done")
 
-	// What is below the container's root stays out of sight.
+	// The container sees nothing of what its root covers.
 	spec.Process.Args = []string{"sh", "-c", "ls /..; grep -c . /proc/self/mountinfo; umount -l / 2>/dev/null; ls /.."}
 	o = run(t, spec)
 	if strings.Contains(o.out, "usr") || strings.Contains(o.out, "device-") || strings.Contains(o.out, "rootfs") {
@@ -149,7 +149,8 @@ func TestUserNamespaceTerminal(t *testing.T) {
 	}
 }
 
-// TestUserNamespaceBinds: the container's root need not be let through to a source.
+// TestUserNamespaceBinds: a bind works also if the container's root may not enter the source's
+// directory.
 func TestUserNamespaceBinds(t *testing.T) {
 	rootfs := newRootfs(t)
 	private := t.TempDir()
@@ -181,7 +182,8 @@ func TestUserNamespaceCgroup(t *testing.T) {
 		t.Errorf("with a cgroup of its own: %+v", o)
 	}
 
-	// One that is mounted read-only, or seen without a namespace, is not its own.
+	// The container does not own a cgroup that is mounted read-only, or that it sees without a
+	// cgroup namespace.
 	spec.Process.Args[2] = "mkdir /sys/fs/cgroup/below 2>/dev/null || echo no; cat /sys/fs/cgroup/cgroup.procs | grep -c ."
 	spec.Mounts[len(spec.Mounts)-1].Options = []string{"ro"}
 	c = start(t, &Config{Spec: spec, CgroupRoot: root, CgroupPath: name + "-ro"})

@@ -11,19 +11,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// youth is how long after execve a program is taken to be still on its way to
-// where it waits for signals: generous for an emulated guest, which translates all
-// of it first, and short for whoever waits for a kill.
-const youth = time.Second
+// handlerWait is how long after execve AwaitHandler may wait. A program in an emulated guest,
+// which has to be translated first, needs most of it; the caller of kill waits no longer than
+// this.
+const handlerWait = time.Second
 
-// AwaitHandler waits until the process, the first of its pid namespace, has made
-// known what is to be done on a signal and sleeps, or is not young any more.
+// AwaitHandler waits until the process, the first of its pid namespace, handles, ignores or
+// blocks sig and sleeps, or until a second after execve has passed.
 //
-// The kernel drops what the first process has no handler for, and a shell that has
-// a trap but is not in its wait yet goes on to wait. A program on bare metal is
-// there before anyone who has seen it start can send a signal; in a guest one
-// would come too early. A signal that is ignored by default, or can't be handled,
-// has nothing to wait for.
+// The kernel drops a signal for which the first process of a pid namespace has no handler, and
+// a shell that has set a trap but does not wait yet would miss it. On the host a program is
+// ready long before anyone can signal it; in an emulated guest it is not. Signals that cannot
+// be handled, or whose default is to be ignored, need no wait.
 func (p *Process) AwaitHandler(ctx context.Context, sig unix.Signal) {
 	switch sig {
 	case 0, unix.SIGKILL, unix.SIGSTOP, unix.SIGCONT, unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH:
@@ -33,9 +32,9 @@ func (p *Process) AwaitHandler(ctx context.Context, sig unix.Signal) {
 	if began == nil {
 		return
 	}
-	ctx, cancel := context.WithDeadline(ctx, began.Add(youth))
+	ctx, cancel := context.WithDeadline(ctx, began.Add(handlerWait))
 	defer cancel()
-	// There is no event for it.
+	// The kernel sends no event when a process installs a handler.
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
 	for ctx.Err() == nil && !awaits(p.proc.Pid, sig) {
@@ -48,8 +47,8 @@ func (p *Process) AwaitHandler(ctx context.Context, sig unix.Signal) {
 	}
 }
 
-// awaits says whether a process catches, ignores or blocks a signal, and sleeps.
-// One whose status can't be read has ended.
+// awaits says whether a process handles, ignores or blocks sig, and sleeps. It returns true for
+// a process whose status cannot be read, because it has ended.
 func awaits(pid int, sig unix.Signal) bool {
 	f, err := os.Open(procFile(pid, "status"))
 	if err != nil {
