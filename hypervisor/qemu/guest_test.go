@@ -23,22 +23,24 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/host/bootimage"
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// The tests here boot a guest, under emulation unless told otherwise. They need
+// The tests here boot a guest, under emulation unless told otherwise. make guest runs
+// them. They need
 //
-//	HUSK_TEST_KERNEL  an ELF vmlinux
-//	HUSK_TEST_INITRD  an uncompressed initramfs with the modules that kernel needs,
-//	                  listed in /lib/modules/load, as guest/ writes it
-//	HUSK_TEST_QEMU    optional: another qemu-system-x86_64 than the installed one
-//	HUSK_TEST_ACCEL   optional: kvm; it fails where KVM does not run guests
-//	HUSK_TEST_GUEST   optional: testdata/guest, built, for where there is no Go
+//	HUSK_TEST_KERNEL   a kernel, as husk's settings name it
+//	HUSK_TEST_MODULES  the directory with its modules.dep
+//	HUSK_CACHE         optional: where the kernel may have been unpacked already
+//	HUSK_TEST_QEMU     optional: another qemu-system-x86_64 than the installed one
+//	HUSK_TEST_ACCEL    optional: kvm; it fails where KVM does not run guests
+//	HUSK_TEST_GUEST    optional: testdata/guest, built, for where there is no Go
 
 // bootTimeout is for a machine that runs other things on all its processors.
 const bootTimeout = 4 * time.Minute
 
-// guestInitrd is HUSK_TEST_INITRD with the program in testdata/guest added.
+// guestInitrd is an initramfs with the program in testdata/guest added.
 func guestInitrd(t *testing.T, base string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -77,9 +79,16 @@ func guestInitrd(t *testing.T, base string) string {
 // guestConfig is a machine whose init obeys the verbs of testdata/guest.
 func guestConfig(t *testing.T) hypervisor.Config {
 	t.Helper()
-	kernel, initrd := os.Getenv("HUSK_TEST_KERNEL"), os.Getenv("HUSK_TEST_INITRD")
-	if kernel == "" || initrd == "" {
-		t.Skip("HUSK_TEST_KERNEL and HUSK_TEST_INITRD are not both set: there is no guest to boot")
+	settings := bootimage.Settings{Kernel: os.Getenv("HUSK_TEST_KERNEL"), Modules: os.Getenv("HUSK_TEST_MODULES"), CacheDir: os.Getenv("HUSK_CACHE")}
+	if settings.Kernel == "" {
+		t.Skip("HUSK_TEST_KERNEL is not set: there is no guest to boot; make guest sets it")
+	}
+	if settings.CacheDir == "" {
+		settings.CacheDir = t.TempDir()
+	}
+	image, err := bootimage.Prepare(t.Context(), settings, t.Output())
+	if err != nil {
+		t.Fatal(err)
 	}
 	binary, err := FindBinary(os.Getenv("HUSK_TEST_QEMU"))
 	if err != nil {
@@ -87,7 +96,7 @@ func guestConfig(t *testing.T) hypervisor.Config {
 	}
 	return hypervisor.Config{
 		Binary: binary, Accel: guestAccel(), MemoryMiB: 256, VCPUs: 1,
-		Kernel: kernel, Initrd: guestInitrd(t, initrd), Cmdline: "rdinit=/test-guest sysrq_always_enabled=1",
+		Kernel: image.Kernel, Initrd: guestInitrd(t, image.Initrd), Cmdline: "rdinit=/test-guest sysrq_always_enabled=1",
 		ChannelPort: "husk.test",
 	}
 }
@@ -412,6 +421,7 @@ func TestRealQEMURefusals(t *testing.T) {
 		"too much memory": {func(c *hypervisor.Config) {
 			c.MemoryMiB, c.Kernel = 1<<30, write(t, dir, "bad", "#!", 0o600)
 		}, "give the guest less than"},
+		"no share": {func(c *hypervisor.Config) { c.ShareDir = filepath.Join(dir, "gone") }, filepath.Join(dir, "gone")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := cfg
@@ -435,11 +445,4 @@ func refused(t *testing.T, cfg hypervisor.Config, want string) {
 	if after := openFDs(t); after != before {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
-}
-
-// TestGuestShareMissing needs a guest: QEMU looks at devices once it has a kernel.
-func TestGuestShareMissing(t *testing.T) {
-	cfg := guestConfig(t)
-	cfg.ShareDir, cfg.ShareTag = filepath.Join(t.TempDir(), "gone"), "test"
-	refused(t, cfg, cfg.ShareDir)
 }

@@ -105,7 +105,7 @@ func (r *restricting) mounts(share string) {
 		return
 	}
 	// Whatever it is, it becomes a mount, which alone has flags and can be moved.
-	r.call("bind share", unix.SYS_MOUNT, share, share, "none", unix.MS_BIND|unix.MS_REC)
+	r.call("bind share "+share, unix.SYS_MOUNT, share, share, "none", unix.MS_BIND|unix.MS_REC)
 	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 	r.call("make share nosuid, nodev, noexec", unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, share, unix.AT_RECURSIVE,
 		unsafe.Pointer(attr), int(unsafe.Sizeof(*attr)))
