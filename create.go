@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/huskvm/husk/host/create"
 )
 
 var createCommand = &cli.Command{
@@ -16,8 +18,9 @@ var createCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		const detach = true
-		if _, _, err := newContainer(c, c.Args().First(), detach, nil); err != nil {
+		opts := createOptions(c)
+		opts.Detach = true
+		if _, _, err := create.New(c.Context, opts); err != nil {
 			return fmt.Errorf("husk create failed: %w", err)
 		}
 		return nil
@@ -33,4 +36,13 @@ var createFlags = []cli.Flag{
 	&cli.BoolFlag{Name: "no-pivot", Usage: "accepted for runc's sake: the guest's rootfs is never the host's"},
 	&cli.BoolFlag{Name: "no-new-keyring", Usage: "accepted for runc's sake: the guest has keyrings of its own"},
 	&cli.IntFlag{Name: "preserve-fds", Usage: "pass `N` of the caller's descriptors from 3 on to the process, which gets pipes and sockets of the guest in their place"},
+}
+
+// createOptions are what createFlags and the global flags ask for.
+func createOptions(c *cli.Context) create.Options {
+	return create.Options{
+		ID: c.Args().First(), Root: c.String("root"), Bundle: c.String("bundle"), Config: c.String("config"),
+		ConsoleSocket: c.String("console-socket"), PidfdSocket: c.String("pidfd-socket"), PidFile: c.String("pid-file"),
+		PreserveFDs: c.Int("preserve-fds"), SystemdCgroup: c.Bool("systemd-cgroup"), Debug: c.Bool("debug"), Build: build,
+	}
 }

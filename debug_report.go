@@ -5,6 +5,7 @@ import (
 
 	"github.com/huskvm/husk/host/config"
 	"github.com/huskvm/husk/host/report"
+	"github.com/huskvm/husk/host/template"
 )
 
 var debugReportCommand = &cli.Command{
@@ -21,7 +22,7 @@ var debugReportCommand = &cli.Command{
 			return err
 		}
 		return report.Write(c.Context, c.App.Writer, report.Options{
-			Version: versionText(), ConfigPath: c.String("config"), StateRoot: c.String("root"), Templates: templateStore(settings),
+			Version: versionText(), ConfigPath: c.String("config"), StateRoot: c.String("root"), Templates: template.StoreOf(settings),
 		})
 	},
 }

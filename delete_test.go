@@ -148,7 +148,7 @@ func TestDeleteWhileCreating(t *testing.T) {
 	select {
 	case err := <-deleted:
 		t.Fatalf("deleted while it was made: %v", err)
-	case <-time.After(2 * lockSlice):
+	case <-time.After(400 * time.Millisecond): // so delete has looked again meanwhile
 	}
 	cmd := startProcess(t)
 	if c.Supervisor, err = state.ProcessOf(cmd.Process.Pid); err != nil {
@@ -196,13 +196,5 @@ func TestKillSupervisorThatIsStopped(t *testing.T) {
 	}
 	if c.Supervisor.Alive() {
 		t.Error("the supervisor lives on")
-	}
-}
-
-func TestAnswerTimeout(t *testing.T) {
-	for _, verb := range []state.Verb{state.Start, state.Kill, state.Exec, state.Pause, state.Resume, state.Update, state.Events, state.Ps} {
-		if limit, bounded := answerTimeout(verb, &state.Container{}); !bounded || limit <= 0 {
-			t.Errorf("%s may take any time", verb)
-		}
 	}
 }

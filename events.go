@@ -30,7 +30,7 @@ var eventsCommand = &cli.Command{
 			return err
 		}
 		id := c.Args().First()
-		container, dir, err := find(c, id, state.Events)
+		container, dir, err := state.OpenFor(state.Events, c.String("root"), id)
 		if err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ type event struct {
 // printStats connects for its one line: a supervisor lets its callers finish
 // before it ends, so nobody stays connected who has no question.
 func printStats(ctx context.Context, w io.Writer, dir *state.Dir, container *state.Container) error {
-	supervisor, err := dial(ctx, dir, container, state.Events)
+	supervisor, err := control.ConnectFor(ctx, dir, container, state.Events)
 	if err != nil {
 		return err
 	}
@@ -118,13 +118,10 @@ func printOOM(w io.Writer, container *state.Container) error {
 	return nil
 }
 
-// awaitOOM is the one call of events that waits for something to happen.
-const awaitOOM state.Verb = "events (memory)"
-
 // followOOM sends for each time that the guest has killed processes for want of
 // memory, until the container ends.
 func followOOM(ctx context.Context, dir *state.Dir, container *state.Container, ooms chan<- struct{}) {
-	supervisor, err := dial(ctx, dir, container, awaitOOM)
+	supervisor, err := control.ConnectFor(ctx, dir, container, control.AwaitOOM)
 	if err != nil {
 		return // it has ended, or says so when asked for stats
 	}

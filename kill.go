@@ -1,20 +1,14 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/host/state"
-	"github.com/huskvm/husk/host/supervisor/control"
+	"github.com/huskvm/husk/host/lifecycle"
 )
 
 var killCommand = &cli.Command{
@@ -39,73 +33,8 @@ var killCommand = &cli.Command{
 				return err
 			}
 		}
-		return kill(c, c.Args().First(), sig, c.Bool("all"))
+		return lifecycle.Kill(c.Context, c.String("root"), c.Args().First(), sig, c.Bool("all"))
 	},
-}
-
-func kill(c *cli.Context, id string, sig unix.Signal, all bool) error {
-	container, dir, err := find(c, id, state.Kill)
-	if err == nil {
-		defer dir.Close()
-		err = sendSignal(c.Context, dir, container, sig, all)
-	}
-	if refused := new(state.Error); all && errors.As(err, &refused) && refused.Status == state.Stopped {
-		// Engines send a last kill --all to what may have ended, also just now, and
-		// expect success.
-		return nil
-	}
-	if container == nil {
-		return err
-	}
-	if sig != unix.SIGKILL {
-		return err
-	}
-	if err != nil {
-		return killSupervisor(c.Context, dir, container, err)
-	}
-	// With runc a delete right after works, as the process is gone at once. Here
-	// its last output and files are still on their way: give them a moment. A
-	// container that takes longer, for want of a reader, is not this verb's failure.
-	ctx, cancel := context.WithTimeout(c.Context, killGrace)
-	defer cancel()
-	_ = container.Supervisor.Wait(ctx)
-	return nil
-}
-
-const (
-	// killTimeout is how long a supervisor may take to answer kill: it gives the guest
-	// 10 seconds.
-	killTimeout = 15 * time.Second
-	// killGrace is how long kill waits for a container to be gone after SIGKILL.
-	killGrace = 5 * time.Second
-)
-
-// sendSignal has the supervisor send a signal. It does not stay connected: a
-// container that ends waits for whoever is.
-func sendSignal(ctx context.Context, dir *state.Dir, container *state.Container, sig unix.Signal, all bool) error {
-	if sig == unix.SIGKILL && container.Supervisor.Suspended() {
-		return fmt.Errorf("%w: it is stopped", errNoAnswer)
-	}
-	supervisor, err := dial(ctx, dir, container, state.Kill)
-	if err != nil {
-		return err
-	}
-	defer supervisor.Close()
-	_, err = supervisor.Kill(ctx, &control.KillRequest{Signal: uint32(sig), All: all})
-	return control.Error(err)
-}
-
-// killSupervisor is for a SIGKILL that the supervisor did not carry out. One that does
-// not answer is killed itself, and the virtual machine ends with it. One that answers
-// has its reason, such as that the container has ended by now.
-func killSupervisor(ctx context.Context, dir *state.Dir, container *state.Container, reason error) error {
-	if !errors.Is(reason, errNoAnswer) && !errors.Is(reason, unix.ECONNREFUSED) && !errors.Is(reason, fs.ErrNotExist) {
-		return reason
-	}
-	logrus.Debugf("kill the supervisor itself: %v", reason)
-	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
-	defer cancel()
-	return endSupervisor(ctx, dir, container.Supervisor)
 }
 
 // maxSignal is the highest real-time signal, signal(7).

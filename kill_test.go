@@ -51,7 +51,7 @@ func TestKillLeaves(t *testing.T) {
 			select {
 			case <-f.left:
 				ended <- true
-			case <-time.After(killGrace / 2):
+			case <-time.After(2 * time.Second): // less than kill waits for the end
 				ended <- false
 			}
 			_ = process.Process.Kill()

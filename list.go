@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -37,14 +36,6 @@ var listCommand = &cli.Command{
 	},
 }
 
-// formatFlag makes the flag that list and ps share; urfave/cli keeps a flag's
-// parsed value in the flag itself, so they cannot share the flag.
-func formatFlag() cli.Flag {
-	return &cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "table or json"}
-}
-
-var errFormat = errors.New("invalid format option")
-
 func list(w io.Writer, containers []*state.Container, format string, quiet bool) error {
 	if quiet {
 		// As in runc, the format does not matter then.
@@ -56,9 +47,9 @@ func list(w io.Writer, containers []*state.Container, format string, quiet bool)
 		return nil
 	}
 	// Nil without containers, for runc's `null`.
-	var all []description
+	var all []state.Description
 	for _, c := range containers {
-		all = append(all, describe(c))
+		all = append(all, state.Describe(c))
 	}
 	switch format {
 	case "table":
@@ -73,7 +64,7 @@ func list(w io.Writer, containers []*state.Container, format string, quiet bool)
 }
 
 // listTable prints runc's columns in runc's widths: scripts cut them.
-func listTable(w io.Writer, all []description) error {
+func listTable(w io.Writer, all []state.Description) error {
 	const minWidth, tabWidth, padding = 12, 1, 3
 	t := tabwriter.NewWriter(w, minWidth, tabWidth, padding, ' ', 0)
 	fmt.Fprint(t, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n")

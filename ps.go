@@ -48,7 +48,7 @@ var psCommand = &cli.Command{
 // hostPIDs asks the supervisor; nil for a stopped container, which prints as
 // runc's `null`.
 func hostPIDs(c *cli.Context, id string) ([]int32, error) {
-	container, supervisor, err := connect(c, id, state.Ps)
+	container, supervisor, err := control.Open(c.Context, c.String("root"), id, state.Ps)
 	if refused := new(state.Error); errors.As(err, &refused) && refused.Status == state.Stopped {
 		return nil, nil
 	}

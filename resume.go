@@ -16,7 +16,7 @@ var resumeCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		_, supervisor, err := connect(c, c.Args().First(), state.Resume)
+		_, supervisor, err := control.Open(c.Context, c.String("root"), c.Args().First(), state.Resume)
 		if err != nil {
 			return err
 		}

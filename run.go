@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"os"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/host/caller"
+	"github.com/huskvm/husk/host/create"
+	"github.com/huskvm/husk/host/lifecycle"
 	"github.com/huskvm/husk/host/timings"
 )
 
@@ -24,7 +26,9 @@ var runCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		code, err := run(c, c.Args().First(), c.Bool("detach"))
+		opts := createOptions(c)
+		opts.Detach = c.Bool("detach")
+		code, err := run(c.Context, opts, c.Bool("keep"))
 		if err != nil {
 			return fmt.Errorf("husk run failed: %w", err)
 		}
@@ -35,47 +39,40 @@ var runCommand = &cli.Command{
 	},
 }
 
-func run(c *cli.Context, id string, detach bool) (code int, err error) {
-	fg, err := newForeground(detach)
+func run(ctx context.Context, opts create.Options, keep bool) (code int, err error) {
+	fg, err := caller.NewForeground(opts.Detach)
 	if err != nil {
 		return 0, err
 	}
 	defer fg.Close()
-	process, terminal, err := newContainer(c, id, detach, fg.socket())
+	opts.Console = fg.Socket()
+	process, terminal, err := create.New(ctx, opts)
 	if err != nil {
 		return 0, err
 	}
-	if !detach {
-		err = fg.attach(process, terminal)
+	if !opts.Detach {
+		err = fg.Attach(process, terminal)
 	}
 	if err == nil {
-		err = startAndHooks(c, id)
+		err = lifecycle.Start(ctx, opts.Root, opts.ID)
 	}
 	if err != nil {
 		// It can have ended already, for a reason its exit code tells.
-		if derr := destroy(c, id, true); derr != nil {
+		if derr := lifecycle.Delete(ctx, opts.Root, opts.ID, true); derr != nil {
 			return 0, fmt.Errorf("%w (and it could not be deleted: %w)", err, derr)
 		}
 		return 0, err
 	}
-	if detach {
+	if opts.Detach {
 		return 0, nil
 	}
-	if code, err = fg.wait(process); err != nil {
+	if code, err = fg.Wait(process); err != nil {
 		return 0, err
 	}
-	timings.Lap(c.Context, "the container runs")
-	if c.Bool("keep") {
+	timings.Lap(ctx, "the container runs")
+	if keep {
 		return code, nil
 	}
-	defer timings.Lap(c.Context, "delete")
-	return code, destroy(c, id, true)
-}
-
-// exitCode is a shell's: 128+n after signal n.
-func exitCode(st *os.ProcessState) int {
-	if ws, ok := st.Sys().(unix.WaitStatus); ok && ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return st.ExitCode()
+	defer timings.Lap(ctx, "delete")
+	return code, lifecycle.Delete(ctx, opts.Root, opts.ID, true)
 }

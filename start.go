@@ -1,17 +1,9 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"time"
-
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/host/hooks"
-	"github.com/huskvm/husk/host/state"
-	"github.com/huskvm/husk/host/supervisor/control"
-	"github.com/huskvm/husk/host/timings"
-	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/host/lifecycle"
 )
 
 var startCommand = &cli.Command{
@@ -23,78 +15,6 @@ var startCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		return startAndHooks(c, c.Args().First())
+		return lifecycle.Start(c.Context, c.String("root"), c.Args().First())
 	},
-}
-
-// startAndHooks is start with what comes after the process runs: a poststart hook
-// that fails is the end of the container, as with runc and as specification 1.3.0
-// has it. To delete it is the caller's.
-func startAndHooks(c *cli.Context, id string) error {
-	container, err := start(c, id)
-	if err != nil {
-		return err
-	}
-	st := container.OCI(state.Running)
-	err = hooks.Run(c.Context, hooks.Of(container.Hooks).Poststart, "poststart", st, st.Bundle)
-	if err == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(c.Context, deleteTimeout)
-	defer cancel()
-	return errors.Join(err, container.Supervisor.Kill(ctx))
-}
-
-// start releases a created container's process, and returns when it is time for
-// its poststart hooks.
-func start(c *cli.Context, id string) (*state.Container, error) {
-	container, supervisor, err := connect(c, id, state.Start)
-	if err != nil {
-		return nil, err
-	}
-	var resp *control.StartResponse
-	if err = makeRoom(c.Context, supervisor.dir, container); err == nil {
-		resp, err = startWith(c, supervisor)
-	}
-	// A container that ends waits for whoever is connected.
-	supervisor.Close()
-	if err != nil {
-		// A program that could not be executed was the container's end, and engines
-		// delete the container next.
-		ctx, cancel := context.WithTimeout(c.Context, endGrace)
-		defer cancel()
-		_ = container.Supervisor.Wait(ctx)
-		return nil, err
-	}
-	timings.From(c.Context).Add(control.Phases(resp.Phases)...)
-	timings.Lap(c.Context, "start")
-	if len(hooks.Of(container.Hooks).Poststart) > 0 {
-		ctx, cancel := context.WithTimeout(c.Context, poststartGrace(container.Accel))
-		defer cancel()
-		_ = container.Supervisor.Wait(ctx) // either way it is time
-	}
-	return container, nil
-}
-
-// endGrace is how long a container whose start failed may take to end, if it does.
-const endGrace = 2 * time.Second
-
-func startWith(c *cli.Context, supervisor *connection) (*control.StartResponse, error) {
-	timings.Lap(c.Context, "connect to supervisor")
-	resp, err := supervisor.Start(c.Context, &control.StartRequest{})
-	if err != nil {
-		return nil, control.Error(err)
-	}
-	return resp, nil
-}
-
-// poststartGrace is how long poststart hooks wait for a container that may be
-// about to end. They come after the program: what it does at once is done before
-// they look, with runc on any host, but in a guest, above all an emulated one, its
-// first instructions take longer than it takes to run a hook.
-func poststartGrace(accel string) time.Duration {
-	if accel == string(hypervisor.TCG) {
-		return 500 * time.Millisecond
-	}
-	return 50 * time.Millisecond
 }

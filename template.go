@@ -1,12 +1,10 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,16 +12,12 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
-	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/create"
 	"github.com/huskvm/husk/host/specconv"
-	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/host/template"
-	"github.com/huskvm/husk/host/timings"
-	"github.com/huskvm/husk/hypervisor/qemu"
 )
 
 var templateCommand = &cli.Command{
@@ -69,13 +63,6 @@ var templateCommand = &cli.Command{
 	},
 }
 
-func templateStore(settings *config.Config) template.Store {
-	return template.Store{
-		Dir:    filepath.Join(settings.Cache, "templates"),
-		MaxAge: time.Duration(settings.TemplatesMaxAge), MaxBytes: int64(settings.TemplatesMaxMiB) << 20,
-	}
-}
-
 func listTemplates(c *cli.Context) error {
 	if err := exactArgs(c, 0); err != nil {
 		return err
@@ -84,7 +71,7 @@ func listTemplates(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := templateStore(settings).List()
+	all, err := template.StoreOf(settings).List()
 	if err != nil {
 		return err
 	}
@@ -104,11 +91,11 @@ func markUsable(c *cli.Context, settings *config.Config, all []template.Entry) {
 	if len(all) == 0 {
 		return
 	}
-	m, image, err := machineOf(c, settings, &specconv.Plan{})
+	m, image, err := create.MachineOf(c.Context, settings, &specconv.Plan{})
 	if err != nil {
 		return // check says why
 	}
-	here, err := kindOf(m, image.Digest, template.Scope{})
+	here, err := create.KindOf(m, image.Digest, template.Scope{})
 	if err != nil {
 		return
 	}
@@ -122,7 +109,7 @@ func pruneTemplates(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	removed, err := templateStore(settings).Prune(c.Duration("unused"), c.Args().Slice()...)
+	removed, err := template.StoreOf(settings).Prune(c.Duration("unused"), c.Args().Slice()...)
 	if err != nil && len(removed) == 0 {
 		return err
 	}
@@ -154,45 +141,6 @@ func tenant(k template.Kind) string {
 	return strings.Join(parts, "/")
 }
 
-// useTemplate finds the memory template for a machine and makes it when there is
-// none. Without one the container boots: that is slower and no failure, and the
-// plan's warnings say why.
-func useTemplate(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, scope template.Scope, plan *specconv.Plan) *supervisor.Template {
-	t, discarded, err := findOrMake(ctx, settings, m, guestDigest, scope)
-	if discarded != nil {
-		plan.Warnings = append(plan.Warnings, fmt.Sprintf("memory template %v; it was made again", discarded))
-	}
-	if err != nil {
-		plan.Warnings = append(plan.Warnings, fmt.Sprintf("no memory template, so the container boots: %v", err))
-		return nil
-	}
-	return &supervisor.Template{Store: filepath.Dir(filepath.Dir(t.RAM)), Key: t.Key, RAM: t.RAM, Devices: t.Devices}
-}
-
-// findOrMake returns the template and, where one was found that could not be
-// used, why.
-func findOrMake(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, scope template.Scope) (t *template.Template, discarded, err error) {
-	kind, err := kindOf(m, guestDigest, scope)
-	if err != nil {
-		return nil, nil, err
-	}
-	store := templateStore(settings)
-	t, err = store.Find(*kind)
-	if !errors.Is(err, template.ErrNone) {
-		return t, nil, err
-	}
-	var unusable *template.DiscardedError
-	if errors.As(err, &unusable) {
-		discarded = unusable
-	}
-	logrus.Debugf("making a memory template: %v", err)
-	// Its phases are not the container's.
-	ctx, cancel := context.WithTimeout(timings.With(ctx, nil), m.BootTimeout)
-	defer cancel()
-	t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), m.Config(), m.NICs))
-	return t, discarded, err
-}
-
 // createTemplate makes the template that a container with these limits would
 // make, before there is one.
 func createTemplate(c *cli.Context) error {
@@ -210,47 +158,22 @@ func createTemplate(c *cli.Context) error {
 	if err := plan.VM.Check(); err != nil {
 		return err
 	}
-	m, image, err := machineOf(c, settings, plan)
+	m, image, err := create.MachineOf(c.Context, settings, plan)
 	if err != nil {
 		return err
 	}
 	scope := template.Scope{Tenant: c.String("tenant")}
-	if kind, err := kindOf(m, image.Digest, scope); err == nil {
-		templateStore(settings).Retry(kind.Key())
+	if kind, err := create.KindOf(m, image.Digest, scope); err == nil {
+		template.StoreOf(settings).Retry(kind.Key())
 	}
-	t, _, err := findOrMake(c.Context, settings, m, image.Digest, scope)
+	t, _, err := create.FindOrMakeTemplate(c.Context, settings, m, image.Digest, scope)
 	if err != nil {
 		return err
 	}
-	all, err := templateStore(settings).List()
+	all, err := template.StoreOf(settings).List()
 	if err != nil {
 		return err
 	}
 	markUsable(c, settings, all)
 	return printTemplates(c.App.Writer, slices.DeleteFunc(all, func(e template.Entry) bool { return e.Key != t.Key }))
-}
-
-func kindOf(m *supervisor.Machine, guestDigest string, scope template.Scope) (*template.Kind, error) {
-	cpu, err := template.HostCPU()
-	if err != nil {
-		return nil, err
-	}
-	vmm, err := template.FileIdentity(m.QEMU)
-	if err != nil {
-		return nil, err
-	}
-	husk, err := template.FileIdentity("/proc/self/exe")
-	if err != nil {
-		return nil, err
-	}
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return nil, fmt.Errorf("uname: %w", err)
-	}
-	return &template.Kind{
-		Husk: husk, Guest: guestDigest, VMM: vmm, Accel: string(m.Accel), CPU: cpu,
-		Machine: qemu.Fingerprint(m.Config(), m.NICs), Host: unix.ByteSliceToString(uts.Release[:]),
-		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs, NICs: m.NICs, Cmdline: m.KernelParams,
-		Tenant: scope.Tenant, Part: scope.Part,
-	}, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,15 +8,12 @@ import (
 	"math"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/docker/go-units"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
-	"github.com/huskvm/husk/host/cgroup"
-	"github.com/huskvm/husk/host/specconv"
+	"github.com/huskvm/husk/host/limits"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/host/supervisor/control"
 )
@@ -55,7 +51,7 @@ var updateCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		_, supervisor, err := connect(c, c.Args().First(), state.Update)
+		_, supervisor, err := control.Open(c.Context, c.String("root"), c.Args().First(), state.Update)
 		if err != nil {
 			return err
 		}
@@ -64,69 +60,8 @@ var updateCommand = &cli.Command{
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(c.Context, limitsTimeout)
-		defer cancel()
-		if err := supervisor.dir.Lock(ctx); err != nil {
-			return err
-		}
-		defer supervisor.dir.Unlock()
-		container, err := supervisor.dir.Load()
-		if err != nil {
-			return err
-		}
-		return update(c.Context, container, supervisor, asked)
+		return limits.Update(c.Context, supervisor, asked)
 	},
-}
-
-// update changes the limits on both sides, or on none: the host's first, as
-// what stood there is easily put back. The container's state is the supervisor's
-// to save, with the limits.
-func update(ctx context.Context, container *state.Container, supervisor *connection, asked *specs.LinuxResources) error {
-	group := container.Cgroup
-	if group == nil {
-		group = &cgroup.Group{}
-	}
-	host, guest, err := specconv.Resources(asked, group.Limits)
-	if err != nil {
-		return err
-	}
-	change := group.Plan(host, container.Saved == state.Created)
-	dropped, refused := sortDropped(change.Dropped)
-	if refused != "" {
-		return specconv.NotUpdated(refused)
-	}
-	req := &control.UpdateRequest{}
-	if req.Resources, err = json.Marshal(guest); err != nil {
-		return fmt.Errorf("encode resources: %w", err)
-	}
-	if req.Limits, err = json.Marshal(change.Limits); err != nil {
-		return fmt.Errorf("encode limits: %w", err)
-	}
-	if err := change.Apply(); err != nil {
-		return err
-	}
-	if _, err := supervisor.Update(ctx, req); err != nil {
-		return errors.Join(control.Error(err), change.Undo())
-	}
-	// Only now: a log that holds more than the one line of an error is not
-	// understood by podman.
-	for _, w := range dropped {
-		logrus.Warn(w)
-	}
-	return nil
-}
-
-// sortDropped tells what update must not leave undone from limits on what a
-// guest does not have anyway, which kubelet sends with every update.
-func sortDropped(all []string) (dropped []string, refused string) {
-	for _, w := range all {
-		if strings.HasPrefix(w, "linux.resources.hugepageLimits") || strings.HasPrefix(w, "linux.resources.rdma") {
-			dropped = append(dropped, w)
-		} else if refused == "" {
-			refused = w
-		}
-	}
-	return dropped, refused
 }
 
 // resources is what update is asked to change, and nothing else.

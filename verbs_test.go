@@ -166,7 +166,7 @@ func TestListStopped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []description
+	var all []state.Description
 	if err := json.Unmarshal([]byte(out), &all); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -53,6 +56,8 @@ func forbidden(from, to string) string {
 		return "what both sides share imports neither"
 	case in(from, "libcontainer") && inAny(to, "agent", "protocol"):
 		return "libcontainer never learns what a VM is"
+	case from != module && strings.HasPrefix(to, "github.com/urfave/cli"):
+		return "the command line is parsed at the top: whoever is below gets options"
 	case in(from, "hypervisor") && inAny(to, containerRooms...):
 		return "hypervisor never learns what a container is"
 	case in(from, "hypervisor") && strings.HasPrefix(to, "github.com/opencontainers/"):
@@ -67,8 +72,9 @@ func forbidden(from, to string) string {
 
 // containerRooms is the host's code that knows what a container is.
 var containerRooms = []string{
-	"host/supervisor", "host/mounts", "host/install", "host/specconv", "host/state", "host/config", "host/network", "host/cgroup",
-	"host/bootimage", "host/check", "host/report", "host/template", "protocol",
+	"host/supervisor", "host/mounts", "host/install", "host/specconv", "host/state", "host/config", "host/network",
+	"host/cgroup", "host/bootimage", "host/check", "host/report", "host/template", "host/create", "host/caller",
+	"host/exec", "host/lifecycle", "host/limits", "protocol",
 }
 
 // listed is the part of `go list -json` that is needed.
@@ -161,6 +167,33 @@ func TestArrowRules(t *testing.T) {
 	} {
 		if got := forbidden(module+"/"+c.from, module+"/"+c.to) != ""; got != c.bad {
 			t.Errorf("%s -> %s: forbidden is %v, want %v", c.from, c.to, got, c.bad)
+		}
+	}
+	const cli = "github.com/urfave/cli/v2"
+	if forbidden(module, cli) != "" || forbidden(module+"/host/create", cli) == "" {
+		t.Error("not only the verbs may read the command line")
+	}
+}
+
+// TestTopHoldsVerbs: a file at the top is main.go or holds a verb, named as the file is.
+func TestTopHoldsVerbs(t *testing.T) {
+	files, err := filepath.Glob("../*.go")
+	if err != nil || len(files) < 10 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, path := range files {
+		name := filepath.Base(path)
+		// pages.go is main for a build of its own, which writes the man page.
+		if strings.HasSuffix(name, "_test.go") || name == "main.go" || name == "pages.go" {
+			continue
+		}
+		verb := strings.ReplaceAll(strings.TrimSuffix(name, ".go"), "_", "-")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !regexp.MustCompile(`Name:\s+"` + verb + `"`).Match(text) {
+			t.Errorf("%s holds no verb %s: what is below the verbs lives in host/", name, verb)
 		}
 	}
 }

@@ -208,6 +208,24 @@ func Open(root, id string) (*Dir, error) {
 	return d, err
 }
 
+// OpenFor opens the directory of a container, and refuses a verb that the container's
+// status does not allow.
+func OpenFor(verb Verb, root, id string) (*Container, *Dir, error) {
+	dir, err := Open(root, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	container, err := dir.Load()
+	if err == nil {
+		err = Allowed(verb, id, container.Status())
+	}
+	if err != nil {
+		dir.Close()
+		return nil, nil, err
+	}
+	return container, dir, nil
+}
+
 // OpenDir opens a container's directory by its path.
 func OpenDir(path string) (*Dir, error) { return open(path) }
 

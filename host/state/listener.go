@@ -1,6 +1,7 @@
 package state
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,4 +57,22 @@ func (d *Dir) listener(name string) (Process, error) {
 		return Process{}, unix.ECONNREFUSED // it has ended
 	}
 	return p, err
+}
+
+// EndSupervisor ends the process that is saved as a container's, and whoever else
+// serves the container: it is not saved yet, or the container's process is a stand-in.
+func (d *Dir) EndSupervisor(ctx context.Context, saved Process) error {
+	if err := saved.Kill(ctx); err != nil {
+		return err
+	}
+	others, err := d.Listeners()
+	if err != nil {
+		return err
+	}
+	for _, p := range others {
+		if err := p.Kill(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }

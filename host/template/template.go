@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/host/config"
 	"github.com/huskvm/husk/host/flock"
 )
 
@@ -31,6 +32,14 @@ type Store struct {
 	Dir      string
 	MaxAge   time.Duration // since the last start from it
 	MaxBytes int64         // on disk, of all together
+}
+
+// StoreOf is where the settings say that templates are kept.
+func StoreOf(settings *config.Config) Store {
+	return Store{
+		Dir:    filepath.Join(settings.Cache, "templates"),
+		MaxAge: time.Duration(settings.TemplatesMaxAge), MaxBytes: int64(settings.TemplatesMaxMiB) << 20,
+	}
 }
 
 // Template is one that was checked and may be used.

@@ -104,6 +104,13 @@ type NamedFile struct {
 	File *os.File
 }
 
+// CloseFiles closes files that have been passed, or are not to be.
+func CloseFiles(files []NamedFile) {
+	for _, f := range files {
+		f.File.Close()
+	}
+}
+
 // Child is a re-executed husk as its parent sees it.
 type Child struct {
 	Process *os.Process

@@ -1,7 +1,8 @@
-package main
+package create
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"runtime"
@@ -9,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/bootimage"
@@ -31,15 +31,15 @@ const (
 
 // newMachine decides everything about the VM: what the plan asks for, else what
 // the settings file says, else the default. annotations are config.json's.
-func newMachine(c *cli.Context, settings *config.Config, plan *specconv.Plan, annotations map[string]string) (*supervisor.Machine, error) {
-	m, image, err := machineOf(c, settings, plan)
+func newMachine(ctx context.Context, settings *config.Config, plan *specconv.Plan, annotations map[string]string) (*supervisor.Machine, error) {
+	m, image, err := MachineOf(ctx, settings, plan)
 	if err != nil {
 		return nil, err
 	}
 	// A template's devices are those of every container, so one with disks boots.
 	scope := template.ScopeOf(settings.TemplateScope, plan.VM.TemplateScope, annotations)
 	if settings.Templates != "off" && !scope.Alone && !m.FreePages && len(plan.Disks) == 0 {
-		m.Template = useTemplate(c.Context, settings, m, image.Digest, scope, plan)
+		m.Template = useTemplate(ctx, settings, m, image.Digest, scope, plan)
 	}
 	return m, nil
 }
@@ -64,8 +64,9 @@ func mayEmulate(settings *config.Config, plan *specconv.Plan, probe func(hypervi
 	return weakens([]string{specconv.AnnotationAccel})
 }
 
-// machineOf is newMachine without a template.
-func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, *bootimage.Image, error) {
+// MachineOf is the VM of a plan without a template, and the boot image. It adds to the
+// plan's warnings.
+func MachineOf(ctx context.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, *bootimage.Image, error) {
 	if err := mayEmulate(settings, plan, qemu.ProbeAccel); err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +78,7 @@ func machineOf(c *cli.Context, settings *config.Config, plan *specconv.Plan) (*s
 	if err != nil {
 		return nil, nil, err
 	}
-	image, err := bootimage.Prepare(c.Context, guestSettings(settings), os.Stderr)
+	image, err := bootimage.Prepare(ctx, bootImage(settings), os.Stderr)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,7 +117,7 @@ func defaultVCPUs(accel hypervisor.Accel) int {
 	return min(runtime.NumCPU(), maxDefaultVCPUs)
 }
 
-func guestSettings(s *config.Config) bootimage.Settings {
+func bootImage(s *config.Config) bootimage.Settings {
 	return bootimage.Settings{Kernel: s.Kernel, Modules: s.Modules, CacheDir: s.Cache}
 }
 

@@ -1,4 +1,6 @@
-package main
+// Package create makes a container, up to the status created: it loads the bundle, plans,
+// decides about the virtual machine, and launches the supervisor.
+package create
 
 import (
 	"context"
@@ -13,11 +15,13 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
-	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/host/caller"
 	"github.com/huskvm/husk/host/cgroup"
 	"github.com/huskvm/husk/host/config"
 	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/lifecycle"
+	"github.com/huskvm/husk/host/limits"
 	"github.com/huskvm/husk/host/network"
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
@@ -27,15 +31,37 @@ import (
 	"github.com/huskvm/husk/nsfork"
 )
 
-// newContainer makes a container, up to the status created, from the flags that
-// create and run share. console is the connected console socket where there is
-// one. It returns the supervisor and whether the container has a terminal. On
-// error nothing is left.
-func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *os.Process, terminal bool, err error) {
+// Options are what the verbs create and run ask for.
+type Options struct {
+	ID     string
+	Root   string // directory of the containers' state, absolute
+	Bundle string // directory of config.json; empty: the working directory
+	Config string // path of the settings file; empty: the usual one, if it exists
+	// Detach says that the caller does not wait for the container.
+	Detach bool
+	// ConsoleSocket is the path of the engine's unix socket that receives the pty's
+	// master. Where it is empty Console does, the end of a socket of the caller's own,
+	// which is nil where there is none.
+	ConsoleSocket string
+	Console       *os.File
+	PidfdSocket   string // path of a unix socket that receives a pidfd; empty: none
+	PidFile       string // empty: none
+	// PreserveFDs is the number of descriptors from 3 on for the process, beside those
+	// of a service manager.
+	PreserveFDs   int
+	SystemdCgroup bool // cgroups are made through systemd
+	Debug         bool
+	Build         string // that husk and its agent must be of
+}
+
+// New makes a container, up to the status created. It returns the process that the
+// container is known by, and whether the container has a terminal. On error nothing is
+// left.
+func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err error) {
 	if os.Geteuid() != 0 {
 		return nil, false, errors.New("husk needs root: rootless containers are not supported yet")
 	}
-	bundle, err := filepath.Abs(c.String("bundle"))
+	bundle, err := filepath.Abs(o.Bundle)
 	if err != nil {
 		return nil, false, fmt.Errorf("resolve bundle: %w", err)
 	}
@@ -43,28 +69,29 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err != nil {
 		return nil, false, err
 	}
-	if err := refuseExisting(c.String("root"), id); err != nil {
+	if err := refuseExisting(o.Root, o.ID); err != nil {
 		return nil, false, err
 	}
-	activated := activate(spec.Process)
-	plan, err := planOf(c, id, bundle, spec)
+	activated := caller.Activate(spec.Process)
+	plan, err := planOf(o.Root, o.ID, bundle, spec)
 	if err != nil {
 		return nil, false, err
 	}
-	timings.Lap(c.Context, "read config.json")
-	kinds, passed, err := passedDescriptors(c, activated)
+	timings.Lap(ctx, "read config.json")
+	kinds, passed, err := caller.Descriptors(o.PreserveFDs + activated)
 	if err != nil {
 		return nil, false, err
 	}
-	defer closeFiles(passed)
+	defer launch.CloseFiles(passed)
 	terminal = spec.Process.Terminal
-	if err := checkTerminal(terminal, detach, c.String("console-socket") != ""); err != nil {
+	if err := caller.CheckTerminal(terminal, o.Detach, o.ConsoleSocket != ""); err != nil {
 		return nil, false, err
 	}
-	if console, err = dialConsole(c.String("console-socket"), console); err != nil {
+	console, err := caller.DialConsole(o.ConsoleSocket, o.Console)
+	if err != nil {
 		return nil, false, err
 	}
-	settings, err := config.Load(c.String("config"))
+	settings, err := config.Load(o.Config)
 	if err != nil {
 		return nil, false, err
 	}
@@ -72,30 +99,30 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 	if err != nil {
 		return nil, false, err
 	}
-	machine, err := newMachine(c, settings, plan, spec.Annotations)
+	machine, err := newMachine(ctx, settings, plan, spec.Annotations)
 	if err != nil {
 		return nil, false, err
 	}
-	timings.Lap(c.Context, "settings, kernel, template")
+	timings.Lap(ctx, "settings, kernel, template")
 	self, err := state.ProcessOf(os.Getpid())
 	if err != nil {
 		return nil, false, err
 	}
 	n := &creation{
-		plan: plan, pidFile: c.String("pid-file"), passed: passed,
+		options: &o, plan: plan, passed: passed,
 		container: &state.Container{
-			OCIVersion: specs.Version, ID: id, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
+			OCIVersion: specs.Version, ID: o.ID, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
 			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating, Creator: self,
 			Annotations: spec.Annotations, Accel: string(machine.Accel),
 			Hooks: spec.Hooks, Process: spec.Process,
 		},
 		boot: supervisor.Bootstrap{
-			Plan: plan, Machine: *machine, Walls: *walls, FailuresDir: settings.Failures, Build: build, Debug: c.Bool("debug"),
-			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !detach,
+			Plan: plan, Machine: *machine, Walls: *walls, FailuresDir: settings.Failures, Build: o.Build, Debug: o.Debug,
+			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !o.Detach,
 			Descriptors: kinds,
 		},
 	}
-	process, err := n.run(c, console)
+	process, err := n.run(ctx, console)
 	if err != nil {
 		return nil, false, err
 	}
@@ -111,7 +138,7 @@ func newContainer(c *cli.Context, id string, detach bool, console *os.File) (_ *
 }
 
 // planOf converts a spec and refuses what other containers on this host stand against.
-func planOf(c *cli.Context, id, bundle string, spec *specs.Spec) (*specconv.Plan, error) {
+func planOf(root, id, bundle string, spec *specs.Spec) (*specconv.Plan, error) {
 	env, err := hostEnv(id, bundle)
 	if err != nil {
 		return nil, err
@@ -120,7 +147,7 @@ func planOf(c *cli.Context, id, bundle string, spec *specs.Spec) (*specconv.Plan
 	if err != nil {
 		return nil, err
 	}
-	if err := refuseSharing(c.String("root"), spec); err != nil {
+	if err := refuseSharing(root, spec); err != nil {
 		return nil, err
 	}
 	occupied, err := refuseOccupied(spec)
@@ -136,7 +163,7 @@ func planOf(c *cli.Context, id, bundle string, spec *specs.Spec) (*specconv.Plan
 
 // hostEnv is what specconv knows of this host.
 func hostEnv(id, bundle string) (specconv.Env, error) {
-	limits, err := callersRlimits()
+	limits, err := caller.Rlimits()
 	return specconv.Env{ID: id, Bundle: bundle, MemoryMiB: hostMemoryMiB(), CPUs: runtime.NumCPU(), Rlimits: limits}, err
 }
 
@@ -164,10 +191,10 @@ func owner() string {
 // creation is one container on its way to the status created, with what there
 // is to undo.
 type creation struct {
+	options   *Options
 	plan      *specconv.Plan
 	container *state.Container
 	boot      supervisor.Bootstrap
-	pidFile   string
 	passed    []launch.NamedFile // for the container's process
 
 	dir     *state.Dir
@@ -184,43 +211,45 @@ func (n *creation) process() *os.Process {
 }
 
 // run does it. On error it undoes what it did.
-func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err error) {
-	if n.dir, err = state.Create(c.String("root"), n.container); err != nil {
+func (n *creation) run(ctx context.Context, console *os.File) (_ *os.Process, err error) {
+	if n.dir, err = state.Create(n.options.Root, n.container); err != nil {
 		return nil, err
 	}
 	defer n.dir.Close()
 	defer func() {
 		if err != nil {
-			n.undo()
+			n.undo(context.WithoutCancel(ctx))
 		}
 	}()
-	timings.Lap(c.Context, "make state directory")
-	if err = n.launch(c, console); err != nil {
+	timings.Lap(ctx, "make state directory")
+	if err = n.launch(ctx, console); err != nil {
 		return nil, err
 	}
 	if hooks.AtCreate(n.container.Hooks) {
-		if err = n.runHooks(c.Context); err != nil {
+		if err = n.runHooks(ctx); err != nil {
 			return nil, err
 		}
-		timings.Lap(c.Context, "hooks")
+		timings.Lap(ctx, "hooks")
 	}
 	n.expect(n.container.Hooks)
 	report, err := n.child.Wait()
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
-	timings.From(c.Context).Add(report.Phases...)
+	timings.From(ctx).Add(report.Phases...)
 	n.plan.Warnings = append(n.plan.Warnings, report.Warnings...)
-	timings.Lap(c.Context, "wait for supervisor")
-	if err = n.limit(); err != nil {
+	timings.Lap(ctx, "wait for supervisor")
+	dropped, err := limits.Set(n.container.Cgroup, n.plan.Shadow.Resources, n.process().Pid)
+	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
-	timings.Lap(c.Context, "host limits")
-	if err = sendPidfd(c.String("pidfd-socket"), n.process().Pid, pidfdContainer); err != nil {
+	n.plan.Warnings = append(n.plan.Warnings, dropped...)
+	timings.Lap(ctx, "host limits")
+	if err = caller.SendPidfd(n.options.PidfdSocket, n.process().Pid, caller.PidfdContainer); err != nil {
 		return nil, err
 	}
-	if n.pidFile != "" {
-		if err = writePIDFile(n.pidFile, n.process().Pid); err != nil {
+	if n.options.PidFile != "" {
+		if err = caller.WritePIDFile(n.options.PidFile, n.process().Pid); err != nil {
 			return nil, err
 		}
 	}
@@ -232,7 +261,7 @@ func (n *creation) run(c *cli.Context, console *os.File) (_ *os.Process, err err
 			return nil, err
 		}
 	}
-	timings.Lap(c.Context, "pid file, commit")
+	timings.Lap(ctx, "pid file, commit")
 	return n.process(), nil
 }
 
@@ -254,7 +283,7 @@ var procName = map[specs.LinuxNamespaceType]string{specs.MountNamespace: "mnt", 
 
 // launch starts the supervisor, saves who it is, puts it into its cgroup before
 // it has any child, and tells it what to do.
-func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
+func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 	opts := launch.Options{
 		Role: launch.Supervisor, Args: n.plan.Shadow.Args,
 		Namespaces: n.plan.Shadow.Namespaces, Console: console,
@@ -268,7 +297,7 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	}
 	// With what is added below: a stand-in waits for the last copy of its connection to
 	// be closed.
-	defer func() { closeFiles(opts.Files) }()
+	defer func() { launch.CloseFiles(opts.Files) }()
 	if ids := n.plan.UserNS; ids != nil {
 		users, err := nsfork.NewUserNS(ids.VMMText(n.container.ID))
 		if err != nil {
@@ -285,15 +314,15 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	if n.child, err = launch.Start(opts); err != nil {
 		return err
 	}
-	timings.Lap(c.Context, "start supervisor")
+	timings.Lap(ctx, "start supervisor")
 	pid := n.process().Pid
 	if n.container.Supervisor, err = state.ProcessOf(pid); err != nil {
 		return err
 	}
-	if n.container.Cgroup, err = cgroup.New(n.container.ID, n.plan.Shadow.CgroupsPath, c.Bool("systemd-cgroup")); err != nil {
+	if n.container.Cgroup, err = cgroup.New(n.container.ID, n.plan.Shadow.CgroupsPath, n.options.SystemdCgroup); err != nil {
 		return err
 	}
-	n.planLimits()
+	limits.Note(n.container.Cgroup, n.plan.Shadow.Resources, &n.boot.Machine)
 	// Saved before it exists, so that whatever ends this process now, delete
 	// knows what to remove.
 	if err = n.dir.Save(n.container); err != nil {
@@ -336,7 +365,7 @@ func (n *creation) launch(c *cli.Context, console *os.File) (err error) {
 	}
 	n.boot.StateDir = n.dir.Path
 	n.boot.Container = n.container
-	timings.Lap(c.Context, "cgroup")
+	timings.Lap(ctx, "cgroup")
 	n.expect(nil)
 	return n.child.Bootstrap(n.boot)
 }
@@ -374,12 +403,6 @@ func idMapFiles(shares []specconv.Share) (files []launch.NamedFile, err error) {
 	return files, nil
 }
 
-func closeFiles(files []launch.NamedFile) {
-	for _, f := range files {
-		f.File.Close()
-	}
-}
-
 // runHooks runs prestart and createRuntime hooks while the guest boots: the
 // namespaces and mounts they look for are there. Those of createContainer are the
 // supervisor's to run, after these.
@@ -401,30 +424,17 @@ func (n *creation) runHooks(ctx context.Context) error {
 
 // undo takes back what run did. It returns nothing: the error that made it
 // necessary is the one to tell.
-func (n *creation) undo() {
+func (n *creation) undo(ctx context.Context) {
 	if n.standIn != nil {
 		n.standIn.Abort() // first: the supervisor ends with it
 	}
 	if n.child != nil {
 		n.child.Abort()
 	}
-	if n.pidFile != "" {
-		os.Remove(n.pidFile)
+	if n.options.PidFile != "" {
+		os.Remove(n.options.PidFile)
 	}
-	if err := removeContainer(context.Background(), n.dir, n.container); err != nil {
+	if err := lifecycle.Remove(ctx, n.dir, n.container); err != nil {
 		logrus.Debugf("undo create: %v", err)
 	}
-}
-
-// writePIDFile writes by rename, since its reader may look at any moment.
-func writePIDFile(path string, pid int) error {
-	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-	if err := os.WriteFile(temp, []byte(strconv.Itoa(pid)), 0o644); err != nil {
-		return fmt.Errorf("write pid file: %w", err)
-	}
-	if err := os.Rename(temp, path); err != nil {
-		os.Remove(temp)
-		return fmt.Errorf("write pid file: %w", err)
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package caller
 
 import (
 	"fmt"
@@ -6,19 +6,17 @@ import (
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/urfave/cli/v2"
 
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/supervisor/stdio"
 	"github.com/huskvm/husk/protocol"
 )
 
-// passedDescriptors are the caller's descriptors from 3 on that the process is to
-// have, and their kinds: those that a service manager has handed over, and as many
-// after them as --preserve-fds says. The files are for the child, and the caller's
-// to close.
-func passedDescriptors(c *cli.Context, activated int) (kinds []byte, files []launch.NamedFile, err error) {
-	n := c.Int("preserve-fds") + activated
+// Descriptors are the caller's descriptors from 3 on that the process is to
+// have, and their kinds: n of them, those that a service manager has handed over, and
+// as many after them as --preserve-fds says. The files are for the child, and whoever
+// called this closes them.
+func Descriptors(n int) (kinds []byte, files []launch.NamedFile, err error) {
 	if n < 0 || n > protocol.MaxDescriptors {
 		return nil, nil, fmt.Errorf("--preserve-fds: %d descriptors: at most %d can be passed into a virtual machine", n, protocol.MaxDescriptors)
 	}
@@ -35,9 +33,9 @@ func passedDescriptors(c *cli.Context, activated int) (kinds []byte, files []lau
 	return kinds, files, nil
 }
 
-// activate returns how many sockets a service manager has handed over to this
+// Activate returns how many sockets a service manager has handed over to this
 // process (sd_listen_fds(3)), and tells the container's process of them.
-func activate(p *specs.Process) int {
+func Activate(p *specs.Process) int {
 	if p == nil || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return 0
 	}

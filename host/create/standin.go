@@ -1,4 +1,4 @@
-package main
+package create
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/host/supervisor/control"
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/supervisor/standin"
 )
@@ -34,7 +35,7 @@ func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
 	if err != nil {
 		return err
 	}
-	n.standIn.Expect(supervisorTimeout)
+	n.standIn.Expect(control.AnswerTimeout)
 	if err = n.standIn.Bootstrap(struct{}{}); err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package main
+package caller
 
 import (
 	"errors"
@@ -7,9 +7,9 @@ import (
 	"os"
 )
 
-// checkTerminal refuses, in runc's words, a terminal that nobody would hold and
+// CheckTerminal refuses, in runc's words, a terminal that nobody would hold and
 // a console socket for no terminal.
-func checkTerminal(terminal, detach, socket bool) error {
+func CheckTerminal(terminal, detach, socket bool) error {
 	if terminal && detach && !socket {
 		return errors.New("cannot allocate tty if husk will detach without setting console socket")
 	}
@@ -19,9 +19,9 @@ func checkTerminal(terminal, detach, socket bool) error {
 	return nil
 }
 
-// dialConsole connects to the engine's console socket, if there is a path;
+// DialConsole connects to the engine's console socket, if there is a path;
 // otherwise it returns own, the end of a socket of husk's own.
-func dialConsole(path string, own *os.File) (*os.File, error) {
+func DialConsole(path string, own *os.File) (*os.File, error) {
 	if path == "" {
 		return own, nil
 	}

@@ -1,8 +1,12 @@
-package main
+// Package limits sets a container's limits on the host, and leaves room in them for the
+// virtual machine (ADR 15).
+package limits
 
 import (
 	"context"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/huskvm/husk/host/cgroup"
 	"github.com/huskvm/husk/host/state"
@@ -26,38 +30,36 @@ func roomOf(m *supervisor.Machine) cgroup.Room {
 	return room
 }
 
-// planLimits notes in the group what limit will set, before it is saved.
-func (n *creation) planLimits() {
-	g, r := n.container.Cgroup, n.plan.Shadow.Resources
-	g.Room = roomOf(&n.boot.Machine)
+// Note notes in a group what Set will set, before the group is saved.
+func Note(g *cgroup.Group, r *specs.LinuxResources, m *supervisor.Machine) {
+	g.Room = roomOf(m)
 	g.Limits = g.Plan(cgroup.Initial(r), true).Limits
 	if r != nil && r.Memory != nil {
 		g.Apart()
 	}
 }
 
-// limit sets the container's limits on the host. Only now, when the machine has
-// booted: a quota would make that take long, and a limit of memory fail.
-func (n *creation) limit() error {
+// Set sets a container's limits on the host. pid is the process that the container is
+// known by. Only now, when the machine has booted: a quota would make that take long, and
+// a limit of memory fail. It returns a warning for each limit that the host does not have.
+func Set(g *cgroup.Group, r *specs.LinuxResources, pid int) (dropped []string, err error) {
 	const created = true
-	g := n.container.Cgroup
-	change := g.Plan(cgroup.Initial(n.plan.Shadow.Resources), created)
+	change := g.Plan(cgroup.Initial(r), created)
 	if err := change.Apply(); err != nil {
-		return err
+		return nil, err
 	}
-	n.plan.Warnings = append(n.plan.Warnings, change.Dropped...)
-	return g.Show(n.process().Pid)
+	return change.Dropped, g.Show(pid)
 }
 
-// limitsTimeout bounds the wait for another husk call that changes the same limits.
-const limitsTimeout = 10 * time.Second
+// lockTimeout bounds the wait for another husk call that changes the same limits.
+const lockTimeout = 10 * time.Second
 
-// makeRoom is called before a process of a container that is only created runs.
-func makeRoom(ctx context.Context, dir *state.Dir, container *state.Container) error {
+// MakeRoom is called before a process of a container that is only created runs.
+func MakeRoom(ctx context.Context, dir *state.Dir, container *state.Container) error {
 	if container.Saved != state.Created || container.Cgroup == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, limitsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	if err := dir.Lock(ctx); err != nil {
 		return err

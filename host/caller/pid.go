@@ -1,22 +1,25 @@
-package main
+package caller
 
 import (
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
 // What runc calls the two kinds of processes on the socket of --pidfd-socket.
 const (
-	pidfdContainer = "standard"
-	pidfdExec      = "setns"
+	PidfdContainer = "standard"
+	PidfdExec      = "setns"
 )
 
-// sendPidfd sends a pidfd of a process to the socket of --pidfd-socket, as runc
+// SendPidfd sends a pidfd of a process to the socket of --pidfd-socket, as runc
 // does: one message with one descriptor and runc's word for the kind of process.
 // Without a path it does nothing.
-func sendPidfd(path string, pid int, kind string) error {
+func SendPidfd(path string, pid int, kind string) error {
 	if path == "" {
 		return nil
 	}
@@ -32,6 +35,19 @@ func sendPidfd(path string, pid int, kind string) error {
 	defer func() { _ = unix.Close(fd) }()
 	if _, _, err := conn.WriteMsgUnix([]byte(kind), unix.UnixRights(fd), nil); err != nil {
 		return fmt.Errorf("send pidfd: %w", err)
+	}
+	return nil
+}
+
+// WritePIDFile writes by rename, since its reader may look at any moment.
+func WritePIDFile(path string, pid int) error {
+	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.WriteFile(temp, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		os.Remove(temp)
+		return fmt.Errorf("write pid file: %w", err)
 	}
 	return nil
 }

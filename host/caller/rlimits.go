@@ -1,4 +1,4 @@
-package main
+package caller
 
 import (
 	"errors"
@@ -19,9 +19,9 @@ var rlimitTypes = map[string]int{
 	"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
 }
 
-// callersRlimits are the limits of whoever called husk: with runc, a container's
+// Rlimits are the limits of whoever called husk: with runc, a container's
 // process inherits those that its spec does not set.
-func callersRlimits() ([]specs.POSIXRlimit, error) {
+func Rlimits() ([]specs.POSIXRlimit, error) {
 	var all []specs.POSIXRlimit
 	for name, resource := range rlimitTypes {
 		var l unix.Rlimit

@@ -1,4 +1,7 @@
-package main
+// Package caller is what is between husk's caller and a process of a container: what the
+// process inherits of the caller (limits, descriptors, a terminal), what the caller is told
+// of the process (pid file, pidfd), and the wait for the process in the caller's foreground.
+package caller
 
 import (
 	"errors"
@@ -11,20 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// foreground is the cli's part while it waits for a container or exec'd
+// Foreground is the cli's part while it waits for a container or exec'd
 // process: it forwards signals and, where the process has a terminal, stands
 // between that and its own.
-type foreground struct {
+type Foreground struct {
 	ours, theirs *os.File // of a console socket of husk's own
 	terminal     console.Console
 	master       console.Console
 	copied       chan struct{} // closed when the terminal's output has ended
 }
 
-// newForeground prepares for a process with or without terminal; nothing of it
+// NewForeground prepares for a process with or without terminal; nothing of it
 // is used when the cli detaches.
-func newForeground(detach bool) (*foreground, error) {
-	fg := &foreground{}
+func NewForeground(detach bool) (*Foreground, error) {
+	fg := &Foreground{}
 	if detach {
 		return fg, nil
 	}
@@ -36,12 +39,12 @@ func newForeground(detach bool) (*foreground, error) {
 	return fg, nil
 }
 
-// socket is the end for the child, nil when the cli detaches.
-func (fg *foreground) socket() *os.File { return fg.theirs }
+// Socket is the end for the child, nil when the cli detaches.
+func (fg *Foreground) Socket() *os.File { return fg.theirs }
 
-// attach forwards the cli's signals to the process from now on and takes over
+// Attach forwards the cli's signals to the process from now on and takes over
 // its terminal if it has one.
-func (fg *foreground) attach(p *os.Process, terminal bool) error {
+func (fg *Foreground) Attach(p *os.Process, terminal bool) error {
 	fg.forwardTo(p)
 	if !terminal {
 		return nil
@@ -51,7 +54,7 @@ func (fg *foreground) attach(p *os.Process, terminal bool) error {
 
 // takeTerminal receives the pty's master and connects it with the cli's own
 // terminal, which becomes raw until Close.
-func (fg *foreground) takeTerminal() error {
+func (fg *Foreground) takeTerminal() error {
 	fg.theirs.Close()
 	master, err := receiveFD(fg.ours)
 	if err != nil {
@@ -111,7 +114,7 @@ func receiveFD(socket *os.File) (*os.File, error) {
 
 // forwardTo hands the cli's signals to the process, which hands them on to the
 // guest. A window-size change is followed instead.
-func (fg *foreground) forwardTo(p *os.Process) {
+func (fg *Foreground) forwardTo(p *os.Process) {
 	ch := make(chan os.Signal, 64)
 	signal.Notify(ch)
 	go func() {
@@ -131,8 +134,8 @@ func (fg *foreground) forwardTo(p *os.Process) {
 	}()
 }
 
-// wait returns the process's exit code once its terminal's output is written.
-func (fg *foreground) wait(p *os.Process) (int, error) {
+// Wait returns the process's exit code once its terminal's output is written.
+func (fg *Foreground) Wait(p *os.Process) (int, error) {
 	st, err := p.Wait()
 	if err != nil {
 		return 0, fmt.Errorf("wait for container: %w", err)
@@ -144,7 +147,7 @@ func (fg *foreground) wait(p *os.Process) (int, error) {
 }
 
 // Close gives the cli's terminal back as it was.
-func (fg *foreground) Close() {
+func (fg *Foreground) Close() {
 	if fg.terminal != nil {
 		// Nothing can be done about a terminal that went away.
 		_ = fg.terminal.Reset()
@@ -154,4 +157,12 @@ func (fg *foreground) Close() {
 			f.Close()
 		}
 	}
+}
+
+// exitCode is a shell's: 128+n after signal n.
+func exitCode(st *os.ProcessState) int {
+	if ws, ok := st.Sys().(unix.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return st.ExitCode()
 }

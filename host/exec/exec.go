@@ -1,0 +1,165 @@
+// Package exec runs one more process in a container: it makes the exec process, which
+// stands on the host for the one in the guest.
+package exec
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+
+	"github.com/huskvm/husk/host/caller"
+	"github.com/huskvm/husk/host/limits"
+	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
+	"github.com/huskvm/husk/host/supervisor/execprocess"
+	"github.com/huskvm/husk/host/supervisor/launch"
+)
+
+// Options are what the verb exec asks for.
+type Options struct {
+	ID      string
+	Root    string // directory of the containers' state
+	Process Process
+	// Detach says that the caller does not wait for the process.
+	Detach bool
+	// ConsoleSocket is the path of the engine's unix socket that receives the pty's
+	// master. Where it is empty Console does, the end of a socket of the caller's own,
+	// which is nil where there is none.
+	ConsoleSocket string
+	Console       *os.File
+	PidfdSocket   string   // path of a unix socket that receives a pidfd; empty: none
+	PidFile       string   // empty: none
+	PreserveFDs   int      // number of descriptors from 3 on for the process
+	IgnorePaused  bool     // wait until a paused container is resumed
+	Cgroups       []string // refused: in the guest there is none but the container's
+}
+
+// Start returns the exec process when the process in the guest runs, and whether that
+// has a terminal.
+func Start(ctx context.Context, o Options) (_ *os.Process, terminal bool, err error) {
+	dir, err := state.Open(o.Root, o.ID)
+	if err != nil {
+		return nil, false, err
+	}
+	defer dir.Close()
+	container, err := dir.Load()
+	if err != nil {
+		return nil, false, err
+	}
+	status := container.Status()
+	if err := state.Allowed(state.Exec, o.ID, status); err != nil && (!o.IgnorePaused || status != state.Paused) {
+		return nil, false, err
+	}
+	if len(o.Cgroups) > 0 {
+		return nil, false, errors.New("--cgroup: a process joins the container's cgroup in the guest, no other is supported")
+	}
+	process, warnings, err := o.Process.guest(container.Process)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := caller.CheckTerminal(process.Terminal, o.Detach, o.ConsoleSocket != ""); err != nil {
+		return nil, false, err
+	}
+	if o.Console, err = caller.DialConsole(o.ConsoleSocket, o.Console); err != nil {
+		return nil, false, err
+	}
+	child, err := start(ctx, &o, dir, container, process)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, w := range warnings {
+		logrus.Warn(w)
+	}
+	return child.Process, process.Terminal, nil
+}
+
+// start makes the exec process, in the supervisor's namespaces, and returns
+// when the process in the guest runs.
+func start(ctx context.Context, o *Options, dir *state.Dir, container *state.Container, process *specs.Process) (_ *launch.Child, err error) {
+	if err = limits.MakeRoom(ctx, dir, container); err != nil {
+		return nil, err
+	}
+	opts := launch.Options{
+		Role: launch.Exec, Args: process.Args, Console: o.Console,
+		Namespaces: supervisorNamespaces(container.Supervisor.PID),
+	}
+	kinds, files, err := caller.Descriptors(o.PreserveFDs)
+	if err != nil {
+		return nil, err
+	}
+	opts.Files = files
+	defer launch.CloseFiles(files)
+	if !process.Terminal {
+		opts.Stdin, opts.Stdout, opts.Stderr = os.Stdin, os.Stdout, os.Stderr
+	}
+	child, err := launch.Start(opts)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			child.Abort()
+		}
+	}()
+	boot := execprocess.Bootstrap{
+		StateDir: dir.Path, ContainerID: container.ID, SupervisorPID: container.Supervisor.PID,
+		Terminal: process.Terminal, ConsoleSize: process.ConsoleSize, IgnorePaused: o.IgnorePaused, BareNewlines: !o.Detach,
+		Descriptors: kinds, Detach: o.Detach,
+	}
+	if boot.Self, err = state.ProcessOf(child.Process.Pid); err != nil {
+		return nil, err
+	}
+	if boot.Process, err = json.Marshal(process); err != nil {
+		return nil, fmt.Errorf("encode process: %w", err)
+	}
+	if !boot.IgnorePaused { // which waits until the container is resumed
+		child.Expect(2 * control.AnswerTimeout)
+	}
+	if err = child.Bootstrap(boot); err != nil {
+		return nil, err
+	}
+	// Meanwhile: an exec process has no child that would have to be born there, and
+	// the kernel takes its time over a move.
+	if container.Cgroup != nil {
+		if err = container.Cgroup.Add(child.Process.Pid); err != nil {
+			return nil, err
+		}
+	}
+	if _, err = child.Wait(); err != nil {
+		return nil, fmt.Errorf("unable to start container process: %w", err)
+	}
+	if err = caller.SendPidfd(o.PidfdSocket, child.Process.Pid, caller.PidfdExec); err != nil {
+		return nil, err
+	}
+	if o.PidFile != "" {
+		if err = caller.WritePIDFile(o.PidFile, child.Process.Pid); err != nil {
+			return nil, err
+		}
+	}
+	return child, child.Commit()
+}
+
+// supervisorNamespaces are joined by the exec process as it is made; its mount
+// namespace it enters itself, at the end.
+func supervisorNamespaces(hostPID int) []specs.LinuxNamespace {
+	files := []struct {
+		kind specs.LinuxNamespaceType
+		name string
+	}{
+		{specs.PIDNamespace, "pid"},
+		{specs.NetworkNamespace, "net"},
+		{specs.IPCNamespace, "ipc"},
+		{specs.UTSNamespace, "uts"},
+		{specs.CgroupNamespace, "cgroup"},
+	}
+	var all []specs.LinuxNamespace
+	for _, f := range files {
+		all = append(all, specs.LinuxNamespace{Type: f.kind, Path: fmt.Sprintf("/proc/%d/ns/%s", hostPID, f.name)})
+	}
+	return all
+}
