@@ -20,7 +20,7 @@ import (
 	"github.com/huskvm/husk/protocol/mux"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // pair returns the two ends of a channel.
 func pair(t *testing.T) (host, guest net.Conn) {

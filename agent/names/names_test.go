@@ -11,7 +11,7 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // listening is a resolver in this process's own network namespace, without the
 // diversion, and the host's end of its stream.

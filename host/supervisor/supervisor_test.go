@@ -35,7 +35,7 @@ import (
 
 const (
 	build    = "test-build"
-	patience = 10 * time.Second
+	patience = time.Minute
 )
 
 // guest is an agent that notes what it is asked and does as it is told.

@@ -21,7 +21,7 @@ import (
 
 const (
 	build    = "test-build"
-	patience = 10 * time.Second
+	patience = time.Minute
 )
 
 func pair(t *testing.T) (host, guest net.Conn) {

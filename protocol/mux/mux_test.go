@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // pair returns two ends of a real socket: net.Pipe has no buffer, and a channel has.
 func pair(t *testing.T) (a, b net.Conn) {
