@@ -15,6 +15,9 @@ type handle struct {
 
 	listing listing // of a directory
 
+	// locked are the owners that have locked ranges through this file; guarded by locks.
+	locked map[*lockFile]struct{}
+
 	uses int // guarded by the table; the table itself is one
 }
 
@@ -64,11 +67,13 @@ func (s *Server) keep(n *node, fd int, direct bool) (*handle, unix.Errno) {
 
 // handle finds an open file by its number; the caller calls letGo when it has finished.
 // The node of the call must be the file's.
-func (s *Server) handle(c *call, id uint64) (*handle, unix.Errno) {
+func (s *Server) handle(c *call, id uint64) (*handle, unix.Errno) { return s.handleOf(c.nodeID, id) }
+
+func (s *Server) handleOf(node, id uint64) (*handle, unix.Errno) {
 	s.handles.mu.Lock()
 	defer s.handles.mu.Unlock()
 	h := s.handles.byID[id]
-	if h == nil || h.node.id != c.nodeID {
+	if h == nil || h.node.id != node {
 		return nil, unix.EBADF
 	}
 	h.uses++
@@ -109,6 +114,7 @@ func (s *Server) release(c *call) unix.Errno {
 	if s.handles.remove(id) == nil { // another call was quicker
 		return unix.EBADF
 	}
+	s.unlockHandle(h)
 	s.letGo(h) // the table's use
 	return 0
 }

@@ -23,7 +23,7 @@ func (s *Server) hostFlags(flags uint32) (int, unix.Errno) {
 }
 
 func (s *Server) open(c *call) unix.Errno {
-	asked, _ := c.u32(), c.u32()
+	asked, how := c.u32(), c.u32()
 	n, errno := s.nodes.use(c.nodeID)
 	if errno != 0 {
 		return errno
@@ -36,7 +36,14 @@ func (s *Server) open(c *call) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	fd, errno := s.reopen(n, flags)
+	fd := -1
+	errno = s.stripping(c, n, how&openKillPrivileges != 0 && flags&unix.O_TRUNC != 0, func() (errno unix.Errno) {
+		fd, errno = s.reopen(n, flags)
+		if errno == unix.EPERM && asked&unix.O_APPEND != 0 {
+			fd, errno = s.reopen(n, flags|unix.O_APPEND) // a file that can only grow (chattr +a)
+		}
+		return errno
+	})
 	if errno != 0 {
 		return errno
 	}

@@ -20,6 +20,8 @@ const (
 	openOutSize   = 16
 	direntSize    = 24 // without the name
 	statxOutSize  = 32 + 256
+	statfsOutSize = 80
+	lockOutSize   = 24
 	initOutSize   = 64
 )
 

@@ -16,6 +16,7 @@ package fileserver
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -29,13 +30,20 @@ type Server struct {
 	proc    int // an O_PATH descriptor of this process's /proc/self/fd
 	nodes   *nodes
 	handles *handles
+	locks   *locks
+	threads *threads
 	session atomic.Pointer[session]
 	closed  atomic.Bool
+	running atomic.Int64 // calls
+	last    sync.Once
 }
 
 // New returns a server of export. Close ends it.
 func New(export Export) (*Server, error) {
 	export.Limits = export.Limits.withDefaults()
+	if err := prepareWaking(); err != nil {
+		return nil, err
+	}
 	proc, err := openDescriptors(export.Proc)
 	if err != nil {
 		return nil, err
@@ -56,10 +64,17 @@ func New(export Export) (*Server, error) {
 		unix.Close(proc)
 		return nil, err
 	}
+	threads, err := newThreads(proc, export.Limits.Threads)
+	if err != nil {
+		unix.Close(root)
+		unix.Close(proc)
+		return nil, err
+	}
 	return &Server{
 		export: export, uids: export.UIDs, gids: export.GIDs, proc: proc,
 		nodes:   newNodes(&node{fd: root, identity: identityOf(&st), format: unix.S_IFDIR}, export.Limits.Nodes),
 		handles: newHandles(export.Limits.Handles),
+		locks:   newLocks(export.Limits), threads: threads,
 	}, nil
 }
 
@@ -84,12 +99,20 @@ func (s *Server) Close() error {
 	}
 	s.reset()
 	s.nodes.close()
+	s.threads.close()
+	if s.running.Load() == 0 {
+		s.letProcGo()
+	}
 	return nil
 }
+
+// letProcGo is the last thing: calls that are under way use the descriptor.
+func (s *Server) letProcGo() { s.last.Do(func() { unix.Close(s.proc) }) }
 
 // reset ends a session: all open files are closed, all inodes forgotten.
 func (s *Server) reset() {
 	s.session.Store(nil)
+	s.unlockAll()
 	s.closeAll()
 	s.nodes.reset()
 }
@@ -111,10 +134,14 @@ func (s *Server) Handle(request, reply []byte) int {
 	if len(request) < inHeaderSize {
 		return 0
 	}
+	s.running.Add(1)
 	c := calls.Get().(*call) //nolint:errcheck // the pool holds nothing else
 	defer func() {
 		*c = call{}
 		calls.Put(c)
+		if s.running.Add(-1) == 0 && s.closed.Load() {
+			s.letProcGo()
+		}
 	}()
 	whole := c.parse(request)
 	c.server = s
@@ -123,7 +150,7 @@ func (s *Server) Handle(request, reply []byte) int {
 		op = operations[c.opcode]
 	}
 	if op.silent {
-		if whole && s.session.Load() != nil {
+		if whole && s.session.Load() != nil && !s.closed.Load() {
 			op.handle(s, c)
 		}
 		return 0
