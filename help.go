@@ -73,6 +73,7 @@ var examples = map[string][]string{
 	"resume":       {"husk resume web"},
 	"update":       {"husk update --memory 536870912 web", "husk update --cpu-quota 50000 --cpu-period 100000 web"},
 	"events":       {"husk events --stats web", "husk events --interval 10s web"},
+	"metrics":      {"husk metrics", "husk --root /run/docker/runtime-runc/moby metrics --output /var/lib/node_exporter/husk.prom"},
 	"features":     {"husk features"},
 	"spec":         {"husk spec --bundle /srv/web"},
 	"check":        {"husk check", "husk check --run"},

@@ -115,7 +115,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			createCommand, startCommand, stateCommand, killCommand, deleteCommand,
 			runCommand, execCommand, psCommand, listCommand, pauseCommand, resumeCommand,
-			updateCommand, eventsCommand, featuresCommand, specCommand, checkCommand, configCommand,
+			updateCommand, eventsCommand, metricsCommand, featuresCommand, specCommand, checkCommand, configCommand,
 			checkpointCommand, restoreCommand, templateCommand, installCommand, uninstallCommand,
 			debugReportCommand, failuresCommand, helpCommand, versionCommand,
 		},

@@ -49,6 +49,7 @@ func TestWrongArguments(t *testing.T) {
 		{[]string{"ps"}, `husk: "ps" requires a minimum of 1 argument(s)`},
 		{[]string{"spec", "x"}, `husk: "spec" requires exactly 0 argument(s)`},
 		{[]string{"features", "x"}, `husk: "features" requires exactly 0 argument(s)`},
+		{[]string{"metrics", "x"}, `husk: "metrics" requires exactly 0 argument(s)`},
 		{[]string{"check", "x"}, `husk: "check" requires exactly 0 argument(s)`},
 		{[]string{"pause"}, `husk: "pause" requires exactly 1 argument(s)`},
 		{[]string{"resume", "a", "b"}, `husk: "resume" requires exactly 1 argument(s)`},
