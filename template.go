@@ -91,11 +91,11 @@ func markUsable(c *cli.Context, settings *config.Config, all []template.Entry) {
 	if len(all) == 0 {
 		return
 	}
-	m, image, err := create.MachineOf(c.Context, settings, &specconv.Plan{})
+	chosen, err := create.Choose(c.Context, settings, specconv.VM{})
 	if err != nil {
 		return // check says why
 	}
-	here, err := create.KindOf(m, image.Digest, template.Scope{})
+	here, err := chosen.Kind(template.Scope{})
 	if err != nil {
 		return
 	}
@@ -154,19 +154,19 @@ func createTemplate(c *cli.Context) error {
 	if byTenant := strings.HasPrefix(settings.TemplateScope, config.ScopeAnnotation); byTenant != c.IsSet("tenant") || settings.TemplateScope == config.ScopeContainer {
 		return fmt.Errorf("no container starts from such a template: setting template_scope is %q", settings.TemplateScope)
 	}
-	plan := &specconv.Plan{VM: specconv.VM{MemoryMiB: c.Int("memory"), VCPUs: c.Int("vcpus"), NICs: c.Int("nics")}}
-	if err := plan.VM.Check(); err != nil {
+	vm := specconv.VM{MemoryMiB: c.Int("memory"), VCPUs: c.Int("vcpus"), NICs: c.Int("nics")}
+	if err := vm.Check(); err != nil {
 		return err
 	}
-	m, image, err := create.MachineOf(c.Context, settings, plan)
+	chosen, err := create.Choose(c.Context, settings, vm)
 	if err != nil {
 		return err
 	}
 	scope := template.Scope{Tenant: c.String("tenant")}
-	if kind, err := create.KindOf(m, image.Digest, scope); err == nil {
+	if kind, err := chosen.Kind(scope); err == nil {
 		template.StoreOf(settings).Retry(kind.Key())
 	}
-	t, _, err := create.FindOrMakeTemplate(c.Context, settings, m, image.Digest, scope)
+	t, _, err := chosen.FindOrMakeTemplate(c.Context, settings, scope)
 	if err != nil {
 		return err
 	}

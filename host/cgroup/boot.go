@@ -78,7 +78,7 @@ func (g *Group) MakeRoom(ctx context.Context) error {
 	if g.IsV2() {
 		r = nil // it is there already
 	}
-	if err := g.Plan(r, created).Apply(); err != nil {
+	if err := g.Change(r, created).Apply(); err != nil {
 		return err
 	}
 	if err := g.allowKiller(); err != nil {

@@ -15,7 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// planDevices denies the group's processes the host's devices. What the machine needs
+// addDevices denies the group's processes the host's devices. What the machine needs
 // of them it has open by then, so a second wall is what it is: whoever takes the vmm
 // over finds no more than hostDevices, whatever nodes it can make or reach.
 //
@@ -24,11 +24,11 @@ import (
 // not merged as the library does: there is a file to read them in, which the OCI
 // validation suite does. Of cgroup v2's program nobody can read anything, and it has
 // hostDevices alone.
-func (c *Change) planDevices(rules []specs.LinuxDeviceCgroup) {
+func (c *Change) addDevices(rules []specs.LinuxDeviceCgroup) {
 	const name = "devices"
 	dir, found := c.group.Paths[name]
 	if !found {
-		c.planFilter()
+		c.addFilter()
 		return
 	}
 	if _, skipped := c.group.Skipped[name]; skipped || slices.Contains(c.group.Keep, dir) {
@@ -50,8 +50,8 @@ func (c *Change) planDevices(rules []specs.LinuxDeviceCgroup) {
 	}})
 }
 
-// planFilter is for a machine with cgroup v1 that has the devices in v2, or nowhere.
-func (c *Change) planFilter() {
+// addFilter is for a machine with cgroup v1 that has the devices in v2, or nowhere.
+func (c *Change) addFilter() {
 	dir, found := c.group.Paths[""]
 	if !found {
 		return

@@ -119,7 +119,7 @@ func TestDevicesV2(t *testing.T) {
 				t.Fatalf("devices are denied before the machine has opened its own:\n%s", got)
 			}
 			for range 2 { // the second takes the place of the first
-				if err := g.Plan(Initial(r), true).Apply(); err != nil {
+				if err := g.Change(Initial(r), true).Apply(); err != nil {
 					t.Fatal(err)
 				}
 				if got := inGroup(t, g, paths); got != filtered {
@@ -159,7 +159,7 @@ func TestDevicesV1(t *testing.T) {
 			}
 			paths := nodes(t, someDevices)
 			join(t, g, startSleepIn(t, g))
-			if err := g.Plan(Initial(tc.r), true).Apply(); err != nil {
+			if err := g.Change(Initial(tc.r), true).Apply(); err != nil {
 				t.Fatal(err)
 			}
 			got := inGroup(t, g, paths)
@@ -186,7 +186,7 @@ func TestDevicesOfHybrid(t *testing.T) {
 	join(t, g, startSleepIn(t, g))
 	all := g.Paths
 	g.Paths = map[string]string{"": all[""], "pids": all["pids"]}
-	if err := g.Plan(Initial(nil), true).Apply(); err != nil {
+	if err := g.Change(Initial(nil), true).Apply(); err != nil {
 		t.Fatal(err)
 	}
 	if got := inGroup(t, g, paths); got != filtered {

@@ -12,14 +12,15 @@ import (
 	cgroupfs "github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/manager"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/host/specconv"
 )
 
 // Change is limits on their way into the group. It changes nothing before
 // Apply.
 type Change struct {
-	// Dropped says of each field that this machine has nothing for why it is not
-	// honoured, in the form of specconv's warnings.
-	Dropped []string
+	// Dropped are the fields that this machine has nothing for.
+	Dropped []specconv.Dropped
 	// Limits are the group's after it: those it has, with what was asked for.
 	Limits *specs.LinuxResources
 
@@ -35,7 +36,7 @@ type part struct {
 	undo []string // names of the files it may change
 }
 
-// Plan says what it takes to set the limits that r names; others stay as they
+// Change is what it takes to set the limits that r names; others stay as they
 // are. Values that count what the virtual machine itself takes get room for it
 // (see [Room]), unless created is true, which is for the time before MakeRoom: then
 // they are as asked for, where the machine can do with that.
@@ -43,7 +44,7 @@ type part struct {
 // Limits that the guest holds as well (memory, cpu, pids) are left to it where
 // the machine has no such controller, without a word: what New found and Join
 // skipped is known.
-func (g *Group) Plan(r *specs.LinuxResources, created bool) *Change {
+func (g *Group) Change(r *specs.LinuxResources, created bool) *Change {
 	c := &Change{group: g, Limits: merge(g.Limits, r)}
 	if r == nil {
 		return c
@@ -54,7 +55,7 @@ func (g *Group) Plan(r *specs.LinuxResources, created bool) *Change {
 	}
 	want := convert(r, c.Limits, room)
 	if g.Unit != nil || g.IsV2() {
-		c.planV2(r, want)
+		c.addV2(r, want)
 		return c
 	}
 	if len(r.Unified) > 0 {
@@ -65,10 +66,10 @@ func (g *Group) Plan(r *specs.LinuxResources, created bool) *Change {
 		}
 	}
 	for _, ctl := range v1Controllers {
-		c.planV1(ctl, r, want)
+		c.addV1(ctl, r, want)
 	}
 	if len(r.Devices) > 0 {
-		c.planDevices(r.Devices)
+		c.addDevices(r.Devices)
 	}
 	return c
 }
@@ -80,11 +81,11 @@ func (g *Group) IsV2() bool {
 }
 
 func (c *Change) drop(field, why string) {
-	c.Dropped = append(c.Dropped, fmt.Sprintf("linux.resources.%s: dropped: %s", field, why))
+	c.Dropped = append(c.Dropped, specconv.Dropped{Field: "linux.resources." + field, Why: why})
 }
 
-// planV1 takes one controller's share of what is wanted.
-func (c *Change) planV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups.Resources) {
+// addV1 adds one controller's share of what is wanted.
+func (c *Change) addV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups.Resources) {
 	fields := ctl.fields(r)
 	share := ctl.share(want)
 	if len(fields) == 0 && share == nil {
@@ -96,9 +97,6 @@ func (c *Change) planV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups
 		for _, field := range fields {
 			c.drop(field, "this machine has no "+ctl.name+" controller for it")
 		}
-		return
-	}
-	if share == nil && len(fields) == 0 {
 		return
 	}
 	if share == nil { // of memory, kernelTCP alone
@@ -117,9 +115,9 @@ func (c *Change) planV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups
 	}})
 }
 
-// planV2 leaves all of it to the library, or through it to systemd. Limits without a
+// addV2 leaves all of it to the library, or through it to systemd. Limits without a
 // rule about devices, as an update's, leave the filter that is there.
-func (c *Change) planV2(r *specs.LinuxResources, want *cgroups.Resources) {
+func (c *Change) addV2(r *specs.LinuxResources, want *cgroups.Resources) {
 	for _, field := range onlyV1(r) {
 		c.drop(field, "cgroup v2 does not have it")
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/host/specconv"
 )
 
 const mib = 1 << 20
@@ -41,7 +43,7 @@ func checkFile(t *testing.T, g *Group, controller, name, want string) {
 
 func apply(t *testing.T, g *Group, text string, created bool) *Change {
 	t.Helper()
-	c := g.Plan(resources(t, text), created)
+	c := g.Change(resources(t, text), created)
 	if err := c.Apply(); err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
@@ -59,7 +61,7 @@ func TestLimits(t *testing.T) {
 	g.Room = Room{RAM: 256 * mib, Memory: 100 * mib}
 	const asked = `{"memory":{"limit":50593792,"swap":61079552,"reservation":50593792,"swappiness":10,"disableOOMKiller":true,"kernelTCP":50593792},
 		"cpu":{"shares":2048,"quota":50000,"period":500000,"cpus":"0","mems":"0"},"pids":{"limit":1000}}`
-	g.Limits = g.Plan(resources(t, asked), true).Limits
+	g.Limits = g.Change(resources(t, asked), true).Limits
 	g.Apart()
 	pid := startSleepIn(t, g)
 	join(t, g, pid)
@@ -147,7 +149,7 @@ func testUpdates(t *testing.T, g *Group) {
 
 	// All or nothing: the last is of a CPU that there is not.
 	before := everything(t, g)
-	c := g.Plan(resources(t, `{"memory":{"limit":943718400,"reservation":1048576,"swappiness":77},"pids":{"limit":7},
+	c := g.Change(resources(t, `{"memory":{"limit":943718400,"reservation":1048576,"swappiness":77},"pids":{"limit":7},
 		"cpu":{"shares":3,"quota":70000,"period":100000,"cpus":"8000"},
 		"blockIO":{"throttleReadBpsDevice":[{"major":1,"minor":0,"rate":5}]}}`), false)
 	if err := c.Apply(); err == nil || !strings.HasPrefix(err.Error(), "set limits of cgroup: ") {
@@ -251,9 +253,9 @@ func TestDropped(t *testing.T) {
 		"linux.resources.rdma" + none + "rdma controller for it",
 	}
 	g := &Group{Paths: map[string]string{"pids": "/sys/fs/cgroup/pids/x", "memory": "/sys/fs/cgroup/memory/x"}, Skipped: map[string]string{"pids": "", "memory": ""}}
-	c := g.Plan(resources(t, asked), true)
-	if !slices.Equal(c.Dropped, want) {
-		t.Errorf("dropped\n%s\nwant\n%s", strings.Join(c.Dropped, "\n"), strings.Join(want, "\n"))
+	c := g.Change(resources(t, asked), true)
+	if !slices.Equal(texts(c.Dropped), want) {
+		t.Errorf("dropped\n%s\nwant\n%s", strings.Join(texts(c.Dropped), "\n"), strings.Join(want, "\n"))
 	}
 	if len(c.parts) > 0 {
 		t.Errorf("%d parts are left to set", len(c.parts))
@@ -263,9 +265,16 @@ func TestDropped(t *testing.T) {
 	for _, field := range []string{"cpu.realtimeRuntime", "memory.disableOOMKiller", "memory.swappiness", "network.classID", "network.priorities"} {
 		want = append(want, "linux.resources."+field+": dropped: cgroup v2 does not have it")
 	}
-	if c := v2.Plan(resources(t, asked), true); !slices.Equal(c.Dropped, want) {
-		t.Errorf("cgroup v2 drops\n%s\nwant\n%s", strings.Join(c.Dropped, "\n"), strings.Join(want, "\n"))
+	if c := v2.Change(resources(t, asked), true); !slices.Equal(texts(c.Dropped), want) {
+		t.Errorf("cgroup v2 drops\n%s\nwant\n%s", strings.Join(texts(c.Dropped), "\n"), strings.Join(want, "\n"))
 	}
+}
+
+func texts(dropped []specconv.Dropped) (all []string) {
+	for _, d := range dropped {
+		all = append(all, d.String())
+	}
+	return all
 }
 
 // TestConvert is about what the library is told.

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -73,7 +74,7 @@ func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err erro
 		return nil, false, err
 	}
 	activated := caller.Activate(spec.Process)
-	plan, err := planOf(o.Root, o.ID, bundle, spec)
+	plan, warnings, err := planOf(o.Root, o.ID, bundle, spec)
 	if err != nil {
 		return nil, false, err
 	}
@@ -99,25 +100,26 @@ func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err erro
 	if err != nil {
 		return nil, false, err
 	}
-	machine, err := newMachine(ctx, settings, plan, spec.Annotations)
+	chosen, err := choose(ctx, settings, plan, spec.Annotations)
 	if err != nil {
 		return nil, false, err
 	}
+	warnings = append(warnings, chosen.Warnings...)
 	timings.Lap(ctx, "settings, kernel, template")
 	self, err := state.ProcessOf(os.Getpid())
 	if err != nil {
 		return nil, false, err
 	}
 	n := &creation{
-		options: &o, plan: plan, passed: passed,
+		options: &o, plan: plan, warnings: warnings, passed: passed,
 		container: &state.Container{
 			OCIVersion: specs.Version, ID: o.ID, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
 			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating, Creator: self,
-			Annotations: spec.Annotations, Accel: string(machine.Accel),
+			Annotations: spec.Annotations, Accel: string(chosen.Machine.Accel),
 			Hooks: spec.Hooks, Process: spec.Process,
 		},
 		boot: supervisor.Bootstrap{
-			Plan: plan, Machine: *machine, Walls: *walls, FailuresDir: settings.Failures, Build: o.Build, Debug: o.Debug,
+			Plan: plan, Found: specconv.Found{CPUs: chosen.CPUs}, Machine: chosen.Machine, Walls: *walls, FailuresDir: settings.Failures, Build: o.Build, Debug: o.Debug,
 			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !o.Detach,
 			Descriptors: kinds,
 		},
@@ -128,7 +130,7 @@ func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err erro
 	}
 	// Only now: a log that holds more than the one line of an error is not
 	// understood by podman.
-	for _, w := range plan.Warnings {
+	for _, w := range n.warnings {
 		logrus.Warn(w)
 	}
 	for controller, why := range n.container.Cgroup.Skipped {
@@ -138,27 +140,27 @@ func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err erro
 }
 
 // planOf converts a spec and refuses what other containers on this host stand against.
-func planOf(root, id, bundle string, spec *specs.Spec) (*specconv.Plan, error) {
+// The warnings are the plan's and those of this host.
+func planOf(root, id, bundle string, spec *specs.Spec) (_ *specconv.Plan, warnings []string, err error) {
 	env, err := hostEnv(id, bundle)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	plan, err := specconv.Convert(env, spec)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := refuseSharing(root, spec); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	occupied, err := refuseOccupied(spec)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	plan.Warnings = append(plan.Warnings, occupied...)
 	if plan.Seccomp != nil {
 		logrus.Debugf("seccomp filter flags: %d", plan.Seccomp.Flags)
 	}
-	return plan, nil
+	return plan, slices.Concat(plan.Warnings, occupied), nil
 }
 
 // hostEnv is what specconv knows of this host.
@@ -193,6 +195,7 @@ func owner() string {
 type creation struct {
 	options   *Options
 	plan      *specconv.Plan
+	warnings  []string
 	container *state.Container
 	boot      supervisor.Bootstrap
 	passed    []launch.NamedFile // for the container's process
@@ -202,8 +205,8 @@ type creation struct {
 	standIn *launch.Child // the container's pid; nil: child is
 }
 
-// process is the one that the container is known by.
-func (n *creation) process() *os.Process {
+// pidHolder is the process whose pid is the container's.
+func (n *creation) pidHolder() *os.Process {
 	if n.standIn != nil {
 		return n.standIn.Process
 	}
@@ -237,19 +240,21 @@ func (n *creation) run(ctx context.Context, console *os.File) (_ *os.Process, er
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
 	timings.From(ctx).Add(report.Phases...)
-	n.plan.Warnings = append(n.plan.Warnings, report.Warnings...)
+	n.warnings = append(n.warnings, report.Warnings...)
 	timings.Lap(ctx, "wait for supervisor")
-	dropped, err := limits.Set(n.container.Cgroup, n.plan.Shadow.Resources, n.process().Pid)
+	dropped, err := limits.Set(n.container.Cgroup, n.plan.Shadow.Resources, n.pidHolder().Pid)
 	if err != nil {
 		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
-	n.plan.Warnings = append(n.plan.Warnings, dropped...)
+	for _, d := range dropped {
+		n.warnings = append(n.warnings, d.String())
+	}
 	timings.Lap(ctx, "host limits")
-	if err = caller.SendPidfd(n.options.PidfdSocket, n.process().Pid, caller.PidfdContainer); err != nil {
+	if err = caller.SendPidfd(n.options.PidfdSocket, n.pidHolder().Pid, caller.PidfdContainer); err != nil {
 		return nil, err
 	}
 	if n.options.PidFile != "" {
-		if err = caller.WritePIDFile(n.options.PidFile, n.process().Pid); err != nil {
+		if err = caller.WritePIDFile(n.options.PidFile, n.pidHolder().Pid); err != nil {
 			return nil, err
 		}
 	}
@@ -262,7 +267,7 @@ func (n *creation) run(ctx context.Context, console *os.File) (_ *os.Process, er
 		}
 	}
 	timings.Lap(ctx, "pid file, commit")
-	return n.process(), nil
+	return n.pidHolder(), nil
 }
 
 // expect bounds what the supervisor may take from here on, a waking and a boot that both
@@ -315,7 +320,7 @@ func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 		return err
 	}
 	timings.Lap(ctx, "start supervisor")
-	pid := n.process().Pid
+	pid := n.pidHolder().Pid
 	if n.container.Supervisor, err = state.ProcessOf(pid); err != nil {
 		return err
 	}
@@ -345,13 +350,8 @@ func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 		if err = n.child.Release(); err != nil {
 			return err
 		}
-		n.plan.Shadow.Face = nil
-	}
-	for i, ns := range n.plan.Shadow.Face {
-		if ns.Path == "" {
-			// This process's own, which outlasts the supervisor's setting up.
-			n.plan.Shadow.Face[i].Path = fmt.Sprintf("/proc/%d/ns/%s", os.Getpid(), procName[ns.Type])
-		}
+	} else {
+		n.boot.Face = faceOf(n.plan.Shadow.Face)
 	}
 	if err = moveDevices(n.plan.Shadow.NetDevices, pid); err != nil {
 		return err
@@ -359,7 +359,7 @@ func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 	// With v1 that is every container of Docker's, and the move would cost each an
 	// eighth of its start.
 	if n.plan.SeesCgroup() && n.container.Cgroup.IsV2() {
-		if n.plan.Guest.Linux.CgroupsPath, err = n.container.Cgroup.Name(); err != nil {
+		if n.boot.Found.CgroupsPath, err = n.container.Cgroup.Name(); err != nil {
 			return err
 		}
 	}
@@ -368,6 +368,19 @@ func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 	timings.Lap(ctx, "cgroup")
 	n.expect(nil)
 	return n.child.Bootstrap(n.boot)
+}
+
+// faceOf returns the namespaces that the supervisor's pid shows in the end, each with a
+// path: where the plan has none, this process's own, which outlasts the supervisor's setting
+// up.
+func faceOf(planned []specs.LinuxNamespace) []specs.LinuxNamespace {
+	face := slices.Clone(planned)
+	for i, ns := range face {
+		if ns.Path == "" {
+			face[i].Path = fmt.Sprintf("/proc/%d/ns/%s", os.Getpid(), procName[ns.Type])
+		}
+	}
+	return face
 }
 
 // moveDevices moves interfaces into the network namespace of a process that waits.

@@ -29,19 +29,31 @@ const (
 	bootTimeoutTCG  = 120 * time.Second
 )
 
-// newMachine decides everything about the VM: what the plan asks for, else what
+// Choice is the VM for a plan, and what the container gets of it.
+type Choice struct {
+	Machine supervisor.Machine
+	Image   *bootimage.Image
+	// CPUs is to how many of the machine's vCPUs the container is restricted; 0: to none.
+	CPUs     int
+	Warnings []string
+}
+
+// choose decides everything about the VM: what the plan asks for, else what
 // the settings file says, else the default. annotations are config.json's.
-func newMachine(ctx context.Context, settings *config.Config, plan *specconv.Plan, annotations map[string]string) (*supervisor.Machine, error) {
-	m, image, err := MachineOf(ctx, settings, plan)
+func choose(ctx context.Context, settings *config.Config, plan *specconv.Plan, annotations map[string]string) (*Choice, error) {
+	if err := mayEmulate(settings, plan, qemu.ProbeAccel); err != nil {
+		return nil, err
+	}
+	c, err := Choose(ctx, settings, plan.VM)
 	if err != nil {
 		return nil, err
 	}
 	// A template's devices are those of every container, so one with disks boots.
 	scope := template.ScopeOf(settings.TemplateScope, plan.VM.TemplateScope, annotations)
-	if settings.Templates != "off" && !scope.Alone && !m.FreePages && len(plan.Disks) == 0 {
-		m.Template = useTemplate(ctx, settings, m, image.Digest, scope, plan)
+	if settings.Templates != "off" && !scope.Alone && !c.Machine.FreePages && len(plan.Disks) == 0 {
+		c.useTemplate(ctx, settings, scope)
 	}
-	return m, nil
+	return c, nil
 }
 
 // mayEmulate refuses an annotation that takes the wall of the processor away: QEMU's
@@ -64,47 +76,44 @@ func mayEmulate(settings *config.Config, plan *specconv.Plan, probe func(hypervi
 	return weakens([]string{specconv.AnnotationAccel})
 }
 
-// MachineOf is the VM of a plan without a template, and the boot image. It adds to the
-// plan's warnings.
-func MachineOf(ctx context.Context, settings *config.Config, plan *specconv.Plan) (*supervisor.Machine, *bootimage.Image, error) {
-	if err := mayEmulate(settings, plan, qemu.ProbeAccel); err != nil {
-		return nil, nil, err
-	}
-	accel, _, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(plan.VM.Accel, settings.Accel)))
+// Choose returns the VM that a container would boot, without a template.
+func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choice, error) {
+	accel, _, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(vm.Accel, settings.Accel)))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	binary, err := qemu.FindBinary(settings.QEMU)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	image, err := bootimage.Prepare(ctx, bootImage(settings), os.Stderr)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	timeout := bootTimeoutKVM
 	if accel == hypervisor.TCG {
 		timeout = bootTimeoutTCG
 	}
-	vcpus := plan.FitVCPUs(cmp.Or(settings.VCPUs, defaultVCPUs(accel)))
+	vcpus, restricted := vm.Fit(cmp.Or(settings.VCPUs, defaultVCPUs(accel)))
+	c := &Choice{Image: image, CPUs: restricted}
 	if host := runtime.NumCPU(); vcpus > host {
 		// More wait for each other: an emulated guest with 64 on two CPUs boots for minutes.
-		plan.Warnings = append(plan.Warnings, fmt.Sprintf("the host has %d CPUs: the guest gets as many, and not %d", host, vcpus))
+		c.Warnings = append(c.Warnings, fmt.Sprintf("the host has %d CPUs: the guest gets as many, and not %d", host, vcpus))
 		vcpus = host
 	}
-	m := &supervisor.Machine{
+	c.Machine = supervisor.Machine{
 		QEMU: binary, Accel: accel,
-		MemoryMiB:    cmp.Or(plan.VM.MemoryMiB, settings.MemoryMiB, specconv.DefaultMemoryMiB(hostMemoryMiB())),
+		MemoryMiB:    cmp.Or(vm.MemoryMiB, settings.MemoryMiB, specconv.DefaultMemoryMiB(hostMemoryMiB())),
 		VCPUs:        vcpus,
-		NICs:         cmp.Or(plan.VM.NICs, settings.NICs, defaultNICs),
+		NICs:         cmp.Or(vm.NICs, settings.NICs, defaultNICs),
 		Kernel:       image.Kernel,
 		Initrd:       image.Initrd,
 		KernelParams: strings.TrimSpace(sysctlParams("/proc/sys") + " " + settings.KernelParams),
 		Vsock:        useVsock(settings.Vsock),
-		FreePages:    cmp.Or(plan.VM.FreePages, strconv.FormatBool(settings.FreePageReporting)) == "true",
+		FreePages:    cmp.Or(vm.FreePages, strconv.FormatBool(settings.FreePageReporting)) == "true",
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
 	}
-	return m, image, nil
+	return c, nil
 }
 
 // defaultVCPUs is one under emulation: of several, those that wait in the guest's

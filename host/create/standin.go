@@ -18,7 +18,7 @@ import (
 // by, and changes the supervisor's options so that it is one of its namespaces. The
 // files that are passed to the supervisor end with the caller.
 func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
-	shadow := &n.plan.Shadow
+	shadow := n.plan.Shadow
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("start stand-in: %w", err)

@@ -10,32 +10,31 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/config"
-	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/host/template"
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor/qemu"
 )
 
-// useTemplate finds the memory template for a machine and makes it when there is
-// none. Without one the container boots: that is slower and no failure, and the
-// plan's warnings say why.
-func useTemplate(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, scope template.Scope, plan *specconv.Plan) *supervisor.Template {
-	t, discarded, err := FindOrMakeTemplate(ctx, settings, m, guestDigest, scope)
+// useTemplate finds the memory template for the machine and makes it when there is
+// none. Without one the container boots: that is slower and no failure, and a warning says
+// why.
+func (c *Choice) useTemplate(ctx context.Context, settings *config.Config, scope template.Scope) {
+	t, discarded, err := c.FindOrMakeTemplate(ctx, settings, scope)
 	if discarded != nil {
-		plan.Warnings = append(plan.Warnings, fmt.Sprintf("memory template %v; it was made again", discarded))
+		c.Warnings = append(c.Warnings, fmt.Sprintf("memory template %v; it was made again", discarded))
 	}
 	if err != nil {
-		plan.Warnings = append(plan.Warnings, fmt.Sprintf("no memory template, so the container boots: %v", err))
-		return nil
+		c.Warnings = append(c.Warnings, fmt.Sprintf("no memory template, so the container boots: %v", err))
+		return
 	}
-	return &supervisor.Template{Store: filepath.Dir(filepath.Dir(t.RAM)), Key: t.Key, RAM: t.RAM, Devices: t.Devices}
+	c.Machine.Template = &supervisor.Template{Store: filepath.Dir(filepath.Dir(t.RAM)), Key: t.Key, RAM: t.RAM, Devices: t.Devices}
 }
 
-// FindOrMakeTemplate returns the memory template for a machine and, where one was found
+// FindOrMakeTemplate returns the memory template for the machine and, where one was found
 // that could not be used, why.
-func FindOrMakeTemplate(ctx context.Context, settings *config.Config, m *supervisor.Machine, guestDigest string, scope template.Scope) (t *template.Template, discarded, err error) {
-	kind, err := KindOf(m, guestDigest, scope)
+func (c *Choice) FindOrMakeTemplate(ctx context.Context, settings *config.Config, scope template.Scope) (t *template.Template, discarded, err error) {
+	kind, err := c.Kind(scope)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -50,14 +49,15 @@ func FindOrMakeTemplate(ctx context.Context, settings *config.Config, m *supervi
 	}
 	logrus.Debugf("making a memory template: %v", err)
 	// Its phases are not the container's.
-	ctx, cancel := context.WithTimeout(timings.With(ctx, nil), m.BootTimeout)
+	ctx, cancel := context.WithTimeout(timings.With(ctx, nil), c.Machine.BootTimeout)
 	defer cancel()
-	t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), m.Config(), m.NICs))
+	t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), c.Machine.Config(), c.Machine.NICs))
 	return t, discarded, err
 }
 
-// KindOf is the kind of memory template that a machine starts from.
-func KindOf(m *supervisor.Machine, guestDigest string, scope template.Scope) (*template.Kind, error) {
+// Kind is the kind of memory template that the machine starts from.
+func (c *Choice) Kind(scope template.Scope) (*template.Kind, error) {
+	m := &c.Machine
 	cpu, err := template.HostCPU()
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func KindOf(m *supervisor.Machine, guestDigest string, scope template.Scope) (*t
 		return nil, fmt.Errorf("uname: %w", err)
 	}
 	return &template.Kind{
-		Husk: husk, Guest: guestDigest, VMM: vmm, Accel: string(m.Accel), CPU: cpu,
+		Husk: husk, Guest: c.Image.Digest, VMM: vmm, Accel: string(m.Accel), CPU: cpu,
 		Machine: qemu.Fingerprint(m.Config(), m.NICs), Host: unix.ByteSliceToString(uts.Release[:]),
 		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs, NICs: m.NICs, Cmdline: m.KernelParams,
 		Tenant: scope.Tenant, Part: scope.Part,

@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/huskvm/husk/host/cgroup"
+	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/hypervisor"
@@ -33,7 +34,7 @@ func roomOf(m *supervisor.Machine) cgroup.Room {
 // Note notes in a group what Set will set, before the group is saved.
 func Note(g *cgroup.Group, r *specs.LinuxResources, m *supervisor.Machine) {
 	g.Room = roomOf(m)
-	g.Limits = g.Plan(cgroup.Initial(r), true).Limits
+	g.Limits = g.Change(cgroup.Initial(r), true).Limits
 	if r != nil && r.Memory != nil {
 		g.Apart()
 	}
@@ -41,10 +42,10 @@ func Note(g *cgroup.Group, r *specs.LinuxResources, m *supervisor.Machine) {
 
 // Set sets a container's limits on the host. pid is the process that the container is
 // known by. Only now, when the machine has booted: a quota would make that take long, and
-// a limit of memory fail. It returns a warning for each limit that the host does not have.
-func Set(g *cgroup.Group, r *specs.LinuxResources, pid int) (dropped []string, err error) {
+// a limit of memory fail. It returns the limits that the host does not have.
+func Set(g *cgroup.Group, r *specs.LinuxResources, pid int) (dropped []specconv.Dropped, err error) {
 	const created = true
-	change := g.Plan(cgroup.Initial(r), created)
+	change := g.Change(cgroup.Initial(r), created)
 	if err := change.Apply(); err != nil {
 		return nil, err
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
@@ -38,10 +37,11 @@ func Update(ctx context.Context, supervisor *control.Connection, asked *specs.Li
 	if err != nil {
 		return err
 	}
-	change := group.Plan(host, container.Saved == state.Created)
-	dropped, refused := sortDropped(change.Dropped)
-	if refused != "" {
-		return specconv.NotUpdated(refused)
+	change := group.Change(host, container.Saved == state.Created)
+	for _, d := range change.Dropped {
+		if !guestLacks(d.Field) {
+			return specconv.NotUpdated(d)
+		}
 	}
 	req := &control.UpdateRequest{}
 	if req.Resources, err = json.Marshal(guest); err != nil {
@@ -58,21 +58,14 @@ func Update(ctx context.Context, supervisor *control.Connection, asked *specs.Li
 	}
 	// Only now: a log that holds more than the one line of an error is not
 	// understood by podman.
-	for _, w := range dropped {
+	for _, w := range change.Dropped {
 		logrus.Warn(w)
 	}
 	return nil
 }
 
-// sortDropped tells what update must not leave undone from limits on what a
-// guest does not have anyway, which kubelet sends with every update.
-func sortDropped(all []string) (dropped []string, refused string) {
-	for _, w := range all {
-		if strings.HasPrefix(w, "linux.resources.hugepageLimits") || strings.HasPrefix(w, "linux.resources.rdma") {
-			dropped = append(dropped, w)
-		} else if refused == "" {
-			refused = w
-		}
-	}
-	return dropped, refused
+// guestLacks says whether a field is a limit on what no guest has. The kubelet sends such
+// limits with every update; of all others an update must not leave one undone.
+func guestLacks(field string) bool {
+	return field == "linux.resources.hugepageLimits" || field == "linux.resources.rdma"
 }

@@ -54,7 +54,7 @@ func Convert(env Env, spec *specs.Spec) (*Plan, error) {
 	}
 	c := &converter{env: env, host: env.Host, plan: &Plan{ShareOptions: shareOptions}}
 	if c.host == nil {
-		c.host = machine{}
+		c.host = thisHost{}
 	}
 	for _, step := range []func(*specs.Spec) error{c.vm, c.guest, c.rootfs, c.userNamespace, c.mounts, c.notify, c.linux} {
 		if err := step(spec); err != nil {
@@ -161,10 +161,12 @@ func (c *converter) linux(spec *specs.Spec) error {
 	if c.plan.Seccomp, err = seccomp.Compile(l.Seccomp); err != nil {
 		return err
 	}
+	resources, dropped := guestResources(l.Resources)
+	c.warn.drop(dropped...)
 	c.plan.Guest.Linux = &specs.Linux{
 		Namespaces:        guestNamespaces(l),
 		Sysctl:            guestSysctls(l),
-		Resources:         guestResources(l.Resources, &c.warn),
+		Resources:         resources,
 		Devices:           devices,
 		RootfsPropagation: l.RootfsPropagation,
 		MaskedPaths:       l.MaskedPaths,

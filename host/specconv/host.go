@@ -60,10 +60,10 @@ type Filesystem struct {
 	SizeBytes uint64 // 0: unlimited
 }
 
-// machine is the Host that this process runs on.
-type machine struct{}
+// thisHost is the Host that this process runs on.
+type thisHost struct{}
 
-func (machine) Stat(path string) (File, error) {
+func (thisHost) Stat(path string) (File, error) {
 	var st unix.Stat_t
 	if err := retryEINTR(func() error { return unix.Stat(path, &st) }); err != nil {
 		return File{}, &fs.PathError{Op: "stat", Path: path, Err: err}
@@ -87,9 +87,9 @@ func (machine) Stat(path string) (File, error) {
 	return f, nil
 }
 
-func (machine) RealPath(path string) (string, error) { return filepath.EvalSymlinks(path) }
+func (thisHost) RealPath(path string) (string, error) { return filepath.EvalSymlinks(path) }
 
-func (machine) Filesystem(path string) (Filesystem, error) {
+func (thisHost) Filesystem(path string) (Filesystem, error) {
 	var st unix.Statfs_t
 	if err := retryEINTR(func() error { return unix.Statfs(path, &st) }); err != nil {
 		return Filesystem{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
@@ -100,7 +100,7 @@ func (machine) Filesystem(path string) (Filesystem, error) {
 	}, nil
 }
 
-func (machine) HasDevice(kind string, major, minor int64) bool {
+func (thisHost) HasDevice(kind string, major, minor int64) bool {
 	dir := "char"
 	if kind == "b" {
 		dir = "block"

@@ -297,7 +297,7 @@ func idMapText(maps []specs.LinuxIDMapping) string {
 var errOwnUserNamespace = errors.New("it is the user namespace of the host, in which husk itself is")
 
 // UserNamespace reads the mappings from inside of the namespace.
-func (machine) UserNamespace(path string) (*IDMaps, error) {
+func (thisHost) UserNamespace(path string) (*IDMaps, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err

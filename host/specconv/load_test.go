@@ -101,9 +101,9 @@ func TestLoadProcess(t *testing.T) {
 	}
 }
 
-// TestMachine asks this machine itself, through the Host that husk uses.
-func TestMachine(t *testing.T) {
-	h := machine{}
+// TestThisHost asks this machine itself, through the Host that husk uses.
+func TestThisHost(t *testing.T) {
+	h := thisHost{}
 	dir := t.TempDir()
 	fifo, file := filepath.Join(dir, "fifo"), filepath.Join(dir, "file")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {

@@ -43,7 +43,9 @@ const (
 	ShareTag = "husk"
 )
 
-// Plan is one container, ready to be made.
+// Plan is one container, ready to be made. It is final when Convert returns it: what is
+// found out later goes beside it, as Found does, so that whoever reads a plan need not know
+// who has been there before.
 type Plan struct {
 	VM     VM
 	Shares []Share // the rootfs first
@@ -55,7 +57,8 @@ type Plan struct {
 	Disks []Disk `json:",omitempty"`
 	// Notify is where the process may tell a service manager of itself; nil: nowhere.
 	Notify *Notify `json:",omitempty"`
-	// Guest is the spec the agent receives: root.path and bind sources are guest paths.
+	// Guest is the spec for the agent as far as config.json says it, see GuestSpec:
+	// root.path and bind sources are guest paths.
 	Guest *specs.Spec
 	// Seccomp is the filter for all processes of the container, compiled; nil: none.
 	Seccomp *seccomp.Filter

@@ -158,12 +158,13 @@ func nonZero[T int64 | uint64](p *T) *T {
 // guestResources are the limits and device rules that the guest's cgroup enforces
 // on the container; nil if there are none. Rules of block devices have the host's
 // numbers: the agent knows the guest's.
-func guestResources(r *specs.LinuxResources, w *warnings) *specs.LinuxResources {
+func guestResources(r *specs.LinuxResources) (guest *specs.LinuxResources, dropped []Dropped) {
 	if r == nil {
-		return nil
+		return nil, nil
 	}
-	guest := &specs.LinuxResources{
-		Memory:  guestMemory(r.Memory, w),
+	memory, dropped := guestMemory(r.Memory)
+	guest = &specs.LinuxResources{
+		Memory:  memory,
 		CPU:     guestCPU(r.CPU),
 		Unified: guestUnified(r.Unified),
 		Devices: guestDeviceRules(r.Devices),
@@ -172,33 +173,37 @@ func guestResources(r *specs.LinuxResources, w *warnings) *specs.LinuxResources 
 		guest.Pids = &specs.LinuxPids{Limit: r.Pids.Limit}
 	}
 	if guest.Memory == nil && guest.CPU == nil && guest.Pids == nil && guest.Unified == nil && len(guest.Devices) == 0 {
-		return nil
+		return nil, dropped
 	}
-	return guest
+	return guest, dropped
 }
 
-func guestMemory(m *specs.LinuxMemory, w *warnings) *specs.LinuxMemory {
+func guestMemory(m *specs.LinuxMemory) (_ *specs.LinuxMemory, dropped []Dropped) {
 	if m == nil {
-		return nil
+		return nil, nil
 	}
 	const field = "linux.resources.memory."
 	//nolint:staticcheck // deprecated, and still sent
-	w.dropIf(set(m.Kernel) > 0, field+"kernel", "Linux limits it no more")
-	w.dropIf(m.UseHierarchy != nil && !*m.UseHierarchy, field+"useHierarchy", "the guest's cgroups are always hierarchical")
+	if set(m.Kernel) > 0 {
+		dropped = append(dropped, Dropped{field + "kernel", "Linux limits it no more"})
+	}
+	if m.UseHierarchy != nil && !*m.UseHierarchy {
+		dropped = append(dropped, Dropped{field + "useHierarchy", "the guest's cgroups are always hierarchical"})
+	}
 	guest := specs.LinuxMemory{
 		Limit:       nonZero(m.Limit),
 		Swap:        nonZero(m.Swap),
 		Reservation: nonZero(m.Reservation),
 	}
 	if guest == (specs.LinuxMemory{}) {
-		return nil
+		return nil, dropped
 	}
 	guest.CheckBeforeUpdate = m.CheckBeforeUpdate
-	return &guest
+	return &guest, dropped
 }
 
 // guestCPU leaves out the numbers of host CPUs: how many they are is for
-// Plan.FitVCPUs, and which ones is the host's cgroup's to say.
+// VM.Fit, and which ones is the host's cgroup's to say.
 func guestCPU(c *specs.LinuxCPU) *specs.LinuxCPU {
 	if c == nil {
 		return nil
@@ -245,10 +250,9 @@ func Resources(r, now *specs.LinuxResources) (host, guest *specs.LinuxResources,
 	if err := validateResources(host); err != nil {
 		return nil, nil, err
 	}
-	var refused warnings
-	guest = guestResources(host, &refused)
-	if len(refused) > 0 {
-		return nil, nil, NotUpdated(refused[0])
+	guest, dropped := guestResources(host)
+	if len(dropped) > 0 {
+		return nil, nil, NotUpdated(dropped[0])
 	}
 	if guest == nil {
 		guest = &specs.LinuxResources{}
@@ -271,10 +275,9 @@ func Resources(r, now *specs.LinuxResources) (host, guest *specs.LinuxResources,
 	return host, guest, nil
 }
 
-// NotUpdated is the error for a field that create would have dropped with the
-// warning.
-func NotUpdated(dropped string) error {
-	return fmt.Errorf("update is not supported: %s", strings.Replace(dropped, ": dropped: ", ": ", 1))
+// NotUpdated is the error for a field that create would have dropped.
+func NotUpdated(d Dropped) error {
+	return fmt.Errorf("update is not supported: %s: %s", d.Field, d.Why)
 }
 
 // withLimit has a limit of memory and swap together come with that of memory,

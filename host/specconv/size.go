@@ -151,38 +151,27 @@ func (vm VM) Check() error {
 	return nil
 }
 
-// FitVCPUs returns how many vCPUs the machine gets and restricts the container
-// to those of them it may use. standard is the number without a limit, and the
-// least there are of a machine for a container with one: containers with
+// Fit returns how many vCPUs the machine gets, and to how many of those, the first ones,
+// the container is restricted; 0: it may use all. standard is the number without a limit,
+// and the least there are of a machine for a container with one: containers with
 // different limits then start from one memory template. More come as powers of
 // two.
-func (p *Plan) FitVCPUs(standard int) int {
-	if p.VM.VCPUs > 0 {
-		return p.VM.VCPUs
+func (vm VM) Fit(standard int) (vcpus, restricted int) {
+	if vm.VCPUs > 0 {
+		return vm.VCPUs, 0
 	}
-	n := p.VM.CPUs
+	n := vm.CPUs
 	if n == 0 {
-		return standard
+		return standard, 0
 	}
-	total := standard
+	vcpus = standard
 	if n > standard {
-		total = min(1<<bits.Len(uint(n-1)), maxVCPUs)
+		vcpus = min(1<<bits.Len(uint(n-1)), maxVCPUs)
 	}
-	if n < total {
-		p.restrictCPUs(n)
+	if n < vcpus {
+		restricted = n
 	}
-	return total
-}
-
-func (p *Plan) restrictCPUs(n int) {
-	l := p.Guest.Linux
-	if l.Resources == nil {
-		l.Resources = &specs.LinuxResources{}
-	}
-	if l.Resources.CPU == nil {
-		l.Resources.CPU = &specs.LinuxCPU{}
-	}
-	l.Resources.CPU.Cpus = firstCPUs(n)
+	return vcpus, restricted
 }
 
 // firstCPUs is the list of the first n CPUs. Which CPUs of the host they are is

@@ -278,7 +278,7 @@ func TestShm(t *testing.T) {
 	}
 }
 
-func TestFitVCPUs(t *testing.T) {
+func TestFit(t *testing.T) {
 	for _, c := range []struct {
 		vm             VM
 		standard, want int
@@ -293,9 +293,10 @@ func TestFitVCPUs(t *testing.T) {
 		{VM{CPUs: 200}, 4, 255, "0-199"},
 		{VM{CPUs: 1, VCPUs: 3}, 4, 3, ""},
 	} {
-		p := &Plan{VM: c.vm, Guest: &specs.Spec{Linux: &specs.Linux{}}}
-		got, cpus := p.FitVCPUs(c.standard), ""
-		if r := p.Guest.Linux.Resources; r != nil {
+		p := &Plan{Guest: &specs.Spec{Linux: &specs.Linux{}}}
+		got, restricted := c.vm.Fit(c.standard)
+		cpus := ""
+		if r := p.GuestSpec(Found{CPUs: restricted}).Linux.Resources; r != nil {
 			cpus = r.CPU.Cpus
 		}
 		if got != c.want || cpus != c.cpus {

@@ -2,6 +2,15 @@ package specconv
 
 import "fmt"
 
+// Dropped is a field of the spec that is not honoured.
+type Dropped struct {
+	Field string // such as linux.resources.blockIO
+	Why   string
+}
+
+// String is the warning.
+func (d Dropped) String() string { return fmt.Sprintf("%s: dropped: %s", d.Field, d.Why) }
+
 // warnings collects one sentence for each field that is dropped or means
 // something else than on the host.
 type warnings []string
@@ -13,6 +22,12 @@ func (w *warnings) addf(field, format string, args ...any) {
 // dropIf records that field was set and is not honoured.
 func (w *warnings) dropIf(set bool, field, why string) {
 	if set {
-		w.addf(field, "dropped: %s", why)
+		w.drop(Dropped{Field: field, Why: why})
+	}
+}
+
+func (w *warnings) drop(all ...Dropped) {
+	for _, d := range all {
+		*w = append(*w, d.String())
 	}
 }

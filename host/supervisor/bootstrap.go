@@ -20,8 +20,12 @@ type Bootstrap struct {
 	StateDir  string // absolute
 	Container *state.Container
 	Plan      *specconv.Plan
-	Walls     Walls
-	Machine   Machine
+	// Found is what the cli has found out since; the supervisor adds to it.
+	Found specconv.Found
+	// Face are the plan's, each with a path; none where a stand-in shows them.
+	Face    []specs.LinuxNamespace `json:",omitempty"`
+	Walls   Walls
+	Machine Machine
 	// StandInPID is the container's pid as this process sees it, where that is not
 	// its own.
 	StandInPID int `json:",omitempty"`

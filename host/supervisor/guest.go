@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/specconv"
@@ -104,10 +103,12 @@ func (s *supervisor) explain(ctx context.Context, err error) error {
 func (s *supervisor) createInGuest() error {
 	ctx, cancel := s.whileWanted(context.Background(), s.boot.Machine.BootTimeout)
 	defer cancel()
-	if err := inheritName(s.boot.Plan.Guest); err != nil {
+	found := s.boot.Found
+	var err error
+	if found.Hostname, found.Domainname, err = ownNames(); err != nil {
 		return err
 	}
-	spec, err := json.Marshal(s.boot.Plan.Guest)
+	spec, err := json.Marshal(s.boot.Plan.GuestSpec(found))
 	if err != nil {
 		return fmt.Errorf("encode guest spec: %w", err)
 	}
@@ -158,21 +159,15 @@ func (s *supervisor) createInGuest() error {
 	return nil
 }
 
-// inheritName gives a container without a name that of this process's uts namespace:
-// the host's or another container's, if config.json asks for it, or a new one, which
-// begins with the host's. The guest's kernel has no name.
-func inheritName(guest *specs.Spec) error {
+// ownNames returns the host name and the domain name of this process's uts namespace, which
+// a container without a name gets: the host's or another container's, if config.json asks
+// for it, or a new one, which begins with the host's. The guest's kernel has no name.
+func ownNames() (host, domain string, err error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
-		return os.NewSyscallError("uname", err)
+		return "", "", os.NewSyscallError("uname", err)
 	}
-	if guest.Hostname == "" {
-		guest.Hostname = unix.ByteSliceToString(uts.Nodename[:])
-	}
-	if guest.Domainname == "" {
-		guest.Domainname = unix.ByteSliceToString(uts.Domainname[:])
-	}
-	return nil
+	return unix.ByteSliceToString(uts.Nodename[:]), unix.ByteSliceToString(uts.Domainname[:]), nil
 }
 
 // notePhases notes what the agent says its part of create has taken. The guest's

@@ -153,7 +153,7 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := s.openState(); err != nil {
 		return err
 	}
-	face, err := openFace(s.boot.Plan.Shadow.Face)
+	face, err := openFace(s.boot.Face)
 	if err != nil {
 		return err
 	}
@@ -274,7 +274,7 @@ func (s *supervisor) mountAll() error {
 	if err != nil {
 		return err
 	}
-	plan.Guest.Mounts = guest
+	s.boot.Found.Mounts = guest
 	takeIdentity(plan.Shadow)
 	return nil
 }
