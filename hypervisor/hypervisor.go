@@ -132,6 +132,12 @@ type VM interface {
 	// Needs is what the process that has started the VM has to keep of its rights for
 	// the VM's sake. Always the same value.
 	Needs() Needs
+	// SealShare is for what has been mounted below Config.ShareDir since Start, and has
+	// come into the share: from then on no setuid bit, device node or program counts
+	// there for the vmm, as in the rest of the share, and what is mounted later does
+	// not come. It is to be called before the guest runs anything of the container's.
+	// Without a share it does nothing.
+	SealShare() error
 	// Stop ends the vmm at once, without asking the guest, and returns after
 	// Done. It is idempotent.
 	Stop() error

@@ -3,12 +3,16 @@
 package integration
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // hostHook is a shell script on the host, with $0 a directory to write to.
@@ -111,6 +115,71 @@ func TestHookMounts(t *testing.T) {
 		}
 	}
 	e.ok("delete", c.id)
+}
+
+// TestHookMountsAreHarmless: what hooks mount below the rootfs has in the vmm's namespace
+// the flags of the rest of the share, and what is mounted later, also where a hook's
+// process still shares its mounts, does not come there.
+func TestHookMountsAreHarmless(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	for name, bundle := range map[string]func(*env, specOption) string{
+		"plain": func(e *env, hook specOption) string { return e.bundle(withArgs("sleep", "1000"), hook) },
+		"user namespace": func(e *env, hook specOption) string {
+			return e.mappedBundle(withArgs("sleep", "1000"), withUserNS(""), hook)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			hookMountsAreHarmless(e, func(hook specOption) string { return bundle(e, hook) })
+		})
+	}
+}
+
+func hookMountsAreHarmless(e *env, bundleWith func(specOption) string) {
+	t := e.t
+	t.Helper()
+	const stays = "1000001" // seconds
+	bundle := bundleWith(func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{hostHook(`mkdir -p hooked late
+			mount -t tmpfs -o size=1m husk-hooked hooked && mknod -m 666 hooked/node c 1 3 && echo text > hooked/file
+			mkfifo up
+			unshare -m --propagation unchanged sh -c "echo > up; exec sleep `+stays+`" </dev/null >/dev/null 2>&1 &
+			read x < up`, "")}}
+	})
+	c := e.createStarted(bundle)
+	if r := c.exec("cat", "/hooked/file").is(0); r.stdout != "text\n" {
+		t.Errorf("the container read %q", r.stdout)
+	}
+	var inNamespace int
+	eventually(t, "the hook's process is there", testTimeout, func() bool {
+		for pid := range e.processes() {
+			cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if string(cmdline) == "sleep\x00"+stays+"\x00" {
+				inNamespace = pid
+			}
+		}
+		return inNamespace != 0
+	})
+	late := filepath.Join(bundle, "rootfs/late")
+	mount := exec.Command("nsenter", "-m", "-t", strconv.Itoa(inNamespace), "mount", "-t", "tmpfs", "-o", "size=1m", "husk-late", late)
+	if out, err := mount.CombinedOutput(); err != nil {
+		t.Fatalf("mount where the hook's process is: %v: %s", err, out)
+	}
+	vmm := e.vmms()[0]
+	mounts := readFile(t, fmt.Sprintf("/proc/%d/mountinfo", vmm))
+	if !strings.Contains(mounts, "/hooked ") {
+		t.Errorf("the vmm lacks what the hook has mounted:\n%s", mounts)
+	}
+	harmlessMounts(t, vmm)
+	attempts(t, vmm, []attempt{
+		{"open a hook's device node", try(unix.SYS_OPENAT, shareFD(t, vmm), "rootfs/hooked/node", unix.O_RDWR), unix.EACCES},
+	})
+	if strings.Contains(mounts, "/late ") {
+		t.Errorf("the vmm has what was mounted later:\n%s", mounts)
+	}
+	c.stop()
 }
 
 func TestCreateContainerHookFails(t *testing.T) {

@@ -53,5 +53,8 @@ func (s *supervisor) finishHooks(proceed <-chan struct{}) error {
 	s.timings.Lap("hooks")
 	// What they have mounted is to stay where it has spread when the host's tree
 	// is let go of, with the rootfs in it.
-	return mounts.LeaveHost()
+	if err := mounts.LeaveHost(); err != nil {
+		return err
+	}
+	return s.vm.SealShare()
 }

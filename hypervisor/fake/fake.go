@@ -160,6 +160,9 @@ func (v *VM) Channel() hypervisor.Channel { return v.channel }
 // Needs implements hypervisor.VM.
 func (v *VM) Needs() hypervisor.Needs { return hypervisor.Needs{} }
 
+// SealShare implements hypervisor.VM.
+func (v *VM) SealShare() error { return nil }
+
 // Info implements hypervisor.VM.
 func (v *VM) Info(ctx context.Context) (hypervisor.Info, error) {
 	if err := ctx.Err(); err != nil {

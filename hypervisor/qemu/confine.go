@@ -15,15 +15,63 @@ import (
 //
 // hostDir is the share's directory, "" for none.
 func (p *process) confine(hostDir string) error {
+	if err := p.inMounts(func() error { return keepShare(hostDir) }); err != nil {
+		return fmt.Errorf("confine vmm: %w", err)
+	}
+	return nil
+}
+
+// sealShare is for what has been mounted below the share since the vmm was started, by
+// hooks: such a mount has come by propagation, with the flags that the hook gave it. From
+// here on nothing comes any more. hostDir is as for confine, which was before.
+func (p *process) sealShare(hostDir string) error {
+	if hostDir == "" {
+		return nil
+	}
+	err := p.inMounts(func() error {
+		attr := harmlessMounts
+		attr.Propagation = unix.MS_PRIVATE
+		return unix.MountSetattr(unix.AT_FDCWD, shareInRoot, unix.AT_RECURSIVE, &attr)
+	})
+	if err != nil {
+		return fmt.Errorf("make what is mounted in the share nosuid, nodev, noexec: %w", err)
+	}
+	return nil
+}
+
+// inMounts runs f in the vmm's mount namespace.
+func (p *process) inMounts(f func() error) error {
 	done := make(chan error)
 	go func() {
 		// The thread ends with its goroutine: it is left in the vmm's namespace. The
 		// program keeps its main goroutine on the main thread, so it is not that one.
 		runtime.LockOSThread()
-		done <- enterAndPivot(p.pidfd, hostDir)
+		err := p.enterMounts()
+		if err == nil {
+			err = f()
+		}
+		done <- err
 	}()
-	if err := <-done; err != nil {
-		return fmt.Errorf("confine vmm: %w", err)
+	return <-done
+}
+
+// enterMounts moves this thread into the vmm's mount namespace.
+func (p *process) enterMounts() error {
+	// A thread may change its mount namespace only if it shares no root and
+	// working directory.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	pidfd, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var joined error
+	if err := pidfd.Control(func(fd uintptr) { joined = unix.Setns(int(fd), unix.CLONE_NEWNS) }); err != nil {
+		return err
+	}
+	if joined != nil {
+		return fmt.Errorf("setns: %w", joined)
 	}
 	return nil
 }
@@ -33,15 +81,11 @@ func (p *process) confine(hostDir string) error {
 // QEMU's 9p server changes modes and attributes through /proc/self/fd.
 const newRoot = "/proc"
 
-func enterAndPivot(pidfd int, hostDir string) error {
-	// A thread may change its mount namespace only if it shares no root and
-	// working directory.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
-	if err := unix.Setns(pidfd, unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("setns: %w", err)
-	}
+// shareInRoot is the share in the new root.
+const shareInRoot = "/share"
+
+// keepShare makes a root with the share and /proc in it that of this mount namespace.
+func keepShare(hostDir string) error {
 	// Below it is the one that stays, of the vmm's pid namespace and with processes only:
 	// see restrictions.
 	if err := unix.Unmount("/proc", unix.MNT_DETACH); err != nil {
@@ -56,7 +100,7 @@ func enterAndPivot(pidfd int, hostDir string) error {
 	if err := unix.Mount("husk-vmm", newRoot, "tmpfs", harmless, "size=64k,mode=755"); err != nil {
 		return fmt.Errorf("mount a root: %w", err)
 	}
-	for _, dir := range []string{newRoot + "/proc", newRoot + "/share"} {
+	for _, dir := range []string{newRoot + "/proc", newRoot + shareInRoot} {
 		if err := unix.Mkdir(dir, 0o755); err != nil {
 			return fmt.Errorf("make a root: %w", err)
 		}
@@ -67,7 +111,7 @@ func enterAndPivot(pidfd int, hostDir string) error {
 	if hostDir != "" {
 		// Moved, not bound: the 9p server holds this very mount and finds those below
 		// it only while they hang together.
-		if err := unix.Mount(hostDir, newRoot+"/share", "", unix.MS_MOVE, ""); err != nil {
+		if err := unix.Mount(hostDir, newRoot+shareInRoot, "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("keep the share: %w", err)
 		}
 	}

@@ -19,7 +19,7 @@ import (
 // process is a vmm process that dies with this one.
 type process struct {
 	proc   *os.Process
-	pidfd  int           // for confine; -1 once that is done
+	pidfd  *os.File      // closed once reaped
 	exited chan struct{} // closed once reaped
 	// Set before exited is closed.
 	state *os.ProcessState // nil if err is not
@@ -43,7 +43,7 @@ func (l *launch) start() (*process, error) {
 	if err := closeOnExec(); err != nil {
 		return nil, fmt.Errorf("mark descriptors close-on-exec: %w", err)
 	}
-	p := &process{pidfd: -1, exited: make(chan struct{})}
+	p := &process{exited: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// The parent-death signal goes with the thread that forked, not with the
@@ -57,6 +57,7 @@ func (l *launch) start() (*process, error) {
 			return
 		}
 		p.state, p.err = p.proc.Wait()
+		p.pidfd.Close() // nothing was written to it
 		close(p.exited)
 	}()
 	if err := <-started; err != nil {
@@ -78,14 +79,14 @@ func (l *launch) fork(p *process) error {
 		return fmt.Errorf("execute %s: %w", l.cfg.Binary, err)
 	}
 	if p.proc, err = os.FindProcess(pid); err == nil {
-		p.pidfd, err = unix.PidfdOpen(pid, 0)
+		p.pidfd, err = pidfdOpen(pid)
 	}
 	if err == nil {
-		err = l.watch.started(pid, p.pidfd)
+		err = l.watch.started(pid, int(p.pidfd.Fd()))
 	}
 	if err != nil {
 		close(l.watch.vmm) // which the watcher waits for
-		p.closePidfd()
+		p.pidfd.Close()    // nil is an error, and harmless
 		kerr := p.kill()
 		if kerr == nil {
 			_, kerr = p.proc.Wait()
@@ -188,12 +189,13 @@ func (p *process) kill() error {
 	return nil
 }
 
-func (p *process) closePidfd() {
-	if p.pidfd >= 0 {
-		// Nothing was written to it.
-		unix.Close(p.pidfd)
-		p.pidfd = -1
+// pidfdOpen returns nil with an error.
+func pidfdOpen(pid int) (*os.File, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
 	}
+	return os.NewFile(uintptr(fd), "vmm"), nil
 }
 
 // closeOnExec marks what this process itself inherited without the flag (an

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -18,24 +19,64 @@ import (
 // underListener runs f on a thread whose children get no listener, since there is one.
 func underListener(t *testing.T, f func() error) error {
 	t.Helper()
+	allowAll := []bpf.Instruction{bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}}
+	return underFilter(t, allowAll, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, f)
+}
+
+// underFilter runs f on a thread that has a seccomp filter, as its children do.
+func underFilter(t *testing.T, filter []bpf.Instruction, flags uintptr, f func() error) error {
+	t.Helper()
+	code, err := assemble(filter)
+	if err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends
-		code, err := assemble([]bpf.Instruction{bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}})
-		if err != nil {
-			done <- err
-			return
-		}
 		program := &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
-		fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(program)))
+		fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(program)))
 		if errno != 0 {
 			done <- os.NewSyscallError("seccomp", errno)
 			return
 		}
-		defer unix.Close(int(fd))
+		if flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+			defer unix.Close(int(fd))
+		}
 		done <- f()
 	}()
 	return <-done
+}
+
+// TestVMMThatCannotBeWatched: without a pidfd the start fails, and neither a process,
+// not even a dead one, nor the watcher is left.
+func TestVMMThatCannotBeWatched(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	dir := t.TempDir()
+	l := &launch{
+		cfg:    hypervisor.Config{Binary: write(t, dir, "qemu", "#!/bin/sh\nexec sleep 1000\n", 0o755)},
+		argv:   func(bool) []string { return nil },
+		output: os.Stderr, watch: newWatcher(nil, nil),
+	}
+	noPidfd := []bpf.Instruction{
+		load(offNumber),
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.SYS_PIDFD_OPEN, SkipFalse: 1},
+		bpf.RetConstant{Val: refuse(unix.EMFILE)},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW},
+	}
+	p := &process{}
+	if err := underFilter(t, noPidfd, 0, func() error { return l.fork(p) }); !errors.Is(err, unix.EMFILE) {
+		t.Fatalf("started: %v", err)
+	}
+	select {
+	case <-l.watch.ended:
+	case <-time.After(time.Minute):
+		t.Error("the watcher waits for a vmm that was never named")
+	}
+	if _, err := unix.Wait4(p.proc.Pid, nil, unix.WNOHANG, nil); !errors.Is(err, unix.ECHILD) {
+		t.Errorf("the vmm is left, to be waited for: %v", err)
+	}
 }
 
 // TestWithoutListener: a VM boots, under a filter all the same, and with one of QEMU's
@@ -60,7 +101,7 @@ func TestWithoutListener(t *testing.T) {
 		},
 		output: output, watch: newWatcher(nil, nil),
 	}
-	p := &process{pidfd: -1}
+	p := &process{}
 	err = underListener(t, func() error {
 		if err := l.fork(p); err != nil {
 			return err
@@ -71,7 +112,7 @@ func TestWithoutListener(t *testing.T) {
 	if err != nil || p.err != nil || p.state.ExitCode() != 7 || !own {
 		t.Errorf("boot: %v, %v, %v, filter of its own %v", err, p.err, p.state, own)
 	}
-	p.closePidfd()
+	p.pidfd.Close()
 	if text, err := os.ReadFile(said); err != nil || !strings.Contains(string(text), "sockets, fifos and devices cannot be made") {
 		t.Errorf("no warning: %q, %v", text, err)
 	}

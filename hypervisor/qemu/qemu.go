@@ -60,6 +60,7 @@ type vm struct {
 	marks    marks
 	devices  string // path that Save writes
 	needs    hypervisor.Needs
+	share    string // the share's directory, "" for none
 	done     chan struct{}
 	err      error // set before done is closed
 }
@@ -96,7 +97,6 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	if err != nil {
 		return nil, fmt.Errorf("start vm: %w", err)
 	}
-	defer v.proc.closePidfd()
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("qemu did not answer within %v", startTimeout))
 	defer cancel()
 	v.greeted, err = v.qmp.negotiate(ctx)
@@ -227,6 +227,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		proc: proc, channel: channel,
 		console: newRing(consoleSize), stderr: newRing(stderrSize),
 		done: make(chan struct{}), marks: newMarks(), devices: cfg.DeviceState, watch: watch,
+		share: cfg.ShareDir,
 	}
 	v.qmp = newQMP(qmpConn, v.event)
 	var readers sync.WaitGroup
@@ -334,6 +335,9 @@ func (v *vm) Channel() hypervisor.Channel { return v.channel }
 
 // Needs implements hypervisor.VM.
 func (v *vm) Needs() hypervisor.Needs { return v.needs }
+
+// SealShare implements hypervisor.VM.
+func (v *vm) SealShare() error { return v.proc.sealShare(v.share) }
 
 // Info implements hypervisor.VM.
 func (v *vm) Info(ctx context.Context) (hypervisor.Info, error) {

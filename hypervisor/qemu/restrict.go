@@ -91,6 +91,9 @@ func (r *restricting) call(name string, nr int, args ...any) {
 	r.calls = append(r.calls, c)
 }
 
+// harmlessMounts is what each mount in the vmm's namespace is.
+var harmlessMounts = unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+
 // mounts: a /proc of the vmm's pid namespace, with processes only, and a share in
 // which the host's kernel obeys nothing that the guest makes: no setuid bit, no
 // device, no program. The guest's kernel has its own opinion of each.
@@ -106,9 +109,9 @@ func (r *restricting) mounts(share string) {
 	}
 	// Whatever it is, it becomes a mount, which alone has flags and can be moved.
 	r.call("bind share "+share, unix.SYS_MOUNT, share, share, "none", unix.MS_BIND|unix.MS_REC)
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+	attr := harmlessMounts
 	r.call("make share nosuid, nodev, noexec", unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, share, unix.AT_RECURSIVE,
-		unsafe.Pointer(attr), int(unsafe.Sizeof(*attr)))
+		unsafe.Pointer(&attr), int(unsafe.Sizeof(attr)))
 }
 
 // maxData is in bytes. What is counted is private and writable.
