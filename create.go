@@ -18,6 +18,9 @@ var createCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
+		if err := handOverNew(c); err != nil {
+			return fmt.Errorf("husk create failed: %w", err)
+		}
 		opts := createOptions(c)
 		opts.Detach = true
 		if _, _, err := create.New(c.Context, opts); err != nil {

@@ -68,8 +68,10 @@ func supported() *features.Features {
 			annotationVersion:    version,
 			annotationCommit:     commit,
 			annotationCheckpoint: "false",
+			// By default; the settings may let a container choose.
+			specconv.AnnotationIsolation: specconv.IsolationVM,
 		},
-		// They change the VM's size, take its network away, and weaken walls where the
+		// They choose another runtime, change the VM's size, take its network away, and weaken walls where the
 		// settings let them.
 		PotentiallyUnsafeConfigAnnotations: []string{annotationPrefix},
 	}

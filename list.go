@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -10,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/host/isolation"
 	"github.com/huskvm/husk/host/state"
 )
 
@@ -32,24 +35,38 @@ var listCommand = &cli.Command{
 		for _, err := range broken {
 			logrus.Warn(err)
 		}
-		return list(c.App.Writer, containers, c.String("format"), c.Bool("quiet"))
+		return list(c.App.Writer, describe(c.Context, c.String("root"), containers), c.String("format"), c.Bool("quiet"))
 	},
 }
 
-func list(w io.Writer, containers []*state.Container, format string, quiet bool) error {
+// describe leaves out those that another runtime had and has deleted. It returns nil without
+// containers, for runc's `null`.
+func describe(ctx context.Context, root string, containers []*state.Container) (all []state.Description) {
+	for _, c := range containers {
+		d := state.Describe(c)
+		if c.HandedTo != nil {
+			var err error
+			if d, err = isolation.Describe(ctx, root, c); errors.Is(err, state.ErrNotExist) {
+				continue
+			} else if err != nil {
+				logrus.Warn(err)
+				d = state.Describe(c)
+			}
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
+func list(w io.Writer, all []state.Description, format string, quiet bool) error {
 	if quiet {
 		// As in runc, the format does not matter then.
-		for _, c := range containers {
-			if _, err := fmt.Fprintln(w, c.ID); err != nil {
+		for _, d := range all {
+			if _, err := fmt.Fprintln(w, d.ID); err != nil {
 				return fmt.Errorf("print list: %w", err)
 			}
 		}
 		return nil
-	}
-	// Nil without containers, for runc's `null`.
-	var all []state.Description
-	for _, c := range containers {
-		all = append(all, state.Describe(c))
 	}
 	switch format {
 	case "table":

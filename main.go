@@ -19,6 +19,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/isolation"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/host/supervisor/execprocess"
@@ -131,9 +132,72 @@ func newApp() *cli.App {
 		// Or a container named h or help could not be addressed.
 		c.HideHelpCommand = true
 		c.Description = withExamples(c.Name, c.Description)
+		if slices.Contains(ofOne, c.Name) {
+			c.Before = handOver
+		}
 		app.Commands[i] = &c
 	}
 	return app
+}
+
+// ofOne are the verbs of one container that exists, which may be another runtime's.
+var ofOne = []string{"start", "state", "kill", "delete", "exec", "ps", "pause", "resume", "update", "events"}
+
+// handOver executes the runtime that the container was handed to, if it was. It comes before
+// the verb.
+func handOver(c *cli.Context) error {
+	root, id := c.String("root"), c.Args().First()
+	handed, err := isolation.Find(root, id)
+	if err != nil || handed == nil {
+		return err
+	}
+	call := callOf(c)
+	if c.Command.Name != "delete" {
+		return call.Exec(handed)
+	}
+	code, err := call.Delete(handed, root, id)
+	if err != nil {
+		return err
+	}
+	return &exitError{code: code}
+}
+
+// handOverNew is handOver for a container that is about to be made, and may choose.
+func handOverNew(c *cli.Context) error {
+	// Another runtime may have had a container of this ID, and have deleted it.
+	if _, err := isolation.Find(c.String("root"), c.Args().First()); err != nil {
+		return err
+	}
+	settings, err := config.Load(c.String("config"))
+	if err != nil {
+		return err
+	}
+	runtime, err := isolation.Choose(settings, c.String("bundle"))
+	if err != nil || runtime == "" {
+		return err
+	}
+	handed, err := isolation.Record(c.String("root"), c.Args().First(), c.String("bundle"), runtime)
+	if err != nil {
+		return err
+	}
+	return callOf(c).Exec(handed)
+}
+
+// callOf is the verb as another runtime is called with it.
+func callOf(c *cli.Context) *isolation.Call {
+	verb := c.Lineage()[1] // the app's own context, whose arguments are the verb's name and what follows
+	call := &isolation.Call{Args: verb.Args().Slice(), KeepFDs: c.Int("preserve-fds")}
+	for _, name := range []string{"debug", "systemd-cgroup"} {
+		if c.Bool(name) {
+			call.Flags = append(call.Flags, "--"+name)
+		}
+	}
+	for _, name := range []string{"log", "log-format", "rootless"} {
+		if verb.IsSet(name) {
+			call.Flags = append(call.Flags, "--"+name+"="+verb.String(name))
+		}
+	}
+	return call
 }
 
 // exitError is an error with an exit code of its own; with a nil err it is only

@@ -26,6 +26,9 @@ var runCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
+		if err := handOverNew(c); err != nil {
+			return fmt.Errorf("husk run failed: %w", err)
+		}
 		opts := createOptions(c)
 		opts.Detach = c.Bool("detach")
 		code, err := run(c.Context, opts, c.Bool("keep"))

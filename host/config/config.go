@@ -25,6 +25,12 @@ const (
 	ScopeAnnotation = "annotation:" // before the annotation's name
 )
 
+// Values of Isolation.
+const (
+	IsolationVM         = "vm"
+	IsolationAnnotation = "annotation"
+)
+
 // Config is the settings file. The zero value of a field means its default.
 type Config struct {
 	// Accel is "auto", "kvm" or "tcg". Default "auto": KVM where it can really
@@ -66,6 +72,13 @@ type Config struct {
 	// UnsafeAnnotations allows a container's annotations to turn such walls off.
 	// Default false: whoever may set annotations may not.
 	UnsafeAnnotations bool `toml:"unsafe_annotations"`
+	// Isolation is "vm", each container is a virtual machine, or "annotation": one whose
+	// annotation org.huskvm.isolation is "runc" is handed to Runc instead, without any of
+	// husk's walls. Default "vm".
+	Isolation string `toml:"isolation"`
+	// Runc is the executable of the OCI runtime for such containers, absolute. Default:
+	// runc in PATH, else crun.
+	Runc string `toml:"runc"`
 	// BootTimeout is how long the guest may take from power-on to the agent's
 	// answer. Default 20 s under KVM, 120 s under emulation.
 	BootTimeout Duration `toml:"boot_timeout"`
@@ -166,6 +179,9 @@ func (c *Config) withDefaults() *Config {
 	if c.UncarriedFilters == "" {
 		c.UncarriedFilters = "refuse"
 	}
+	if c.Isolation == "" {
+		c.Isolation = IsolationVM
+	}
 	if c.TemplateScope == "" {
 		c.TemplateScope = ScopeHost
 	}
@@ -200,11 +216,14 @@ func (c *Config) validate() error {
 	if !oneOf(c.UncarriedFilters, "", "refuse", "accept") {
 		return fmt.Errorf("uncarried_filters: %q is none of refuse, accept", c.UncarriedFilters)
 	}
+	if !oneOf(c.Isolation, "", IsolationVM, IsolationAnnotation) {
+		return fmt.Errorf("isolation: %q is none of vm, annotation", c.Isolation)
+	}
 	if name, ok := strings.CutPrefix(c.TemplateScope, ScopeAnnotation); (!ok || name == "") && !oneOf(c.TemplateScope, "", ScopeHost, ScopeContainer) {
 		return fmt.Errorf("template_scope: %q is none of host, container, annotation:KEY", c.TemplateScope)
 	}
 	for _, p := range []struct{ key, value string }{
-		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache}, {"failures", c.Failures},
+		{"qemu", c.QEMU}, {"kernel", c.Kernel}, {"modules", c.Modules}, {"cache", c.Cache}, {"failures", c.Failures}, {"runc", c.Runc},
 	} {
 		if p.value != "" && !filepath.IsAbs(p.value) {
 			return fmt.Errorf("%s: %q is not an absolute path", p.key, p.value)

@@ -39,6 +39,8 @@ free_page_reporting = true
 anti_spoofing = "off"
 uncarried_filters = "accept"
 unsafe_annotations = true
+isolation = "annotation"
+runc = "/opt/runc"
 cache = "/tmp/cache"
 failures = "/tmp/failures"
 `))
@@ -50,7 +52,7 @@ failures = "/tmp/failures"
 		KernelParams: "quiet debug", MemoryMiB: 512, VCPUs: 2, NICs: 3,
 		BootTimeout: Duration(90 * time.Second), Vsock: "off", Templates: "off", TemplateScope: "annotation:example.org/tenant", Cache: "/tmp/cache",
 		TemplatesMaxAge: Duration(time.Hour), TemplatesMaxMiB: 512, FreePageReporting: true, Failures: "/tmp/failures",
-		AntiSpoofing: "off", UncarriedFilters: "accept", UnsafeAnnotations: true,
+		AntiSpoofing: "off", UncarriedFilters: "accept", UnsafeAnnotations: true, Isolation: "annotation", Runc: "/opt/runc",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -68,7 +70,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := &Config{
 		Accel: "auto", Vsock: "auto", Templates: "auto", TemplateScope: ScopeHost, Cache: "/var/cache/husk", Failures: "/var/log/husk",
 		TemplatesMaxAge: Duration(7 * 24 * time.Hour), TemplatesMaxMiB: 4096,
-		AntiSpoofing: "auto", UncarriedFilters: "refuse",
+		AntiSpoofing: "auto", UncarriedFilters: "refuse", Isolation: "vm",
 	}
 	for _, content := range []string{"", "# nothing\n", "memory_mib = 0\naccel = \"\"\n"} {
 		got, err := Load(write(t, content))

@@ -33,6 +33,8 @@ var Settings = []Setting{
 	{"anti_spoofing", `"auto"`, `what a guest sends has its own sender: its MAC, and without CAP_NET_RAW its addresses; with CAP_NET_ADMIN anything. "off": anything`},
 	{"uncarried_filters", `"refuse"`, `a container does not start where its network namespace has a packet filter that a guest can't have, such as iptables-legacy's; "accept": it starts without`},
 	{"unsafe_annotations", "false", "annotations of a container may turn the two above off, and KVM"},
+	{"isolation", `"vm"`, `"annotation": a container whose annotation org.huskvm.isolation is runc is handed to the host's runc, and is no virtual machine`},
+	{"runc", "runc, else crun", "absolute path of the OCI runtime for such containers"},
 	{"boot_timeout", `"20s", emulated "120s"`, "from power-on to the agent's answer"},
 	{"vsock", `"auto"`, `agent channel over vhost-vsock: "on", "off", or where the host has it`},
 	{"templates", `"auto"`, `start from memory templates; "off": always boot`},
@@ -123,6 +125,7 @@ var sampleValues = map[string]string{
 	"memory_mib":   "2048",
 	"vcpus":        "2",
 	"boot_timeout": `"20s"`,
+	"runc":         `"/usr/sbin/runc"`,
 }
 
 func sampleValue(s Setting) string {

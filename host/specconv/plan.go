@@ -33,6 +33,15 @@ const (
 	// AnnotationUncarried is "accept": a packet filter in the container's network
 	// namespace that the guest can't have is no reason not to start.
 	AnnotationUncarried = "org.huskvm.uncarried_filters"
+	// AnnotationIsolation is IsolationVM or IsolationRunc: a virtual machine of husk's, or
+	// a container of the host's runc, to which the cli hands those that may choose.
+	AnnotationIsolation = "org.huskvm.isolation"
+)
+
+// Values of AnnotationIsolation.
+const (
+	IsolationVM   = "vm"
+	IsolationRunc = "runc"
 )
 
 // Guest paths both halves of a plan are made with.

@@ -270,10 +270,18 @@ func validateAnnotations(spec *specs.Spec) error {
 			return fieldErrorf(key("annotations", name), `%s is not "private"`, quote(v))
 		}
 	}
+	switch v := spec.Annotations[AnnotationIsolation]; v {
+	case "", IsolationVM:
+	case IsolationRunc:
+		// One that may choose never comes here: the cli has handed it over.
+		return fieldErrorf(key("annotations", AnnotationIsolation), `%q is refused: each container of this host is a virtual machine, unless the settings have isolation = "annotation"`, v)
+	default:
+		return fieldErrorf(key("annotations", AnnotationIsolation), "%s is none of vm, runc", quote(v))
+	}
 	for _, name := range slices.Sorted(maps.Keys(spec.Annotations)) {
 		switch name {
 		case AnnotationNetwork, AnnotationPID, AnnotationIPC, AnnotationMemoryMiB, AnnotationVCPUs, AnnotationAccel, AnnotationNICs,
-			AnnotationFreePages, AnnotationAntiSpoofing, AnnotationUncarried, AnnotationTemplateScope:
+			AnnotationFreePages, AnnotationAntiSpoofing, AnnotationUncarried, AnnotationTemplateScope, AnnotationIsolation:
 		default:
 			if strings.HasPrefix(name, annotationPrefix) {
 				// A misspelt setting must not pass for set.

@@ -37,10 +37,20 @@ type Container struct {
 	// NetworkProblem is what the container lacks of its network now, empty: nothing.
 	NetworkProblem string `json:"networkProblem,omitempty"`
 
+	// HandedTo is who has the container, where it is none of husk's; nil: husk has. Then
+	// nothing else here says anything of the container but its ID, and who makes it.
+	HandedTo *Handed `json:"handedTo,omitempty"`
+
 	// Cgroup and Network are what delete must remove when no supervisor is left
 	// to do it.
 	Cgroup  *cgroup.Group `json:"cgroup,omitempty"`
 	Network *Network      `json:"network,omitempty"`
+}
+
+// Handed is the OCI runtime of the host's that a container was handed to.
+type Handed struct {
+	Runtime string `json:"runtime"` // absolute path of its executable
+	Root    string `json:"root"`    // its --root, which has this container alone
 }
 
 // Network is where a supervisor's redirections may be left on interfaces that

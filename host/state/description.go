@@ -25,6 +25,12 @@ type Description struct {
 // Describe says what a container is now.
 func Describe(c *Container) Description {
 	status := c.Status()
+	if c.HandedTo != nil {
+		return Description{
+			Version: c.OCIVersion, ID: c.ID, Status: status, Bundle: c.Bundle, Created: c.Created,
+			Annotations: map[string]string{specconv.AnnotationIsolation: specconv.IsolationRunc},
+		}
+	}
 	d := Description{
 		Version: c.OCIVersion, ID: c.ID, Status: status, Bundle: c.Bundle, Rootfs: c.Rootfs,
 		Created: c.Created, Annotations: withAccel(c.Annotations, c.Accel), Owner: c.Owner,

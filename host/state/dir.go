@@ -34,14 +34,15 @@ const (
 	ControlSocket = "control.sock" // the supervisor's service
 	StreamSocket  = "stream.sock"  // stdio of exec'd processes
 	LogFile       = "supervisor.log"
-	ShareDir      = "share"  // mount point of the tree exported to the guest
-	ShadowDir     = "rootfs" // mount point of the supervisor's own root
+	ShareDir      = "share"   // mount point of the tree exported to the guest
+	ShadowDir     = "rootfs"  // mount point of the supervisor's own root
+	HandedDir     = "runtime" // --root of the runtime that a container was handed to
 )
 
 // contents is in the order of Remove: the state goes last, so that a container which
 // is half removed can be found and removed again.
 var contents = []string{
-	ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir, stateFileTemp, stateFile,
+	ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir, HandedDir, stateFileTemp, stateFile,
 }
 
 // maxStateFile bounds what is read back, in bytes.

@@ -1,0 +1,64 @@
+package isolation
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/state"
+)
+
+// Call is a verb as husk was called with it.
+type Call struct {
+	Flags []string // the global flags that every OCI runtime has, but for --root
+	Args  []string // the verb, its flags and its arguments
+	// KeepFDs is how many descriptors from 3 on the verb passes to the container, those of
+	// a service manager not counted.
+	KeepFDs int
+}
+
+// argv is the runtime's command line for the call.
+func (c *Call) argv(h *state.Handed) []string {
+	argv := append([]string{h.Runtime, "--root", h.Root}, c.Flags...)
+	return append(argv, c.Args...)
+}
+
+// Exec executes the runtime in place of this process, so it returns only an error.
+func (c *Call) Exec(h *state.Handed) error {
+	keep := c.KeepFDs
+	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 {
+		keep += n
+	}
+	for fd := firstFD; fd < firstFD+keep; fd++ {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("pass descriptor %d to %s: %w", fd, h.Runtime, err)
+		}
+	}
+	return fmt.Errorf("execute %s: %w", h.Runtime, unix.Exec(h.Runtime, c.argv(h), os.Environ()))
+}
+
+const firstFD = 3 // after the standard streams
+
+// Delete lets the runtime delete the container, and then removes the record. It returns the
+// runtime's exit code.
+func (c *Call) Delete(h *state.Handed, root, id string) (code int, err error) {
+	// What ends the runtime by the terminal or by its pid is not to end this process before it
+	// has looked at what is left.
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	cmd := exec.Command(h.Runtime, c.argv(h)[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err = cmd.Run()
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		code, err = exit.ExitCode(), nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("execute %s: %w", h.Runtime, err)
+	}
+	_, err = Find(root, id)
+	return code, err
+}
