@@ -16,6 +16,7 @@ package fileserver
 import (
 	"errors"
 	"fmt"
+	"os/signal"
 	"sync"
 	"sync/atomic"
 
@@ -36,10 +37,13 @@ type Server struct {
 	closed  atomic.Bool
 	running atomic.Int64 // calls
 	last    sync.Once
+	syncing sync.Mutex
 }
 
 // New returns a server of export. Close ends it.
 func New(export Export) (*Server, error) {
+	// A limit to the size of this process's files is an error of a write, and not its end.
+	signal.Ignore(unix.SIGXFSZ)
 	export.Limits = export.Limits.withDefaults()
 	if err := prepareWaking(); err != nil {
 		return nil, err

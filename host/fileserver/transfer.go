@@ -181,6 +181,8 @@ func (s *Server) syncfs(c *call) unix.Errno {
 		return errno
 	}
 	defer unix.Close(fd)
+	s.syncing.Lock() // more at a time would only burden the host's disk
+	defer s.syncing.Unlock()
 	return errnoOf(unix.Syncfs(fd))
 }
 
