@@ -136,7 +136,7 @@ func (s *Server) createOpen(c *call, name string, asked uint32, how int, mode, u
 		return errno
 	}
 	var st unix.Statx_t
-	n, errno := s.enter(parent, path, &st)
+	n, errno := s.enter(parent, name, path, &st)
 	if errno != 0 {
 		unix.Close(fd)
 		return errno

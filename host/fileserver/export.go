@@ -3,6 +3,8 @@ package fileserver
 import (
 	"math"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // An Export says which directory a client sees, and what it may do there.
@@ -46,11 +48,14 @@ type Cache struct {
 
 // Limits bounds what a client can make the server hold. A zero is the default.
 type Limits struct {
-	Nodes   int    // inodes known to the client, a descriptor each; a million
-	Handles int    // open files and directories, a descriptor each; 65,536
+	Nodes   int    // inodes known to the client, some 300 bytes of memory each; 4 million
+	Handles int    // open files and directories; a fifth of this process's descriptors, at most 65,536
 	Waits   int    // waits for locks at one time, a thread each; 64
 	Threads int    // threads that make files in their users' names; 8
 	Write   uint32 // bytes of data in a message, a multiple of 4096 up to 1 MiB; 1 MiB
+	// Descriptors are how many inodes are held open; what this process's limit leaves beside
+	// handles and as many owners of locks, at most a million.
+	Descriptors int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -59,8 +64,15 @@ func (l Limits) withDefaults() Limits {
 			*n = v
 		}
 	}
-	fill(&l.Nodes, 1<<20)
-	fill(&l.Handles, 1<<16)
+	files := 1024
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
+		files = int(min(limit.Cur, 1<<21))
+	}
+	const spare = 128 // what else the process has open, and calls for as long as they last
+	fill(&l.Nodes, 4<<20)
+	fill(&l.Handles, min(files/5, 1<<16))
+	fill(&l.Descriptors, min(max(files-2*l.Handles-spare, 64), 1<<20))
 	fill(&l.Waits, 64)
 	fill(&l.Threads, 8)
 	if l.Write == 0 || l.Write > 1<<20 {

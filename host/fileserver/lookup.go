@@ -25,16 +25,16 @@ func (s *Server) lookUp(parent *node, name string, st *unix.Statx_t) (*node, uni
 	if errno != 0 {
 		return nil, errno
 	}
-	return s.enter(parent, fd, st)
+	return s.enter(parent, name, fd, st)
 }
 
-// enter counts a look-up of the inode that fd holds, below parent, and takes fd over.
-func (s *Server) enter(parent *node, fd int, st *unix.Statx_t) (*node, unix.Errno) {
+// enter counts a look-up of the inode that fd holds, name below parent, and takes fd over.
+func (s *Server) enter(parent *node, name string, fd int, st *unix.Statx_t) (*node, unix.Errno) {
 	if errno := statx(fd, st); errno != 0 {
 		unix.Close(fd)
 		return nil, errno
 	}
-	return s.nodes.enter(fd, st, parent.identity.mount)
+	return s.nodes.enter(fd, st, parent, name)
 }
 
 // directory finds the directory that a call is about; it is in use.

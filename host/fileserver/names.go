@@ -52,7 +52,16 @@ func (s *Server) renameTo(c *call, target uint64, flags uint32) unix.Errno {
 		return errno
 	}
 	defer s.nodes.done(goal)
-	do := func() unix.Errno { return errnoOf(unix.Renameat2(source.fd, from, goal.fd, to, uint(flags))) }
+	do := func() unix.Errno {
+		if err := unix.Renameat2(source.fd, from, goal.fd, to, uint(flags)); err != nil {
+			return errnoOf(err)
+		}
+		s.nodes.renamed(goal, to)
+		if flags&unix.RENAME_EXCHANGE != 0 {
+			s.nodes.renamed(source, from)
+		}
+		return 0
+	}
 	if flags&unix.RENAME_WHITEOUT == 0 {
 		return do()
 	}
@@ -89,7 +98,7 @@ func (s *Server) linkNode(c *call) unix.Errno {
 	if errno := statx(n.fd, &st); errno != 0 {
 		return errno
 	}
-	if !s.nodes.lookedUp(n) {
+	if !s.nodes.lookedUp(n, parent, name) {
 		return unix.ESTALE
 	}
 	s.putEntry(c, n, &st)

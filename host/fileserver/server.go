@@ -76,7 +76,7 @@ func New(export Export) (*Server, error) {
 	}
 	return &Server{
 		export: export, uids: export.UIDs, gids: export.GIDs, proc: proc,
-		nodes:   newNodes(&node{fd: root, identity: identityOf(&st), format: unix.S_IFDIR}, export.Limits.Nodes),
+		nodes:   newNodes(&node{fd: root, identity: identityOf(&st), format: unix.S_IFDIR}, export.Limits),
 		handles: newHandles(export.Limits.Handles),
 		locks:   newLocks(export.Limits), threads: threads,
 	}, nil
