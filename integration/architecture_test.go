@@ -64,6 +64,8 @@ func forbidden(from, to string) string {
 		return "hypervisor never learns what a container is"
 	case in(from, "host/specconv") && (in(to, "host") && !inAny(to, "host/specconv", "host/config") || inAny(to, "hypervisor", "protocol/client")):
 		return "specconv is pure: it knows the spec and its plan"
+	case in(from, "host/machine") && inAny(to, "host/supervisor", "host/mounts", "host/state", "host/cgroup", "host/hooks", "host/failures"):
+		return "a machine serves containers, and never learns of the supervisor of one"
 	case in(from, "host/mounts") && (in(to, "host") && !inAny(to, "host/mounts", "host/specconv", "host/config") || inAny(to, "hypervisor", "protocol/client")):
 		return "mounts know a container's plan, and neither virtual machine nor supervisor"
 	}
@@ -72,7 +74,7 @@ func forbidden(from, to string) string {
 
 // containerRooms is the host's code that knows what a container is.
 var containerRooms = []string{
-	"host/supervisor", "host/mounts", "host/install", "host/specconv", "host/state", "host/config", "host/network",
+	"host/supervisor", "host/machine", "host/mounts", "host/install", "host/specconv", "host/state", "host/config", "host/network",
 	"host/cgroup", "host/bootimage", "host/check", "host/report", "host/template", "host/create", "host/caller",
 	"host/exec", "host/lifecycle", "host/limits", "protocol",
 }
@@ -164,6 +166,16 @@ func TestArrowRules(t *testing.T) {
 		{"host/mounts", "hypervisor", true},
 		{"host/mounts", "protocol/client", true},
 		{"host/supervisor", "host/mounts", false},
+		{"host/machine", "host/supervisor", true},
+		{"host/machine", "host/supervisor/stdio", true},
+		{"host/machine", "host/state", true},
+		{"host/machine", "host/cgroup", true},
+		{"host/machine", "host/mounts", true},
+		{"host/machine", "host/network", false},
+		{"host/machine", "hypervisor", false},
+		{"host/machine", "protocol/client", false},
+		{"host/supervisor", "host/machine", false},
+		{"hypervisor/qemu", "host/machine", true},
 	} {
 		if got := forbidden(module+"/"+c.from, module+"/"+c.to) != ""; got != c.bad {
 			t.Errorf("%s -> %s: forbidden is %v, want %v", c.from, c.to, got, c.bad)

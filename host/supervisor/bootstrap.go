@@ -2,16 +2,12 @@ package supervisor
 
 import (
 	"path"
-	"strings"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/huskvm/husk/host/network"
+	"github.com/huskvm/husk/host/machine"
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
-	"github.com/huskvm/husk/hypervisor"
-	"github.com/huskvm/husk/protocol"
 )
 
 // Bootstrap is everything a supervisor is told, once, by create. After it, it
@@ -55,48 +51,9 @@ func IDMapFile(s specconv.Share) string { return "idmap:" + path.Dir(s.Name) }
 // FDVMMUsers is the name by which a supervisor is passed the user namespace of its vmm.
 const FDVMMUsers = "vmm users"
 
-// Walls are the limits of the container's network, with every setting decided.
-type Walls struct {
-	Forging network.Forging
-	// AcceptUncarried: packet filters of the network namespace that the guest can't
-	// have are logged only.
-	AcceptUncarried bool
-}
-
-// Machine is the VM with every setting and default decided.
-type Machine struct {
-	QEMU         string // absolute
-	Accel        hypervisor.Accel
-	MemoryMiB    int
-	VCPUs        int
-	NICs         int
-	Kernel       string // ELF vmlinux
-	Initrd       string
-	KernelParams string
-	Vsock        bool
-	FreePages    bool // the guest gives them back to the host
-	BootTimeout  time.Duration
-	// Template is what to wake up from instead of booting, nil for a boot.
-	Template *Template
-}
-
-// Config is the VM in the hypervisor's terms, without what differs between two
-// VMs of one kind: taps, directories, template files.
-func (m *Machine) Config() hypervisor.Config {
-	return hypervisor.Config{
-		Binary: m.QEMU, Accel: m.Accel,
-		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs,
-		Kernel: m.Kernel, Initrd: m.Initrd, Cmdline: strings.TrimSpace(protocol.AgentEnv + " " + m.KernelParams),
-		ShareTag: specconv.ShareTag,
-		Vsock:    m.Vsock, ChannelPort: protocol.ChannelPort,
-		FreePageReporting: m.FreePages,
-	}
-}
-
-// Template names a memory template and where to discard it should it not work.
-type Template struct {
-	Store   string // directory
-	Key     string
-	RAM     string
-	Devices string
-}
+// These are the machine's; who makes a Bootstrap needs no more of that package.
+type (
+	Machine  = machine.Config
+	Template = machine.Template
+	Walls    = machine.Walls
+)

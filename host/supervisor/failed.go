@@ -47,8 +47,8 @@ func (f *failed) tell(one failures.Failure) error {
 // more.
 func (s *supervisor) loseVM(cause error) {
 	s.failed.lost.Do(func() {
-		s.log.Error(s.withConsole(cause))
-		s.tellFailure(cause.Error(), lastLines(s.vm.Console(), consoleLines))
+		s.log.Error(s.machine.WithConsole(cause))
+		s.tellFailure(cause.Error(), s.machine.LastWords())
 	})
 }
 

@@ -2,12 +2,10 @@ package supervisor
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,90 +17,13 @@ import (
 	"github.com/huskvm/husk/protocol/client"
 )
 
-const shareTag = specconv.ShareTag
-
-// entropyBytes go into the guest's random number generator before any process
-// of the container runs.
-const entropyBytes = 64
-
-// meetAgent waits for the guest to come up and exchanges greetings with it.
-func (s *supervisor) meetAgent(ctx context.Context, timeout time.Duration) error {
-	ctx, cancel := s.whileWanted(ctx, timeout)
-	defer cancel()
-	defer s.timings.Lap("agent hello")
-	a, err := client.Connect(ctx, s.transport(), s.boot.Build)
-	if err != nil {
-		return s.explain(ctx, err)
-	}
-	s.agent = a
-	entropy := make([]byte, entropyBytes)
-	if _, err := rand.Read(entropy); err != nil {
-		return fmt.Errorf("read entropy: %w", err)
-	}
-	hello, err := a.Control().Hello(ctx, &protocol.HelloRequest{UnixNanos: time.Now().UnixNano(), Entropy: entropy})
-	if err != nil {
-		return fmt.Errorf("greet the agent: %w", s.explain(ctx, err))
-	}
-	s.log.WithField("kernel", fmt.Sprintf("%q", hello.KernelRelease)).WithField("hypervisor", fmt.Sprintf("%q", hello.Hypervisor)).Debug("agent is up")
-	return nil
-}
-
-func (s *supervisor) transport() client.Transport {
-	ch := s.vm.Channel()
-	if ch.VsockCID == 0 {
-		return client.Serial(ch.Serial)
-	}
-	return client.Vsock(ch.Serial, ch.VsockCID)
-}
-
-// whileWanted is a context for the time before created: it ends with the VM,
-// with the cli, or after limit, and its cause says which.
-func (s *supervisor) whileWanted(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(limit, func() {
-		cancel(fmt.Errorf("the guest did not answer within %s (setting boot_timeout)", limit))
-	})
-	vm := s.vm // another may take its place
-	go func() {
-		select {
-		case <-vm.Done():
-			cancel(fmt.Errorf("virtual machine ended: %w", orUnknown(vm.Err())))
-		case <-s.parent.Gone():
-			cancel(errors.New("the cli ended before the container was created"))
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() {
-		timer.Stop()
-		cancel(nil)
-	}
-}
-
-// endGrace is how long the end of the VM may take to show after its channel broke.
-const endGrace = 2 * time.Second
-
-// explain finds the cause of a call to the agent that failed: that the VM has
-// ended, or that nobody wants the container any more, is what there is to say,
-// not that the channel broke.
-func (s *supervisor) explain(ctx context.Context, err error) error {
-	if errors.Is(err, protocol.ErrMismatch) {
-		return err // and the agent, hearing of it, may end the VM
-	}
-	select {
-	case <-s.vm.Done():
-		return fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err()))
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(endGrace):
-		return err
-	}
-}
-
 // createInGuest makes the container in the guest, its process waiting, and
 // connects its stdio.
 func (s *supervisor) createInGuest() error {
-	ctx, cancel := s.whileWanted(context.Background(), s.boot.Machine.BootTimeout)
+	ctx, cancel := s.whileWanted()
 	defer cancel()
+	ctx, stop := s.machine.While(ctx, s.boot.Machine.BootTimeout)
+	defer stop()
 	found := s.boot.Found
 	var err error
 	if found.Hostname, found.Domainname, err = ownNames(); err != nil {
@@ -120,7 +41,7 @@ func (s *supervisor) createInGuest() error {
 	for i, d := range s.boot.Plan.Disks {
 		disks = append(disks, &protocol.Disk{Serial: specconv.Serial(i), Major: d.Major, Minor: d.Minor})
 	}
-	resp, err := s.agent.Control().Create(ctx, &protocol.CreateRequest{
+	resp, err := s.machine.Agent().Create(ctx, &protocol.CreateRequest{
 		ContainerId:  s.container.ID,
 		Spec:         spec,
 		Seccomp:      filter,
@@ -128,9 +49,9 @@ func (s *supervisor) createInGuest() error {
 		Bundle:       s.container.Bundle,
 		Disks:        disks,
 		Descriptors:  s.boot.Descriptors,
-		NotifyPath:   s.notify.guestPath,
+		NotifyPath:   s.notify.GuestPath(),
 		Share: &protocol.Share{
-			Tag: shareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
+			Tag: specconv.ShareTag, Type: "9p", Options: s.boot.Plan.ShareOptions, GuestDir: specconv.GuestShareDir,
 		},
 	})
 	var refused *client.AgentError
@@ -138,12 +59,12 @@ func (s *supervisor) createInGuest() error {
 		return err
 	}
 	if err != nil {
-		return s.withConsole(s.explain(ctx, err))
+		return s.machine.WithConsole(s.machine.Explain(ctx, err))
 	}
 	s.timings.Lap("agent create")
 	s.notePhases(resp)
-	if err := s.relayNotify(ctx); err != nil {
-		return s.withConsole(s.explain(ctx, err))
+	if err := s.notify.Relay(ctx, s.machine, s.container.ID); err != nil {
+		return s.machine.WithConsole(s.machine.Explain(ctx, err))
 	}
 	passed := stdio.Passed(s.parent, s.boot.Descriptors)
 	if s.pty != nil {
@@ -152,11 +73,24 @@ func (s *supervisor) createInGuest() error {
 		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess), s.null, passed)
 	}
 	if err != nil {
-		return s.withConsole(s.explain(ctx, err))
+		return s.machine.WithConsole(s.machine.Explain(ctx, err))
 	}
 	stdio.Forward(s.forward, s.followSize())
 	s.timings.Lap("stdio")
 	return nil
+}
+
+// whileWanted is a context for the time before created: it ends with the cli.
+func (s *supervisor) whileWanted() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	go func() {
+		select {
+		case <-s.parent.Gone():
+			cancel(errors.New("the cli ended before the container was created"))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // ownNames returns the host name and the domain name of this process's uts namespace, which
@@ -189,7 +123,7 @@ func (s *supervisor) notePhases(r *protocol.CreateResponse) {
 
 func (s *supervisor) dial(processID string) stdio.Dial {
 	return func(ctx context.Context, kind protocol.StreamKind, number byte) (stdio.Stream, error) {
-		return s.agent.Stream(ctx, protocol.StreamHeader{
+		return s.machine.Stream(ctx, protocol.StreamHeader{
 			Kind: kind, ContainerID: s.container.ID, ProcessID: processID, Number: number,
 		})
 	}
@@ -199,13 +133,13 @@ func (s *supervisor) dial(processID string) stdio.Dial {
 func (s *supervisor) waitInit() <-chan int {
 	ch := make(chan int, 1)
 	go func() {
-		resp, err := s.agent.Control().Wait(context.Background(), &protocol.WaitRequest{
+		resp, err := s.machine.Agent().Wait(context.Background(), &protocol.WaitRequest{
 			ContainerId: s.container.ID, ProcessId: protocol.InitProcess,
 		})
 		if err != nil {
 			// Only a broken channel ends this call. A guest that is still there but
 			// does not talk any more is of no use to anybody.
-			s.loseVM(fmt.Errorf("wait for the container's process: %w", s.explain(context.Background(), err)))
+			s.loseVM(fmt.Errorf("wait for the container's process: %w", s.machine.Explain(context.Background(), err)))
 			ch <- exitLost
 			return
 		}
@@ -216,12 +150,4 @@ func (s *supervisor) waitInit() <-chan int {
 		ch <- int(resp.ExitCode & 0xff)
 	}()
 	return ch
-}
-
-func lastLines(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	if len(lines) > n {
-		lines = lines[len(lines)-n:]
-	}
-	return strings.TrimSpace(strings.Join(lines, "\n"))
 }

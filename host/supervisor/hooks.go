@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
@@ -26,15 +25,8 @@ func (s *supervisor) prepareHooks() (finish func() error, err error) {
 // those of createContainer. These are programs of the host and need its tree,
 // which is still this process's; its namespaces are the container's already.
 func (s *supervisor) finishHooks(proceed <-chan struct{}) error {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-s.parent.Gone():
-			cancel(errors.New("the cli ended before the container was created"))
-		case <-ctx.Done():
-		}
-	}()
+	ctx, cancel := s.whileWanted()
+	defer cancel()
 	select {
 	case <-proceed:
 	case <-ctx.Done():

@@ -85,7 +85,7 @@ func (s *supervisor) signalInit(ctx context.Context, sig unix.Signal, all bool) 
 	err := s.signal(ctx, protocol.InitProcess, sig, all)
 	if err != nil && !hasEnded(err) {
 		s.loseVM(fmt.Errorf("the guest did not carry out a kill, so its virtual machine is ended: %w", err))
-		return s.vm.Stop()
+		return s.machine.Stop()
 	}
 	s.killing.within(s.killTimeout, func() {
 		select {
@@ -94,7 +94,7 @@ func (s *supervisor) signalInit(ctx context.Context, sig unix.Signal, all bool) 
 		default:
 		}
 		s.loseVM(fmt.Errorf("the container has not ended within %s of its kill, so its virtual machine is ended", s.killTimeout))
-		if err := s.vm.Stop(); err != nil {
+		if err := s.machine.Stop(); err != nil {
 			s.log.WithError(err).Error("end the virtual machine")
 		}
 	})
@@ -111,7 +111,7 @@ func hasEnded(err error) bool {
 func (s *supervisor) signal(ctx context.Context, processID string, sig unix.Signal, all bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := s.agent.Control().Kill(ctx, &protocol.KillRequest{
+	_, err := s.machine.Agent().Kill(ctx, &protocol.KillRequest{
 		ContainerId: s.container.ID, ProcessId: processID, Signal: uint32(sig), All: all,
 	})
 	if err != nil {

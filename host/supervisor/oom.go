@@ -77,11 +77,11 @@ func (s *supervisor) watchMemory(ctx context.Context) error {
 	if s.ooms.memory == nil {
 		return nil
 	}
-	info, err := s.vm.Info(ctx)
+	pid, err := s.machine.VMMPID(ctx)
 	if err != nil {
 		return err
 	}
-	s.ooms.vmm, err = openStatus(info.HostPID)
+	s.ooms.vmm, err = openStatus(pid)
 	return err
 }
 
@@ -92,7 +92,7 @@ func (s *supervisor) followOOM() {
 		go func() {
 			var seen uint64
 			for {
-				resp, err := s.agent.Control().AwaitOOM(context.Background(), &protocol.AwaitOOMRequest{ContainerId: s.container.ID, Seen: seen})
+				resp, err := s.machine.Agent().AwaitOOM(context.Background(), &protocol.AwaitOOMRequest{ContainerId: s.container.ID, Seen: seen})
 				if err != nil || resp.Kills <= seen {
 					return // the container is gone, or the guest speaks nonsense
 				}
@@ -231,7 +231,7 @@ func (s *supervisor) tellOOM() error {
 		return err
 	}
 	defer s.dir.Unlock()
-	info, err := s.vm.Info(ctx)
+	vmm, err := s.machine.VMMPID(ctx)
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (s *supervisor) tellOOM() error {
 	if err != nil {
 		return err
 	}
-	if err := s.runOut(info.HostPID); err != nil {
+	if err := s.runOut(vmm); err != nil {
 		return err
 	}
 	if after, err := s.ooms.memory.Kills(); err != nil || after == before {

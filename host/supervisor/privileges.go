@@ -10,13 +10,14 @@ import (
 // From here on it mounts nothing, joins no namespace and opens nothing of the host's:
 // all that it is told comes from the guest and from the verbs.
 func (s *supervisor) dropPrivileges() error {
-	needs := s.vm.Needs()
+	needs := s.machine.Needs()
+	speaks, changes := s.network.Needs()
 	kept := privileges.Kept{
 		Capabilities: needs.Capabilities, Calls: needs.Calls,
-		Network:  len(s.taps) > 0 || s.resolvConf != nil,
+		Network:  speaks,
 		Programs: s.ooms.memory != nil,
 	}
-	if len(s.taps) > 0 {
+	if changes {
 		// Interfaces come and go as long as the container lives.
 		kept.Capabilities = append(kept.Capabilities, "CAP_NET_ADMIN")
 	}

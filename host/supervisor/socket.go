@@ -138,7 +138,7 @@ func (s *supervisor) saveTheReason(ctx context.Context, decode ttrpc.Unmarshaler
 	}()
 	resp, err = verb(ctx, decode)
 	if errors.Is(err, client.ErrClosed) {
-		err = s.withConsole(s.explain(ctx, err))
+		err = s.machine.WithConsole(s.machine.Explain(ctx, err))
 	}
 	return resp, err
 }

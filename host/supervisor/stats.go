@@ -55,7 +55,7 @@ func (s *supervisor) Stats(ctx context.Context, _ *control.StatsRequest) (*contr
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	r, err := s.agent.Control().Stats(ctx, &protocol.StatsRequest{ContainerId: s.container.ID})
+	r, err := s.machine.Agent().Stats(ctx, &protocol.StatsRequest{ContainerId: s.container.ID})
 	if err != nil {
 		return nil, err
 	}

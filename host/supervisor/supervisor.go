@@ -6,13 +6,12 @@
 package supervisor
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,17 +20,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/hooks"
+	"github.com/huskvm/husk/host/machine"
 	"github.com/huskvm/husk/host/mounts"
-	"github.com/huskvm/husk/host/network"
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/supervisor/standin"
 	"github.com/huskvm/husk/host/supervisor/stdio"
-	"github.com/huskvm/husk/host/template"
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor"
-	"github.com/huskvm/husk/protocol/client"
 )
 
 // Exit codes of the supervisor itself; any other is the container's.
@@ -59,18 +56,13 @@ type supervisor struct {
 	control, streams *socket
 	rests            *rests
 	null             *os.File // /dev/null, from before there was no path to trust
-	resolvConf       *os.File // of the container, where one is mounted
-	namesRelayed     bool     // under verbs
-	notify           notify
-
-	vm     hypervisor.VM
-	agent  *client.Client
-	taps   []*network.Tap
-	wiring wiring
-	pty    *stdio.PTY
-	relay  *stdio.Relay
-	ooms   ooms
-	failed failed
+	network          *machine.Network
+	notify           *machine.Notify  // nil: nobody listens
+	machine          *machine.Machine // nil: it has not been started
+	pty              *stdio.PTY
+	relay            *stdio.Relay
+	ooms             ooms
+	failed           failed
 	// killing and killTimeout are of a container that was sent SIGKILL.
 	killing     *killing
 	killTimeout time.Duration
@@ -157,12 +149,12 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err != nil {
 		return err
 	}
-	if s.wiring.policy, err = openPolicy(s.boot.Plan.Guest.Linux.Sysctl, s.hasNewNetwork()); err != nil {
+	if err = s.openNetwork(); err != nil {
 		return err
 	}
 	if hooks.AtCreate(s.container.Hooks) {
 		// Before hooks change what is there.
-		if err := s.wiring.policy.settle(); err != nil {
+		if err := s.network.Settle(); err != nil {
 			return err
 		}
 	}
@@ -174,7 +166,7 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err != nil {
 		return err
 	}
-	if err := s.startVM(starter); err != nil {
+	if err := s.startMachine(starter); err != nil {
 		return err
 	}
 	if err := s.openTerminal(); err != nil {
@@ -183,7 +175,7 @@ func (s *supervisor) create(starter hypervisor.Starter) error {
 	if err := finishHooks(); err != nil {
 		return err
 	}
-	if err := s.wiring.policy.settle(); err != nil {
+	if err := s.network.Settle(); err != nil {
 		return err
 	}
 	if err := mounts.EnterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
@@ -224,9 +216,6 @@ func (s *supervisor) openState() (err error) {
 		return err
 	}
 	if s.null, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
-		return err
-	}
-	if err := s.openResolvConf(); err != nil {
 		return err
 	}
 	if err := s.openOOM(); err != nil {
@@ -283,12 +272,44 @@ func (s *supervisor) idMap(share specconv.Share) *os.File {
 	return s.parent.File(IDMapFile(share))
 }
 
-func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
-	m := s.boot.Machine
-	if s.taps, err = openTaps(m.NICs); err != nil {
-		return err
+// openNetwork opens what the machine's network takes of the host.
+func (s *supervisor) openNetwork() (err error) {
+	o := machine.NetworkOptions{
+		ContainerID: s.container.ID, Walls: s.boot.Walls, Sysctls: s.boot.Plan.Guest.Linux.Sysctl,
+		Log: s.log, Changed: s.noteNetworkProblem,
+		New: slices.ContainsFunc(s.boot.Plan.Shadow.Namespaces, func(ns specs.LinuxNamespace) bool {
+			return ns.Type == specs.NetworkNamespace && ns.Path == ""
+		}),
 	}
-	if err := s.keepTaps(); err != nil {
+	for _, share := range s.boot.Plan.Shares {
+		if share.Destination == "/etc/resolv.conf" && !share.IsDir {
+			o.ResolvConf = share.HostPath // a later mount covers an earlier one
+		}
+	}
+	s.network, err = machine.OpenNetwork(o)
+	return err
+}
+
+// noteNetworkProblem tells of what the container lacks of its network as long as that
+// lasts, in the container's state.
+func (s *supervisor) noteNetworkProblem() {
+	s.verbs.Lock()
+	defer s.verbs.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := *s.container
+	// As it is by now: whoever comes last here has the last word.
+	c.NetworkProblem = s.network.Problem()
+	if err := s.dir.Save(&c); err != nil {
+		s.log.WithError(err).Warn("save state")
+		return
+	}
+	s.container.NetworkProblem = c.NetworkProblem
+}
+
+// startMachine starts the virtual machine, up to where its agent has answered.
+func (s *supervisor) startMachine(starter hypervisor.Starter) (err error) {
+	if err = s.network.OpenTaps(s.boot.Machine.NICs); err != nil {
 		return err
 	}
 	s.noteTaps()
@@ -298,121 +319,54 @@ func (s *supervisor) startVM(starter hypervisor.Starter) (err error) {
 	}
 	defer mounts.CloseDisks(disks)
 	s.timings.Lap("network: taps")
-	cfg := s.boot.Machine.Config()
-	cfg.ShareDir = filepath.Join(s.boot.StateDir, state.ShareDir)
-	for _, t := range s.taps {
-		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
+	o := machine.Options{
+		Starter: starter, Config: &s.boot.Machine, Build: s.boot.Build, Network: s.network, Log: s.log,
+		ShareDir: filepath.Join(s.boot.StateDir, state.ShareDir),
 	}
 	for _, d := range disks {
-		cfg.Disks = append(cfg.Disks, hypervisor.Disk(d))
+		o.Disks = append(o.Disks, hypervisor.Disk(d))
 	}
 	if p := s.boot.Plan.Guest.Process; p != nil && p.Capabilities != nil {
-		cfg.FileCapabilities = p.Capabilities.Bounding
+		o.FileCapabilities = p.Capabilities.Bounding
 	}
 	if users := s.parent.File(FDVMMUsers); users != nil {
 		defer users.Close()
 		ids := s.boot.Plan.UserNS
 		uid, gid := ids.VMM(s.container.ID)
-		cfg.User = &hypervisor.User{Namespace: users, UID: uid, GID: gid, Owns: ids.Owns}
+		o.User = &hypervisor.User{Namespace: users, UID: uid, GID: gid, Owns: ids.Owns}
 	}
-	ctx := timings.With(context.Background(), s.timings)
-	if !s.wakeUp(ctx, starter, cfg) {
-		if s.vm, err = startWithin(ctx, m.BootTimeout, starter, cfg); err != nil {
-			return fmt.Errorf("start virtual machine: %w", err)
-		}
-		if err := s.meetAgent(ctx, m.BootTimeout); err != nil {
-			return s.withConsole(err)
-		}
+	ctx, cancel := s.whileWanted()
+	defer cancel()
+	ctx = timings.With(ctx, s.timings)
+	if s.machine, err = machine.Start(ctx, o); err != nil {
+		return err
 	}
+	s.warnings = append(s.warnings, s.machine.Warnings()...)
 	if err := s.watchMemory(ctx); err != nil {
 		return err
 	}
-	// The vmm has its own descriptors now; with ours closed a tap ends with it.
-	for _, t := range s.taps {
-		t.File.Close()
-	}
+	s.network.CloseTaps()
 	return nil
 }
 
-// wakeTimeout is how long a clone may take to answer where a boot may take this
-// long: a hundred times what it takes, and short enough to boot instead and
-// still be of use. A template thrown away because the host was busy would make
-// it busier.
-func wakeTimeout(boot time.Duration) time.Duration {
-	return max(15*time.Second, boot/4)
-}
-
-// wakeUp starts the VM from its template and reports whether its agent answers.
-// Where there is no template, or it does not work, which also throws it away,
-// the VM has to boot.
-func (s *supervisor) wakeUp(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config) bool {
-	t := s.boot.Machine.Template
-	if t == nil {
-		return false
-	}
-	if len(cfg.NICs) != s.boot.Machine.NICs {
-		s.log.Info("more interfaces than the template has network cards: booting")
-		return false
-	}
-	cfg.RAMFile, cfg.DeviceState = t.RAM, t.Devices
-	var err error
-	limit := wakeTimeout(s.boot.Machine.BootTimeout)
-	if s.vm, err = startWithin(ctx, limit, starter, cfg); err == nil {
-		if err = s.meetAgent(ctx, limit); err == nil {
-			return true
-		}
-		err = errors.Join(err, s.giveUpVM())
-	}
-	if errors.Is(err, hypervisor.ErrTemplateUnsafe) {
-		s.warnings = append(s.warnings, fmt.Sprintf("memory templates cannot be used here, so the container boots: %v: set templates to off", err))
-		return false
-	}
-	select {
-	case <-s.parent.Gone():
-		return false // nobody waits any more, which is not the template's fault
-	default:
-	}
-	s.warnings = append(s.warnings, fmt.Sprintf("the memory template does not work and is discarded, so the container boots: %v", err))
-	s.log.WithError(err).Warn("the memory template does not work and is discarded: booting")
-	if err := (template.Store{Dir: t.Store}).Discard(t.Key); err != nil {
-		s.log.WithError(err).Warn("discard memory template")
-	}
-	return false
-}
-
-func startWithin(ctx context.Context, limit time.Duration, starter hypervisor.Starter, cfg hypervisor.Config) (hypervisor.VM, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return starter.Start(ctx, cfg)
-}
-
-// giveUpVM ends a VM that another takes the place of.
-func (s *supervisor) giveUpVM() error {
-	var err error
-	if s.agent != nil {
-		err = s.agent.Close()
-		s.agent = nil
-	}
-	if c := s.vm.Channel().Serial; c != nil {
-		// Closed already if the agent was met.
-		_ = c.Close()
-	}
-	err = errors.Join(err, s.vm.Stop())
-	s.vm = nil
-	return err
-}
-
-// noteTaps saves what delete needs to undo joinNetwork when this process cannot.
+// noteTaps saves what delete needs to undo the network's wiring when this process cannot.
 func (s *supervisor) noteTaps() {
 	for _, ns := range s.boot.Plan.Shadow.Namespaces {
-		if ns.Type != specs.NetworkNamespace || ns.Path == "" {
-			continue
+		if ns.Type == specs.NetworkNamespace && ns.Path != "" {
+			s.container.Network = &state.Network{HostPath: ns.Path, TapIndexes: s.network.TapIndexes()}
 		}
-		n := &state.Network{HostPath: ns.Path}
-		for _, t := range s.taps {
-			n.TapIndexes = append(n.TapIndexes, t.Index)
-		}
-		s.container.Network = n
+	}
+}
+
+// openNotify connects to who listens to the container's process. A socket that is not
+// there is nothing to fail for: the process itself finds out, as with runc.
+func (s *supervisor) openNotify() {
+	if s.boot.Plan.Notify == nil {
+		return
+	}
+	var err error
+	if s.notify, err = machine.OpenNotify(s.boot.Plan.Notify); err != nil {
+		s.warnings = append(s.warnings, err.Error())
 	}
 }
 
@@ -457,8 +411,8 @@ func (s *supervisor) untilEnd() int {
 		close(s.over)
 		s.answerVerbs()
 		return code
-	case <-s.vm.Done():
-		s.loseVM(fmt.Errorf("virtual machine ended: %w", orUnknown(s.vm.Err())))
+	case <-s.machine.Done():
+		s.loseVM(s.machine.Err())
 		close(s.over)
 		s.answerVerbs()
 		return exitLost
@@ -490,26 +444,25 @@ func (s *supervisor) flush() {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
+	s.network.Leave()
 	select {
 	case <-s.relay.Done():
 	case <-s.killing.now:
-	case <-s.vm.Done():
+	case <-s.machine.Done():
 		// What the VM had sent is in our hands; the relays end by themselves.
 	}
-	s.notify.flush()
+	s.notify.Flush()
 }
 
 // shutDown ends what this process started. What it cannot reach any more ends
 // with it: the vmm by the pid namespace or its parent-death signal, mounts and
 // taps with their namespaces.
 func (s *supervisor) shutDown() {
-	if s.agent != nil {
-		s.agent.Close()
+	if s.machine == nil {
+		return
 	}
-	if s.vm != nil {
-		if err := s.vm.Stop(); err != nil {
-			s.log.WithError(err).Warn("stop virtual machine")
-		}
+	if err := s.machine.Close(); err != nil {
+		s.log.WithError(err).Warn("stop virtual machine")
 	}
 }
 
@@ -520,27 +473,4 @@ func (s *supervisor) status() state.Status {
 		return state.Stopped
 	}
 	return s.container.Saved
-}
-
-// consoleLines is how much of the guest's console an error carries.
-const consoleLines = 12
-
-// withConsole adds the last lines of the guest's console to an error that the
-// guest caused.
-func (s *supervisor) withConsole(err error) error {
-	if s.vm == nil {
-		return err
-	}
-	tail := lastLines(s.vm.Console(), consoleLines)
-	if tail == "" {
-		return err
-	}
-	return fmt.Errorf("%w; the guest's console ended with:\n%s", err, tail)
-}
-
-func orUnknown(err error) error {
-	if err == nil {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/host/cgroup"
+	"github.com/huskvm/husk/host/machine"
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/host/supervisor/control"
@@ -63,10 +64,7 @@ func (g *guest) called() []string {
 	return slices.Clone(g.calls)
 }
 
-func (g *guest) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.HelloResponse, error) {
-	if len(r.Entropy) != entropyBytes {
-		return nil, errors.New("too little entropy")
-	}
+func (g *guest) Hello(context.Context, *protocol.HelloRequest) (*protocol.HelloResponse, error) {
 	return &protocol.HelloResponse{KernelRelease: "6.1"}, nil
 }
 
@@ -137,8 +135,8 @@ func (g *guest) play(ctx context.Context, conn net.Conn, _ hypervisor.Config) er
 	})
 }
 
-// started is a supervisor whose VM runs, up to where it meets the agent.
-func started(t *testing.T, starter *fake.Starter) (*supervisor, *fake.VM) {
+// bare is a supervisor without a machine.
+func bare(t *testing.T) *supervisor {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -150,27 +148,30 @@ func started(t *testing.T, starter *fake.Starter) (*supervisor, *fake.VM) {
 			Machine: Machine{MemoryMiB: 512, VCPUs: 2, BootTimeout: patience},
 		},
 		container: &state.Container{ID: "c1", Saved: state.Created},
+		network:   &machine.Network{},
 	}
 	var err error
 	if s.dir, err = state.Create(t.TempDir(), s.container); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.dir.Close)
-	if s.vm, err = starter.Start(t.Context(), hypervisor.Config{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.shutDown)
-	return s, starter.VMs()[0]
+	return s
 }
 
 // met is one that has met its agent and whose container is created.
 func met(t *testing.T, g *guest) (*supervisor, *fake.VM) {
 	t.Helper()
-	s, vm := started(t, &fake.Starter{Guest: g.play})
-	if err := s.meetAgent(t.Context(), patience); err != nil {
+	s := bare(t)
+	starter := &fake.Starter{Guest: g.play}
+	var err error
+	s.machine, err = machine.Start(t.Context(), machine.Options{
+		Starter: starter, Config: &s.boot.Machine, Build: build, Network: s.network, Log: s.log,
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	return s, vm
+	t.Cleanup(s.shutDown)
+	return s, starter.VMs()[0]
 }
 
 func wantStatus(t *testing.T, s *supervisor, want state.Status) {
@@ -525,38 +526,9 @@ func TestUpdateThatTheMachineCannotHold(t *testing.T) {
 	}
 }
 
-// The error of a guest that never comes up names the cause, not the symptom.
-func TestAgentThatIsNotMet(t *testing.T) {
-	for name, tc := range map[string]struct {
-		play  func(ctx context.Context, conn net.Conn, cfg hypervisor.Config) error
-		limit time.Duration
-		text  string
-	}{
-		"silent": {nil, 50 * time.Millisecond, "the guest did not answer within 50ms (setting boot_timeout)"},
-		"ends": {
-			func(context.Context, net.Conn, hypervisor.Config) error { return errors.New("no init found") },
-			patience, "virtual machine ended: no init found",
-		},
-		"another build": {
-			func(_ context.Context, conn net.Conn, _ hypervisor.Config) error {
-				return protocol.Answer(conn, "other", nil)
-			},
-			patience, "host and agent do not match",
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s, _ := started(t, &fake.Starter{Guest: tc.play})
-			if err := s.meetAgent(t.Context(), tc.limit); err == nil || !strings.Contains(err.Error(), tc.text) {
-				t.Errorf("%v, want %q", err, tc.text)
-			}
-		})
-	}
-}
-
 // A guest may say anything of how long its part of create has taken.
 func TestPhasesOfAHostileGuest(t *testing.T) {
-	s, _ := started(t, &fake.Starter{})
+	s := bare(t)
 	s.notePhases(&protocol.CreateResponse{StageNanos: -1, SetupNanos: 1 << 62, ShareNanos: int64(time.Millisecond)})
 	phases := s.timings.Phases()
 	if len(phases) != 1 || phases[0].Name != "guest setup: share" || phases[0].Took != time.Millisecond {
@@ -666,12 +638,4 @@ func dirWithControl(t *testing.T, s *supervisor) *state.Dir {
 	}
 	t.Cleanup(func() { l.Close() })
 	return s.dir
-}
-
-func TestLastLines(t *testing.T) {
-	for in, want := range map[string]string{"": "", "a\n": "a", "a\nb\nc\n": "b\nc", "\n\n": "", "a\nb": "a\nb"} {
-		if got := lastLines(in, 2); got != want {
-			t.Errorf("lastLines(%q) = %q, want %q", in, got, want)
-		}
-	}
 }

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/hooks"
-	"github.com/huskvm/husk/host/network"
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/host/supervisor/control"
@@ -30,18 +29,7 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 	ctx, cancel := startTimeout(ctx, s.boot.Plan.Guest.Hooks)
 	defer cancel()
 	phases := timings.New("supervisor")
-	var changed <-chan struct{}
-	if len(s.taps) > 0 {
-		var err error
-		// From before the first look on, so that nothing falls between.
-		if changed, err = network.Watch(context.Background()); err != nil { //nolint:contextcheck // it outlives the call
-			return nil, err
-		}
-	}
-	if err := s.joinNetwork(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.relayNames(ctx); err != nil {
+	if err := s.network.Wire(ctx); err != nil {
 		return nil, err
 	}
 	phases.Lap("network")
@@ -50,17 +38,14 @@ func (s *supervisor) Start(ctx context.Context, _ *control.StartRequest) (*contr
 		return nil, err
 	}
 	defer saved.cancel()
-	if _, err := s.agent.Control().Start(ctx, &protocol.StartRequest{ContainerId: s.container.ID}); err != nil {
+	if _, err := s.machine.Agent().Start(ctx, &protocol.StartRequest{ContainerId: s.container.ID}); err != nil {
 		return nil, err
 	}
 	phases.Lap("execve")
 	s.followOOM() //nolint:contextcheck // it outlives the call
 	saved.commit()
 	phases.Lap("save state")
-	if changed != nil {
-		s.wiring.followed = true
-		go s.followNetwork(changed) //nolint:contextcheck // it outlives the call
-	}
+	s.network.Follow() //nolint:contextcheck // it outlives the call
 	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, nil
 }
 
@@ -96,7 +81,7 @@ func (s *supervisor) followSize() func() {
 func (s *supervisor) resize(ctx context.Context, processID string, rows, columns uint32) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := s.agent.Control().Resize(ctx, &protocol.ResizeRequest{
+	_, err := s.machine.Agent().Resize(ctx, &protocol.ResizeRequest{
 		ContainerId: s.container.ID, ProcessId: processID, Rows: rows, Columns: columns,
 	})
 	if err != nil {
@@ -127,7 +112,7 @@ func (s *supervisor) Pause(ctx context.Context, _ *control.PauseRequest) (*contr
 	defer saved.cancel()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if _, err := s.agent.Control().Pause(ctx, &protocol.PauseRequest{ContainerId: s.container.ID}); err != nil {
+	if _, err := s.machine.Agent().Pause(ctx, &protocol.PauseRequest{ContainerId: s.container.ID}); err != nil {
 		return nil, err
 	}
 	s.beforePause = s.status()
@@ -152,7 +137,7 @@ func (s *supervisor) Resume(ctx context.Context, _ *control.ResumeRequest) (*con
 	defer saved.cancel()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if _, err := s.agent.Control().Resume(ctx, &protocol.ResumeRequest{ContainerId: s.container.ID}); err != nil {
+	if _, err := s.machine.Agent().Resume(ctx, &protocol.ResumeRequest{ContainerId: s.container.ID}); err != nil {
 		return nil, err
 	}
 	saved.commit()
@@ -178,7 +163,7 @@ func (s *supervisor) Update(ctx context.Context, req *control.UpdateRequest) (*c
 	defer saved.cancel()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err = s.agent.Control().Update(ctx, &protocol.UpdateRequest{ContainerId: s.container.ID, Resources: req.Resources})
+	_, err = s.machine.Agent().Update(ctx, &protocol.UpdateRequest{ContainerId: s.container.ID, Resources: req.Resources})
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +238,7 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 	if err := s.mayExec(ctx, req.IgnorePaused); err != nil {
 		return nil, err
 	}
-	s.settleNetwork() //nolint:contextcheck // the network is everybody's
+	s.network.Refresh() //nolint:contextcheck // the network is everybody's
 	s.mu.Lock()
 	s.execCount++
 	id := fmt.Sprintf("exec-%d", s.execCount)
@@ -261,7 +246,7 @@ func (s *supervisor) Exec(ctx context.Context, req *control.ExecRequest) (*contr
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := s.agent.Control().Exec(ctx, &protocol.ExecRequest{ContainerId: s.container.ID, ProcessId: id, Process: req.Process, BareNewlines: req.BareNewlines, Descriptors: req.Descriptors})
+	_, err := s.machine.Agent().Exec(ctx, &protocol.ExecRequest{ContainerId: s.container.ID, ProcessId: id, Process: req.Process, BareNewlines: req.BareNewlines, Descriptors: req.Descriptors})
 	if err != nil {
 		s.forget(id)
 		return nil, err
@@ -304,7 +289,7 @@ func (s *supervisor) endExec(id string) {
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 		defer cancel()
-		_, err = s.agent.Control().Wait(ctx, &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: id})
+		_, err = s.machine.Agent().Wait(ctx, &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: id})
 	}
 	if err != nil {
 		s.log.WithError(err).WithField("process", id).Warn("kill an exec'd process whose exec process has ended")
@@ -330,7 +315,7 @@ func (s *supervisor) Wait(ctx context.Context, req *control.WaitRequest) (*contr
 	if !known || (e.orphaned != nil && !e.orphaned.Stop()) {
 		return nil, errNoProcess
 	}
-	resp, err := s.agent.Control().Wait(ctx, &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: req.ProcessId})
+	resp, err := s.machine.Agent().Wait(ctx, &protocol.WaitRequest{ContainerId: s.container.ID, ProcessId: req.ProcessId})
 	if err != nil && ctx.Err() != nil {
 		s.endExec(req.ProcessId) //nolint:contextcheck // the caller's has ended
 		return nil, err

@@ -1,4 +1,4 @@
-package supervisor
+package machine
 
 import (
 	"os"
@@ -13,9 +13,9 @@ import (
 	"github.com/huskvm/husk/linux/nftables"
 )
 
-// TestNetworkIsStale: an exec looks itself whether the namespace has changed. The watch
+// TestIsStale: an exec looks itself whether the namespace has changed. The watch
 // of a busy machine has told nothing of it here.
-func TestNetworkIsStale(t *testing.T) {
+func TestIsStale(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
@@ -30,21 +30,20 @@ func TestNetworkIsStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer inside.Close()
-	s := &supervisor{}
-	s.wiring.followed = true
+	n := &Network{followed: true}
 	look := func() {
 		t.Helper()
 		var err error
-		if s.wiring.generation, err = nftables.Generation(); err != nil {
+		if n.generation, err = nftables.Generation(); err != nil {
 			t.Fatal(err)
 		}
-		if s.wiring.found, _, err = network.Scan(); err != nil {
+		if n.found, _, err = network.Scan(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	stale := func(what string, want bool) {
 		t.Helper()
-		if got := s.networkIsStale(); got != want {
+		if got := n.isStale(); got != want {
 			t.Errorf("%s: stale is %v, want %v", what, got, want)
 		}
 	}
@@ -71,6 +70,6 @@ func TestNetworkIsStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale("the packet filter has changed", true)
-	s.wiring.followed = false
+	n.followed = false
 	stale("before start", false)
 }

@@ -1,4 +1,4 @@
-package supervisor
+package machine
 
 import (
 	"bytes"
@@ -19,27 +19,30 @@ import (
 	"github.com/huskvm/husk/protocol/client"
 )
 
-// notify passes what the container's process says to a service manager of the host's
-// (sd_notify(3)).
-type notify struct {
-	guestPath string        // empty: nobody listens
+// Notify passes what a container's process says of itself to a service manager of the
+// host's (sd_notify(3)). A nil Notify passes nothing. Its methods are called one after the
+// other, so it has no lock.
+type Notify struct {
+	guestPath string
 	conn      *net.UnixConn // to who listens
 	done      chan struct{} // closed when the guest has said all; nil: nothing is passed on
 }
 
-// openNotify connects to the socket while there is a path to trust. A socket that is
-// not there is nothing to fail for: the process itself finds out, as with runc.
-func (s *supervisor) openNotify() {
-	want := s.boot.Plan.Notify
-	if want == nil {
-		return
-	}
+// OpenNotify connects to the socket while there is a path to trust.
+func OpenNotify(want *specconv.Notify) (*Notify, error) {
 	conn, err := dialNotify(want)
 	if err != nil {
-		s.warnings = append(s.warnings, fmt.Sprintf("NOTIFY_SOCKET=%s of the container leads nowhere: %v", want.GuestPath, err))
-		return
+		return nil, fmt.Errorf("NOTIFY_SOCKET=%s of the container leads nowhere: %w", want.GuestPath, err)
 	}
-	s.notify = notify{guestPath: want.GuestPath, conn: conn}
+	return &Notify{guestPath: want.GuestPath, conn: conn}, nil
+}
+
+// GuestPath is where the container's process finds the socket; empty: nowhere.
+func (n *Notify) GuestPath() string {
+	if n == nil {
+		return ""
+	}
+	return n.guestPath
 }
 
 func dialNotify(want *specconv.Notify) (*net.UnixConn, error) {
@@ -81,21 +84,22 @@ func openBelow(hostPath, name string) (int, error) {
 	return socket, nil
 }
 
-// relayNotify is called when the container is created.
-func (s *supervisor) relayNotify(ctx context.Context) error {
-	if s.notify.conn == nil {
+// Relay begins to pass on what the process of a container says, once the agent has made
+// the container.
+func (n *Notify) Relay(ctx context.Context, m *Machine, containerID string) error {
+	if n == nil {
 		return nil
 	}
-	stream, err := s.agent.Stream(ctx, protocol.StreamHeader{Kind: protocol.StreamNotify, ContainerID: s.container.ID})
+	stream, err := m.Stream(ctx, protocol.StreamHeader{Kind: protocol.StreamNotify, ContainerID: containerID})
 	if err != nil {
 		return fmt.Errorf("relay notifications: %w", err)
 	}
-	s.notify.done = make(chan struct{})
+	n.done = make(chan struct{})
 	go func() {
-		defer close(s.notify.done)
+		defer close(n.done)
 		defer stream.Close()
-		if err := passNotifications(s.notify.conn, stream); err != nil && !errors.Is(err, client.ErrClosed) {
-			s.log.WithError(err).Warn("relay notifications")
+		if err := passNotifications(n.conn, stream); err != nil && !errors.Is(err, client.ErrClosed) {
+			m.log.WithError(err).Warn("relay notifications")
 		}
 	}()
 	return nil
@@ -126,9 +130,9 @@ func passNotifications(to net.Conn, from io.Reader) error {
 	}
 }
 
-// flush waits until the last notifications of a container that has ended are sent.
-func (n *notify) flush() {
-	if n.done == nil {
+// Flush waits until the last notifications of a container that has ended are sent.
+func (n *Notify) Flush() {
+	if n == nil || n.done == nil {
 		return
 	}
 	select {
