@@ -14,8 +14,8 @@ import (
 
 	"github.com/huskvm/husk/host/bootimage"
 	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/machine"
 	"github.com/huskvm/husk/host/specconv"
-	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/host/template"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/hypervisor/qemu"
@@ -31,7 +31,7 @@ const (
 
 // Choice is the VM for a plan, and what the container gets of it.
 type Choice struct {
-	Machine supervisor.Machine
+	Machine machine.Config
 	Image   *bootimage.Image
 	// CPUs is to how many of the machine's vCPUs the container is restricted; 0: to none.
 	CPUs     int
@@ -101,7 +101,7 @@ func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choi
 		c.Warnings = append(c.Warnings, fmt.Sprintf("the host has %d CPUs: the guest gets as many, and not %d", host, vcpus))
 		vcpus = host
 	}
-	c.Machine = supervisor.Machine{
+	c.Machine = machine.Config{
 		QEMU: binary, Accel: accel,
 		MemoryMiB:    cmp.Or(vm.MemoryMiB, settings.MemoryMiB, specconv.DefaultMemoryMiB(hostMemoryMiB())),
 		VCPUs:        vcpus,

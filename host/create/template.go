@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/config"
-	"github.com/huskvm/husk/host/supervisor"
+	"github.com/huskvm/husk/host/machine"
 	"github.com/huskvm/husk/host/template"
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor/qemu"
@@ -28,7 +28,7 @@ func (c *Choice) useTemplate(ctx context.Context, settings *config.Config, scope
 		c.Warnings = append(c.Warnings, fmt.Sprintf("no memory template, so the container boots: %v", err))
 		return
 	}
-	c.Machine.Template = &supervisor.Template{Store: filepath.Dir(filepath.Dir(t.RAM)), Key: t.Key, RAM: t.RAM, Devices: t.Devices}
+	c.Machine.Template = &machine.Template{Store: filepath.Dir(filepath.Dir(t.RAM)), Key: t.Key, RAM: t.RAM, Devices: t.Devices}
 }
 
 // FindOrMakeTemplate returns the memory template for the machine and, where one was found
@@ -51,7 +51,7 @@ func (c *Choice) FindOrMakeTemplate(ctx context.Context, settings *config.Config
 	// Its phases are not the container's.
 	ctx, cancel := context.WithTimeout(timings.With(ctx, nil), c.Machine.BootTimeout)
 	defer cancel()
-	t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), c.Machine.Config(), c.Machine.NICs))
+	t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), c.Machine.Hypervisor(), c.Machine.NICs))
 	return t, discarded, err
 }
 
@@ -76,7 +76,7 @@ func (c *Choice) Kind(scope template.Scope) (*template.Kind, error) {
 	}
 	return &template.Kind{
 		Husk: husk, Guest: c.Image.Digest, VMM: vmm, Accel: string(m.Accel), CPU: cpu,
-		Machine: qemu.Fingerprint(m.Config(), m.NICs), Host: unix.ByteSliceToString(uts.Release[:]),
+		Machine: qemu.Fingerprint(m.Hypervisor(), m.NICs), Host: unix.ByteSliceToString(uts.Release[:]),
 		MemoryMiB: m.MemoryMiB, VCPUs: m.VCPUs, NICs: m.NICs, Cmdline: m.KernelParams,
 		Tenant: scope.Tenant, Part: scope.Part,
 	}, nil

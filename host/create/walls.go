@@ -8,19 +8,19 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/huskvm/husk/host/config"
+	"github.com/huskvm/husk/host/machine"
 	"github.com/huskvm/husk/host/network"
 	"github.com/huskvm/husk/host/specconv"
-	"github.com/huskvm/husk/host/supervisor"
 )
 
 // wallsOf decides which walls of the network the container has. Annotations come
 // from whoever may start containers, which with Kubernetes is any user of the
 // cluster: they weaken a wall only where the administrator allows that.
-func wallsOf(settings *config.Config, plan *specconv.Plan) (*supervisor.Walls, error) {
+func wallsOf(settings *config.Config, plan *specconv.Plan) (*machine.Walls, error) {
 	if names := plan.Weakened.Annotations(); len(names) > 0 && !settings.UnsafeAnnotations {
 		return nil, weakens(names)
 	}
-	w := &supervisor.Walls{
+	w := &machine.Walls{
 		Forging:         forgingOf(plan.Guest.Process.Capabilities),
 		AcceptUncarried: settings.UncarriedFilters == "accept" || plan.Weakened.Uncarried,
 	}

@@ -9,9 +9,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/huskvm/husk/host/cgroup"
+	"github.com/huskvm/husk/host/machine"
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
-	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/hypervisor"
 	"github.com/huskvm/husk/hypervisor/qemu"
 )
@@ -23,7 +23,7 @@ import (
 const vmmMemory = 512 << 20
 
 // roomOf is what the host's limits leave to the machine (ADR 15).
-func roomOf(m *supervisor.Machine) cgroup.Room {
+func roomOf(m *machine.Config) cgroup.Room {
 	room := cgroup.Room{RAM: int64(m.MemoryMiB) << 20, Memory: vmmMemory}
 	if m.Accel == hypervisor.TCG {
 		room.Memory += qemu.TranslationMiB << 20
@@ -32,7 +32,7 @@ func roomOf(m *supervisor.Machine) cgroup.Room {
 }
 
 // Note notes in a group what Set will set, before the group is saved.
-func Note(g *cgroup.Group, r *specs.LinuxResources, m *supervisor.Machine) {
+func Note(g *cgroup.Group, r *specs.LinuxResources, m *machine.Config) {
 	g.Room = roomOf(m)
 	g.Limits = g.Change(cgroup.Initial(r), true).Limits
 	if r != nil && r.Memory != nil {

@@ -27,9 +27,9 @@ type Config struct {
 	Template *Template
 }
 
-// Config is the VM in the hypervisor's terms, without what differs between two
+// Hypervisor is the VM in the hypervisor's terms, without what differs between two
 // VMs of one kind: taps, directories, template files.
-func (c *Config) Config() hypervisor.Config {
+func (c *Config) Hypervisor() hypervisor.Config {
 	return hypervisor.Config{
 		Binary: c.QEMU, Accel: c.Accel,
 		MemoryMiB: c.MemoryMiB, VCPUs: c.VCPUs,

@@ -14,13 +14,14 @@
 //     so whoever has a Machine can call the agent.
 //  4. Network.Settle before the caller leaves the host's tree or gives up privileges: until
 //     then it is not known which settings a fresh namespace has.
-//  5. The agent's Create, then Notify.Relay and the streams of the container, which must be
+//  5. SealShare, where hooks have mounted something, before the agent's Create.
+//  6. The agent's Create, then Notify.Relay and the streams of the container, which must be
 //     there before its process runs.
-//  6. Network.Wire, which is for the moment before the container's process runs: some
+//  7. Network.Wire, which is for the moment before the container's process runs: some
 //     engines wire the namespace between create and start. Network.Follow after it.
-//  7. Network.Leave when the container has ended, so that the network of a container that
+//  8. Network.Leave when the container has ended, so that the network of a container that
 //     is going is no problem to tell of.
-//  8. Close.
+//  9. Close.
 package machine
 
 import (
@@ -82,7 +83,7 @@ type Options struct {
 // After an error nothing is left.
 func Start(ctx context.Context, o Options) (*Machine, error) {
 	m := &Machine{config: o.Config, log: o.Log}
-	cfg := o.Config.Config()
+	cfg := o.Config.Hypervisor()
 	cfg.ShareDir, cfg.Disks, cfg.FileCapabilities, cfg.User = o.ShareDir, o.Disks, o.FileCapabilities, o.User
 	for _, t := range o.Network.taps {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
@@ -216,6 +217,10 @@ func (m *Machine) VMMPID(ctx context.Context) (int, error) {
 	info, err := m.vm.Info(ctx)
 	return info.HostPID, err
 }
+
+// SealShare is hypervisor.VM's: it is called when hooks of the host have mounted what they
+// do below the rootfs, and before the guest has anything of the container's.
+func (m *Machine) SealShare() error { return m.vm.SealShare() }
 
 // Done is closed when the virtual machine has ended; Err then says why.
 func (m *Machine) Done() <-chan struct{} { return m.vm.Done() }

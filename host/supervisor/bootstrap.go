@@ -20,8 +20,8 @@ type Bootstrap struct {
 	Found specconv.Found
 	// Face are the plan's, each with a path; none where a stand-in shows them.
 	Face    []specs.LinuxNamespace `json:",omitempty"`
-	Walls   Walls
-	Machine Machine
+	Walls   machine.Walls
+	Machine machine.Config
 	// StandInPID is the container's pid as this process sees it, where that is not
 	// its own.
 	StandInPID int `json:",omitempty"`
@@ -50,10 +50,3 @@ func IDMapFile(s specconv.Share) string { return "idmap:" + path.Dir(s.Name) }
 
 // FDVMMUsers is the name by which a supervisor is passed the user namespace of its vmm.
 const FDVMMUsers = "vmm users"
-
-// These are the machine's; who makes a Bootstrap needs no more of that package.
-type (
-	Machine  = machine.Config
-	Template = machine.Template
-	Walls    = machine.Walls
-)

@@ -48,5 +48,5 @@ func (s *supervisor) finishHooks(proceed <-chan struct{}) error {
 	if err := mounts.LeaveHost(); err != nil {
 		return err
 	}
-	return s.vm.SealShare()
+	return s.machine.SealShare()
 }

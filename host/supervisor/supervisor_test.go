@@ -145,7 +145,7 @@ func bare(t *testing.T) *supervisor {
 		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{}, over: make(chan struct{}),
 		boot: Bootstrap{
 			Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
-			Machine: Machine{MemoryMiB: 512, VCPUs: 2, BootTimeout: patience},
+			Machine: machine.Config{MemoryMiB: 512, VCPUs: 2, BootTimeout: patience},
 		},
 		container: &state.Container{ID: "c1", Saved: state.Created},
 		network:   &machine.Network{},
