@@ -21,9 +21,8 @@ import (
 	"github.com/huskvm/husk/protocol/mux"
 )
 
-// The agent's service is served in this process and libcontainer makes real
-// containers on this kernel: everything but the VM. The test binary is the init
-// stage as well.
+// These tests serve the agent's service in this process. libcontainer makes real containers on
+// this kernel, so everything but the VM is tested. The test binary is the init stage as well.
 func TestMain(m *testing.M) {
 	if libcontainer.IsInit() {
 		libcontainer.InitStage()
@@ -32,7 +31,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// served is a client of an agent in this process.
+// served returns a client of an agent that runs in this process.
 func served(t *testing.T) (*client.Client, *agent) {
 	t.Helper()
 	h, g := pair(t)
@@ -130,7 +129,7 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-// container makes a busybox container that runs args and is not started.
+// testContainer is a busybox container that has been made and not started.
 type testContainer struct {
 	*client.Client
 	t   *testing.T
@@ -170,7 +169,7 @@ func create(t *testing.T, args ...string) *testContainer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// By pid: it is this test's own child.
+		// By its pid, which the test sees because the process is its own child.
 		_ = unix.Kill(int(r.GuestPid), unix.SIGKILL)
 	})
 	return c
@@ -266,7 +265,7 @@ func TestContainerRuns(t *testing.T) {
 	if b, err := io.ReadAll(stderr); err != nil || string(b) != "oops\n" {
 		t.Errorf("stderr %q, %v", b, err)
 	}
-	// The container's own process is remembered.
+	// The exit status of the container's first process is kept for later Waits.
 	if got := c.wait("init"); got != 7 {
 		t.Errorf("second wait: exit code %d, want 7", got)
 	}
@@ -292,7 +291,7 @@ func TestExec(t *testing.T) {
 	if b, err := io.ReadAll(stdout); err != nil || string(b) != "out\n" {
 		t.Errorf("stdout %q, %v", b, err)
 	}
-	// Waited for, it is forgotten, and its id is free.
+	// After a Wait an exec'd process is forgotten and its id may be used again.
 	var agentErr *client.AgentError
 	_, err := c.Control().Wait(within(t, patience), &protocol.WaitRequest{ContainerId: "c", ProcessId: "e1"})
 	if !errors.As(err, &agentErr) || agentErr.Code != codes.NotFound {
@@ -321,8 +320,8 @@ func TestExec(t *testing.T) {
 	}
 }
 
-// A background child of an exec keeps the pipe: the exec ends all the same, and what
-// the child writes is still passed on.
+// A background child of an exec'd process keeps the pipe open: Wait returns all the same, and
+// what the child writes is still passed on.
 func TestExecWithBackgroundChild(t *testing.T) {
 	c := create(t, "sleep", "1000")
 	c.start()

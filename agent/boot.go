@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// modulesFile lists the modules to load, one absolute path of an
-	// uncompressed .ko per line, in dependency order. The guest room writes it.
+	// modulesFile lists the modules to load at boot: one absolute path of an uncompressed .ko
+	// per line, in dependency order. host/bootimage writes it.
 	modulesFile = "/lib/modules/load"
 
 	cgroupRoot = "/sys/fs/cgroup"
-	// runDir is where the host has its share mounted, somewhere below.
+	// runDir holds the directory on which the host's share is mounted.
 	runDir = "/run"
-	// cgroupParent holds one cgroup for each container, relative to cgroupRoot.
+	// cgroupParent holds one cgroup for each container. The path is relative to cgroupRoot.
 	cgroupParent = "/husk"
 )
 
@@ -42,7 +42,7 @@ func mountKernelFilesystems() error {
 			return fmt.Errorf("mount %s: %w", fs.fstype, err)
 		}
 		err := unix.Mount(fs.fstype, fs.dir, fs.fstype, fs.flags, fs.data)
-		// EBUSY: the kernel mounted it itself (CONFIG_DEVTMPFS_MOUNT).
+		// EBUSY: the kernel has mounted devtmpfs itself (CONFIG_DEVTMPFS_MOUNT).
 		if err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s on %s: %w", fs.fstype, fs.dir, err)
 		}
@@ -50,9 +50,9 @@ func mountKernelFilesystems() error {
 	return enableControllers(cgroupRoot)
 }
 
-// enableControllers lets child cgroups use every controller there is. One at a
-// time: a controller that refuses must not take the others with it, and a limit
-// that needs it fails with its own error later.
+// enableControllers enables all available controllers for child cgroups, one at a time, so that
+// one that cannot be enabled does not prevent the others. A limit that needs it fails later
+// with an error of its own.
 func enableControllers(dir string) error {
 	controllers, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -64,12 +64,12 @@ func enableControllers(dir string) error {
 	return nil
 }
 
-// openConsole makes the console stdout and stderr: a kernel without a console at
-// the time it started PID 1 gave it none, and Go's runtime then put /dev/null there.
+// openConsole makes the console this process's stdout and stderr. If no console existed when
+// the kernel started PID 1, the kernel opened none, and Go's runtime put /dev/null there.
 func openConsole() {
 	fd, err := unix.Open("/dev/console", unix.O_WRONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return // no console: nobody to tell
+		return // without a console nobody can be told
 	}
 	for _, std := range []int{1, 2} {
 		_ = unix.Dup3(fd, std, 0)
@@ -77,13 +77,13 @@ func openConsole() {
 	_ = unix.Close(fd)
 }
 
-// loadModules loads the modules a file lists. It tries each and joins the
-// errors: whether a missing one matters shows when the channel opens, or the
-// share is mounted.
+// loadModules loads the modules that a file lists. It tries every one and joins the errors.
+// Whether a missing module matters shows later, when the channel is opened or the share is
+// mounted.
 func loadModules(list string) error {
 	b, err := os.ReadFile(list)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil // a kernel with all built in
+		return nil // nothing to load: the kernel has everything built in
 	}
 	if err != nil {
 		return fmt.Errorf("read list of modules: %w", err)

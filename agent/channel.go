@@ -11,16 +11,16 @@ import (
 	"github.com/huskvm/husk/protocol/mux"
 )
 
-// channelWait is how long the device may take to appear after its module is
-// loaded. The host has its own deadline for the whole boot; this one only makes
-// sure that the console says why.
+// channelWait is how long the device may take to appear after its module was loaded. The host's
+// deadline for the boot may be longer; this one makes the agent write the reason to the
+// console.
 const channelWait = 30 * time.Second
 
-// openChannel finds the port that the host gave this guest, waits on it for the
-// host's greeting and returns a listener for the streams the host opens.
+// openChannel finds the port of the agent channel, waits there for the host's greeting, and
+// returns a listener for the streams that the host opens.
 //
-// Once the port is open a template may be saved: what is closed or made after that
-// is closed or made again in each clone.
+// The host may save a template as soon as the port is open. What the agent does after that,
+// every clone has to do again.
 func openChannel(events *uevents) (net.Listener, error) {
 	path, err := awaitPort(events)
 	events.close()
@@ -51,14 +51,15 @@ func awaitPort(events *uevents) (path string, err error) {
 	}
 }
 
-// meetHost answers the host's greeting and returns the one session that follows,
-// on the port or on the connection that the host makes. When the session breaks,
-// the host is gone for good, and the guest with it.
+// meetHost answers the host's greeting and returns the session that follows, either on the port
+// or on the vsock connection that the host makes. Only one session is ever made: when it ends,
+// the host is gone and the guest ends too.
 func meetHost(port io.ReadWriteCloser) (*mux.Session, error) {
 	var g *gate
 	err := protocol.Answer(port, build, func(o protocol.Offer) (err error) {
 		if o.VsockCID != 0 {
-			// Before the answer: the host dials when it has it.
+			// The port must listen before the answer is sent, because the host dials when it
+			// gets the answer.
 			g, err = listenVsock(o)
 		}
 		return err

@@ -16,42 +16,41 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// maxProcesses bounds how many processes of one container are known at once:
-// those that run and those nobody has waited for yet.
+// maxProcesses bounds the processes of one container that the agent keeps: those that run and
+// those that nobody has waited for.
 const maxProcesses = 1024
 
-// container is one container and the processes the host knows in it.
+// container is one container and those of its processes that the host has started.
 type container struct {
 	id string
 	c  *libcontainer.Container
-	// notify is nil where the container has nobody to tell of itself.
+	// notify is nil if the container has no notification socket.
 	notify *notify
 
 	network sync.Mutex
-	cards   netconf.Cards  // under network
-	policy  netconf.Policy // under network
+	cards   netconf.Cards  // guarded by network
+	policy  netconf.Policy // guarded by network
 
 	mu        sync.Mutex
 	processes map[string]*process
 }
 
-// process is one process the host started, from its start until somebody has
-// waited for it.
+// process is a process that the host has started. It is kept until somebody has waited for it.
 type process struct {
 	p     *libcontainer.Process
 	stdio *stdio
-	// passed are its descriptors from protocol.FirstDescriptor on.
+	// passed are the passed descriptors, from number protocol.FirstDescriptor on.
 	passed []*descriptor
 
-	// ended is closed when status and err are set.
+	// ended is closed after status and err have been set.
 	ended  chan struct{}
 	status libcontainer.ExitStatus
 	err    error
 }
 
-// watch waits for the process in the background. children protects its pid from
-// the reaper until then. late: others may write to its outputs after it has ended, but
-// not to a terminal, which ends with it.
+// watch waits for the process in the background. Until then children keeps the reaper from
+// reaping it. late: output that other processes write after this one has ended is passed on. A
+// terminal has none, because it hangs up with its process.
 func watch(p *libcontainer.Process, passed []*descriptor, children *reaper, late bool) (*process, error) {
 	std, err := newStdio(p.Stdin, p.Stdout, p.Stderr, p.Console, passed)
 	if err != nil {
@@ -69,7 +68,8 @@ func watch(p *libcontainer.Process, passed []*descriptor, children *reaper, late
 	return w, nil
 }
 
-// reserve makes sure that an id is new, and keeps it.
+// reserve reserves an id for a new process. It returns an error if the id is in use or too many
+// processes are kept.
 func (c *container) reserve(processID string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,7 +93,8 @@ func (c *container) set(processID string, p *process) {
 	c.processes[processID] = p
 }
 
-// relayNames takes the stream over unless it returns an error.
+// relayNames makes the stream the one for the container's DNS questions. It owns s unless it
+// returns an error.
 func (c *container) relayNames(s stream) error {
 	r, err := names.Listen(c.c.NetNS(), c.c.CgroupDir())
 	if err != nil {
@@ -121,7 +122,7 @@ func (c *container) process(processID string) (*process, error) {
 	return p, nil
 }
 
-// byPID returns the processes the host knows, by guest pid.
+// byPID returns the ids of the processes that the host has started, by their pids in the guest.
 func (c *container) byPID() map[int]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,8 +135,8 @@ func (c *container) byPID() map[int]string {
 	return ids
 }
 
-// reserve makes sure that an id is new, and keeps it while the container is
-// being made; nobody finds it until set.
+// reserve reserves an id for a container that is being made. Until set is called the container
+// cannot be found. It returns an error if the id is in use.
 func (a *agent) reserve(id string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -146,7 +147,7 @@ func (a *agent) reserve(id string) error {
 	return nil
 }
 
-// set keeps a container, or with nil gives its id up.
+// set stores the container for a reserved id; with nil it releases the id.
 func (a *agent) set(id string, c *container) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -175,8 +176,8 @@ func (a *agent) process(containerID, processID string) (*process, error) {
 	return c.process(processID)
 }
 
-// signal sends a signal to one process. That it has ended is told by the code:
-// the host asks without knowing.
+// signal sends a signal to one process. If the process has ended the error has code NotFound,
+// because the host cannot know that when it asks.
 func (p *process) signal(sig unix.Signal) error {
 	err := p.p.Signal(sig)
 	if errors.Is(err, libcontainer.ErrNotRunning) {

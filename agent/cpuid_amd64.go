@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// cpuid runs the CPUID instruction. Nothing in /proc or /sys names the vendor of
-// a hypervisor that is not Xen.
+// cpuid executes the CPUID instruction. It is needed because /proc and /sys name the hypervisor
+// only if it is Xen.
 func cpuid(leaf, subleaf uint32) (eax, ebx, ecx, edx uint32)
 
-// hypervisorVendor returns the signature at leaf 0x40000000, e.g. "KVMKVMKVM" or
-// "TCGTCGTCGTCG", and "" on a processor that says it is not virtual.
+// hypervisorVendor returns the signature of CPUID leaf 0x40000000, such as "KVMKVMKVM" or
+// "TCGTCGTCGTCG". It is "" if the processor does not say that it is virtual.
 func hypervisorVendor() string {
 	if _, _, ecx, _ := cpuid(1, 0); ecx&(1<<31) == 0 {
 		return ""

@@ -2,5 +2,5 @@
 
 package main
 
-// hypervisorVendor is empty where there is no CPUID.
+// hypervisorVendor returns "" on processors without CPUID.
 func hypervisorVendor() string { return "" }

@@ -13,20 +13,21 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/libcontainer"
+	"github.com/huskvm/husk/linux/syscalls"
 	"github.com/huskvm/husk/protocol"
 )
 
-// descriptor stands for one of the host's that a process is passed.
+// descriptor is the guest's counterpart of a descriptor of the host that a process is passed.
 type descriptor struct {
 	number byte
 	kind   protocol.DescriptorKind
-	ours   *os.File // what is carried to and from the host; nil for a listener
+	ours   *os.File // its bytes are relayed to and from the host; nil for a listener
 	theirs *os.File
-	// network and address are where a listener listens.
+	// network and address say where a listener listens.
 	network, address string
 }
 
-// openDescriptors makes the guest's counterparts of the host's descriptors.
+// openDescriptors makes a counterpart for each kind of descriptor (protocol.DescriptorKind).
 func openDescriptors(kinds []byte) (all []*descriptor, err error) {
 	if len(kinds) > protocol.MaxDescriptors {
 		return nil, status.Errorf(codes.InvalidArgument, "%d descriptors are more than %d", len(kinds), protocol.MaxDescriptors)
@@ -70,27 +71,27 @@ func (d *descriptor) pipe() error {
 	return d.take(fds)
 }
 
-// pair takes the place of a socket, or of whatever else goes both ways.
+// pair makes a socket pair, which stands for a connected socket and for any other descriptor
+// that is read and written.
 func (d *descriptor) pair() error {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socketpair", err)
-	}
-	return d.take(fds)
+	var err error
+	d.ours, d.theirs, err = syscalls.PolledSocketPair("passed")
+	return err
 }
 
-// take keeps the first as ours. It alone is not blocking, so that a Close ends a Read.
+// take makes fds[0] ours and fds[1] theirs. Only ours is non-blocking, so that a Close ends a
+// pending Read.
 func (d *descriptor) take(fds [2]int) error {
 	err := unix.SetNonblock(fds[0], true)
 	d.ours, d.theirs = os.NewFile(uintptr(fds[0]), "passed"), os.NewFile(uintptr(fds[1]), "passed")
 	return os.NewSyscallError("fcntl", err)
 }
 
-// listen makes the listening socket in the guest's own network namespace, from which
-// this process can connect to it wherever it has been passed on to.
+// listen makes the listening socket in the guest's initial network namespace. The agent can
+// connect to it there, whichever process of the container accepts.
 func (d *descriptor) listen() error {
 	if d.kind == protocol.DescriptorUnix {
-		return d.listenAt("unix", "") // a name of the kernel's choice, of no directory
+		return d.listenAt("unix", "") // an empty name: the kernel chooses an abstract one
 	}
 	if err := libcontainer.LoopbackUp(); err != nil {
 		return err
@@ -117,11 +118,11 @@ func (d *descriptor) listenAt(network, address string) error {
 	if d.theirs, err = filer.File(); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	// Programs expect the blocking one that a service manager would have given them.
+	// A service manager passes blocking sockets, and programs expect that.
 	return os.NewSyscallError("fcntl", unix.SetNonblock(int(d.theirs.Fd()), false))
 }
 
-// addTo adds the streams a descriptor has.
+// addTo adds the descriptor's streams to all.
 func (d *descriptor) addTo(all map[streamID]*end) {
 	in, out := streamID{protocol.StreamStdin, d.number}, streamID{protocol.StreamStdout, d.number}
 	switch d.kind {
@@ -135,20 +136,21 @@ func (d *descriptor) addTo(all map[streamID]*end) {
 	}
 }
 
-// endInput is the end-of-file of a socket that is still written to.
+// endInput makes the process read end-of-file. It can still write to the socket.
 func (d *descriptor) endInput() {
 	if raw, err := d.ours.SyscallConn(); err == nil {
-		// An error is that the other end has gone.
+		// shutdown fails only if the other end is gone.
 		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
 	}
 }
 
-// connectTimeout is how long a connection may wait for a place in the listener's
-// queue: a process that accepts none must not hold streams for ever.
+// connectTimeout bounds how long a connection waits for a place in the listener's queue.
+// Without it a process that accepts nothing would hold streams for ever.
 const connectTimeout = 20 * time.Second
 
-// connect joins a connection that the host has accepted with one to the listener the
-// process was passed. It owns s unless it returns an error.
+// connect connects to the listener that the process was passed as descriptor number, and joins
+// that connection with s, a connection which the host has accepted. It owns s unless it returns
+// an error.
 func (p *process) connect(number byte, s stream) error {
 	i := int(number) - protocol.FirstDescriptor
 	if i < 0 || i >= len(p.passed) || p.passed[i].address == "" {

@@ -21,7 +21,8 @@ func TestDescriptorsRefused(t *testing.T) {
 	}
 }
 
-// A socket that is passed has both directions, and each ends by itself.
+// TestDescriptorBoth: a passed socket carries bytes in both directions, and each direction ends
+// by itself.
 func TestDescriptorBoth(t *testing.T) {
 	passed, err := openDescriptors([]byte{byte(protocol.DescriptorBoth)})
 	if err != nil {

@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	// demandFile lists the modules to load when their device is asked for: a line
-	// has the name that drivers has and the path of a module it needs, or its own,
-	// in dependency order. The guest room writes it.
+	// demandFile lists the modules that are loaded on demand. A line has the name of a driver
+	// and the path of a module: one that the driver needs, or the driver's own. They are in
+	// dependency order. host/bootimage writes the file.
 	demandFile = "/lib/modules/demand"
-	// sysDevices has an entry for each device number with a driver.
+	// sysDevices has an entry for each character device that has a driver.
 	sysDevices = "/sys/dev/char"
 )
 
-// driver is one of a character device that the kernel has a module for.
+// driver describes a character device for which the kernel has a module.
 type driver struct {
 	module string
 	number string // "major:minor"
-	path   string // of its node in devtmpfs, where a bind finds it
+	path   string // of its node in devtmpfs, the source of binds
 }
 
 var drivers = []driver{
@@ -30,12 +30,12 @@ var drivers = []driver{
 	{"tun", "10:200", "/dev/net/tun"},
 }
 
-// netAdminModules are loaded for a container that may change its network: iptables
-// in its older form does not have the kernel ask for these, but runs the image's
-// modprobe, which has no modules. Hosts of containers have them loaded.
+// netAdminModules are loaded for containers with CAP_NET_ADMIN. Old versions of iptables do not
+// make the kernel load these modules but run the image's modprobe, which finds no modules in
+// the guest. On container hosts these modules are always loaded.
 var netAdminModules = []string{"ip_tables", "ip6_tables"}
 
-// wantedBy says whether a container has the device, as a node of its own or bound.
+// wantedBy says whether a container has the device, as a node of its own or as a bind.
 func (d driver) wantedBy(spec *specs.Spec) bool {
 	if slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return m.Type == "bind" && m.Source == d.path }) {
 		return true
@@ -45,8 +45,8 @@ func (d driver) wantedBy(spec *specs.Spec) bool {
 	})
 }
 
-// loadDrivers loads what the devices and capabilities of a container need. list is
-// demandFile and sysDir sysDevices, but for tests.
+// loadDrivers loads the modules that a container's devices and capabilities need. list is
+// demandFile and sysDir is sysDevices, except in tests.
 func loadDrivers(spec *specs.Spec, list, sysDir string) error {
 	for _, d := range drivers {
 		if !d.wantedBy(spec) || hasDevice(sysDir, d.number) {

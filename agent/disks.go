@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// diskModule is the name in demandFile of the driver of the guest's disks.
+	// diskModule is the name that the driver of the guest's disks has in demandFile.
 	diskModule = "virtio_blk"
 	// sysBlock has a directory for each disk.
 	sysBlock = "/sys/block"
 )
 
-// plugDisks makes the container's nodes of block devices, and the rules about
-// them, those of the guest's disks, whose numbers are the guest kernel's to choose.
-// list is demandFile and sysDir sysBlock, but for tests.
+// plugDisks replaces the numbers in the container's block device nodes, and in the device rules
+// about them, by the numbers that the guest's kernel has given to its disks. list is demandFile
+// and sysDir is sysBlock, except in tests.
 func plugDisks(spec *specs.Spec, disks []*protocol.Disk, list, sysDir string) error {
 	if spec.Linux == nil {
 		return nil
@@ -54,9 +54,9 @@ func plugDisks(spec *specs.Spec, disks []*protocol.Disk, list, sysDir string) er
 	return nil
 }
 
-// translateRules gives each rule about block devices of some number the numbers
-// of the guest's disks that it is about; without any it goes, for what has that
-// number in the guest is something else.
+// translateRules replaces each rule for a block device number of the host by rules for the
+// guest's disks that it concerns. A rule that concerns none is removed, because in the guest
+// that number may belong to another device.
 func translateRules(r *specs.LinuxResources, disks []*protocol.Disk, numbers map[string]diskNumber) {
 	if r == nil {
 		return
@@ -81,7 +81,7 @@ func translateRules(r *specs.LinuxResources, disks []*protocol.Disk, numbers map
 
 type diskNumber struct{ major, minor int64 }
 
-// diskNumbers returns the number of each disk that has a serial.
+// diskNumbers returns the device number of each disk that has a serial number.
 func diskNumbers(sysDir string) (map[string]diskNumber, error) {
 	dirs, err := filepath.Glob(filepath.Join(sysDir, "*", "serial"))
 	if err != nil {

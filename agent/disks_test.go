@@ -29,8 +29,8 @@ func TestPlugDisks(t *testing.T) {
 	node := func(kind string, major, minor int64) specs.LinuxDevice {
 		return specs.LinuxDevice{Path: "/dev/x", Type: kind, Major: major, Minor: minor}
 	}
-	// The first disk's number on the host is the second's in the guest: that node
-	// must not be taken for the second's.
+	// The first disk's number on the host equals the second disk's number in the guest. The
+	// node must get the first disk's number in the guest.
 	disks := []*protocol.Disk{{Serial: "husk-0", Major: 254, Minor: 16}, {Serial: "husk-1", Major: 254, Minor: 0}}
 	spec := &specs.Spec{Linux: &specs.Linux{Devices: []specs.LinuxDevice{
 		node("b", 254, 16), node("b", 254, 0), node("c", 254, 0), node("b", 254, 16), node("b", 8, 1),

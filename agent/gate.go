@@ -12,29 +12,29 @@ import (
 )
 
 const (
-	// gatePlaces is how many connections may be let in but not have shown the
-	// secret yet. Each costs a goroutine and what its socket holds.
+	// gatePlaces bounds the connections that have been accepted and have not shown the secret
+	// yet. Each costs a goroutine and a socket's memory.
 	gatePlaces = 64
-	// gateTimeout bounds how long each may take. The host sends the secret as soon
-	// as it is connected.
+	// gateTimeout bounds how long a connection may take to show the secret. The host sends it
+	// as soon as it is connected.
 	gateTimeout = 10 * time.Second
 )
 
-// gate lets in one connection, the first that begins with the secret, and closes
-// the listener then: who comes later finds no port. Until then anybody may come.
+// gate accepts one connection: the first that begins with the secret. Then it closes the
+// listener, so that later peers find no port. Until then any peer may connect.
 //
-// Who comes when all places are taken takes the place of who has waited longest,
-// so that silent strangers do not keep the host out. The host dials again when its
-// place is taken so.
+// If all places are taken, a new peer gets the place of the one that has waited longest, so
+// that peers that stay silent cannot keep the host out. If the host loses its place in that
+// way, it dials again.
 type gate struct {
 	listener net.Listener
 	secret   protocol.Secret
-	may      func(net.Addr) bool // who is not sent away at once
+	may      func(net.Addr) bool // says which peers are not closed at once
 	timeout  time.Duration
 	admitted chan net.Conn
 
 	mu      sync.Mutex
-	waiting []net.Conn // who has waited longest first
+	waiting []net.Conn // the one that has waited longest comes first
 	closed  bool
 }
 
@@ -42,7 +42,8 @@ func newGate(l net.Listener, secret protocol.Secret, may func(net.Addr) bool) *g
 	return &gate{listener: l, secret: secret, may: may, timeout: gateTimeout, admitted: make(chan net.Conn, 1)}
 }
 
-// admit returns the connection that has shown the secret, which has been told so.
+// admit waits for a connection that shows the secret, confirms the secret to it, and returns
+// it.
 func (g *gate) admit() (net.Conn, error) {
 	failed := make(chan error, 1)
 	go func() { failed <- g.accept() }()
@@ -60,7 +61,7 @@ func (g *gate) admit() (net.Conn, error) {
 	}
 }
 
-// accept returns when the listener fails, as by close.
+// accept accepts connections until the listener fails, as it does after close.
 func (g *gate) accept() error {
 	for {
 		conn, err := g.listener.Accept()
@@ -81,13 +82,14 @@ func (g *gate) judge(conn net.Conn) {
 		select {
 		case g.admitted <- conn:
 			return
-		default: // another has been
+		default: // another connection has been admitted
 		}
 	}
 	_ = conn.Close()
 }
 
-// place gives conn a place, if need be another's.
+// place gives conn a place. If none is free, it takes the place of the one that has waited
+// longest. It returns false after close.
 func (g *gate) place(conn net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -95,14 +97,14 @@ func (g *gate) place(conn net.Conn) bool {
 		return false
 	}
 	if len(g.waiting) == gatePlaces {
-		_ = g.waiting[0].Close() // its goroutine finds that it has no place any more
+		_ = g.waiting[0].Close() // its goroutine notices that it has lost its place
 		g.waiting = slices.Delete(g.waiting, 0, 1)
 	}
 	g.waiting = append(g.waiting, conn)
 	return true
 }
 
-// leave says whether conn still had its place.
+// leave gives up the place of conn. It returns false if conn had lost it before.
 func (g *gate) leave(conn net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -114,7 +116,7 @@ func (g *gate) leave(conn net.Conn) bool {
 	return true
 }
 
-// knows reads what conn begins with, and not one byte more.
+// knows says whether conn begins with the secret. It reads exactly the secret's length.
 func (g *gate) knows(conn net.Conn) bool {
 	if conn.SetDeadline(time.Now().Add(g.timeout)) != nil {
 		return false
@@ -126,7 +128,7 @@ func (g *gate) knows(conn net.Conn) bool {
 	return conn.SetDeadline(time.Time{}) == nil
 }
 
-// close ends the listener and whoever waits.
+// close closes the listener and all connections that wait.
 func (g *gate) close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

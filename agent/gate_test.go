@@ -15,8 +15,8 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// gateOf opens a gate whose listener is a unix socket: whoever dials is taken for
-// the host's, unless may says otherwise.
+// gateOf returns a gate whose listener is a unix socket, and a function that dials it. All
+// peers count as the host's unless may says otherwise.
 func gateOf(t *testing.T, secret protocol.Secret, may func(net.Addr) bool) (g *gate, dial func() net.Conn) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "gate")
@@ -64,7 +64,7 @@ func wantAdmitted(t *testing.T, host net.Conn, admitted <-chan admission) {
 		if a.err != nil {
 			t.Fatal(a.err)
 		}
-		// What follows the secret is the session's.
+		// Bytes after the secret belong to the session and stay unread.
 		if _, err := io.WriteString(host, "session"); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func wantAdmitted(t *testing.T, host net.Conn, admitted <-chan admission) {
 	}
 }
 
-// wantRefused reads to the end, before which there is nothing.
+// wantRefused reads conn to its end, and fails if any byte comes before it.
 func wantRefused(t *testing.T, who string, conn net.Conn) {
 	t.Helper()
 	b, err := io.ReadAll(conn)
@@ -125,8 +125,8 @@ func TestGateRefusesAllButTheSecret(t *testing.T) {
 	wantAdmitted(t, host, admitted)
 }
 
-// The secret is good once: the port is closed to who comes later with it, and to
-// who was there already.
+// TestGateIsShutBehindTheHost: the secret opens the gate once. Later peers with the secret, and
+// peers that were waiting, are refused.
 func TestGateIsShutBehindTheHost(t *testing.T) {
 	secret := protocol.NewSecret()
 	g, dial := gateOf(t, secret, anybody)
@@ -144,8 +144,8 @@ func TestGateIsShutBehindTheHost(t *testing.T) {
 	}
 }
 
-// Who sends nothing has a place for a while only, and one who is sent away at once
-// has none.
+// TestGateEndsSlowPeers: a peer that sends nothing loses its place after a time. A peer refused
+// by may never gets one.
 func TestGateEndsSlowPeers(t *testing.T) {
 	g, dial := gateOf(t, protocol.NewSecret(), anybody)
 	g.timeout = 20 * time.Millisecond
@@ -170,8 +170,7 @@ func TestGateEndsSlowPeers(t *testing.T) {
 	}
 }
 
-// However many strangers come and say nothing, few cost the guest anything and the
-// host gets in.
+// TestGateIsNotStarved: many silent peers cost the guest little, and the host still gets in.
 func TestGateIsNotStarved(t *testing.T) {
 	secret := protocol.NewSecret()
 	g, dial := gateOf(t, secret, anybody)
@@ -228,7 +227,7 @@ func TestIsHost(t *testing.T) {
 	}
 }
 
-// A clone has its template's cid for a moment.
+// TestAwaitCID: a clone has the cid of its template for a moment.
 func TestAwaitCID(t *testing.T) {
 	looks := 0
 	err := awaitCID(5, time.Minute, func() (uint32, error) {

@@ -13,14 +13,14 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// Entropy the host may give at once, in bytes.
+// Bounds of the entropy that the host may give in one call, in bytes.
 const (
 	minEntropy = 32
 	maxEntropy = 4096
 )
 
-// Hello takes the host's clock and entropy and says what this guest is. Nothing of
-// a container runs before it.
+// Hello sets the clock, adds the host's entropy to the kernel's generator, and returns a
+// description of this guest. It comes before any process of a container runs.
 func (a *agent) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.HelloResponse, error) {
 	if n := len(r.Entropy); n < minEntropy || n > maxEntropy {
 		return nil, status.Errorf(codes.InvalidArgument, "entropy has %d bytes, want %d to %d", n, minEntropy, maxEntropy)
@@ -34,7 +34,7 @@ func (a *agent) Hello(_ context.Context, r *protocol.HelloRequest) (*protocol.He
 	return a.self, nil
 }
 
-// describe says what this guest is, which does not change.
+// describe returns what this guest is. It does not change while the guest runs.
 func describe() (*protocol.HelloResponse, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -60,8 +60,8 @@ func setClock(unixNanos int64) error {
 	return nil
 }
 
-// generator is the kernel's random number generator, open for as long as the guest
-// lives: each clone would have to open it again.
+// generator is the open kernel random number generator. It stays open as long as the guest
+// lives, because each clone would have to open it again.
 type generator int
 
 func openGenerator() (generator, error) {
@@ -72,8 +72,8 @@ func openGenerator() (generator, error) {
 	return generator(fd), nil
 }
 
-// addEntropy credits the bytes and makes the kernel's generator use them at
-// once: the clones of a template wake with the same generator.
+// addEntropy credits the bytes and makes the kernel use them at once, because all clones of a
+// template wake up with the same generator state.
 func (g generator) addEntropy(entropy []byte) error {
 	// struct rand_pool_info
 	var pool struct {

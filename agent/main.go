@@ -1,9 +1,9 @@
-// Command agent is the guest's PID 1: it makes the guest usable, then does what
-// the supervisor asks for on the agent channel. Run as libcontainer's init stage
-// it becomes a container's process instead.
+// Command agent is PID 1 of the guest. It sets the guest up, and then does what the supervisor
+// asks for on the agent channel. When it is executed as libcontainer's init stage, it becomes a
+// process of a container instead.
 //
-// It is built for linux without cgo and with -X main.build=ID; the host refuses
-// an agent of another build.
+// It is built for Linux without cgo and with -X main.build=ID. The host refuses an agent of
+// another build.
 package main
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/huskvm/husk/libcontainer"
 )
 
-// build identifies the build of husk this agent belongs to; set by the linker.
+// build is the id of the husk build that this agent belongs to. The linker sets it.
 var build = "dev"
 
 func main() {
@@ -36,8 +36,8 @@ func main() {
 	if os.Getpid() != 1 {
 		log.Fatal("not PID 1: the agent runs in a guest of husk only")
 	}
-	// Whatever ends the agent ends the guest: the kernel's answer to a dead PID 1
-	// is a panic whose backtrace would bury the reason.
+	// If the agent ends, the guest powers off here. Otherwise the kernel would panic because
+	// PID 1 has died, and its backtrace would hide the reason.
 	defer func() {
 		if r := recover(); r != nil {
 			log.Printf("panic: %v\n%s", r, debug.Stack())
@@ -49,9 +49,9 @@ func main() {
 	}
 }
 
-// run is the agent's life. It returns only when the guest can be of no more use.
+// run does everything the agent does. It returns only when the guest has to end.
 func run() error {
-	// The guest's memory is the container's.
+	// A small heap leaves more of the guest's memory to the container.
 	debug.SetGCPercent(50)
 	ignoreSignals()
 
@@ -93,7 +93,7 @@ func run() error {
 			return err
 		}
 	}
-	// Last of all: when the channel opens, a template is saved.
+	// This comes last: a template may be saved once the channel is open.
 	l, err := openChannel(events)
 	if err != nil {
 		return errors.Join(err, moduleErr)
@@ -107,9 +107,9 @@ func run() error {
 	return nil
 }
 
-// ignoreSignals keeps Go's runtime from ending PID 1 on a signal that root in a
-// container without a pid namespace may send. Handlers that do nothing, because
-// an ignored signal would stay ignored in every process the agent starts.
+// ignoreSignals keeps signals from ending PID 1. Root in a container without a pid namespace
+// may send them, and Go's runtime would exit. It installs handlers that do nothing, because an
+// ignored signal would stay ignored in every process that the agent starts.
 func ignoreSignals() {
 	signal.Notify(make(chan os.Signal, 1),
 		unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)

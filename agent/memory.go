@@ -12,10 +12,9 @@ import (
 	"strings"
 )
 
-// containersMemory is how many bytes of the guest's RAM its containers may have
-// together: what the kernel, just booted, calls available. The rest is for the
-// kernel and the agent. Without this bound a container that takes all RAM would
-// leave none to the agent, which could neither see nor tell what has happened.
+// containersMemory returns how many bytes of RAM all containers of the guest may use together:
+// what the kernel calls available right after boot. The rest is for the kernel and the agent.
+// Without this limit a container could take all RAM, and the agent could not even report it.
 func containersMemory(meminfo string) (int64, error) {
 	f, err := os.Open(meminfo)
 	if err != nil {
@@ -37,9 +36,9 @@ func containersMemory(meminfo string) (int64, error) {
 	return 0, errors.Join(errors.New("read memory: no MemAvailable"), lines.Err())
 }
 
-// boundMemory sets a limit of memory, in bytes, for the topmost cgroup on the way
-// to name, unless a lower one is set. It is the topmost one's because the
-// container's own has what the container was given, for it to read.
+// boundMemory sets a memory limit, in bytes, for the topmost cgroup on the path name, unless
+// that has a lower one. It is not set for the container's own cgroup, because the container
+// reads its own limit there.
 func boundMemory(root, name string, limit int64) error {
 	top, _, _ := strings.Cut(path.Clean("/" + name)[1:], "/")
 	dir := filepath.Join(root, top)

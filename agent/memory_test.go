@@ -23,7 +23,7 @@ func TestContainersMemory(t *testing.T) {
 	}
 }
 
-// What a container was given itself is never raised.
+// TestBoundMemory: boundMemory never raises a limit.
 func TestBoundMemory(t *testing.T) {
 	const limit = 500
 	for was, want := range map[string]string{"max\n": "500", "900\n": "500", "300\n": "300\n"} {

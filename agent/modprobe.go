@@ -14,22 +14,24 @@ import (
 )
 
 const (
-	// prober is where the guest room has put this program for the kernel to ask for
-	// modules. It is not where kernels look for one, so nothing is asked during boot,
-	// when each question would cost the time of a process.
+	// prober is the path at which host/bootimage puts this program, for the kernel to execute
+	// when it lacks a module. It is not the kernel's default path, so the kernel executes
+	// nothing for this purpose during boot, where each request would cost the time of a
+	// process.
 	prober = "/lib/modules/modprobe"
-	// proberSysctl tells the kernel (admin-guide/sysctl/kernel.rst).
+	// proberSysctl holds the path that the kernel executes (admin-guide/sysctl/kernel.rst).
 	proberSysctl = "/proc/sys/kernel/modprobe"
-	// aliasFile has a pattern and a name of demandFile's in each line.
+	// aliasFile has in each line a pattern and a name that demandFile has.
 	aliasFile = "/lib/modules/aliases"
-	// packedModule ends the name of a module that is compressed.
+	// packedModule is the suffix of compressed modules.
 	packedModule = ".ko.gz"
-	// maxModule is the size of a module, in bytes, as the guest room allows it.
+	// maxModule bounds the size of an unpacked module, in bytes. host/bootimage has the same
+	// limit.
 	maxModule = 64 << 20
 )
 
-// answerKernel has the kernel ask for what it lacks. One that loads no modules has
-// nothing to set.
+// answerKernel tells the kernel to execute prober when it lacks a module. A kernel without
+// module support has no such sysctl.
 func answerKernel() error {
 	err := os.WriteFile(proberSysctl, []byte(prober), 0)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -41,8 +43,8 @@ func answerKernel() error {
 // isProber says whether the kernel has started this process to load a module.
 func isProber() bool { return os.Args[0] == prober }
 
-// probe loads what the kernel asks for in the words of modprobe: "-q -- NAME". Its
-// exit code is all that the kernel looks at.
+// probe loads a module for the kernel, which passes modprobe's arguments: "-q -- NAME". The
+// kernel looks only at the exit code.
 func probe() {
 	names, err := modulesFor(aliasFile, os.Args[len(os.Args)-1])
 	for _, name := range names {
@@ -53,14 +55,15 @@ func probe() {
 	}
 }
 
-// modulesFor returns what name may mean: itself, and what it is an alias of.
+// modulesFor returns the names in demandFile that name may stand for: the name itself and what
+// it is an alias of.
 func modulesFor(list, name string) ([]string, error) {
 	f, err := os.Open(list)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	// To modprobe, and so to the kernel, the two signs are one.
+	// modprobe, and so the kernel, does not distinguish "-" and "_".
 	name = strings.ReplaceAll(name, "-", "_")
 	names := []string{name}
 	lines := bufio.NewScanner(f)
@@ -76,7 +79,7 @@ func modulesFor(list, name string) ([]string, error) {
 	return names, lines.Err()
 }
 
-// loadOnDemand loads the modules that list has for a name, which may be none.
+// loadOnDemand loads all modules that list has for a name. There may be none.
 func loadOnDemand(list, name string) error {
 	f, err := os.Open(list)
 	if errors.Is(err, os.ErrNotExist) {
@@ -100,14 +103,15 @@ func loadOnDemand(list, name string) error {
 	return lines.Err()
 }
 
-// isLoaded spares the unpacking of what is there already, which most of what a module
-// depends on is. One on its way in counts as not loaded: loading it waits for that.
+// isLoaded says whether a module is loaded already, so that it need not be unpacked. Most
+// dependencies of a module are loaded. A module that is being loaded counts as not loaded:
+// loading it again waits until it is.
 func isLoaded(name string) bool {
 	state, err := os.ReadFile(path.Join("/sys/module", name, "initstate"))
 	return err == nil && string(state) == "live\n"
 }
 
-// initPacked loads a module that lies compressed in the initramfs.
+// initPacked loads a module that is stored compressed in the initramfs.
 func initPacked(f *os.File) error {
 	unpacked, err := gzip.NewReader(f)
 	if err != nil {

@@ -16,20 +16,21 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// notify is a container's socket of sd_notify(3): what arrives goes to the host. It
-// may be nil.
+// notify is the notification socket (sd_notify(3)) of a container. Messages that arrive go to
+// the host. A nil *notify stands for a container without one.
 type notify struct {
 	socket string
 	conn   *net.UnixConn
 
 	attaching sync.Once
 	ending    sync.Once
-	// passed is closed when all that has arrived before end has been passed on.
+	// passed is closed when all messages that arrived before end was called have been sent to
+	// the host.
 	passed chan struct{}
 }
 
-// listenNotify makes the socket in a directory of the guest's own, for the container
-// to be mounted. It goes with the guest.
+// listenNotify makes the socket in dir, a directory of the guest, from which it is bound into
+// the container. It is never removed: it goes with the guest.
 func listenNotify(dir, id string) (*notify, error) {
 	n := &notify{socket: path.Join(dir, id), passed: make(chan struct{})}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -40,19 +41,19 @@ func listenNotify(dir, id string) (*notify, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make notify socket: %w", err)
 	}
-	// For whatever user the process is of, as with runc.
+	// Processes of any user may send, as with runc.
 	if err := os.Chmod(n.socket, 0o777); err != nil {
 		return nil, errors.Join(fmt.Errorf("make notify socket: %w", err), n.conn.Close())
 	}
 	return n, nil
 }
 
-// mount puts the socket where the container looks for it.
+// mount returns the bind of the socket to the path at which the container looks for it.
 func (n *notify) mount(destination string) specs.Mount {
 	return specs.Mount{Destination: destination, Type: "bind", Source: n.socket, Options: []string{"bind", "nosuid", "nodev", "noexec"}}
 }
 
-// attach passes on what arrives. It owns s unless it returns an error.
+// attach sends messages that arrive to the host over s. It owns s unless it returns an error.
 func (n *notify) attach(s stream) error {
 	err := errors.New("the container has no notify socket, or it is attached already")
 	if n == nil {
@@ -69,7 +70,8 @@ func (n *notify) attach(s stream) error {
 func (n *notify) passOn(s stream) {
 	defer close(n.passed)
 	defer func() { _ = s.Close() }()
-	// One byte more tells what is too long, which systemd drops, too.
+	// The buffer has one byte more than the largest message, so that longer ones are
+	// recognized. They are dropped, as systemd does.
 	buf, oob := make([]byte, protocol.MaxNotification+1), make([]byte, unix.CmsgSpace(64*4))
 	for {
 		size, oobSize, flags, _, err := n.conn.ReadMsgUnix(buf, oob)
@@ -77,18 +79,19 @@ func (n *notify) passOn(s stream) {
 			log.Printf("receive notification: %v", err)
 			return
 		}
-		// Who sends a descriptor along with BARRIER=1 waits for its end: all before
-		// it is on its way. Others cannot be passed on.
+		// A sender of BARRIER=1 waits until the descriptor that it has sent is closed. By then
+		// all messages before it have been sent to the host. Other descriptors cannot be passed
+		// on.
 		closeRights(oob[:oobSize])
 		switch {
 		case size == 0:
-			return // of end
+			return // end was called
 		case size > protocol.MaxNotification || flags&unix.MSG_TRUNC != 0:
 			log.Printf("a notification of more than %d bytes was dropped", protocol.MaxNotification)
 			continue
 		}
 		if err := protocol.WriteNotification(s, buf[:size]); err != nil {
-			return // the host wants no more
+			return // the host has closed the stream
 		}
 	}
 }
@@ -109,16 +112,16 @@ func closeRights(oob []byte) {
 	}
 }
 
-// notifyTimeout is how long the last notifications may take.
+// notifyTimeout bounds how long end waits for the last messages to be sent.
 const notifyTimeout = 5 * time.Second
 
-// end returns when what has arrived is passed on: the socket is a queue, and an empty
-// datagram its end.
+// end returns when all messages that have arrived are sent. The socket is a queue, and end puts
+// an empty datagram at its end.
 func (n *notify) end() {
 	if n == nil {
 		return
 	}
-	n.attaching.Do(func() { close(n.passed) }) // nobody will
+	n.attaching.Do(func() { close(n.passed) }) // no stream will come any more
 	n.ending.Do(func() {
 		_ = n.conn.SetWriteDeadline(time.Now().Add(notifyTimeout))
 		if _, err := n.conn.WriteToUnix(nil, &net.UnixAddr{Net: "unixgram", Name: n.socket}); err != nil {

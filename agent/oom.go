@@ -6,8 +6,8 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// AwaitOOM answers when the kernel has killed a process of the container for want
-// of memory.
+// AwaitOOM answers when the kernel has killed a process of the container because memory was
+// short.
 func (a *agent) AwaitOOM(ctx context.Context, r *protocol.AwaitOOMRequest) (*protocol.AwaitOOMResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {

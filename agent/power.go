@@ -6,9 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// powerOff ends the guest and does not return. Filesystems must have been synced.
+// powerOff powers the guest off and does not return. The caller must have synced the
+// filesystems.
 func powerOff() {
-	// As PID 1 only: on a host this would be the host's end.
+	// Only as PID 1: in tests on a host it would power off the host.
 	if unix.Getpid() != 1 {
 		log.Fatal("refusing to power off: not PID 1")
 	}

@@ -19,21 +19,21 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// preparedCgroup is the name, below cgroupParent, of the prepared container's
-// cgroup: not its id, which nobody knows yet.
+// preparedCgroup is the name of the prepared container's cgroup below cgroupParent. The
+// container's id is not known when it is made.
 const preparedCgroup = "prepared"
 
-// becomesTemplate says whether the host wants this guest as a memory template.
+// becomesTemplate says whether the host wants to make a memory template of this guest.
 func becomesTemplate() bool {
 	b, err := os.ReadFile("/proc/cmdline")
 	return err == nil && slices.Contains(strings.Fields(string(b)), protocol.PrepareParam)
 }
 
-// prepare does, before a template is saved, what is the same for every first
-// container, so that no clone has to wait for it.
+// prepare does before a template is saved what every first container needs, so that no clone
+// spends time on it.
 func (a *agent) prepare() error {
-	// The prepared container's mount namespace is made before the share is
-	// mounted, which reaches it all the same.
+	// The prepared container's mount namespace is made before the share is mounted. With shared
+	// propagation the share appears there as well.
 	if err := unix.Mount("", runDir, "", unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("share mounts with a prepared container: %w", err)
 	}
@@ -51,13 +51,13 @@ func (a *agent) prepare() error {
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	startThreads()
-	// What the rehearsal has left behind would otherwise be in every clone.
+	// Otherwise every clone would have the garbage of the rehearsal in its memory.
 	runtime.GC()
 	return nil
 }
 
-// rehearse reads and writes one of each thing that comes with a container: the
-// libraries make their tables for a type when they first meet it.
+// rehearse encodes and decodes one message of each kind that comes with a container, because
+// the libraries build tables for a type at its first use.
 func rehearse() error {
 	spec := &specs.Spec{
 		Process:  &specs.Process{Args: []string{"true"}, Env: []string{"A=b"}, Cwd: "/", Capabilities: &specs.LinuxCapabilities{}},
@@ -98,8 +98,8 @@ func rehearse() error {
 	return nil
 }
 
-// startThreads leaves Go's runtime with idle threads, which it would otherwise
-// start one after the other as calls block.
+// startThreads makes Go's runtime start threads, which stay idle. Otherwise it would start them
+// one by one in each clone when system calls block.
 func startThreads() {
 	const threads = 8
 	var all sync.WaitGroup
@@ -115,7 +115,7 @@ func startThreads() {
 	all.Wait()
 }
 
-// takePrepared gives the prepared container to the first who asks.
+// takePrepared returns the prepared container to the first caller, and nil to all others.
 func (a *agent) takePrepared() *libcontainer.Prepared {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -11,34 +10,36 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// reaper reaps the orphans PID 1 inherits and leaves the agent's own children to
-// who started them: an exit status taken here would be lost to their Wait.
+// reaper reaps the orphans that PID 1 inherits. It leaves the agent's own children to the code
+// that has started them, whose Wait needs the exit status.
 type reaper struct {
-	// starting is held shared while a process is being started, so that the
-	// reaper never sees a child of the agent before it is in own.
+	// starting is read-locked while a process is being started, so that the reaper sees no
+	// child of the agent before the child is in own.
 	starting sync.RWMutex
 
 	mu  sync.Mutex
 	own map[int]struct{}
 
-	again chan struct{} // look again, buffered
+	again chan struct{} // buffered; a value asks the reaper to look again
 }
 
 func newReaper() *reaper {
 	return &reaper{own: make(map[int]struct{}), again: make(chan struct{}, 1)}
 }
 
-// start runs f, which starts processes and has waited for all of them on return
-// but the one whose pid it returns. That one is its starter's to wait for, until
-// release. A nil reaper, of an agent that is not PID 1, only calls f.
+// start runs f, which starts a process and returns its pid. f must have waited for any other
+// process that it started. The reaper does not reap that pid until release is called. A nil
+// reaper, that of an agent which is not PID 1, only calls f.
 func (r *reaper) start(f func() (pid int, err error)) error {
 	if r == nil {
 		_, err := f()
 		return err
 	}
-	// A look given up because of this start is made up for after it.
+	// The reaper may have skipped a look because of this start.
 	defer r.look()
 	r.starting.RLock()
 	defer r.starting.RUnlock()
@@ -52,8 +53,8 @@ func (r *reaper) start(f func() (pid int, err error)) error {
 	return nil
 }
 
-// release ends the protection of a pid that has been waited for. An orphan may
-// have got the number since, hence the new look.
+// release ends the protection of a pid that has been waited for. The kernel may have given the
+// pid to an orphan since, so the reaper looks again.
 func (r *reaper) release(pid int) {
 	if r == nil {
 		return
@@ -72,8 +73,8 @@ func (r *reaper) look() {
 }
 
 func (r *reaper) run() {
-	// One slot is enough: a signal that finds it full is covered by the look that
-	// has not begun yet.
+	// A buffer of one is enough: a signal that finds it full is covered by the look that has
+	// not begun yet.
 	dead := make(chan os.Signal, 1)
 	signal.Notify(dead, unix.SIGCHLD)
 	for {
@@ -85,9 +86,9 @@ func (r *reaper) run() {
 	}
 }
 
-// reap takes every orphan that is dead now.
+// reap reaps all orphans that have ended.
 func (r *reaper) reap() {
-	// Not a waiting Lock: it would hold up every start behind the slowest one.
+	// TryLock, because a Lock that waits for one slow start would block all later starts.
 	if !r.starting.TryLock() {
 		return
 	}
@@ -98,7 +99,7 @@ func (r *reaper) reap() {
 			return
 		}
 		if r.isOwn(pid) {
-			break // orphans may queue behind it, where waitid cannot see them
+			break // waitid shows only the first dead child; dead orphans may be behind this one
 		}
 		reapOne(pid)
 	}
@@ -116,34 +117,29 @@ func (r *reaper) isOwn(pid int) bool {
 	return ok
 }
 
-// firstDead returns the pid of a child that has ended, without reaping it; 0 if
+// firstDead returns the pid of a child that has ended, and does not reap it. It returns 0 if
 // there is none.
 func firstDead() int {
 	var info unix.Siginfo
-	for {
-		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return 0
-		}
-		// The union begins after three ints and a padding one; si_pid is first in it.
-		return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), 16)))
+	err := syscalls.IgnoringEINTR(func() error {
+		return unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
+	})
+	if err != nil {
+		return 0
 	}
+	// In siginfo_t the union comes after three ints and a padding int. si_pid is its first
+	// field.
+	return int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), 16)))
 }
 
 // reapOne reaps a child if it has ended.
 func reapOne(pid int) {
-	for {
-		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WALL, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
+	_ = syscalls.IgnoringEINTR(func() error {
+		return unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WALL, nil)
+	})
 }
 
-// childPIDs lists the children of all threads of this process.
+// childPIDs returns the children of all threads of this process.
 func childPIDs() []int {
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	var pids []int

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An orphan of the agent, as PID 1 gets them, and a child of its own: one is
-// reaped, the other's exit status stays for its Wait.
+// TestReaperTellsOrphansFromItsOwn: an orphan is reaped, and the exit status of an own child is
+// left for its Wait.
 func TestReaperTellsOrphansFromItsOwn(t *testing.T) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)
@@ -31,10 +31,11 @@ func TestReaperTellsOrphansFromItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitDead(t, own.Process.Pid)
-	// In front of the orphans in the kernel's list.
+	// The own child is in front of the orphans in the kernel's list.
 	r.reap()
 
-	// Its child outlives it and becomes ours; the pipe says when it has ended.
+	// The shell's child outlives it and becomes this process's. The pipe closes when that child
+	// ends.
 	parent := exec.Command("sh", "-c", "sleep 0.05 & echo $!")
 	out, err := parent.Output()
 	if err != nil {
@@ -57,7 +58,7 @@ func TestReaperTellsOrphansFromItsOwn(t *testing.T) {
 	r.release(own.Process.Pid)
 }
 
-// waitDead waits until a child is a zombie, without reaping it.
+// waitDead waits until a child is a zombie, and does not reap it.
 func waitDead(t *testing.T, pid int) {
 	t.Helper()
 	done := make(chan error, 1)
@@ -74,7 +75,8 @@ func waitDead(t *testing.T, pid int) {
 	}
 }
 
-// While a process is being started nothing is reaped: its helpers are not known.
+// TestReaperKeepsOutOfAStart: nothing is reaped while a process is being started, because its
+// helper processes are not known.
 func TestReaperKeepsOutOfAStart(t *testing.T) {
 	r := newReaper()
 	err := r.start(func() (int, error) {

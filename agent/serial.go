@@ -15,8 +15,8 @@ import (
 
 const virtioPortsDir = "/sys/class/virtio-ports"
 
-// findSerialPort returns the device node of the port named protocol.ChannelPort,
-// empty while there is none. A port exists before its name does.
+// findSerialPort returns the device node of the port with the name protocol.ChannelPort. It is
+// empty if no such port exists yet. The kernel makes a port before it knows its name.
 func findSerialPort(dir string) (string, error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*", "name"))
 	if err != nil {
@@ -44,9 +44,8 @@ func openPort(path string) (*serialPort, error) {
 	return &serialPort{File: f, raw: raw}, nil
 }
 
-// serialPort is a virtio-serial port whose Read waits while no host is
-// connected. The kernel answers such a read with end-of-file at once, and a
-// template is made while nobody is there.
+// serialPort is a virtio-serial port whose Read waits while no host is connected. The kernel
+// returns end-of-file at once in that case, and a template is saved while no host is connected.
 type serialPort struct {
 	*os.File
 	raw syscall.RawConn
@@ -62,8 +61,8 @@ func (p *serialPort) Read(b []byte) (int, error) {
 				break
 			}
 		}
-		// Not done: the poller waits for the next edge, which the port raises when
-		// the host connects or sends.
+		// Returning false makes the poller wait for the port's next event, which comes when the
+		// host connects or sends.
 		return !errors.Is(readErr, unix.EAGAIN) && (n != 0 || readErr != nil)
 	})
 	if err == nil {

@@ -18,35 +18,36 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// headerTimeout bounds how long an opened stream may go without its header.
+// headerTimeout bounds how long a new stream may take to send its header.
 const headerTimeout = 30 * time.Second
 
-// machine is the guest as the agent changes it. On a host, in tests, each is
-// harmless or absent.
+// machine is what the agent changes of the guest around it. In tests on a host each part is
+// harmless or missing.
 type machine struct {
-	// cgroupParent is the cgroup below which each container has one; empty where
-	// there is no cgroup2.
+	// cgroupParent is the cgroup in which containers get theirs. It is empty if there is no
+	// cgroup2.
 	cgroupParent string
-	// containersMemory bounds what all containers take together, in bytes; 0: not known.
+	// containersMemory bounds the memory of all containers together, in bytes. 0: unknown, so
+	// no limit is set.
 	containersMemory int64
-	// children is nil where the agent is not PID 1.
+	// children is nil if the agent is not PID 1.
 	children   *reaper
 	setClock   func(unixNanos int64) error
 	addEntropy func(entropy []byte) error
 	powerOff   func()
 }
 
-// agent is the service and the state of one guest.
+// agent serves the agent's service and holds the state of one guest.
 type agent struct {
 	machine machine
 	rpc     *ttrpc.Server
 	control *controlListener
-	self    *protocol.HelloResponse // what this guest is
+	self    *protocol.HelloResponse // the description of this guest
 
 	mu         sync.Mutex
 	containers map[string]*container
 	share      *share
-	prepared   *libcontainer.Prepared // for the first container; nil: none
+	prepared   *libcontainer.Prepared // for the first container; nil if there is none
 }
 
 func newAgent(m machine) (*agent, error) {
@@ -66,17 +67,14 @@ func newAgent(m machine) (*agent, error) {
 	return a, nil
 }
 
-// stream is what both channels give: a connection with a real half-close.
-type stream interface {
-	net.Conn
-	CloseWrite() error
-}
+// stream is one of the host's streams, over whichever kind of channel.
+type stream = protocol.HalfCloseConn
 
-// serve takes the host's streams from l until l fails.
+// serve accepts the host's streams from l until l fails, and returns that error.
 func (a *agent) serve(l net.Listener) error {
 	served := make(chan error, 1)
 	go func() { served <- a.rpc.Serve(context.Background(), a.control) }()
-	defer func() { <-served }() //nolint:errcheck // it ends by Close and says only that
+	defer func() { <-served }() //nolint:errcheck // it ends when Close is called, and returns only that
 	defer func() { _ = a.rpc.Close() }()
 	for {
 		conn, err := l.Accept()
@@ -97,8 +95,8 @@ func (a *agent) serve(l net.Listener) error {
 	}
 }
 
-// answerInUTF8 replaces what protobuf could not carry in an error's text, such as
-// the bytes of a file name: ttrpc drops the whole connection over it.
+// answerInUTF8 replaces invalid UTF-8 in an error's text, such as the bytes of a file name.
+// protobuf cannot encode it, and ttrpc would drop the whole connection.
 func answerInUTF8(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
 	resp, err := method(ctx, unmarshal)
 	if err != nil && !utf8.ValidString(err.Error()) {
@@ -107,7 +105,7 @@ func answerInUTF8(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.Una
 	return resp, err
 }
 
-// dispatch reads a stream's header and gives the stream to whom it is for.
+// dispatch reads the header of a stream, and passes the stream to the code that it is for.
 func (a *agent) dispatch(s stream) error {
 	if err := s.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
 		return fmt.Errorf("read stream header: %w", err)
@@ -126,7 +124,7 @@ func (a *agent) dispatch(s stream) error {
 		return a.control.give(s)
 	}
 	if err := a.attach(h, s); err != nil {
-		// The host's mistake, and the host learns of it.
+		// The header is wrong, and the host gets the reason.
 		refusal := errors.New(status.Convert(err).Message())
 		defer func() { _ = s.Close() }()
 		return protocol.WriteStreamAck(s, refusal)
@@ -155,7 +153,7 @@ func (a *agent) attach(h protocol.StreamHeader, s stream) error {
 	return p.stdio.attach(streamID{h.Kind, h.Number}, s)
 }
 
-// controlListener gives ttrpc the control streams among all streams.
+// controlListener is a listener that gives ttrpc those streams that are control streams.
 type controlListener struct {
 	conns chan net.Conn
 	once  sync.Once
@@ -185,5 +183,5 @@ func (l *controlListener) Close() error {
 	return nil
 }
 
-// Addr is not asked for: a control stream came over the channel.
+// Addr returns an empty address. Control streams have none, and nobody asks.
 func (l *controlListener) Addr() net.Addr { return &net.UnixAddr{} }

@@ -18,11 +18,11 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// drainStall is how long, after a process has ended, its output may make no
-// progress towards the host before Wait answers all the same.
+// drainStall bounds how long Wait waits, after its process has ended, for output that makes no
+// progress towards the host.
 const drainStall = 10 * time.Second
 
-// Create makes a container whose process waits just before execve.
+// Create makes a container whose first process waits just before execve.
 func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.CreateResponse, error) {
 	if err := checkID(r.ContainerId); err != nil {
 		return nil, err
@@ -59,7 +59,7 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 	}, nil
 }
 
-// create returns nil with an error.
+// create makes the container. With an error it returns nil.
 func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (_ *container, err error) {
 	id := r.ContainerId
 	cfg := &libcontainer.Config{
@@ -100,13 +100,13 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (_ *containe
 		return c.c.Init().PID(), nil
 	})
 	if prepared != nil && cfg.Prepared == nil {
-		a.machine.children.release(prepared.PID()) // it did not fit, and has ended
+		a.machine.children.release(prepared.PID()) // it did not fit, and libcontainer has discarded it
 	}
 	if err != nil {
 		return nil, err
 	}
 	if a.machine.containersMemory > 0 {
-		// Of a name that is not the agent's own it is not done yet.
+		// For a cgroup outside of the agent's own parent no limit has been set yet.
 		err = boundMemory(cgroupRoot, cfg.CgroupPath, a.machine.containersMemory)
 	}
 	var p *process
@@ -120,7 +120,7 @@ func (a *agent) create(r *protocol.CreateRequest, spec *specs.Spec) (_ *containe
 	return c, nil
 }
 
-// checkID refuses what could not be one element of a path.
+// checkID refuses an id that is not a valid path element.
 func checkID(id string) error {
 	if id == "" || id == "." || id == ".." || len(id) > 255 || path.Base(id) != id {
 		return status.Errorf(codes.InvalidArgument, "container id %q is not valid", id)
@@ -128,9 +128,8 @@ func checkID(id string) error {
 	return nil
 }
 
-// Network makes the interfaces the container's, or where it has no network
-// namespace of its own, the guest's: those and no others. So with settings and the
-// packet filter.
+// Network gives the container exactly these interfaces, settings and packet filter rules. If
+// the container has no network namespace of its own, the guest's namespace gets them.
 func (a *agent) Network(_ context.Context, r *protocol.NetworkRequest) (*protocol.NetworkResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -151,7 +150,7 @@ func (a *agent) Network(_ context.Context, r *protocol.NetworkRequest) (*protoco
 	return &protocol.NetworkResponse{Unset: unset}, nil
 }
 
-// Start releases the container's process into execve.
+// Start lets the container's first process execute its program.
 func (a *agent) Start(_ context.Context, r *protocol.StartRequest) (*protocol.StartResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -163,7 +162,8 @@ func (a *agent) Start(_ context.Context, r *protocol.StartRequest) (*protocol.St
 	return &protocol.StartResponse{}, nil
 }
 
-// Exec starts one more process. The host opens its streams after that.
+// Exec starts one more process in the container. The host opens the process's streams
+// afterwards.
 func (a *agent) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.ExecResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -215,9 +215,9 @@ func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest)
 	return w, nil
 }
 
-// Wait answers when the process has ended and everything it wrote is on the
-// host, or its reader there has stalled. The answer names the outputs that go on. An
-// exec'd process is forgotten then.
+// Wait answers when the process has ended, and the host has got everything that it wrote or has
+// stopped reading. The answer lists the outputs that other processes still hold open. An exec'd
+// process is forgotten afterwards.
 func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -241,7 +241,7 @@ func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.Wa
 		log.Print(err)
 	}
 	if ctx.Err() != nil {
-		return nil, ctx.Err() // nobody hears the answer: keep the status for the next Wait
+		return nil, ctx.Err() // nobody gets the answer, so the status is kept for the next Wait
 	}
 	if r.ProcessId != protocol.InitProcess {
 		p.stdio.release()
@@ -253,7 +253,7 @@ func (a *agent) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.Wa
 	return &protocol.WaitResponse{ExitCode: uint32(p.status.Code), OomKilled: p.status.OOMKilled, Held: held}, nil
 }
 
-// Kill signals one process or all of the container's.
+// Kill sends a signal to one process, or to all processes of the container.
 func (a *agent) Kill(ctx context.Context, r *protocol.KillRequest) (*protocol.KillResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -305,7 +305,7 @@ func (a *agent) Pause(_ context.Context, r *protocol.PauseRequest) (*protocol.Pa
 	return &protocol.PauseResponse{}, nil
 }
 
-// Resume thaws them.
+// Resume thaws every process of the container.
 func (a *agent) Resume(_ context.Context, r *protocol.ResumeRequest) (*protocol.ResumeResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -317,7 +317,7 @@ func (a *agent) Resume(_ context.Context, r *protocol.ResumeRequest) (*protocol.
 	return &protocol.ResumeResponse{}, nil
 }
 
-// Update changes the resource limits the request names.
+// Update changes the limits that the request has.
 func (a *agent) Update(_ context.Context, r *protocol.UpdateRequest) (*protocol.UpdateResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -333,8 +333,8 @@ func (a *agent) Update(_ context.Context, r *protocol.UpdateRequest) (*protocol.
 	return &protocol.UpdateResponse{}, nil
 }
 
-// Shutdown ends the containers, flushes the share and powers off. The answer
-// usually does not arrive.
+// Shutdown ends the containers, syncs the share and powers off. The host usually gets no
+// answer.
 func (a *agent) Shutdown(context.Context, *protocol.ShutdownRequest) (*protocol.ShutdownResponse, error) {
 	a.mu.Lock()
 	containers := make([]*container, 0, len(a.containers))
@@ -345,7 +345,7 @@ func (a *agent) Shutdown(context.Context, *protocol.ShutdownRequest) (*protocol.
 	}
 	a.mu.Unlock()
 	for _, c := range containers {
-		_ = c.c.Kill(unix.SIGKILL, true) // it may be dead already
+		_ = c.c.Kill(unix.SIGKILL, true) // its processes may have ended already
 	}
 	if err := a.unmountShare(); err != nil {
 		log.Print(err)

@@ -11,17 +11,17 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// share is the mounted filesystem the VM exports.
+// share is the mounted filesystem that the vmm exports.
 type share struct {
 	tag      string
 	guestDir string
-	// dir is its root, held open: it is what syncfs needs. Not an os.File, which
-	// would be made ready for polling.
+	// dir is its open root directory, for syncfs. It is not an os.File, which would be
+	// registered with the poller.
 	dir int
 }
 
-// mountShare mounts the share once; later requests must name the same one. A nil
-// share means that the container's files are the guest's own.
+// mountShare mounts the share. It is mounted once; later requests must name the same one. With
+// a nil share the container's files are the guest's own.
 func (a *agent) mountShare(s *protocol.Share) error {
 	if s == nil {
 		return nil
@@ -51,8 +51,8 @@ func (a *agent) mountShare(s *protocol.Share) error {
 	return nil
 }
 
-// syncShare writes what the guest still caches to the host, so that a reader
-// there sees every byte.
+// syncShare writes cached data of the share to the host, so that a reader on the host sees
+// every byte.
 func (a *agent) syncShare() error {
 	a.mu.Lock()
 	s := a.share
@@ -73,7 +73,7 @@ func (a *agent) unmountShare() error {
 	if a.share == nil {
 		return err
 	}
-	// Detached: a container's mount namespace may still hold it.
+	// MNT_DETACH, because a container's mount namespace may still use it.
 	if uerr := unix.Unmount(a.share.guestDir, unix.MNT_DETACH); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount share %q: %w", a.share.tag, uerr))
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// Ps lists the container's processes as the guest's /proc shows them.
+// Ps lists the container's processes from the guest's /proc.
 func (a *agent) Ps(_ context.Context, r *protocol.PsRequest) (*protocol.PsResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {
@@ -26,7 +26,7 @@ func (a *agent) Ps(_ context.Context, r *protocol.PsRequest) (*protocol.PsRespon
 	for _, pid := range pids {
 		info, ok := processInfo(pid)
 		if !ok {
-			continue // ended since
+			continue // it has ended since
 		}
 		info.ProcessId = ids[pid]
 		resp.Processes = append(resp.Processes, info)
@@ -34,7 +34,7 @@ func (a *agent) Ps(_ context.Context, r *protocol.PsRequest) (*protocol.PsRespon
 	return resp, nil
 }
 
-// maxCommand bounds one command line in a list, in bytes.
+// maxCommand bounds the length of a command line in a list, in bytes. Longer ones are cut.
 const maxCommand = 1024
 
 func processInfo(pid int) (*protocol.ProcessInfo, bool) {
@@ -42,7 +42,7 @@ func processInfo(pid int) (*protocol.ProcessInfo, bool) {
 	if err != nil {
 		return nil, false
 	}
-	// The name is in parentheses and may itself hold any byte.
+	// The name is in parentheses and may itself hold any byte, also a parenthesis.
 	opening, closing := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
 	if opening < 0 || closing < opening {
 		return nil, false
@@ -67,10 +67,10 @@ func processInfo(pid int) (*protocol.ProcessInfo, bool) {
 	}, true
 }
 
-// maxMemoryStats bounds the keys of memory.stat that are passed on.
+// maxMemoryStats bounds the number of keys of memory.stat that are passed on.
 const maxMemoryStats = 256
 
-// Stats reads the container's cgroup.
+// Stats returns the statistics of the container's cgroup.
 func (a *agent) Stats(_ context.Context, r *protocol.StatsRequest) (*protocol.StatsResponse, error) {
 	c, err := a.container(r.ContainerId)
 	if err != nil {

@@ -15,24 +15,23 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// copySize is how much a stream carries at a time, in bytes: as much as a pipe
-// holds by default.
+// copySize is the size of a copy buffer, in bytes: the default size of a pipe.
 const copySize = 64 << 10
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
-// stdio joins one process's ends of stdin, stdout and stderr, or its terminal, and
-// of the descriptors it is passed, to the host's streams. Each stream has goroutines of
-// its own, so that none waits for another's reader.
+// stdio joins the stdin, stdout and stderr of one process, or its terminal, and its passed
+// descriptors to the host's streams. Each stream has goroutines of its own, so that a slow
+// reader of one does not hold up another.
 type stdio struct {
 	files map[streamID]*end
-	// late: what others write to an output after the process has ended is passed on,
-	// too. It is set before anything is attached.
+	// late: what other processes write to an output after this one has ended is passed on too.
+	// It is set before any stream is attached.
 	late bool
 
-	// progress counts the bytes that went to the host.
+	// progress counts the bytes that have been sent to the host.
 	progress atomic.Int64
-	// ended is closed when the process has.
+	// ended is closed when the process has ended.
 	ended chan struct{}
 
 	mu       sync.Mutex
@@ -41,22 +40,22 @@ type stdio struct {
 	released bool
 }
 
-// streamID names a stream of a process.
+// streamID identifies a stream of a process.
 type streamID struct {
 	kind   protocol.StreamKind
-	number byte // of a descriptor that is passed, 0 for stdio
+	number byte // of a passed descriptor; 0 for stdio
 }
 
-// end is this side of a stream.
+// end is the guest's end of a stream.
 type end struct {
 	*os.File
-	// both: the file is that of an input and an output. The output closes it, and
-	// endInput tells the process that there is no more input, where that can be.
+	// both: the file is used for an input and an output. The output closes it. endInput tells
+	// the process that no more input comes, if the file has a way to do so.
 	both     bool
 	endInput func()
 }
 
-// closeInput ends what the process reads.
+// closeInput ends what the process can read.
 func (e *end) closeInput() {
 	switch {
 	case !e.both:
@@ -66,8 +65,8 @@ func (e *end) closeInput() {
 	}
 }
 
-// newStdio takes the files over, and those of the descriptors. With a console the
-// first three are nil.
+// newStdio takes over the files and those of the descriptors. With a console the first three
+// are nil.
 func newStdio(stdin, stdout, stderr, console *os.File, passed []*descriptor) (*stdio, error) {
 	s := &stdio{
 		files:    make(map[streamID]*end),
@@ -78,7 +77,7 @@ func newStdio(stdin, stdout, stderr, console *os.File, passed []*descriptor) (*s
 		{kind: protocol.StreamStdin}: {File: stdin}, {kind: protocol.StreamStdout}: {File: stdout}, {kind: protocol.StreamStderr}: {File: stderr},
 	}
 	if console != nil {
-		// A terminal has no end of its input: there ^D is a byte.
+		// A terminal has no end of its input: ^D is a byte that a process interprets.
 		terminal := &end{File: console, both: true}
 		all = map[streamID]*end{{kind: protocol.StreamStdin}: terminal, {kind: protocol.StreamStdout}: terminal}
 	}
@@ -89,8 +88,8 @@ func newStdio(stdin, stdout, stderr, console *os.File, passed []*descriptor) (*s
 		if e.File == nil {
 			continue
 		}
-		// The end of the process must be able to wake a read, and the rest of a
-		// pipe is read without waiting: both need a file the poller knows.
+		// The file must be registered with the poller: when the process ends, a pending read
+		// has to be woken, and the rest of a pipe is read without waiting.
 		if err := e.SetReadDeadline(time.Time{}); err != nil && id.kind != protocol.StreamStdin {
 			return nil, fmt.Errorf("prepare stream %q: %w", id.kind, err)
 		}
@@ -99,14 +98,15 @@ func newStdio(stdin, stdout, stderr, console *os.File, passed []*descriptor) (*s
 	return s, nil
 }
 
-// attach accepts a stream, that is, answers its header, and starts its copying.
-// It owns conn unless it returns an error.
+// attach answers the header of a stream and starts copying. It owns conn unless it returns an
+// error.
 func (s *stdio) attach(id streamID, conn stream) error {
 	f, err := s.claim(id, conn)
 	if err != nil {
 		return err
 	}
-	// Attached already when the host learns of it: a Wait after that sees it.
+	// The stream counts as attached before the host gets the answer, so that a Wait which
+	// follows drains it.
 	if err := protocol.WriteStreamAck(conn, nil); err != nil {
 		_ = conn.Close()
 	}
@@ -120,7 +120,7 @@ func (s *stdio) attach(id streamID, conn stream) error {
 	return nil
 }
 
-// claim makes sure that a stream is attached once only.
+// claim makes sure that each stream is attached only once.
 func (s *stdio) claim(id streamID, conn stream) (*end, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,7 +137,7 @@ func (s *stdio) claim(id streamID, conn stream) (*end, error) {
 	if id.kind != protocol.StreamStdin {
 		s.outputs = append(s.outputs, &output{stdio: s, id: id, conn: conn, file: f.File, done: make(chan struct{})})
 		select {
-		case <-s.ended: // end has passed: its wake-up is due here
+		case <-s.ended: // end has been called, so this read has to be woken here
 			_ = f.SetReadDeadline(time.Unix(1, 0))
 		default:
 		}
@@ -156,26 +156,26 @@ func (s *stdio) outputOf(conn stream) *output {
 	return nil
 }
 
-// end is called once, when the process has ended: it lets the outputs run to the
-// end of what the process has written and ends its input.
+// end is called once, when the process has ended. It ends the process's input, and lets the
+// outputs run until everything that the process has written is sent.
 func (s *stdio) end() {
 	close(s.ended)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range s.outputs {
-		_ = o.file.SetReadDeadline(time.Unix(1, 0)) // wakes a read that waits
+		_ = o.file.SetReadDeadline(time.Unix(1, 0)) // wakes a pending read
 	}
 	for id, f := range s.files {
-		// Of an output as well it is still to be drained.
+		// An end that is also an output still has to be drained.
 		if id.kind == protocol.StreamStdin && !f.both {
-			_ = f.Close() // wakes a write that waits
+			_ = f.Close() // wakes a pending write
 		}
 	}
 }
 
-// drain waits until the attached outputs have passed on all that was written
-// before end. A reader on the host that takes nothing for stall ends the wait,
-// not the stream: its data still arrives if it wakes up.
+// drain waits until the attached outputs have sent everything that was written before end. If
+// the host takes nothing for the time stall, drain returns. The stream goes on, and its data
+// arrives if the host reads later.
 func (s *stdio) drain(stall time.Duration, cancel <-chan struct{}) {
 	s.mu.Lock()
 	outputs := s.outputs
@@ -202,7 +202,7 @@ func (s *stdio) drain(stall time.Duration, cancel <-chan struct{}) {
 	}
 }
 
-// held are the outputs that go on after drain.
+// held returns the outputs that go on after drain because other processes hold them open.
 func (s *stdio) held() []*protocol.HeldOutput {
 	if !s.late {
 		return nil
@@ -216,21 +216,21 @@ func (s *stdio) held() []*protocol.HeldOutput {
 			if !o.heldOpen {
 				continue
 			}
-		default: // its reader has stalled
+		default: // the host has stopped reading
 		}
 		all = append(all, &protocol.HeldOutput{Kind: uint32(o.id.kind), Number: uint32(o.id.number), Carried: uint64(o.carried.Load())})
 	}
 	return all
 }
 
-// release closes what no stream was ever attached to.
+// release closes the files to which no stream was attached.
 func (s *stdio) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.released = true
 	for id, f := range s.files {
 		if f.both {
-			id.kind = protocol.StreamStdout // which closes the file for both
+			id.kind = protocol.StreamStdout // the output closes the file
 		}
 		if s.attached[id] == nil {
 			_ = f.Close()
@@ -238,14 +238,14 @@ func (s *stdio) release() {
 	}
 }
 
-// copyIn feeds the process from the host.
+// copyIn copies from the host to the process.
 func (s *stdio) copyIn(conn stream, f *end) {
 	defer func() { _ = conn.Close() }()
 	ended := make(chan struct{})
 	go func() {
 		select {
 		case <-s.ended:
-			// The host learns that nobody reads any more, even while it sends nothing.
+			// The host learns that the process no longer reads, also while it sends nothing.
 			_ = conn.CloseWrite()
 		case <-ended:
 		}
@@ -255,8 +255,8 @@ func (s *stdio) copyIn(conn stream, f *end) {
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	if _, err := io.CopyBuffer(writerOnly{f.File}, readerOnly{conn}, *buf); err != nil {
-		// The process closed its stdin. What the host still sends is thrown away:
-		// left unread it would block the host's writer.
+		// The process has closed its stdin. What the host still sends is discarded. If it
+		// stayed unread, the host's writer would block.
 		_ = conn.CloseWrite()
 		_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{conn}, *buf)
 		return
@@ -264,31 +264,30 @@ func (s *stdio) copyIn(conn stream, f *end) {
 	f.closeInput()
 }
 
-// readerOnly and writerOnly hide the methods that would make io.CopyBuffer
-// allocate buffers of its own.
+// readerOnly and writerOnly hide the methods with which io.CopyBuffer would allocate a buffer
+// of its own.
 type (
 	readerOnly struct{ io.Reader }
 	writerOnly struct{ io.Writer }
 )
 
-// output is stdout or stderr of one process, or its terminal's output.
+// output is the stdout or stderr of one process, or the output of its terminal.
 type output struct {
 	stdio *stdio
 	id    streamID
 	conn  stream
 	file  *os.File
-	// carried counts the bytes that went to the host.
+	// carried counts the bytes that have been sent to the host.
 	carried atomic.Int64
-	// sent is set when the host's end-of-file is on its way.
+	// sent is set when the end-of-file has been sent to the host.
 	sent atomic.Bool
-	// done is closed when all that the process has written went to the host.
+	// done is closed when everything that the process wrote has been sent to the host.
 	done     chan struct{}
-	heldOpen bool // others can still write; set before done is closed
+	heldOpen bool // other processes can still write to it; set before done is closed
 }
 
-// watchReader closes the process's pipe when the host's reader goes away, so
-// that the process gets SIGPIPE, or with a terminal SIGHUP, as it would from a
-// pipe without a VM between.
+// watchReader closes the process's pipe when the host's reader goes away. The process then gets
+// SIGPIPE, or SIGHUP with a terminal, as it would without a VM.
 func (o *output) watchReader() {
 	_, _ = io.Copy(io.Discard, o.conn)
 	if !o.sent.Load() {
@@ -320,8 +319,8 @@ func (o *output) run() {
 	_ = o.file.Close()
 }
 
-// discard reads what a descendant still writes. Nobody wants it any more, but closing
-// the pipe would kill that descendant with SIGPIPE.
+// discard reads and drops what a descendant of the process still writes. Nobody reads it, but
+// closing the pipe would kill the descendant with SIGPIPE.
 func (o *output) discard() {
 	_ = o.file.SetReadDeadline(time.Time{})
 	buf := copyBuffers.Get().(*[]byte)
@@ -330,11 +329,11 @@ func (o *output) discard() {
 	_ = o.file.Close()
 }
 
-// errHeldOpen says that a pipe is empty, and open in a process that lives on.
+// errHeldOpen means that a pipe is empty and another process still holds it open.
 var errHeldOpen = errors.New("output is still open")
 
-// copyOut passes everything on until end-of-file, or until the process has ended
-// and the pipe is empty.
+// copyOut copies to the host until end-of-file, or until the process has ended and the pipe is
+// empty.
 func (o *output) copyOut(buf []byte) error {
 	for {
 		n, err := o.file.Read(buf)
@@ -347,12 +346,12 @@ func (o *output) copyOut(buf []byte) error {
 			}
 		}
 		if err != nil {
-			return err // io.EOF, or a terminal's EIO
+			return err // io.EOF, or EIO of a terminal
 		}
 	}
 }
 
-// copyRest passes on what the pipe holds now.
+// copyRest copies what the pipe holds now.
 func (o *output) copyRest(buf []byte) error {
 	raw, err := o.file.SyscallConn()
 	if err != nil {

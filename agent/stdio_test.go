@@ -33,7 +33,7 @@ func pair(t *testing.T) (host, guest net.Conn) {
 	return host, guest
 }
 
-// bench is a stdio whose process is the test, and the host's streams to it.
+// bench is a stdio whose process the test plays, with the host's ends of its streams.
 type bench struct {
 	*stdio
 	stdin, stdout, stderr *os.File // the process's ends
@@ -107,7 +107,7 @@ func TestStalledStderrDoesNotStallStdout(t *testing.T) {
 
 	const size = 64 << 20
 	errSize := make(chan int64, 1)
-	go func() { // fills stderr until it is stuck
+	go func() { // fills stderr until the write blocks
 		var n int64
 		chunk := bytes.Repeat([]byte("e"), 4096)
 		_ = b.stderr.SetWriteDeadline(time.Now().Add(patience))
@@ -143,7 +143,7 @@ func TestStalledStderrDoesNotStallStdout(t *testing.T) {
 		t.Fatal("stdout differs from what was written")
 	}
 
-	// Wait gives up on the stalled reader, and the reader still gets all of it.
+	// Wait does not wait for the stalled reader, and the reader still gets everything later.
 	_ = b.stderr.SetWriteDeadline(time.Unix(1, 0))
 	want := <-errSize
 	b.end()
@@ -159,8 +159,8 @@ func TestStalledStderrDoesNotStallStdout(t *testing.T) {
 
 func same(a, b hash.Hash) bool { return bytes.Equal(a.Sum(nil), b.Sum(nil)) }
 
-// A child that lives on holds the pipe open: the stream ends all the same, and
-// the child can go on writing.
+// TestEndDoesNotWaitForAHeldPipe: a child that lives on holds the pipe open. The stream ends
+// all the same, and the child can go on writing.
 func TestEndDoesNotWaitForAHeldPipe(t *testing.T) {
 	for name, attachAfter := range map[string]bool{"attached before the end": false, "attached after": true} {
 		t.Run(name, func(t *testing.T) {
@@ -208,7 +208,8 @@ func TestHostClosingStdoutBreaksThePipe(t *testing.T) {
 	}
 }
 
-// The same while the stream is stuck because the host does not read.
+// TestHostClosingStalledStdoutBreaksThePipe: the pipe breaks also if the stream was blocked
+// because the host does not read.
 func TestHostClosingStalledStdoutBreaksThePipe(t *testing.T) {
 	b := newBench(t)
 	stdout := b.open(t, protocol.StreamStdout)
@@ -250,7 +251,7 @@ func TestStdinEOF(t *testing.T) {
 	}
 }
 
-// A process that closes its stdin must not leave the host's writer stuck.
+// TestProcessClosingStdin: when a process closes its stdin, the host's writer does not block.
 func TestProcessClosingStdin(t *testing.T) {
 	b := newBench(t)
 	stdin := b.open(t, protocol.StreamStdin)
@@ -312,7 +313,7 @@ func TestTerminal(t *testing.T) {
 	if _, err := io.WriteString(stdin, "line\n"); err != nil {
 		t.Fatal(err)
 	}
-	// End of the host's input is not the end of the terminal.
+	// The end of the host's input does not close the terminal.
 	if err := stdin.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}

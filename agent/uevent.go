@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uevents is the kernel's device events. There is no udev in the guest; the
-// agent needs them only to learn when to look again.
+// uevents receives the kernel's device events. The guest has no udev. The agent uses the events
+// only to learn when it has to look at /sys again.
 type uevents struct{ fd int }
 
 func openUevents() (*uevents, error) {
@@ -24,7 +24,8 @@ func openUevents() (*uevents, error) {
 	return &uevents{fd: fd}, nil
 }
 
-// wait returns nil after at least one event that has not been waited for yet.
+// wait returns nil when an event has come since the last wait. It returns an error after the
+// deadline.
 func (u *uevents) wait(deadline time.Time) error {
 	for {
 		left := time.Until(deadline)
@@ -43,8 +44,8 @@ func (u *uevents) wait(deadline time.Time) error {
 	}
 }
 
-// drain throws the queue away: one look covers all its events. ENOBUFS means
-// that some were lost, and a look covers those too.
+// drain discards the queue: one look at /sys covers all its events. ENOBUFS means that events
+// were lost, which the look covers too.
 func (u *uevents) drain() {
 	b := make([]byte, 4096)
 	for {

@@ -13,18 +13,17 @@ import (
 )
 
 const (
-	// cidWait is how long the device may take to have the cid that the host says
-	// it has: a clone of a template has its template's until its kernel has
-	// handled the reset of the transport, a few milliseconds after it woke up. The
-	// host has its own deadline; this one only makes sure that the console says
-	// why.
+	// cidWait bounds how long the vsock device may take to have the cid that the host has
+	// named. A clone has the cid of its template until its kernel has handled the reset of the
+	// transport, a few milliseconds after it wakes up. The host's deadline may be longer; this
+	// one makes the agent write the reason to the console.
 	cidWait = 10 * time.Second
-	// cidPause is between two looks: the kernel tells nobody of a new cid.
+	// cidPause is the time between two looks, because the kernel does not report a new cid.
 	cidPause = time.Millisecond
 )
 
-// awaitCID waits until the vsock device has that cid. Before, the guest's kernel
-// answers under its old one, which the host's kernel throws away.
+// awaitCID waits until the vsock device has this cid. Until then the guest's kernel sends from
+// its old cid, and the host's kernel discards that.
 func awaitCID(cid uint32, limit time.Duration, current func() (uint32, error)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -58,9 +57,9 @@ func listenVsock(o protocol.Offer) (*gate, error) {
 	return newGate(l, o.Secret, isHost), nil
 }
 
-// isHost tells the host's peers with the right to bind a reserved port from the
-// host's other processes, and from those of this guest's containers, which
-// reach the port over the loopback of vsock.
+// isHost says whether a peer is a process of the host with the right to bind a reserved port.
+// Other processes of the host, and this guest's containers over the loopback of vsock, can
+// reach the port as well.
 func isHost(peer net.Addr) bool {
 	a, ok := peer.(*vsock.Addr)
 	return ok && a.ContextID == unix.VMADDR_CID_HOST && a.Port <= protocol.ReservedVsockPort

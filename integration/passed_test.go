@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // preserve-fds: 3.. go to the container, the rest is closed.
@@ -42,11 +44,10 @@ func execWithFDs(t *testing.T, c *container) {
 	}
 	defer file.Close()
 	r, w := c.e.osPipe()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := syscalls.SocketPair("passed")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
 	defer ours.Close()
 	p := c.e.start(call{extra: []*os.File{file, w, theirs}}, "exec", "--preserve-fds", "3", c.id,
 		"sh", "-c", `cat <&3; cat <&5 >&4; echo answer >&5; ls /proc/self/fd`)
@@ -55,7 +56,7 @@ func execWithFDs(t *testing.T, c *container) {
 	if _, err := ours.WriteString("into the socket"); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Shutdown(pair[0], unix.SHUT_WR); err != nil {
+	if err := unix.Shutdown(int(ours.Fd()), unix.SHUT_WR); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := io.ReadAll(r); err != nil || string(b) != "into the socket" {

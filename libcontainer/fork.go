@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/linux/syscalls"
 	"github.com/huskvm/husk/nsfork"
 )
 
@@ -72,16 +73,12 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 			return nil, nil, err
 		}
 	}
-	sock, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := syscalls.PolledSocketPair("init stage")
 	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
+		return nil, nil, err
 	}
-	child = append(child, os.NewFile(uintptr(sock[1]), "init stage"))
-	if err := unix.SetNonblock(sock[0], true); err != nil {
-		_ = unix.Close(sock[0])
-		return nil, nil, os.NewSyscallError("fcntl", err)
-	}
-	if p.conn, err = newConn(sock[0]); err != nil {
+	child = append(child, theirs)
+	if p.conn, err = newConn(ours); err != nil {
 		return nil, nil, err
 	}
 	files := append(child[:stdioFDs:stdioFDs], r.passed...)

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // InitArg is argv[0] of the init stage.
@@ -134,11 +136,6 @@ func (s *stage) awaitConfig() (*initConfig, error) {
 // others before the fork.
 func (s *stage) join() error {
 	unix.CloseOnExec(pidfdFD + s.passed)
-	// The kernel does not move a thread to another mount namespace while it shares its root
-	// directory with other threads.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return os.NewSyscallError("unshare CLONE_FS", err)
-	}
 	err := s.joinNamespaces()
 	if err != nil {
 		return fmt.Errorf("join namespaces of container: %w", err)
@@ -155,18 +152,18 @@ func (s *stage) join() error {
 
 func (s *stage) joinNamespaces() error {
 	if !s.cfg.UserNS {
-		return unix.Setns(pidfdFD+s.passed, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP)
+		return syscalls.JoinNamespaces(pidfdFD+s.passed, unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP)
 	}
 	// In a user namespace the stage may join by a pidfd only if it may read the program that
 	// the container's first process executes. A descriptor of the namespace has no such
 	// condition.
 	if s.cfg.CgroupNS {
 		unix.CloseOnExec(cgroupNS + s.passed)
-		if err := unix.Setns(cgroupNS+s.passed, unix.CLONE_NEWCGROUP); err != nil {
+		if err := syscalls.JoinNamespaces(cgroupNS+s.passed, unix.CLONE_NEWCGROUP); err != nil {
 			return err
 		}
 	}
-	return unix.Setns(pidfdFD+s.passed, unix.CLONE_NEWNS)
+	return syscalls.JoinNamespaces(pidfdFD+s.passed, unix.CLONE_NEWNS)
 }
 
 // setUp sets up the container's mounts, host name and settings. The stage is in the container's
@@ -226,8 +223,8 @@ func (s *stage) become() error {
 	// Descriptors that other programs have left open in the parent must not reach the
 	// container. They are marked close-on-exec before the seccomp filter is loaded, which may
 	// forbid close_range. The stage's own descriptors are marked as well.
-	if err := unix.CloseRange(uint(stdioFDs+s.passed), ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return os.NewSyscallError("close_range", err)
+	if err := syscalls.CloseOnExec(stdioFDs + s.passed); err != nil {
+		return err
 	}
 	env, err := applyProcess(p)
 	if err != nil {

@@ -210,8 +210,8 @@ type conn struct {
 	passed *os.File
 }
 
-func newConn(fd int) (*conn, error) {
-	f := os.NewFile(uintptr(fd), "init stage")
+// newConn takes f over. f is non-blocking.
+func newConn(f *os.File) (*conn, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		_ = f.Close()

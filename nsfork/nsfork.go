@@ -1,8 +1,9 @@
-// Package nsfork starts a program in a child that first joins namespaces which a
-// process of several threads, and every Go program is one, can't join itself: user
-// and time namespaces. A child can also restrict itself before it executes its
-// program: see Call and Filter. It is what os.StartProcess is otherwise, and knows
-// nothing of containers or virtual machines.
+// Package nsfork starts a program in a child process that first joins namespaces.
+//
+// A process with several threads, as every Go program is, cannot join a user or time namespace
+// itself; a child that has only just been forked can. The child can also restrict itself before
+// it executes its program: see Call and Filter. In all else Start does what os.StartProcess
+// does. The package knows nothing of containers and virtual machines.
 package nsfork
 
 import (
@@ -16,49 +17,53 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// Join is a namespace for the child to join.
+// Join is a namespace that the child joins.
 type Join struct {
 	File *os.File
-	Flag int // CLONE_NEW*
+	Flag int // one CLONE_NEW* flag
 }
 
-// Request says what to start.
+// Request describes the program to start.
 type Request struct {
 	Path      string
 	Args, Env []string
-	// Files become the child's descriptors from 0 on.
+	// Files become the child's descriptors from 0 on. At most 64 are possible.
 	Files []*os.File
-	// Clone are the CLONE_NEW* of namespaces to make.
+	// Clone holds the CLONE_NEW* flags of the namespaces to make.
 	Clone uintptr
-	// CgroupFD is of the cgroup (version 2) to be born in; negative: the caller's.
+	// CgroupFD is an open directory of the cgroup (version 2) in which the child starts. If it
+	// is negative, the child starts in the caller's cgroup.
 	CgroupFD int
-	// Joins are joined in this order, before the program is executed.
+	// Joins are joined in this order before the program is executed.
 	Joins []Join
-	// Root makes the child user and group 0 of the user namespace it is in then,
-	// with no other groups.
+	// Root: the child becomes uid and gid 0, without supplementary groups, in the user
+	// namespace that it has joined or made.
 	Root bool
-	// DieWithThread has the kernel kill the program when the calling thread ends,
-	// however it ends. The thread must be locked for as long.
+	// DieWithThread: the kernel kills the program when the thread that called Start ends, for
+	// whatever reason. The caller must keep its goroutine locked to that thread as long as the
+	// program is to live.
 	DieWithThread bool
-	// Calls are made, in this order, after everything above.
+	// Calls are made in this order, after everything above.
 	Calls []Call
-	// Filter comes last. Nil: none.
+	// Filter is installed last, directly before execve. Nil: none.
 	Filter *Filter
 }
 
-// cloneArgs is the kernel's struct clone_args up to cgroup.
+// cloneArgs is the kernel's struct clone_args up to the field cgroup.
 type cloneArgs struct {
 	flags, pidfd, childTid, parentTid, exitSignal, stack, stackSize, tls, setTid, setTidSize, cgroup uint64
 }
 
 const cloneIntoCgroup = 0x200000000 // CLONE_INTO_CGROUP
 
-// firstSpare is above every descriptor that a child is given.
+// firstSpare is larger than every descriptor number that a child gets.
 const firstSpare = 64
 
-// job is a request in the form the child needs it in: it must not allocate.
+// job is a Request in a form for which the child needs to allocate nothing.
 type job struct {
 	clone cloneArgs
 	joins []joinFD
@@ -68,23 +73,23 @@ type job struct {
 	argv  []*byte
 	envv  []*byte
 	dir   *byte
-	// dieWithThread has the child killed with the thread that forks it. alive is a
-	// pipe whose other end closes with this process.
+	// dieWithThread is Request.DieWithThread. alive is the writing end of the pipe over which
+	// the child reports a failure: poll shows an error on it when the parent has ended.
 	dieWithThread bool
 	alive         unix.PollFd
 	readEnd       int
 	calls         []Call
 	filter        filterJob
-	// hold is a pipe: nothing is executed, and the child ends when the parent's end
-	// of it, the second, closes. Nil: a program is executed.
+	// hold is nil if a program is executed. Otherwise it is a pipe: the child executes nothing,
+	// waits at the reading end, and exits when the parent closes the writing end, hold[1].
 	hold    *[2]int
-	failure int // where the child tells why it failed
+	failure int // the child writes its failure to this descriptor
 	fail    failure
 }
 
 type joinFD struct{ fd, flag int }
 
-// failure is what a child that fails writes: which step, and the error number.
+// failure is what a child writes if it fails: the step that failed, and the error number.
 type failure struct{ step, errno int32 }
 
 var steps = [...]string{
@@ -104,11 +109,12 @@ const (
 	stepExec
 	stepDeath
 	stepFilter
-	stepCall // and up: Request.Calls
+	stepCall // this number and higher: index in Request.Calls
 )
 
-// Start starts the program, leading a session of its own, and returns its number.
-// The error is that of the first step that failed; then there is no child.
+// Start starts the program as the leader of a new session and returns its pid. The error is
+// that of the first step that failed; then no child is left. The caller has to wait for the
+// child.
 func Start(r *Request) (pid int, err error) {
 	if len(r.Files) > firstSpare {
 		return 0, fmt.Errorf("start %s: %d descriptors are more than %d", r.Path, len(r.Files), firstSpare)
@@ -131,7 +137,8 @@ func Start(r *Request) (pid int, err error) {
 	for _, n := range r.Joins {
 		j.joins = append(j.joins, joinFD{int(n.File.Fd()), n.Flag})
 	}
-	// Out of the way of the numbers they become.
+	// The child moves its descriptors to the numbers 0, 1, 2 and so on. Copies above firstSpare
+	// cannot be overwritten by that.
 	var spare []int
 	defer func() {
 		for _, fd := range spare {
@@ -156,7 +163,7 @@ func Start(r *Request) (pid int, err error) {
 	return pid, err
 }
 
-// start forks, and returns when the child has executed its program or waits.
+// start forks. It returns when the child has executed its program, or waits if hold is set.
 func (j *job) start() (pid int, err error) {
 	if j.dir, err = unix.BytePtrFromString("/"); err != nil {
 		return 0, err
@@ -166,7 +173,8 @@ func (j *job) start() (pid int, err error) {
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
 		return 0, os.NewSyscallError("pipe2", err)
 	}
-	// Where a descriptor of the child's own goes would close it.
+	// A lower number could be one of those that the child gives to its Files, which would close
+	// this end of the pipe before the child can report a failure.
 	told, err := unix.FcntlInt(uintptr(fds[1]), unix.F_DUPFD_CLOEXEC, firstSpare)
 	_ = unix.Close(fds[1])
 	if err != nil {
@@ -197,15 +205,15 @@ func (j *job) start() (pid int, err error) {
 	return pid, j.awaitExec(fds[0], pid)
 }
 
-// endChild ends a child that nobody listens to any more.
+// endChild kills a child and waits until it has ended.
 func endChild(pid int) error {
 	err := unix.Kill(pid, unix.SIGKILL)
 	reap(pid)
 	return err
 }
 
-// awaitExec reads what the child has to say, which is nothing if it has executed
-// its program. One that failed has ended.
+// awaitExec waits until the child has executed its program, which closes the pipe, or has
+// reported a failure. A child that fails exits.
 func (j *job) awaitExec(fd, pid int) error {
 	f, n, err := readFailure(fd)
 	if err == nil && n == 0 {
@@ -224,13 +232,12 @@ func (j *job) awaitExec(fd, pid int) error {
 	return f.err()
 }
 
-// reap waits for a child that ends by itself.
+// reap waits until a child has exited.
 func reap(pid int) {
-	for {
-		if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
+	_ = syscalls.IgnoringEINTR(func() error {
+		_, err := unix.Wait4(pid, nil, 0, nil)
+		return err
+	})
 }
 
 func readFailure(fd int) (failure, int, error) {
@@ -258,10 +265,9 @@ func (f failure) err() error {
 	return os.NewSyscallError(step, syscall.Errno(f.errno))
 }
 
-// fork is run with all signals blocked. In the child it never returns, calls
-// nothing but system calls and allocates nothing: the child is a copy of one
-// thread of this program, and the others, with whatever locks they held, are not
-// in it.
+// fork forks, with all signals blocked. In the child it never returns, and only makes system
+// calls: it may allocate nothing and call no other function. The child is a copy of one thread
+// of this program, and locks that other threads held would never be released in it.
 //
 //go:norace
 //go:nosplit
@@ -276,8 +282,9 @@ func (j *job) fork() (uintptr, syscall.Errno) { //nolint:funlen // in the child 
 		if _, _, errno = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0); errno != 0 {
 			goto failed
 		}
-		// The parent may have ended before. The number of a parent in another pid
-		// namespace is 0, dead or alive; a pipe that nobody reads any more tells.
+		// The parent may have ended before prctl, and then no signal comes. getppid would not
+		// tell: the number of a parent in another pid namespace is always 0. So poll tests
+		// whether anybody can still read the pipe.
 		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(j.readEnd), 0, 0)
 		_, _, _ = syscall.RawSyscall(unix.SYS_POLL, uintptr(unsafe.Pointer(&j.alive)), 1, 0)
 		if j.alive.Revents != 0 {
@@ -293,7 +300,7 @@ func (j *job) fork() (uintptr, syscall.Errno) { //nolint:funlen // in the child 
 	}
 	if j.root {
 		step = stepGroups
-		// Denied where the namespace lets nobody, and then there are none to lose.
+		// EPERM: the user namespace forbids setgroups. Then the child has no groups to drop.
 		_, _, errno = syscall.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0)
 		if errno != 0 && errno != unix.EPERM {
 			goto failed
@@ -308,7 +315,8 @@ func (j *job) fork() (uintptr, syscall.Errno) { //nolint:funlen // in the child 
 		}
 	}
 	if j.hold != nil {
-		// A failure of nothing says that the child is there.
+		// A failure with error number 0 tells the parent that the child has joined its
+		// namespaces.
 		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, uintptr(j.hold[1]), 0, 0)
 		_, _, _ = syscall.RawSyscall(unix.SYS_WRITE, uintptr(j.failure), uintptr(unsafe.Pointer(&j.fail)), unsafe.Sizeof(j.fail))
 		_, _, _ = syscall.RawSyscall(unix.SYS_READ, uintptr(j.hold[0]), uintptr(unsafe.Pointer(&j.fail)), 1)
@@ -356,8 +364,8 @@ end:
 	}
 }
 
-// What os.StartProcess does around a fork: it keeps signals from a child that has
-// no handlers any more.
+// Functions of Go's runtime that os.StartProcess calls around a fork: they block signals, so
+// that none reaches the child before it has reset its handlers.
 
 //go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
 func runtimeBeforeFork()
@@ -382,8 +390,8 @@ func awaitHeld(fd int) error {
 	return nil
 }
 
-// held starts a child that has joined the namespaces, or made those of clone, and
-// waits there. end ends it.
+// held starts a child that executes nothing. It joins the namespaces in joins, or makes those
+// of the flags in clone, and waits until end is called. The caller must call end.
 func held(clone uintptr, joins ...joinFD) (pid int, end func(), err error) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
@@ -406,8 +414,8 @@ func held(clone uintptr, joins ...joinFD) (pid int, end func(), err error) {
 	return pid, end, nil
 }
 
-// IDMaps returns the text of uid_map and gid_map of a user namespace, as the
-// caller's own sees it.
+// IDMaps returns the content of uid_map and gid_map of a user namespace. The outer ids are
+// those of the caller's user namespace.
 func IDMaps(userNS *os.File) (uidMap, gidMap string, err error) {
 	pid, end, err := held(0, joinFD{int(userNS.Fd()), unix.CLONE_NEWUSER})
 	runtime.KeepAlive(userNS)
@@ -428,8 +436,8 @@ func IDMaps(userNS *os.File) (uidMap, gidMap string, err error) {
 
 var mapFiles = [...]string{"uid_map", "gid_map"}
 
-// NewUserNS makes a user namespace with these mappings, in the form of uid_map and
-// gid_map. No process is in it; the file keeps it.
+// NewUserNS makes a user namespace with these mappings, in the format of uid_map and gid_map.
+// No process is in it; it exists as long as the returned file is open.
 func NewUserNS(uidMap, gidMap string) (*os.File, error) {
 	pid, end, err := held(unix.CLONE_NEWUSER)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapped starts a process in a user namespace of its own, and returns that.
+// mapped starts a process in a new user namespace and returns a file of the namespace.
 func mapped(t *testing.T) *os.File {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -77,7 +77,7 @@ func TestNewUserNS(t *testing.T) {
 	}
 }
 
-// output runs a program with its output in a pipe.
+// output starts a program and returns what it writes to its stdout.
 func output(t *testing.T, r *Request) (string, error) {
 	t.Helper()
 	read, write, err := os.Pipe()

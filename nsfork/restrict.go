@@ -8,19 +8,22 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// Call is a system call for the child to make. A failure of one is Start's.
+// Call is a system call that the child makes before it executes its program. If the call fails,
+// Start returns its error.
 type Call struct {
-	Name string // of what it does, for the error
+	Name string // for the error: what the call does
 	Nr   uintptr
 	Args [6]uintptr
-	keep []any // what Args point at
+	keep []any // keeps the memory alive that Args point at
 }
 
-// NewCall returns a call of the system call nr. An argument is an int, a string,
-// which the kernel gets ended by a zero byte, or an unsafe.Pointer to what nobody
-// changes before Start returns.
+// NewCall returns a call of system call number nr. Each argument is an int, a string (which the
+// kernel gets with a terminating zero byte), or an unsafe.Pointer to memory that must not
+// change before Start returns.
 func NewCall(name string, nr int, args ...any) (Call, error) {
 	c := Call{Name: name, Nr: uintptr(nr)}
 	for i, arg := range args {
@@ -42,31 +45,32 @@ func NewCall(name string, nr int, args ...any) (Call, error) {
 	return c, nil
 }
 
-// Filter is a seccomp program. The child is under it when it makes the calls
-// execve, and before that sendmsg if Listen is set, and, should execve fail, write
-// and exit_group. It needs no_new_privs, for which there is a Call, or CAP_SYS_ADMIN.
+// Filter is a seccomp program. It must allow execve, and sendmsg if Listen is set; and write
+// and exit_group if a failure of execve is to be reported. Installing it needs no_new_privs,
+// for which a Call can be made, or CAP_SYS_ADMIN.
 type Filter struct {
 	Program []unix.SockFilter // 1 to 4096 instructions
-	// Listen is given, before the child executes its program, the listener that
-	// answers SECCOMP_RET_USER_NOTIF, and owns it. It must not wait for the child.
-	// Nil: nothing is answered.
+	// Listen is called with the descriptor that receives the SECCOMP_RET_USER_NOTIF events of
+	// the filter, before the child executes its program. Listen owns the descriptor, and must
+	// not wait for the child. If Listen is nil, the filter must not return
+	// SECCOMP_RET_USER_NOTIF.
 	Listen func(listener *os.File)
 }
 
-// ErrNoListener is Start's where the kernel grants no listener: another listens
-// already, of a program that this one runs in.
+// ErrNoListener is returned by Start if the kernel refuses the listener because a filter of
+// this process, such as one of a container around it, has one already.
 var ErrNoListener = errors.New("no listener for system calls is to be had")
 
-// filterJob is a Filter in the form the child needs it in.
+// filterJob is a Filter in a form for which the child needs to allocate nothing.
 type filterJob struct {
 	program unix.SockFprog
 	flags   uintptr
-	socket  int // where the child sends its listener
+	socket  int // the child sends its listener to this descriptor
 	message syscall.Msghdr
 	rights  rights
 	byteOne [1]byte
 	vector  syscall.Iovec
-	near    int
+	near    *os.File
 	listen  func(*os.File)
 }
 
@@ -85,18 +89,19 @@ func (f *filterJob) prepare(filter *Filter) (closeAll func(), err error) {
 	if filter.Listen == nil {
 		return func() {}, nil
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	near, low, err := syscalls.SocketPair("seccomp")
 	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
+		return nil, err
 	}
-	// Where a descriptor of the child's own goes would close it.
-	far, err := unix.FcntlInt(uintptr(fds[1]), unix.F_DUPFD_CLOEXEC, firstSpare)
-	_ = unix.Close(fds[1])
+	// As for job.failure: a lower number could be one of those that the child gives to its
+	// Files.
+	far, err := unix.FcntlInt(low.Fd(), unix.F_DUPFD_CLOEXEC, firstSpare)
+	_ = low.Close()
 	if err != nil {
-		_ = unix.Close(fds[0])
+		_ = near.Close()
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	f.near, f.socket, f.listen = fds[0], far, filter.Listen
+	f.near, f.socket, f.listen = near, far, filter.Listen
 	f.flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
 	f.rights.header = syscall.Cmsghdr{Level: unix.SOL_SOCKET, Type: unix.SCM_RIGHTS}
 	f.rights.header.SetLen(syscall.CmsgLen(4))
@@ -104,14 +109,14 @@ func (f *filterJob) prepare(filter *Filter) (closeAll func(), err error) {
 	f.message = syscall.Msghdr{Iov: &f.vector, Iovlen: 1, Control: (*byte)(unsafe.Pointer(&f.rights))}
 	f.message.SetControllen(syscall.CmsgSpace(4))
 	return func() {
-		_ = unix.Close(f.near)
+		_ = f.near.Close()
 		if f.socket >= 0 {
 			_ = unix.Close(f.socket)
 		}
 	}, nil
 }
 
-// install is run in the child: see fork.
+// install installs the filter. It runs in the child, so the rules of job.fork apply.
 //
 //go:norace
 //go:nosplit
@@ -125,26 +130,22 @@ func (f *filterJob) install() syscall.Errno {
 	return errno
 }
 
-// receive hands on the listener. Without an error there may be none: the child has
-// failed, and says so elsewhere.
+// receive passes the listener to Listen. It returns nil also if no listener came: then the
+// child has failed, and awaitExec returns that error.
 func (f *filterJob) receive() error {
 	if f.listen == nil {
 		return nil
 	}
-	_ = unix.Close(f.socket) // the child's: were it open here, the child's end would not show
+	_ = unix.Close(f.socket) // the child's end: with a copy open here, the child's exit would not end recvmsg
 	f.socket = -1
 	buf := make([]byte, unix.CmsgSpace(4))
 	var n, oobn int
-	for {
-		var err error
-		n, oobn, _, _, err = unix.Recvmsg(f.near, make([]byte, 1), buf, unix.MSG_CMSG_CLOEXEC)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return os.NewSyscallError("recvmsg", err)
-		}
-		break
+	err := syscalls.IgnoringEINTR(func() (err error) {
+		n, oobn, _, _, err = unix.Recvmsg(int(f.near.Fd()), make([]byte, 1), buf, unix.MSG_CMSG_CLOEXEC)
+		return err
+	})
+	if err != nil {
+		return os.NewSyscallError("recvmsg", err)
 	}
 	if n == 0 {
 		return nil

@@ -7,32 +7,34 @@ import (
 	"strings"
 )
 
-// maxGreeting bounds the greeting line; what is longer is not a husk agent.
+// maxGreeting bounds the greeting line, in bytes. A peer that sends a longer one is no husk
+// agent.
 const maxGreeting = 256
 
-// ErrMismatch is wrapped by the handshake's errors when the two sides are not of one build.
+// ErrMismatch is wrapped by the handshake's errors if host and agent are of different builds or
+// protocol versions.
 var ErrMismatch = errors.New("host and agent do not match")
 
-// Greet is the host's side of the handshake and the first thing on a channel:
-// the host speaks first, so that nothing waits in the guest's output queue of a
-// memory template, then reads the agent's answer. The answer means that the
-// agent is ready for the session that o offers. The caller sets the deadline.
+// Greet does the host's side of the handshake, which is the first thing on a channel. It sends
+// the greeting and the offer o, and reads the agent's answer. After it returns nil the agent is
+// ready for the session that o describes. The host speaks first, so that a memory template
+// holds no unsent bytes of the agent. The caller sets the deadline of rw.
 func Greet(rw io.ReadWriter, build string, o Offer) error {
 	line, err := greetingLine(build)
 	if err != nil {
 		return err
 	}
-	// In one write: each is an interrupt for the guest.
+	// One write, because each write interrupts the guest.
 	if _, err := rw.Write(append([]byte(line), o.encode()...)); err != nil {
 		return fmt.Errorf("write greeting: %w", err)
 	}
 	return checkGreeting(rw, build)
 }
 
-// Answer is the agent's side of the handshake. ready is called with the host's
-// offer before the answer, and its error takes the answer's place. A host of
-// another build is answered all the same, so that it can say which build the
-// agent is; its offer stays unread.
+// Answer does the agent's side of the handshake. It calls ready with the host's offer before it
+// answers; an error of ready is returned instead. If the host is of another build, the agent
+// still answers with its own build, so that the host can name both, and leaves the offer
+// unread.
 func Answer(rw io.ReadWriter, build string, ready func(Offer) error) error {
 	theirs, err := readGreeting(rw)
 	if err != nil {
@@ -85,8 +87,8 @@ func compare(theirs, build string) error {
 	return nil
 }
 
-// readGreeting reads one line a byte at a time: what follows the line belongs
-// to the streams and must stay unread.
+// readGreeting reads one line, byte by byte, because the bytes after the line belong to the
+// session and must stay unread.
 func readGreeting(r io.Reader) (string, error) {
 	var b strings.Builder
 	var c [1]byte

@@ -5,36 +5,29 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// pair returns two ends of a real socket: net.Pipe has no buffer, and a channel
-// has. Both have a deadline.
+// pair returns two ends of a real socket, with deadlines. net.Pipe would not do, because it has
+// no buffer and a channel has one.
 func pair(t *testing.T) (a, b net.Conn) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	one, other, err := syscalls.ConnPair("channel")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conns [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		if conns[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-		_ = conns[i].SetDeadline(time.Now().Add(5 * time.Second))
-		t.Cleanup(func() { _ = conns[i].Close() })
+	for _, c := range []net.Conn{one, other} {
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		t.Cleanup(func() { _ = c.Close() })
 	}
-	return conns[0], conns[1]
+	return one, other
 }
 
-// shake runs both sides of the handshake against each other.
+// shake runs both sides of the handshake against each other and returns their errors.
 func shake(t *testing.T, hostBuild, agentBuild string) (host, agent error) {
 	t.Helper()
 	h, a := pair(t)
@@ -80,7 +73,7 @@ func TestGreetingRefused(t *testing.T) {
 	}
 }
 
-// What follows the greeting belongs to the streams.
+// TestGreetingLeavesTheRestUnread: bytes after the greeting are left for the session.
 func TestGreetingLeavesTheRestUnread(t *testing.T) {
 	r := strings.NewReader("husk/3 b1\nrest")
 	if err := checkGreeting(r, "b1"); err != nil {

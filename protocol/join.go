@@ -2,19 +2,27 @@ package protocol
 
 import (
 	"io"
+	"net"
 	"sync"
 )
 
-// HalfCloser is a connection of which each direction ends by itself.
+// HalfCloser is a connection whose directions can be closed one by one.
 type HalfCloser interface {
 	io.ReadWriteCloser
+	// CloseWrite ends the writing direction: the peer reads end-of-file after the last byte.
+	CloseWrite() error
+}
+
+// HalfCloseConn is a net.Conn that is a HalfCloser, such as a TCP or unix connection or a
+// stream of package mux.
+type HalfCloseConn interface {
+	net.Conn
 	CloseWrite() error
 }
 
 var joinBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
-// Join carries bytes both ways until both directions have ended. Closing the two is
-// the caller's.
+// Join copies bytes in both directions until both have ended. The caller closes a and b.
 func Join(a, b HalfCloser) {
 	done := make(chan struct{})
 	go func() {
@@ -25,12 +33,13 @@ func Join(a, b HalfCloser) {
 	<-done
 }
 
-// carry passes the end of what it has read on. Where nobody takes it, the sender
-// learns so, too.
+// carry copies from one connection to the other, and then passes the end-of-file on. If
+// writing fails it closes both connections, so that the sender learns that nobody reads.
 func carry(to, from HalfCloser) {
 	buf := joinBuffers.Get().(*[]byte)
 	defer joinBuffers.Put(buf)
-	// Without the methods that would make io.CopyBuffer allocate a buffer of its own.
+	// The wrappers hide the methods with which io.CopyBuffer would allocate a buffer of its
+	// own.
 	if _, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, *buf); err != nil {
 		_ = to.Close()
 		_ = from.Close()

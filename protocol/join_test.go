@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// connections returns both ends of one.
+// connections returns the two ends of a connection.
 func connections(t *testing.T) (a, b *net.UnixConn) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(t.TempDir(), "s")})
@@ -40,7 +40,7 @@ func TestJoin(t *testing.T) {
 		if _, err := io.WriteString(way.from, way.text); err != nil {
 			t.Fatal(err)
 		}
-		// The other way is still to work.
+		// The other direction must still work.
 		if err := way.from.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,8 @@ func TestJoin(t *testing.T) {
 	<-done
 }
 
-// TestJoinOfOneThatIsGone: who sends to it learns so, although it sends on.
+// TestJoinOfOneThatIsGone: when one end is gone, the other learns of it although it goes on
+// sending.
 func TestJoinOfOneThatIsGone(t *testing.T) {
 	left, a := connections(t)
 	right, b := connections(t)

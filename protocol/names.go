@@ -6,18 +6,19 @@ import (
 	"io"
 )
 
-// NameMessage is one DNS message (RFC 1035 section 4) on a StreamNames: a query
-// on its way to the host, or the answer on its way back.
+// NameMessage is one DNS message (RFC 1035 section 4) on a stream of kind StreamNames: a query
+// on its way to the host, or its answer on the way back.
 type NameMessage struct {
-	ID      uint32 // the agent's choice; an answer has its query's
-	TCP     bool   // how it is to be asked: by TCP or by UDP
-	Message []byte // 1 to 65535 bytes, without TCP's length
+	ID      uint32 // chosen by the agent; an answer has the id of its query
+	TCP     bool   // ask by TCP, not by UDP
+	Message []byte // 1 to 65535 bytes, without the length that precedes a message on TCP
 }
 
-// nameHeaderSize is id (4 bytes), protocol (1) and length (2), big-endian.
+// nameHeaderSize is the size of id (4 bytes, big-endian), protocol (1) and length (2,
+// big-endian).
 const nameHeaderSize = 7
 
-// Write sends the message in one write. Callers take turns.
+// Write sends the message in one write. Only one goroutine may write to w at a time.
 func (m NameMessage) Write(w io.Writer) error {
 	if len(m.Message) == 0 || len(m.Message) > 0xffff {
 		return fmt.Errorf("write name message: %d bytes", len(m.Message))
@@ -34,12 +35,12 @@ func (m NameMessage) Write(w io.Writer) error {
 	return nil
 }
 
-// ReadNameMessage reads one message and not one byte more. io.EOF means that the
-// sender is done.
+// ReadNameMessage reads exactly one message. It returns io.EOF if the sender has closed the
+// stream before another message.
 func ReadNameMessage(r io.Reader) (NameMessage, error) {
 	var h [nameHeaderSize]byte
 	if _, err := io.ReadFull(r, h[:1]); err != nil {
-		return NameMessage{}, err //nolint:wrapcheck // io.EOF is an answer
+		return NameMessage{}, err //nolint:wrapcheck // callers compare with io.EOF
 	}
 	if _, err := io.ReadFull(r, h[1:]); err != nil {
 		return NameMessage{}, fmt.Errorf("read name message: %w", noEOF(err))

@@ -6,12 +6,12 @@ import (
 	"io"
 )
 
-// MaxNotification is the largest datagram of sd_notify(3) that is passed on, in
-// bytes: what systemd itself takes.
+// MaxNotification is the size of the largest message of sd_notify(3) that is passed on, in
+// bytes. systemd has the same limit.
 const MaxNotification = 4096
 
-// WriteNotification sends what a process has told its service manager: two bytes of
-// length, big-endian, and the text.
+// WriteNotification sends a message of a process to its service manager: its length (2 bytes,
+// big-endian) and its text.
 func WriteNotification(w io.Writer, text []byte) error {
 	if len(text) == 0 || len(text) > MaxNotification {
 		return fmt.Errorf("write notification: %d bytes", len(text))
@@ -23,11 +23,12 @@ func WriteNotification(w io.Writer, text []byte) error {
 	return nil
 }
 
-// ReadNotification reads one notification. io.EOF means that the sender is done.
+// ReadNotification reads exactly one message. It returns io.EOF if the sender has closed the
+// stream before another message.
 func ReadNotification(r io.Reader) ([]byte, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:1]); err != nil {
-		return nil, err //nolint:wrapcheck // io.EOF is an answer
+		return nil, err //nolint:wrapcheck // callers compare with io.EOF
 	}
 	if _, err := io.ReadFull(r, head[1:]); err != nil {
 		return nil, fmt.Errorf("read notification: %w", noEOF(err))

@@ -12,14 +12,14 @@ import (
 // SecretSize is the length of a Secret, in bytes.
 const SecretSize = 32
 
-// Secret is what a connection to the agent's vsock port must begin with. One is
-// made for each VM. It prints as a placeholder, so that no log can hold it.
+// Secret is what a connection to the agent's vsock port must begin with. Each VM has a secret
+// of its own. When printed it shows a placeholder, so that no log contains it.
 type Secret [SecretSize]byte
 
-// NewSecret draws one.
+// NewSecret returns a new random secret.
 func NewSecret() Secret {
 	var s Secret
-	// It never fails: it ends the program instead (crypto/rand).
+	// rand.Read never returns an error: it ends the program instead.
 	rand.Read(s[:])
 	return s
 }
@@ -27,17 +27,16 @@ func NewSecret() Secret {
 // Equal compares in constant time.
 func (s Secret) Equal(b []byte) bool { return subtle.ConstantTimeCompare(s[:], b) == 1 }
 
-// Format implements fmt.Formatter for all verbs.
+// Format implements fmt.Formatter. It prints the placeholder for every verb.
 func (Secret) Format(f fmt.State, _ rune) {
-	// fmt has no way to report that its own buffer failed.
+	// fmt's buffer does not fail.
 	_, _ = io.WriteString(f, "[secret]")
 }
 
-// Offer follows the host's greeting and says where the host will open the
-// channel's session.
+// Offer follows the host's greeting. It says where the host opens the session.
 type Offer struct {
-	// VsockCID is the guest's context id; 0 means that the session follows on the
-	// byte path of the greeting itself, and Secret is of no meaning then.
+	// VsockCID is the guest's context id. If it is 0, the session follows on the connection of
+	// the greeting itself, and Secret is not used.
 	VsockCID uint32
 	Secret   Secret
 }
@@ -49,7 +48,7 @@ func (o Offer) encode() []byte {
 	return append(b, o.Secret[:]...)
 }
 
-// readOffer reads an offer and not one byte more.
+// readOffer reads exactly one offer.
 func readOffer(r io.Reader) (Offer, error) {
 	var b [offerSize]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
@@ -57,7 +56,8 @@ func readOffer(r io.Reader) (Offer, error) {
 	}
 	o := Offer{VsockCID: binary.BigEndian.Uint32(b[:])}
 	copy(o.Secret[:], b[4:])
-	// No host draws zeros: it has forgotten to draw, and anybody can send zeros.
+	// A secret of zeros means that the host has forgotten to draw one, and anybody can send
+	// zeros.
 	if o.VsockCID != 0 && o.Secret.Equal(make([]byte, SecretSize)) {
 		return Offer{}, errors.New("read offer: a vsock session without a secret")
 	}

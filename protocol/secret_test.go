@@ -19,7 +19,7 @@ func TestSecret(t *testing.T) {
 	}
 }
 
-// Whatever prints a secret prints none of it.
+// TestSecretDoesNotPrint: no way of printing a secret shows a byte of it.
 func TestSecretDoesNotPrint(t *testing.T) {
 	s := NewSecret()
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%c", "%U", "%t"} {
@@ -32,7 +32,7 @@ func TestSecretDoesNotPrint(t *testing.T) {
 	}
 }
 
-// Host and agent agree about the offer, and the agent is ready before it answers.
+// TestOfferArrives: the agent gets the host's offer, and is ready before it answers.
 func TestOfferArrives(t *testing.T) {
 	for _, want := range []Offer{{}, {VsockCID: 1<<31 - 1, Secret: NewSecret()}} {
 		h, a := pair(t)
@@ -42,7 +42,7 @@ func TestOfferArrives(t *testing.T) {
 		if err := Greet(h, "b1", want); err != nil {
 			t.Fatal(err)
 		}
-		if got != want { // read after the answer
+		if got != want { // Greet has returned, so the agent has set it
 			t.Error("another offer arrived")
 		}
 		if err := <-done; err != nil {
@@ -80,7 +80,7 @@ func TestOfferRefused(t *testing.T) {
 	}
 }
 
-// FuzzAnswer gives the agent's side of the handshake what is not a host's.
+// FuzzAnswer: the agent's side of the handshake gets bytes that do not come from a host.
 func FuzzAnswer(f *testing.F) {
 	const build = "b1"
 	host := append([]byte(greeting(build)+"\n"), Offer{VsockCID: 5, Secret: NewSecret()}.encode()...)

@@ -6,74 +6,71 @@ import (
 	"io"
 )
 
-// StreamKind says what a stream between host and guest carries. The host opens
-// every stream and sends the header; the agent never opens one.
+// StreamKind says what a stream carries. The host opens every stream and sends its header.
 type StreamKind byte
 
-// The kinds. Stdin flows to the guest, Stdout and Stderr from it; the sender's
-// half-close is the end-of-file and arrives after the last byte. With a
-// terminal there are Stdin and Stdout only.
+// The kinds. Stdin flows to the guest, Stdout and Stderr to the host. The sender closes its
+// direction after the last byte, which is the end-of-file. A process with a terminal has only
+// Stdin and Stdout.
 const (
-	StreamControl StreamKind = 'c' // ttrpc, the Agent service
+	StreamControl StreamKind = 'c' // ttrpc with the Agent service
 	StreamStdin   StreamKind = 'i'
 	StreamStdout  StreamKind = 'o'
 	StreamStderr  StreamKind = 'e'
-	// StreamNames carries NameMessages, the container's questions for the resolver
-	// at ResolverAddress. Its ProcessID is empty.
+	// StreamNames carries NameMessages: the container's questions for the resolver at
+	// ResolverAddress. Its ProcessID is empty.
 	StreamNames StreamKind = 'n'
-	// StreamConnect is one connection to the listening socket with the header's
-	// number. The process may have any number of them.
+	// StreamConnect is one connection to the listening socket that was passed as descriptor
+	// Number. A process may have any number of them.
 	StreamConnect StreamKind = 'l'
-	// StreamNotify carries Notifications to the host. Its ProcessID is empty.
+	// StreamNotify carries messages of sd_notify(3) to the host. Its ProcessID is empty.
 	StreamNotify StreamKind = 's'
-	// StreamRest never goes to a guest: on the supervisor's stream socket it stands
-	// before two descriptors, a stream and where its rest is to be written to.
+	// StreamRest never goes to a guest. On the supervisor's stream socket it precedes two
+	// descriptors: a stream, and the file to which the rest of that output is written.
 	StreamRest StreamKind = 'r'
 )
 
-// DescriptorKind says what a descriptor of the host's, passed to a process, is for
-// the guest.
+// DescriptorKind says what a passed descriptor of the host is for the process in the guest.
 type DescriptorKind byte
 
-// The kinds. Input and Both have a StreamStdin, Output and Both a StreamStdout with
-// their number; a listener has a StreamConnect for each connection.
+// The kinds. Input and Both have a StreamStdin with the descriptor's number, Output and Both a
+// StreamStdout. A listener has a StreamConnect for each connection.
 const (
-	DescriptorInput  DescriptorKind = 'i' // the process reads
-	DescriptorOutput DescriptorKind = 'o' // the process writes
+	DescriptorInput  DescriptorKind = 'i' // the process reads from it
+	DescriptorOutput DescriptorKind = 'o' // the process writes to it
 	DescriptorBoth   DescriptorKind = 'b' // a stream socket
-	DescriptorTCP4   DescriptorKind = '4' // listens
-	DescriptorTCP6   DescriptorKind = '6' // listens
-	DescriptorUnix   DescriptorKind = 'u' // listens
+	DescriptorTCP4   DescriptorKind = '4' // a listening socket
+	DescriptorTCP6   DescriptorKind = '6' // a listening socket
+	DescriptorUnix   DescriptorKind = 'u' // a listening socket
 )
 
-// FirstDescriptor is the number of the first descriptor that is passed; the others
-// follow.
+// FirstDescriptor is the number of the first passed descriptor. The others follow.
 const FirstDescriptor = 3
 
-// MaxDescriptors bounds how many one process is passed.
+// MaxDescriptors bounds the passed descriptors of one process.
 const MaxDescriptors = 32
 
-// ResolverAddress is where engines have their resolver listen inside a network
-// namespace of the host (Docker's embedded DNS).
+// ResolverAddress is the address at which engines run a resolver inside a network namespace of
+// the host, such as Docker's embedded DNS.
 const ResolverAddress = "127.0.0.11"
 
-// maxIDLen bounds the ids in a header: longer ones are refused unread.
+// maxIDLen bounds the ids in a header, in bytes. The length field has one byte.
 const maxIDLen = 255
 
-// StreamHeader opens a stream: one kind byte, one byte with the number, then
-// container id and process id, each as one length byte and that many bytes. Both ids
-// are empty for StreamControl. The agent answers it with a stream ack. A process's
-// streams are opened after Create or Exec has returned, each kind and number once, but
-// for StreamConnect.
+// StreamHeader is sent by the host when it opens a stream: one byte for the kind, one for the
+// number, then the container's id and the process's id, each as one length byte and its bytes.
+// Both ids are empty for StreamControl. The agent answers with a stream ack. The streams of a
+// process are opened after Create or Exec has returned. Except for StreamConnect each kind and
+// number is opened once.
 type StreamHeader struct {
 	Kind        StreamKind
 	ContainerID string
 	ProcessID   string
-	// Number is that of the process's descriptor, 0 for what is its stdio or none.
+	// Number is the number of a passed descriptor, and 0 for all other streams.
 	Number byte
 }
 
-// Write sends the header in one write.
+// Write sends the header in one write. It returns an error if an id is longer than 255 bytes.
 func (h StreamHeader) Write(w io.Writer) error {
 	if len(h.ContainerID) > maxIDLen || len(h.ProcessID) > maxIDLen {
 		return fmt.Errorf("write stream header: id longer than %d bytes", maxIDLen)
@@ -88,7 +85,7 @@ func (h StreamHeader) Write(w io.Writer) error {
 	return nil
 }
 
-// ReadStreamHeader reads a header and not one byte more. The caller sets the deadline.
+// ReadStreamHeader reads exactly one header. The caller sets the deadline.
 func ReadStreamHeader(r io.Reader) (StreamHeader, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -110,10 +107,9 @@ func ReadStreamHeader(r io.Reader) (StreamHeader, error) {
 	return h, nil
 }
 
-// WriteStreamAck answers a header: nil accepts the stream, an error refuses it
-// and its text, cut to 255 bytes, goes to the host. Until the answer the host
-// sends nothing more, so that it knows a stream is attached before it waits for
-// the process to end.
+// WriteStreamAck answers a header. nil accepts the stream. An error refuses it, and the host
+// gets the first 255 bytes of its text. The host sends nothing before the answer, so it knows
+// that the stream is attached before it waits for the process.
 func WriteStreamAck(w io.Writer, refusal error) error {
 	b := []byte{0}
 	if refusal != nil {
@@ -131,8 +127,8 @@ func WriteStreamAck(w io.Writer, refusal error) error {
 	return nil
 }
 
-// ReadStreamAck reads the answer to a header and not one byte more. The text of
-// a refusal is the guest's and is quoted in the error. The caller sets the deadline.
+// ReadStreamAck reads exactly one answer to a header. If the stream was refused, the error
+// quotes the guest's text. The caller sets the deadline.
 func ReadStreamAck(r io.Reader) error {
 	text, err := readLengthPrefixed(r)
 	if err != nil {
@@ -165,7 +161,8 @@ func readLengthPrefixed(r io.Reader) (string, error) {
 	return string(b), nil
 }
 
-// noEOF keeps a header cut short from passing for a stream that ended properly.
+// noEOF turns io.EOF in the middle of a header into io.ErrUnexpectedEOF, so that it does not
+// look like the proper end of a stream.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

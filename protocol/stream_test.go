@@ -38,7 +38,7 @@ func TestStreamHeaderRefused(t *testing.T) {
 	if _, err := ReadStreamHeader(strings.NewReader("x\x00\x00\x00")); err == nil {
 		t.Error("accepted kind x")
 	}
-	// A header cut short is never an orderly end.
+	// A header that is cut short is never a proper end.
 	for _, cut := range []string{"i", "i\x00", "i\x00\x02", "i\x00\x02a", "i\x00\x01a", "i\x00\x01a\x01"} {
 		if _, err := ReadStreamHeader(strings.NewReader(cut)); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%q: %v", cut, err)

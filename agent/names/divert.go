@@ -15,8 +15,8 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// divert is three BPF programs at a cgroup. Netfilter could do the same with four
-// more modules in the guest, and rules that the container sees.
+// divert is three BPF programs attached to a cgroup. Netfilter could do the same, but would
+// need four more modules in the guest, and the container would see its rules.
 type divert struct {
 	cgroup   *os.File
 	attached []attachment
@@ -29,8 +29,8 @@ type attachment struct {
 
 const dnsPort = 53
 
-// divertTo makes the cgroup's processes reach port of ResolverAddress when they
-// mean its port 53, and see port 53 as the sender of what comes back.
+// divertTo redirects what processes of the cgroup send to port 53 of ResolverAddress to another
+// port there. Answers seem to come from port 53.
 func divertTo(cgroupDir string, port uint16) (*divert, error) {
 	cgroup, err := os.Open(cgroupDir)
 	if err != nil {
@@ -52,7 +52,7 @@ func divertTo(cgroupDir string, port uint16) (*divert, error) {
 	return d, nil
 }
 
-// close detaches the programs; the kernel would do so only with the cgroup.
+// close detaches the programs. Without it they would stay as long as the cgroup.
 func (d *divert) close() error {
 	var errs []error
 	for _, a := range d.attached {
@@ -80,8 +80,8 @@ const (
 	userPort = 24
 )
 
-// changePort is a program for a struct bpf_sock_addr: where it is ResolverAddress
-// with port from, the port becomes to. It always allows the call.
+// changePort returns a program that changes the port in a struct bpf_sock_addr from one number
+// to another if the address is ResolverAddress. It always allows the call.
 func changePort(from, to uint16) []instruction {
 	address := int32(binary.NativeEndian.Uint32(net.ParseIP(protocol.ResolverAddress).To4()))
 	load := uint8(unix.BPF_LDX | unix.BPF_MEM | unix.BPF_W)
@@ -106,7 +106,7 @@ func networkOrder(port uint16) int32 {
 	return int32(port)
 }
 
-// loadAttr and attachAttr are the beginnings of union bpf_attr.
+// loadAttr and attachAttr are the first fields of union bpf_attr.
 type loadAttr struct {
 	kind         uint32
 	count        uint32
@@ -122,7 +122,8 @@ type attachAttr struct {
 
 func (d *divert) attach(point uint32, program []instruction) error {
 	license := []byte("Apache-2.0\x00")
-	// The kernel follows the addresses in attr, which the garbage collector does not.
+	// The kernel follows the addresses in attr. The garbage collector does not know them, so
+	// the memory is pinned.
 	var pins runtime.Pinner
 	defer pins.Unpin()
 	pins.Pin(&program[0])
@@ -136,7 +137,7 @@ func (d *divert) attach(point uint32, program []instruction) error {
 		return fmt.Errorf("load program: %w", err)
 	}
 	f := os.NewFile(fd, "bpf program")
-	// Beside what the container itself attaches, where it may.
+	// The container may be allowed to attach programs of its own, which then run as well.
 	_, err = bpf(unix.BPF_PROG_ATTACH, &attachAttr{
 		targetFD: uint32(d.cgroup.Fd()), programFD: uint32(fd), point: point, flags: unix.BPF_F_ALLOW_MULTI,
 	})

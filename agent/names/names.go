@@ -1,9 +1,10 @@
-// Package names stands in for a resolver that an engine has put into the
-// container's network namespace on the host (Docker's, at 127.0.0.11): loopback
-// there is another than in the guest. It listens on a port of its own choice and
-// diverts to it what the container's processes send to port 53 of that address,
-// as Docker does on the host: a container that is a DNS server itself still has
-// its port 53.
+// Package names stands in for a resolver that an engine runs in the container's network
+// namespace on the host, such as Docker's at 127.0.0.11. The guest cannot reach it, because its
+// loopback is not the host's.
+//
+// The package listens on a free port, and redirects to that port what the container's processes
+// send to port 53 of that address. Docker does the same on the host. So a container that is a
+// DNS server itself can still use port 53.
 package names
 
 import (
@@ -24,18 +25,19 @@ import (
 )
 
 const (
-	// answerTimeout is how long an answer may take: as long as resolvers try.
+	// answerTimeout bounds how long an answer may take. Resolvers in the container give up
+	// after this time too.
 	answerTimeout = 15 * time.Second
-	// maxPending bounds the questions that wait for an answer; more are not heard,
-	// as on a busy network.
+	// maxPending bounds the questions that wait for an answer. Further questions are dropped,
+	// as a busy network would.
 	maxPending = 512
-	// maxConns bounds the TCP connections at once.
+	// maxConns bounds the TCP connections that are open at once.
 	maxConns = 64
-	// maxUDP is the largest datagram, in bytes.
+	// maxUDP is the size of the largest datagram, in bytes.
 	maxUDP = 0xffff
 )
 
-// Resolver listens in a container. Close or the end of Serve releases it.
+// Resolver listens in a container until Close is called or Serve returns.
 type Resolver struct {
 	udp    net.PacketConn
 	tcp    net.Listener
@@ -46,7 +48,7 @@ type Resolver struct {
 	mu      sync.Mutex
 	last    uint32
 	pending map[uint32]*question
-	conns   chan struct{} // a place for each
+	conns   chan struct{} // one place for each connection
 }
 
 type question struct {
@@ -54,8 +56,8 @@ type question struct {
 	expire *time.Timer
 }
 
-// Listen listens in the network namespace at nsPath for the processes of the
-// cgroup (version 2) at cgroupDir.
+// Listen starts a resolver in the network namespace at nsPath for the processes of the cgroup
+// (version 2) at cgroupDir. The caller calls Close or Serve.
 func Listen(nsPath, cgroupDir string) (r *Resolver, err error) {
 	if cgroupDir == "" {
 		return nil, errors.New("relay names: the container has no cgroup")
@@ -89,7 +91,8 @@ func (r *Resolver) listenIn(nsPath string) error {
 	defer ns.Close()
 	done := make(chan error, 1)
 	go func() {
-		// Not unlocked: the thread ends with the goroutine, in whatever namespace.
+		// The goroutine is not unlocked, so its thread, whose namespace has changed, ends with
+		// it.
 		runtime.LockOSThread()
 		if err := netns.Set(ns); err != nil {
 			done <- fmt.Errorf("enter network namespace: %w", err)
@@ -100,11 +103,11 @@ func (r *Resolver) listenIn(nsPath string) error {
 	return <-done
 }
 
-// listen finds a port that is free for both.
+// listen finds a port that is free for both UDP and TCP.
 func (r *Resolver) listen() error {
 	var err error
 	var config net.ListenConfig
-	ctx := context.Background() // what it listens on is no name to look up
+	ctx := context.Background() // there is no name to look up
 	for range 10 {
 		if r.tcp, err = config.Listen(ctx, "tcp4", protocol.ResolverAddress+":0"); err != nil {
 			return err
@@ -117,7 +120,7 @@ func (r *Resolver) listen() error {
 	return err
 }
 
-// Close stops listening and diverting.
+// Close stops listening and removes the redirection.
 func (r *Resolver) Close() error {
 	var errs []error
 	if r.divert != nil {
@@ -132,8 +135,8 @@ func (r *Resolver) Close() error {
 	return errors.Join(errs...)
 }
 
-// Serve passes questions to the host and its answers back until the host closes
-// the stream, then closes the resolver.
+// Serve passes questions to the host, and the host's answers to the processes that asked. It
+// returns when the host closes the stream, and closes the resolver.
 func (r *Resolver) Serve(host io.ReadWriter) error {
 	r.write.Lock()
 	r.host = host
@@ -169,10 +172,10 @@ func (r *Resolver) serveUDP() {
 			return
 		}
 		if err != nil || n == 0 {
-			continue // of one datagram: an earlier answer found no one
+			continue // an error for one datagram: nobody received an earlier answer
 		}
 		r.ask(false, append([]byte(nil), buf[:n]...), func(message []byte) {
-			// Nobody hears of an answer that is lost, as on any network.
+			// A lost answer is no error, as on any network.
 			_, _ = r.udp.WriteTo(message, from)
 		})
 	}
@@ -200,7 +203,8 @@ func (r *Resolver) serveTCP(ctx context.Context) {
 	}
 }
 
-// converse answers one connection's questions, one by one, until it is idle.
+// converse answers the questions of one TCP connection, one after the other, until the
+// connection is idle.
 func (r *Resolver) converse(c net.Conn) {
 	for {
 		if c.SetDeadline(time.Now().Add(2*answerTimeout)) != nil {
@@ -229,7 +233,8 @@ func (r *Resolver) converse(c net.Conn) {
 	}
 }
 
-// ask sends a question to the host. answer is called at most once.
+// ask sends a question to the host. answer is called with the host's answer at most once. ask
+// returns false if the question was dropped.
 func (r *Resolver) ask(tcp bool, message []byte, answer func([]byte)) bool {
 	r.mu.Lock()
 	if len(r.pending) >= maxPending {

@@ -13,8 +13,8 @@ import (
 
 const patience = time.Minute
 
-// listening is a resolver in this process's own network namespace, without the
-// diversion, and the host's end of its stream.
+// listening returns a resolver in this process's network namespace without redirection, and the
+// host's end of its stream.
 func listening(t *testing.T) (*Resolver, net.Conn, <-chan error) {
 	t.Helper()
 	r := &Resolver{pending: make(map[uint32]*question), conns: make(chan struct{}, maxConns)}
@@ -26,7 +26,7 @@ func listening(t *testing.T) (*Resolver, net.Conn, <-chan error) {
 	if err := host.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
-	r.host = guest // Serve may not have come to that when a test asks by hand
+	r.host = guest // the test asks by itself, maybe before Serve has set the stream
 	served := make(chan error, 1)
 	go func() { served <- r.Serve(guest) }()
 	return r, host, served
@@ -61,7 +61,8 @@ func answer(t *testing.T, host io.Writer, id uint32, text string) {
 	}
 }
 
-// Each answer goes to who asked, in whatever order they come.
+// TestAnswersGoToWhoAsked: each answer reaches the process that asked, in whatever order
+// answers come.
 func TestAnswersGoToWhoAsked(t *testing.T) {
 	r, host, _ := listening(t)
 	udp, tcp := dial(t, "udp", r.udp.LocalAddr()), dial(t, "tcp", r.tcp.Addr())
@@ -87,7 +88,7 @@ func TestAnswersGoToWhoAsked(t *testing.T) {
 	}
 }
 
-// The end of the host's stream is the resolver's, and of its connections.
+// TestEndOfTheStream: when the host's stream ends, the resolver and its connections end.
 func TestEndOfTheStream(t *testing.T) {
 	r, host, served := listening(t)
 	tcp := dial(t, "tcp", r.tcp.Addr())
@@ -113,8 +114,8 @@ func TestEndOfTheStream(t *testing.T) {
 	}
 }
 
-// A container that asks without end is not heard beyond a bound, and answers to
-// what was heard still arrive.
+// TestTooManyQuestions: questions beyond the bound are dropped, and answers to the others still
+// arrive.
 func TestTooManyQuestions(t *testing.T) {
 	r, host, _ := listening(t)
 	go func() {

@@ -13,21 +13,20 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// vacate takes from a card what in does not give it, and returns its name until it
-// is configured. It stays up unless what it is called or its address changes:
-// without a route for even a moment, whatever the container asks of the network
-// fails at once. An interface changes by itself, as its IPv6 addresses come some
-// time after it.
+// vacate removes from a card everything that in does not have, and returns the name under which
+// the card waits for its configuration. The card stays up unless its name or MAC address
+// changes, because without a route even for a moment every connection attempt of the container
+// fails. An interface may change without anybody's action: its IPv6 addresses come later.
 func vacate(h *netlink.Handle, old *card, in *protocol.Interface, passing string) (string, error) {
 	link, err := h.LinkByIndex(old.index)
 	if err != nil {
 		return "", fmt.Errorf("find: %w", err)
 	}
-	// The container may have renamed it.
+	// The container may have renamed the card.
 	if link.Attrs().Name != in.Name || old.given.Mac != in.Mac {
 		return passing, empty(h, link, passing)
 	}
-	// Routes first: some are gone with the address, others keep it from going.
+	// Routes are removed first: some go with their address, and others prevent its removal.
 	for _, r := range old.given.Routes {
 		if err := removeRoute(h, old.index, r, in.Routes); err != nil {
 			return "", err
@@ -46,7 +45,7 @@ func vacate(h *netlink.Handle, old *card, in *protocol.Interface, passing string
 	return in.Name, nil
 }
 
-// empty takes a link down, and with that its routes, and its addresses from it.
+// empty takes a link down, which removes its routes, and removes its addresses.
 func empty(h *netlink.Handle, link netlink.Link, name string) error {
 	if err := h.LinkSetDown(link); err != nil {
 		return fmt.Errorf("take down: %w", err)
@@ -74,7 +73,7 @@ func removeRoute(h *netlink.Handle, index int, r *protocol.Route, keep []*protoc
 	if err != nil {
 		return err
 	}
-	// Gone already: by the container, or with another route or address.
+	// ESRCH: the container has removed the route, or it went with another route or address.
 	if err := h.RouteDel(route); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove route to %s: %w", nameOf(r), err)
 	}
@@ -92,7 +91,7 @@ func removeAddress(h *netlink.Handle, link netlink.Link, address string, keep []
 	return deleteAddress(h, link, addr)
 }
 
-// deleteAddress passes over one that is gone already.
+// deleteAddress removes an address. It is no error if the address is gone already.
 func deleteAddress(h *netlink.Handle, link netlink.Link, a *netlink.Addr) error {
 	if err := h.AddrDel(link, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("remove address %s: %w", a.IPNet, err)

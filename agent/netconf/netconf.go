@@ -1,5 +1,5 @@
-// Package netconf gives a network namespace of the guest the interfaces the host
-// found in the container's: names, addresses, routes and neighbours.
+// Package netconf configures a network namespace of the guest with what the host found in the
+// container's: interfaces, addresses, routes and neighbours, settings and packet filter.
 package netconf
 
 import (
@@ -16,27 +16,25 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// addrGenNone keeps the kernel from making a link-local address of its own
-// (IN6_ADDR_GEN_MODE_NONE): the host's interface has one, or none, and the guest
-// shall have the same.
+// addrGenNone (IN6_ADDR_GEN_MODE_NONE) stops the kernel from making a link-local address. The
+// host's interface has one or has none, and the guest gets the same.
 const addrGenNone = 1
 
-// Cards are the NICs one container has. The zero value has none. It is not safe
-// for concurrent use.
+// Cards holds the network cards of one container. The zero value has none. It must not be used
+// by several goroutines at once.
 type Cards struct {
-	byMAC map[string]*card // by the NIC's own address
+	byMAC map[string]*card // by the MAC address that the card had at boot
 }
 
 type card struct {
-	index int                 // in the container's namespace
-	given *protocol.Interface // how it was configured last
+	index int                 // interface index in the container's namespace
+	given *protocol.Interface // the configuration that it got last
 }
 
-// Apply makes interfaces the container's, in the network namespace at nsPath: a
-// NIC that is not among them any more goes back to where nobody sees it, one that
-// is new moves in, one that shall be different is changed. It brings lo up. An
-// empty nsPath means the caller's own namespace. What it has done before an error
-// is not undone.
+// Apply configures exactly these interfaces in the network namespace at nsPath: a card that is
+// no longer among them moves back to the agent's namespace, a new one moves in, and one that
+// differs is changed. It brings lo up. An empty nsPath means the caller's namespace. After an
+// error, changes made before it stay.
 func (c *Cards) Apply(nsPath string, interfaces []*protocol.Interface) error {
 	root, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -69,7 +67,7 @@ func (c *Cards) Apply(nsPath string, interfaces []*protocol.Interface) error {
 	}
 	for i, in := range interfaces {
 		if nics[i] == "" {
-			continue // as it was
+			continue // unchanged
 		}
 		if err := allowIPv6(nsPath, nics[i], in.Addresses); err != nil {
 			return fmt.Errorf("interface %s: %w", in.Name, err)
@@ -89,8 +87,8 @@ func (c *Cards) Apply(nsPath string, interfaces []*protocol.Interface) error {
 	return nil
 }
 
-// giveBack returns the NICs that are not among interfaces to the agent's
-// namespace, with the name and address they have there.
+// giveBack moves the cards that are not among interfaces back to the agent's namespace, and
+// restores their names and MAC addresses.
 func (c *Cards) giveBack(target *netlink.Handle, interfaces []*protocol.Interface) error {
 	home, err := netns.Get()
 	if err != nil {
@@ -126,8 +124,8 @@ func (c *Cards) giveBack(target *netlink.Handle, interfaces []*protocol.Interfac
 	return nil
 }
 
-// passingName is a NIC's as long as it is nobody's: one that is still called eth0
-// must not stand in the way of the one that shall be.
+// passingName returns the name of a card while it has no configuration. Otherwise a card that
+// is still called eth0 would prevent another from getting that name.
 func passingName(nicMAC net.HardwareAddr) string {
 	return fmt.Sprintf("husk%x", []byte(nicMAC[3:]))
 }
@@ -143,9 +141,8 @@ func loUp(h *netlink.Handle) error {
 	return nil
 }
 
-// prepare moves in every NIC that is new, and takes from the others what they are
-// not to have any more. It returns the name each has meanwhile, "" for one that
-// stays as it is.
+// prepare moves every new card in, and removes from the other cards what they no longer have.
+// It returns the temporary name of each card, "" for one that does not change.
 func (c *Cards) prepare(root, target *netlink.Handle, move func(netlink.Link) error, interfaces []*protocol.Interface) ([]string, error) {
 	links, err := root.LinkList()
 	if err != nil {
@@ -207,7 +204,8 @@ func configure(h *netlink.Handle, nic string, in *protocol.Interface) error {
 	if err != nil {
 		return err
 	}
-	// Addresses first: routes through the link, and the kernel's own, follow them.
+	// The link comes up after its addresses are set, because routes on the link, including the
+	// kernel's own, follow from these.
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring up: %w", err)
 	}
@@ -217,8 +215,8 @@ func configure(h *netlink.Handle, nic string, in *protocol.Interface) error {
 	return addNeighbors(h, link, in.Neighbors)
 }
 
-// setLink gives the link the name, address and MTU it has not got yet: a change of
-// name or address needs a link that is down.
+// setLink sets the name, MAC address and MTU of a link where they differ. A link must be down
+// for a change of name or address.
 func setLink(h *netlink.Handle, link netlink.Link, in *protocol.Interface) error {
 	now := link.Attrs()
 	if in.Name != "" && in.Name != now.Name {
@@ -243,14 +241,14 @@ func setLink(h *netlink.Handle, link netlink.Link, in *protocol.Interface) error
 		}
 	}
 	err := h.LinkSetIP6AddrGenMode(link, addrGenNone)
-	// Without IPv6 in the kernel there is nothing to keep it from.
+	// A kernel without IPv6 makes no link-local address.
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("set address generation: %w", err)
 	}
 	return nil
 }
 
-// addAddresses returns the networks the addresses are in.
+// addAddresses adds the addresses, and returns the networks that they are in.
 func addAddresses(h *netlink.Handle, link netlink.Link, addresses []string) ([]*net.IPNet, error) {
 	var nets []*net.IPNet
 	for _, a := range addresses {
@@ -260,8 +258,8 @@ func addAddresses(h *netlink.Handle, link netlink.Link, addresses []string) ([]*
 		}
 		addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: ipNet.Mask}, Scope: scopeOf(ip)}
 		if ip.To4() == nil {
-			// The host's interface has the address already: asking the network
-			// whether somebody has it would take a second, or find the host.
+			// The host's interface has the same address. Duplicate address detection would take
+			// a second and might find the host.
 			addr.Flags = unix.IFA_F_NODAD
 		}
 		if err := h.AddrAdd(link, addr); err != nil && !errors.Is(err, unix.EEXIST) {

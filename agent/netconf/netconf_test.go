@@ -17,15 +17,14 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// inNetNS moves the test into a network namespace of its own, the guest's root
-// namespace, and returns the path of another, the container's.
+// inNetNS moves the test to a new network namespace, which stands for the guest's, and returns
+// the path of another, which stands for the container's.
 func inNetNS(t *testing.T) (nsPath string, container *netlink.Handle) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make network namespaces")
 	}
-	// Not unlocked: the thread ends with the test's goroutine, and with it the
-	// change of namespace.
+	// The goroutine is not unlocked, so the thread in the changed namespace ends with it.
 	runtime.LockOSThread()
 	ns, err := netns.New()
 	if err != nil {
@@ -58,7 +57,7 @@ func addNIC(t *testing.T, name, mac string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := netlink.LinkSetUp(link); err != nil { // for the carrier
+	if err := netlink.LinkSetUp(link); err != nil { // gives the interface a carrier
 		t.Fatal(err)
 	}
 }
@@ -97,7 +96,7 @@ func routesOf(t *testing.T, h *netlink.Handle, link netlink.Link) []string {
 
 func TestApply(t *testing.T) {
 	nsPath, h := inNetNS(t)
-	// The names are crossed: eth0 shall become eth1 and the other way round.
+	// The names are exchanged: eth0 becomes eth1 and eth1 becomes eth0.
 	addNIC(t, "eth0", "02:00:00:00:00:01")
 	addNIC(t, "eth1", "02:00:00:00:00:02")
 	err := new(Cards).Apply(nsPath, []*protocol.Interface{
@@ -105,13 +104,14 @@ func TestApply(t *testing.T) {
 			NicMac: "02:00:00:00:00:01", Name: "eth1", Mac: "02:42:ac:11:00:02", Mtu: 1400,
 			Addresses: []string{"10.1.0.2/24", "fd00::2/64", "fe80::42/64"},
 			Routes: []*protocol.Route{
-				// Defaults first: the order is the agent's to find.
+				// Default routes come first in this list; the agent has to find the right
+				// order.
 				{Gateway: "192.168.7.1", Family: unix.AF_INET},
 				{Gateway: "fd00::1", Family: unix.AF_INET6, Priority: 1024},
 				{Destination: "192.168.7.1/32", Family: unix.AF_INET, Scope: unix.RT_SCOPE_LINK},
 				{Destination: "10.9.0.0/16", Gateway: "10.1.0.1", Source: "10.1.0.2", Family: unix.AF_INET, Priority: 7},
 				{Destination: "10.8.0.0/16", Gateway: "172.31.0.1", Family: unix.AF_INET, Flags: unix.RTNH_F_ONLINK},
-				// The kernel's own.
+				// The kernel makes this route itself.
 				{Destination: "10.1.0.0/24", Source: "10.1.0.2", Family: unix.AF_INET, Scope: unix.RT_SCOPE_LINK},
 				{Destination: "fd00::/64", Family: unix.AF_INET6, Priority: 256},
 				{Destination: "fe80::/64", Family: unix.AF_INET6, Priority: 256},
@@ -193,7 +193,7 @@ func TestApplyWithoutInterfaces(t *testing.T) {
 	}
 }
 
-// A container without a network namespace of its own uses the guest's.
+// TestApplyInPlace: a container without a network namespace of its own uses the guest's.
 func TestApplyInPlace(t *testing.T) {
 	inNetNS(t)
 	addNIC(t, "eth0", "02:00:00:00:00:01")
@@ -228,8 +228,8 @@ func TestApplyRefuses(t *testing.T) {
 	}
 }
 
-// What an engine does to a running container: one network more, other routes, one
-// network less.
+// TestApplyAgain does what engines do to a running container: it adds a network, changes
+// routes, and removes a network.
 func TestApplyAgain(t *testing.T) {
 	nsPath, h := inNetNS(t)
 	addNIC(t, "eth0", "02:00:00:00:00:01")
@@ -249,7 +249,7 @@ func TestApplyAgain(t *testing.T) {
 	for _, step := range []struct {
 		name       string
 		interfaces []*protocol.Interface
-		want       map[string]string // address of each interface
+		want       map[string]string // addresses by interface
 	}{
 		{"one", []*protocol.Interface{first}, map[string]string{"eth0": "10.1.0.2/24"}},
 		{"one more", []*protocol.Interface{first, second}, map[string]string{"eth0": "10.1.0.2/24", "eth1": "10.2.0.2/24"}},
@@ -297,8 +297,8 @@ func TestApplyAgain(t *testing.T) {
 	}
 }
 
-// An interface whose IPv6 address comes later: the container must not see it go
-// down meanwhile, which its own route would not outlive.
+// TestApplyKeepsUp: when an IPv6 address is added later, the interface does not go down, which
+// would remove a route that the container has made.
 func TestApplyKeepsUp(t *testing.T) {
 	nsPath, h := inNetNS(t)
 	addNIC(t, "eth0", "02:00:00:00:00:01")

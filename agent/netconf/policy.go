@@ -16,33 +16,33 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// sysctlDir is where the kernel shows each thread the settings of its own namespace.
+// sysctlDir shows each thread the settings of its own network namespace.
 const sysctlDir = "/proc/sys/net"
 
-// Policy is what the host's network namespace says about packets, beside interfaces
-// and routes: settings and packet filter. The zero value is nothing. It is not safe for
-// concurrent use.
+// Policy is the part of a network namespace's configuration that says what happens to packets:
+// settings and packet filter. The zero value is empty. It must not be used by several
+// goroutines at once.
 type Policy struct {
-	before map[string]string // what a setting that was changed had before
+	before map[string]string // values that changed settings had before
 	rules  []nftables.Message
 }
 
-// Prepare sets what is there already, so that interfaces that come find what they are
-// to inherit: what is written for all interfaces after they have their addresses, such
-// as disable_ipv6, takes these away.
+// Prepare sets the settings that exist already, so that interfaces that are added later inherit
+// them. Some settings for all interfaces, such as disable_ipv6, would remove addresses if they
+// were set after them.
 func (p *Policy) Prepare(nsPath string, sysctls []*protocol.Sysctl) error {
 	if len(sysctls) == 0 {
 		return nil
 	}
 	return inNamespace(nsPath, func() error {
-		_, err := p.applySysctls(sysctls) // Apply says what can't be set
+		_, err := p.applySysctls(sysctls) // Apply reports settings that cannot be set
 		return err
 	})
 }
 
-// Apply makes the policy that of the network namespace at nsPath, in the place of the
-// one before; an empty nsPath means the caller's own. It returns the settings that this
-// kernel does not have or take. On error the settings may have changed.
+// Apply sets the settings and the packet filter in the network namespace at nsPath, in place of
+// those of the last call. An empty nsPath means the caller's namespace. unset lists the
+// settings that this kernel does not have or refuses. After an error settings may have changed.
 func (p *Policy) Apply(nsPath string, sysctls []*protocol.Sysctl, messages []*protocol.NftablesMessage) (unset []string, err error) {
 	if len(sysctls) == 0 && len(messages) == 0 && len(p.before) == 0 && len(p.rules) == 0 {
 		return nil, nil
@@ -55,13 +55,13 @@ func (p *Policy) Apply(nsPath string, sysctls []*protocol.Sysctl, messages []*pr
 		if err := nftables.Replace(p.rules, rules); err != nil {
 			return err
 		}
-		// Some settings come with the modules that rules load.
+		// Some settings exist only after rules have loaded their modules.
 		unset, err = p.applySysctls(sysctls)
 		return err
 	})
 	if err != nil {
-		// Whichever tables there are now, the next call removes them. Each is kept once:
-		// the host may try the same rules again and again.
+		// The next call removes these tables, whether or not the kernel has made all of them.
+		// Tables keeps each once: the host may try the same rules many times.
 		p.rules = nftables.Tables(slices.Concat(p.rules, rules))
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (p *Policy) applySysctls(sysctls []*protocol.Sysctl) (unset []string, err e
 		if slices.ContainsFunc(sysctls, func(s *protocol.Sysctl) bool { return s.Path == name }) {
 			continue
 		}
-		// Gone with its interface, perhaps.
+		// The setting may have gone with its interface.
 		if err := writeSysctl(name, value); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
@@ -105,8 +105,8 @@ func (p *Policy) applySysctls(sysctls []*protocol.Sysctl) (unset []string, err e
 	return unset, nil
 }
 
-// allowIPv6 lets an interface have IPv6 addresses, if any of these is one: by the
-// namespace's default it may have none.
+// allowIPv6 allows IPv6 on an interface if one of the addresses is an IPv6 address. The
+// namespace's default may be to forbid it.
 func allowIPv6(nsPath, link string, addresses []string) error {
 	if !slices.ContainsFunc(addresses, func(a string) bool { return strings.Contains(a, ":") }) {
 		return nil
@@ -128,8 +128,8 @@ func writeSysctl(name, value string) error {
 	return os.WriteFile(path.Join(sysctlDir, name), []byte(value), 0)
 }
 
-// inNamespace runs f on a thread in the network namespace at nsPath, which ends with
-// it: no other code ever runs there.
+// inNamespace runs f on a thread in the network namespace at nsPath. The thread ends
+// afterwards, so no other code runs in that namespace.
 func inNamespace(nsPath string, f func() error) error {
 	if nsPath == "" {
 		return f()
@@ -143,8 +143,8 @@ func inNamespace(nsPath string, f func() error) error {
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// The runtime never ends the main thread. While this goroutine holds it,
-			// the next is on another.
+			// Go's runtime never ends the main thread. While this goroutine is locked to it,
+			// the next one runs on another thread.
 			defer runtime.UnlockOSThread()
 			done <- inNamespace(nsPath, f)
 			return

@@ -13,7 +13,7 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// tableMessage makes a table of family ip.
+// tableMessage returns a message that makes a table of family ip.
 func tableMessage(name string) *protocol.NftablesMessage {
 	value := append([]byte(name), 0)
 	b := binary.NativeEndian.AppendUint16(nil, uint16(4+len(value)))

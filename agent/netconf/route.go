@@ -12,11 +12,11 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// kernelMetric6 is the metric of the IPv6 routes the kernel makes itself.
+// kernelMetric6 is the metric of IPv6 routes that the kernel makes itself.
 const kernelMetric6 = 256
 
-// addRoutes adds the routes in an order in which each finds its gateway: those
-// on the link, then those through a gateway, defaults last.
+// addRoutes adds the routes in an order in which each one's gateway can be reached: routes on
+// the link, then those through a gateway, then default routes.
 func addRoutes(h *netlink.Handle, link netlink.Link, routes []*protocol.Route, connected []*net.IPNet) error {
 	routes = slices.Clone(routes)
 	slices.SortStableFunc(routes, func(a, b *protocol.Route) int { return rank(a) - rank(b) })
@@ -89,8 +89,8 @@ func parseRoute(r *protocol.Route, linkIndex int) (*netlink.Route, error) {
 	return route, nil
 }
 
-// kernelMakes reports whether the kernel adds this route when the link's
-// addresses are set. A second one with another metric would be a second route.
+// kernelMakes says whether the kernel adds this route itself when the link gets its addresses.
+// Adding it with another metric would make a second route.
 func kernelMakes(r *netlink.Route, connected []*net.IPNet) bool {
 	if r.Gw != nil {
 		return false

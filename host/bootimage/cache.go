@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/flock"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // The cache directory:
@@ -62,7 +63,7 @@ func openCache(dir string) (*cache, error) {
 		return nil, fmt.Errorf("make cache directory: %w", err)
 	}
 	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Stat(dir, &st) }); err != nil {
+	if err := syscalls.IgnoringEINTR(func() error { return unix.Stat(dir, &st) }); err != nil {
 		return nil, fmt.Errorf("open cache directory %s: %w", dir, err)
 	}
 	switch {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // identity tells whether a path still names the same, unchanged file. ctime is
@@ -25,7 +27,7 @@ type identity struct {
 // has an identity too: that it appears is a change.
 func identify(path string) (identity, error) {
 	var st unix.Stat_t
-	err := ignoringEINTR(func() error { return unix.Stat(path, &st) })
+	err := syscalls.IgnoringEINTR(func() error { return unix.Stat(path, &st) })
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return identity{Absent: true}, nil
@@ -37,7 +39,7 @@ func identify(path string) (identity, error) {
 
 func identifyFile(f *os.File) (identity, error) {
 	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(int(f.Fd()), &st) }); err != nil {
+	if err := syscalls.IgnoringEINTR(func() error { return unix.Fstat(int(f.Fd()), &st) }); err != nil {
 		return identity{}, &os.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
 	return identityOf(&st), nil
@@ -50,14 +52,6 @@ func identityOf(st *unix.Stat_t) identity {
 		Size:    st.Size,
 		MtimeNS: st.Mtim.Nano(),
 		CtimeNS: st.Ctim.Nano(),
-	}
-}
-
-func ignoringEINTR(f func() error) error {
-	for {
-		if err := f(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // removeTimeout is Remove's deadline where the context has none: ample for a
@@ -139,17 +141,11 @@ func removeTree(dir string) error {
 }
 
 func rmdir(dir string) error {
-	for {
-		err := unix.Rmdir(dir)
-		switch {
-		case err == nil || isGone(err):
-			return nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		default:
-			return &os.PathError{Op: "rmdir", Path: dir, Err: err}
-		}
+	err := syscalls.IgnoringEINTR(func() error { return unix.Rmdir(dir) })
+	if err != nil && !isGone(err) {
+		return &os.PathError{Op: "rmdir", Path: dir, Err: err}
 	}
+	return nil
 }
 
 // waitExit returns when one of the processes has ended or the context has,
@@ -186,9 +182,8 @@ func waitPidfd(ctx context.Context, fd int) error {
 		}
 	}()
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(r.Fd()), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(fds, -1); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	return syscalls.IgnoringEINTR(func() error {
+		_, err := unix.Poll(fds, -1)
+		return err
+	})
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // neededCaps are what mounting, entering namespaces and making taps take.
@@ -76,7 +78,7 @@ func hasV1(mountPoint string, magicOf func(path string) int64) bool {
 // magic is 0 where there is nothing.
 func magic(path string) int64 {
 	var st unix.Statfs_t
-	if err := ignoringEINTR(func() error { return unix.Statfs(path, &st) }); err != nil {
+	if err := syscalls.IgnoringEINTR(func() error { return unix.Statfs(path, &st) }); err != nil {
 		return 0
 	}
 	return st.Type
@@ -170,7 +172,7 @@ func directory(name, path string, needMiB uint64, private bool) Check {
 		return c.fail(fmt.Sprintf("%s cannot be written to: %v", existing, err), advice)
 	}
 	var st unix.Statfs_t
-	if err := ignoringEINTR(func() error { return unix.Statfs(existing, &st) }); err != nil {
+	if err := syscalls.IgnoringEINTR(func() error { return unix.Statfs(existing, &st) }); err != nil {
 		return c.fail(fmt.Sprintf("statfs %s: %v", existing, err), advice)
 	}
 	freeMiB := st.Bavail * uint64(max(st.Bsize, 0)) >> 20
@@ -192,13 +194,5 @@ func nearest(path string) (string, fs.FileInfo, error) {
 			return path, info, err
 		}
 		path = filepath.Dir(path)
-	}
-}
-
-func ignoringEINTR(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
 	}
 }

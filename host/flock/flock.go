@@ -4,10 +4,11 @@ package flock
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // Wait takes an exclusive lock on f and waits for it until ctx ends. The lock
@@ -35,9 +36,5 @@ func Wait(ctx context.Context, f *os.File) error {
 }
 
 func lock(fd int) error {
-	for {
-		if err := unix.Flock(fd, unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	return syscalls.IgnoringEINTR(func() error { return unix.Flock(fd, unix.LOCK_EX) })
 }

@@ -11,9 +11,8 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // ErrPoweredOff is what VM.Err reports when the guest function returned nil.
@@ -53,7 +52,7 @@ func (s *Starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.
 	if s.StartErr != nil {
 		return nil, s.StartErr
 	}
-	near, far, err := connPair()
+	near, far, err := syscalls.ConnPair("fake-channel")
 	if err != nil {
 		return nil, fmt.Errorf("start fake vm: %w", err)
 	}
@@ -202,30 +201,4 @@ func (v *VM) Stop() error {
 	v.cancel()
 	<-v.done
 	return nil
-}
-
-// connPair makes two connected stream sockets: unlike net.Pipe they buffer, as a
-// virtio-serial port does.
-func connPair() (near, far net.Conn, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make socket pair: %w", err)
-	}
-	conns := make([]net.Conn, 0, 2)
-	for _, fd := range fds {
-		f := os.NewFile(uintptr(fd), "fake-channel")
-		conn, cerr := net.FileConn(f)
-		err = errors.Join(err, cerr, f.Close())
-		conns = append(conns, conn)
-	}
-	if err != nil {
-		for _, c := range conns {
-			if c != nil {
-				// The first error is the one to report.
-				c.Close()
-			}
-		}
-		return nil, nil, fmt.Errorf("wrap socket pair: %w", err)
-	}
-	return conns[0], conns[1], nil
 }

@@ -5,6 +5,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // confine leaves the vmm with nothing of the host's files but the share, before the
@@ -57,23 +59,15 @@ func (p *process) inMounts(f func() error) error {
 
 // enterMounts moves this thread into the vmm's mount namespace.
 func (p *process) enterMounts() error {
-	// A thread may change its mount namespace only if it shares no root and
-	// working directory.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
 	pidfd, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var joined error
-	if err := pidfd.Control(func(fd uintptr) { joined = unix.Setns(int(fd), unix.CLONE_NEWNS) }); err != nil {
+	if err := pidfd.Control(func(fd uintptr) { joined = syscalls.JoinNamespaces(int(fd), unix.CLONE_NEWNS) }); err != nil {
 		return err
 	}
-	if joined != nil {
-		return fmt.Errorf("setns: %w", joined)
-	}
-	return nil
+	return joined
 }
 
 // newRoot is where the vmm's root is built: a directory that is there on every

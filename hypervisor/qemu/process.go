@@ -3,16 +3,13 @@ package qemu
 import (
 	"errors"
 	"fmt"
-	"math"
-	"net"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/linux/syscalls"
 	"github.com/huskvm/husk/nsfork"
 )
 
@@ -40,7 +37,7 @@ type launch struct {
 // start runs the vmm with nothing else of this process: no environment, no other
 // descriptor, not its session; restricted and under its filter.
 func (l *launch) start() (*process, error) {
-	if err := closeOnExec(); err != nil {
+	if err := syscalls.CloseOnExec(3); err != nil {
 		return nil, fmt.Errorf("mark descriptors close-on-exec: %w", err)
 	}
 	p := &process{exited: make(chan struct{})}
@@ -196,39 +193,4 @@ func pidfdOpen(pid int) (*os.File, error) {
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
 	return os.NewFile(uintptr(fd), "vmm"), nil
-}
-
-// closeOnExec marks what this process itself inherited without the flag (an
-// engine's leaked descriptors); all that Go opens has it already. Such a
-// descriptor in the vmm would keep the engine's pipe or lock open.
-func closeOnExec() error {
-	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	// Before Linux 5.11.
-	fds, err := filepath.Glob("/proc/self/fd/*")
-	if err != nil {
-		return err
-	}
-	for _, path := range fds {
-		if fd, err := strconv.Atoi(filepath.Base(path)); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
-	}
-	return nil
-}
-
-// socketPair returns our end as a connection and the vmm's as a file to inherit.
-func socketPair(name string) (net.Conn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make %s socket pair: %w", name, err)
-	}
-	near, far := os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name)
-	conn, err := net.FileConn(near) // a duplicate, in non-blocking mode
-	if err := errors.Join(err, near.Close()); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("wrap %s socket: %w", name, err), far.Close())
-	}
-	return conn, far, nil
 }

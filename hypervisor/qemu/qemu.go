@@ -23,6 +23,7 @@ import (
 	"github.com/huskvm/husk/host/distro"
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 const (
@@ -168,9 +169,9 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 
 	// connect returns our end of a socket, and the number of the vmm's.
 	connect := func(name string) (net.Conn, int, error) {
-		near, far, err := socketPair(name)
+		near, far, err := syscalls.SocketPairConn(name)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, fmt.Errorf("make socket pair of %s: %w", name, err)
 		}
 		res.ours, res.theirs = append(res.ours, near), append(res.theirs, far)
 		return near, inherit(far), nil

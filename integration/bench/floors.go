@@ -19,6 +19,8 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // floorName is the subject of what bare QEMU takes: below it no runtime that
@@ -192,7 +194,7 @@ func (v *vmArgs) cloneArgs(share string) (argv []string, files []*os.File, conns
 		}
 	}
 	for range 3 {
-		ours, theirs, err := socketPair()
+		ours, theirs, err := syscalls.SocketPairConn("channel")
 		if err != nil {
 			return nil, files, conns, err
 		}
@@ -208,20 +210,6 @@ func (v *vmArgs) cloneArgs(share string) (argv []string, files []*os.File, conns
 		}
 	}
 	return argv, files, conns, nil
-}
-
-func socketPair() (*net.UnixConn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	f := os.NewFile(uintptr(fds[0]), "ours")
-	conn, err := net.FileConn(f)
-	theirs := os.NewFile(uintptr(fds[1]), "theirs")
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, nil, errors.Join(err, theirs.Close())
-	}
-	return conn.(*net.UnixConn), theirs, nil
 }
 
 // openTap makes a tap in a network namespace of its own, which goes with it.

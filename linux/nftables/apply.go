@@ -11,14 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// applyTimeout bounds the wait for the kernel's answer. Under emulation it loads a
-// module for each kind of expression meanwhile.
+// applyTimeout bounds the wait for the kernel's answer. In that time the kernel may load a
+// module for each kind of expression, which takes seconds under emulation.
 const applyTimeout = 20 * time.Second
 
-// Replace makes what the messages say, in the place of the tables that an earlier call
-// has made of others, in one step: no packet sees half of it. On error everything is as
-// it was, or, where this kernel has not understood what it took, the packet filter is as
-// asked for, but for that.
+// Replace removes the tables that the messages earlier have made, and makes what the messages
+// now describe, in one transaction: no packet meets half of the rules.
+//
+// After an error the ruleset is as before, with one exception: if the kernel accepted a rule
+// but made another one of it, the error names that rule, and the new ruleset is in force with
+// that rule as the kernel has made it.
 func Replace(earlier, now []Message) error {
 	if len(earlier) == 0 && len(now) == 0 {
 		return nil
@@ -39,7 +41,8 @@ type step struct {
 	flags uint16
 }
 
-// removal removes the tables, also those that somebody else has removed already.
+// removal returns the steps that remove the tables of messages. It is no error if somebody else
+// has removed one already.
 func removal(messages []Message) (steps []step) {
 	for _, m := range messages {
 		if m.Type != unix.NFT_MSG_NEWTABLE {
@@ -53,8 +56,8 @@ func removal(messages []Message) (steps []step) {
 	return steps
 }
 
-// Tables returns the messages that make tables, of each table one: nothing else of what
-// was made earlier does Replace look at.
+// Tables returns one message for each table that the messages make. Replace needs only these of
+// the earlier messages.
 func Tables(messages []Message) (tables []Message) {
 	for _, m := range messages {
 		same := func(t Message) bool { return t.Family == m.Family && t.Name() == m.Name() }
@@ -76,7 +79,7 @@ func creation(messages []Message) (steps []step) {
 	return steps
 }
 
-// transact has the kernel do all steps or none.
+// transact makes the kernel do all steps or none.
 func transact(steps []step) error {
 	timeout := unix.NsecToTimeval(applyTimeout.Nanoseconds())
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
@@ -88,7 +91,7 @@ func transact(steps []step) error {
 		return fmt.Errorf("write nftables ruleset: %w", err)
 	}
 	batch := batch(steps)
-	// What does not fit fails as a whole.
+	// A batch that does not fit into the buffer fails as a whole, so an error here shows there.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*len(batch)+64<<10)
 	if err := unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("write nftables ruleset: %w", err)
@@ -96,7 +99,8 @@ func transact(steps []step) error {
 	return answers(fd, steps)
 }
 
-// batch has the steps numbered from 1 on, between its begin, 0, and its end.
+// batch encodes the steps with sequence numbers from 1 on, between the message that begins the
+// transaction, with number 0, and the one that ends it.
 func batch(steps []step) []byte {
 	frame := func(b []byte, kind, flags uint16, seq int, family uint8, resource uint16, body []byte) []byte {
 		b = binary.NativeEndian.AppendUint32(b, uint32(unix.NLMSG_HDRLEN+4+len(body)))
@@ -119,8 +123,8 @@ func batch(steps []step) []byte {
 	return frame(out, unix.NFNL_MSG_BATCH_END, 0, len(steps)+1, 0, unix.NFNL_SUBSYS_NFTABLES, nil)
 }
 
-// answers reads what the kernel says of the steps, the last of which it always
-// answers. Where it refuses the batch, that is its answer to the begin.
+// answers reads the kernel's answers to the steps. The kernel always answers the last step. If
+// it refuses the whole batch, it answers the message that begins it.
 func answers(fd int, steps []step) error {
 	var refused error
 	buf := make([]byte, 64<<10)
@@ -153,11 +157,11 @@ func answers(fd int, steps []step) error {
 	}
 }
 
-// changing are expressions whose data the kernel changes as packets pass.
+// changing lists the expressions whose data the kernel itself changes as packets pass.
 var changing = []string{"counter", "limit", "quota", "last", "connlimit", Match, Target}
 
-// compare says which rule the kernel has made another of, as one does that passes over
-// what it does not know.
+// compare returns an error that names the first rule which the kernel has not made as it was
+// asked to. A kernel leaves out attributes that it does not know.
 func compare(want, have []Message) error {
 	type chain struct {
 		family      uint8

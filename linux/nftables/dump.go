@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kept are the attributes of what the kernel tells that make the same anew. The
-// others are counts, handles, and the owner, a program that has not come along.
-var kept = map[uint8][]int{
+// remade lists the attributes of a dump that are needed to make the same object again. All
+// others are counters, handles, and the owner, a process that exists on the host only.
+var remade = map[uint8][]int{
 	unix.NFT_MSG_NEWTABLE: {unix.NFTA_TABLE_NAME, unix.NFTA_TABLE_FLAGS, tableUserdata},
 	unix.NFT_MSG_NEWCHAIN: {
 		unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE,
@@ -30,13 +30,13 @@ var kept = map[uint8][]int{
 	unix.NFT_MSG_NEWFLOWTABLE: {flowtableTable, flowtableName},
 }
 
-// What golang.org/x/sys lacks of linux/netfilter/nf_tables.h.
+// Constants of linux/netfilter/nf_tables.h that golang.org/x/sys does not have.
 const (
 	tableUserdata  = 6
-	tableDormant   = 1 // the one flag of a table that is not of its owner
+	tableDormant   = 1 // the only flag of a table that does not depend on an owner
 	chainFlags     = 10
 	chainUserdata  = 12
-	chainOffload   = 2 // the one flag of a chain that is not told otherwise
+	chainOffload   = 2 // the only flag of a chain that no other attribute tells
 	setExpr        = 17
 	setExpressions = 18
 	objUserdata    = 8
@@ -47,12 +47,12 @@ const (
 	elemIntervalEnd    = 1
 )
 
-// maxElements bounds the elements in one message, in bytes: an attribute has 16 bits
-// for its length.
+// maxElements bounds the elements in one message, in bytes. The length of an attribute has 16
+// bits.
 const maxElements = 32 << 10
 
-// Dump returns what makes the namespace's ruleset anew, in the order in which it has
-// to be made. A kernel without nftables has none.
+// Dump returns messages that make the ruleset of the calling thread's network namespace again,
+// in the order in which they have to be sent. It returns nil if the kernel has no nftables.
 func Dump() ([]Message, error) {
 	const tries = 10
 	for range tries {
@@ -65,7 +65,7 @@ func Dump() ([]Message, error) {
 		}
 		all, err := dumpOnce()
 		if errors.Is(err, netlink.ErrDumpInterrupted) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOENT) {
-			continue // something has changed meanwhile
+			continue // the ruleset has changed during the dump
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list nftables ruleset: %w", err)
@@ -77,13 +77,13 @@ func Dump() ([]Message, error) {
 	return nil, errors.New("list nftables ruleset: it changes all the time")
 }
 
-// unsupported recognises the answers of a kernel that has no nftables.
+// unsupported says whether err is the answer of a kernel without nftables.
 func unsupported(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EAFNOSUPPORT)
 }
 
-// Generation is a number that each change of the namespace's ruleset increases; 0
-// without nftables.
+// Generation returns a number that increases with each change of the namespace's ruleset. It is
+// 0 if the kernel has no nftables.
 func Generation() (uint32, error) {
 	id, err := generation()
 	if unsupported(err) {
@@ -170,8 +170,8 @@ func dumpOnce() (all []Message, err error) {
 	return all, nil
 }
 
-// remake turns the attributes that tell of something into those that make it. number
-// is the set's in the transaction.
+// remake turns the attributes of a dumped object into attributes that make it again. number is
+// the number of the set in the transaction.
 func remake(kind uint8, attributes []byte, number uint32) ([]byte, error) {
 	list, err := parse(attributes)
 	if err != nil {
@@ -179,7 +179,7 @@ func remake(kind uint8, attributes []byte, number uint32) ([]byte, error) {
 	}
 	var out []byte
 	for _, a := range list {
-		if !slices.ContainsFunc(kept[kind], a.is) {
+		if !slices.ContainsFunc(remade[kind], a.is) {
 			continue
 		}
 		var mask uint32
@@ -187,7 +187,8 @@ func remake(kind uint8, attributes []byte, number uint32) ([]byte, error) {
 		case kind == unix.NFT_MSG_NEWTABLE && a.is(unix.NFTA_TABLE_FLAGS):
 			mask = tableDormant
 		case kind == unix.NFT_MSG_NEWCHAIN && a.is(chainFlags):
-			// One that belongs to a rule becomes one that is only named by it.
+			// A chain that the kernel has bound to one rule becomes an ordinary chain, to which
+			// the rule jumps by name.
 			mask = chainOffload
 		}
 		if mask == 0 {
@@ -206,8 +207,9 @@ func remake(kind uint8, attributes []byte, number uint32) ([]byte, error) {
 	return out, nil
 }
 
-// compat says for which protocol a rule with iptables' extensions is, which they ask
-// for and the kernel does not tell: the rule compares it.
+// compat returns the attribute that says for which protocol a rule with iptables' extensions
+// is. The extensions check it, but the kernel does not dump it, so it is read from the rule's
+// own comparison.
 func compat(expressions []Expression) []byte {
 	if !slices.ContainsFunc(expressions, func(e Expression) bool { return e.Extension() != "" }) {
 		return nil
@@ -218,7 +220,7 @@ func compat(expressions []Expression) []byte {
 		base, _ := e.Uint32(unix.NFTA_PAYLOAD_BASE)
 		offset, _ := e.Uint32(unix.NFTA_PAYLOAD_OFFSET)
 		length, _ := e.Uint32(unix.NFTA_PAYLOAD_LEN)
-		const protocol4, next6 = 9, 6 // in the header
+		const protocol4, next6 = 9, 6 // offsets of the protocol number in the IPv4 and IPv6 header
 		byHeader := e.Name == "payload" && base == unix.NFT_PAYLOAD_NETWORK_HEADER && length == 1 && (offset == protocol4 || offset == next6)
 		if !byMeta && !byHeader {
 			continue
@@ -238,8 +240,8 @@ func compat(expressions []Expression) []byte {
 	return nil
 }
 
-// dumpElements returns a set's elements, in ascending order: of an interval the start
-// has to come before the end.
+// dumpElements returns the elements of a set in ascending order. In a set of intervals the
+// start of an interval must be sent before its end.
 func dumpElements(set *Message) ([]Message, error) {
 	of := appendAttribute(nil, unix.NFTA_SET_ELEM_LIST_TABLE, text(set.Table()))
 	of = appendAttribute(of, unix.NFTA_SET_ELEM_LIST_SET, text(set.Name()))
@@ -265,7 +267,7 @@ func dumpElements(set *Message) ([]Message, error) {
 		if c := bytes.Compare(keyA, keyB); c != 0 {
 			return c
 		}
-		return int(endB) - int(endA) // where one interval ends and the next starts
+		return int(endB) - int(endA) // where one interval ends and the next one starts
 	})
 	var all []Message
 	for len(elements) > 0 {
@@ -282,7 +284,7 @@ func dumpElements(set *Message) ([]Message, error) {
 	return all, nil
 }
 
-// elementKey returns an element's key, and 1 where it is the end of an interval.
+// elementKey returns the key of an element. end is 1 if the element ends an interval, else 0.
 func elementKey(a attribute) (key []byte, end uint32) {
 	parts, err := parse(a.value)
 	if err != nil {

@@ -1,7 +1,7 @@
-// Package nftables takes the packet filter of one network namespace, as the kernel
-// tells it, into another, which may be another kernel's. It does not need to know
-// what a rule means: what the kernel says of one is, but for a few attributes, what
-// makes it anew. Everything works in the network namespace of the calling thread.
+// Package nftables copies the packet filter of one network namespace to another, which may
+// belong to another kernel. It does not interpret rules: except for a few attributes, the
+// kernel's dump of an object is the message that makes it again. All functions work in the
+// network namespace of the calling thread.
 package nftables
 
 import (
@@ -13,16 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Message makes one table, chain, object, set, rule, or elements of a set.
+// Message makes one table, chain, object, set or rule, or elements of a set.
 type Message struct {
 	Type       uint8 // NFT_MSG_NEW*
 	Family     uint8 // NFPROTO_*
 	Attributes []byte
 }
 
-// attribute is one of netlink's.
+// attribute is one netlink attribute.
 type attribute struct {
-	kind  uint16 // with the flags
+	kind  uint16 // type and flags
 	value []byte
 }
 
@@ -32,7 +32,7 @@ func (a attribute) is(kind int) bool {
 
 const attributeHeader = 4
 
-// errAttributes is for what is no list of attributes.
+// errAttributes is returned for bytes that are not a list of netlink attributes.
 var errAttributes = errors.New("netlink attributes are damaged")
 
 // parse splits a list of attributes.
@@ -59,7 +59,7 @@ func appendAttribute(b []byte, kind uint16, value []byte) []byte {
 
 func text(s string) []byte { return append([]byte(s), 0) }
 
-// find returns the value of an attribute, nil without one.
+// find returns the value of the first attribute of a kind; nil if there is none.
 func find(list []attribute, kind int) []byte {
 	for _, a := range list {
 		if a.is(kind) {
@@ -79,18 +79,19 @@ func (m *Message) value(kind int) []byte {
 
 func (m *Message) text(kind int) string { return unix.ByteSliceToString(m.value(kind)) }
 
-// names are the attributes with a message's own name, where it has one. The table's
-// is the first of each kind but a table's own.
+// names gives, for each type of message, the attribute with the object's own name. The name of
+// the table is attribute 1 in all of them.
 var names = map[uint8]int{
 	unix.NFT_MSG_NEWTABLE: unix.NFTA_TABLE_NAME, unix.NFT_MSG_NEWCHAIN: unix.NFTA_CHAIN_NAME, unix.NFT_MSG_NEWRULE: unix.NFTA_RULE_CHAIN,
 	unix.NFT_MSG_NEWSET: unix.NFTA_SET_NAME, unix.NFT_MSG_NEWSETELEM: unix.NFTA_SET_ELEM_LIST_SET, unix.NFT_MSG_NEWOBJ: unix.NFTA_OBJ_NAME,
 	unix.NFT_MSG_NEWFLOWTABLE: flowtableName,
 }
 
-// Table is the name of the table that it belongs to.
+// Table returns the name of the table that the object belongs to.
 func (m *Message) Table() string { return m.text(1) }
 
-// Name is its own name; a rule's is that of its chain, and elements' that of their set.
+// Name returns the object's own name. For a rule it is the name of its chain, for elements the
+// name of their set.
 func (m *Message) Name() string { return m.text(names[m.Type]) }
 
 var families = map[uint8]string{
@@ -98,7 +99,7 @@ var families = map[uint8]string{
 	unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_IPV6: "ip6",
 }
 
-// String is what a user knows it by: "rule of chain ip filter INPUT".
+// String returns the object as users know it, such as "rule of chain ip filter INPUT".
 func (m *Message) String() string {
 	kind := map[uint8]string{
 		unix.NFT_MSG_NEWTABLE: "table", unix.NFT_MSG_NEWCHAIN: "chain", unix.NFT_MSG_NEWRULE: "rule of chain", unix.NFT_MSG_NEWSET: "set",
@@ -124,7 +125,8 @@ type Expression struct {
 	data []byte
 }
 
-// Expressions are those of a rule, in their order; nil for anything else.
+// Expressions returns the expressions of a rule in their order. It returns nil for other
+// messages.
 func (m *Message) Expressions() (all []Expression) {
 	if m.Type != unix.NFT_MSG_NEWRULE {
 		return nil
@@ -143,7 +145,7 @@ func (m *Message) Expressions() (all []Expression) {
 	return all
 }
 
-// Value is an attribute of the expression, nil without it.
+// Value returns an attribute of the expression; nil if it has none of that kind.
 func (e Expression) Value(kind int) []byte {
 	list, err := parse(e.data)
 	if err != nil {
@@ -152,7 +154,7 @@ func (e Expression) Value(kind int) []byte {
 	return find(list, kind)
 }
 
-// Uint32 is a number among its attributes.
+// Uint32 returns an attribute of the expression as a number. ok is false if it has none.
 func (e Expression) Uint32(kind int) (uint32, bool) {
 	v := e.Value(kind)
 	if len(v) != 4 {
@@ -161,13 +163,13 @@ func (e Expression) Uint32(kind int) (uint32, bool) {
 	return binary.BigEndian.Uint32(v), true
 }
 
-// The kernel's names of iptables' matches and targets among expressions.
+// The kernel's names for iptables' matches and targets.
 const (
 	Match  = "match"
 	Target = "target"
 )
 
-// Extension is the name of an iptables match or target, else empty.
+// Extension returns the name of an iptables match or target. It is empty for other expressions.
 func (e Expression) Extension() string {
 	switch e.Name {
 	case Match:
@@ -185,7 +187,7 @@ func (e Expression) String() string {
 	return e.Name
 }
 
-// Jump is the chain that it goes to, for jump and goto.
+// Jump returns the chain to which a jump or goto leads. It is empty for other expressions.
 func (e Expression) Jump() string {
 	if e.Name != "immediate" {
 		return ""
@@ -201,7 +203,8 @@ func (e Expression) Jump() string {
 	return unix.ByteSliceToString(find(verdict, unix.NFTA_VERDICT_CHAIN))
 }
 
-// Compared is what a comparison compares with, and whether it asks for equality.
+// Compared returns the value that a comparison compares with, and whether it tests for
+// equality.
 func (e Expression) Compared() (value []byte, equal bool) {
 	if e.Name != "cmp" {
 		return nil, false
@@ -217,7 +220,7 @@ func (e Expression) Compared() (value []byte, equal bool) {
 // policyDrop is NF_DROP.
 const policyDrop = 0
 
-// Drops says whether it is a chain whose policy is to drop.
+// Drops says whether the message makes a chain with the policy drop.
 func (m *Message) Drops() bool {
 	policy := m.value(unix.NFTA_CHAIN_POLICY)
 	return m.Type == unix.NFT_MSG_NEWCHAIN && len(policy) == 4 && binary.BigEndian.Uint32(policy) == policyDrop

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inNew runs f in a new network namespace, on a thread that ends with it.
+// inNew runs f in a new network namespace, on a thread that ends afterwards.
 func inNew(t *testing.T, f func() error) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -39,7 +39,7 @@ func need(t *testing.T, program string) {
 	}
 }
 
-// run runs a program in the thread's namespace.
+// run runs a program in the network namespace of the thread.
 func run(t *testing.T, stdin, program string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(program, args...)
@@ -84,7 +84,7 @@ table arp a { chain in { type filter hook input priority 0; arp operation reques
 table netdev d { chain in { type filter hook ingress device "lo" priority 0; ip ttl 1 drop; }; }
 `
 
-// TestRulesetComesAlong: what nft tells of the copy is what it tells of the original.
+// TestRulesetComesAlong: nft lists the same for the copy as for the original.
 func TestRulesetComesAlong(t *testing.T) {
 	need(t, "nft")
 	var messages []Message
@@ -104,7 +104,8 @@ func TestRulesetComesAlong(t *testing.T) {
 				t.Errorf("time %d: got %s\nwant %s", i, got, want)
 			}
 		}
-		// A table of somebody else stays, one of ours that has gone is no matter.
+		// A table of somebody else stays. A table of ours that somebody has removed is no
+		// error.
 		run(t, "", "nft", "add", "table", "ip", "theirs")
 		run(t, "", "nft", "delete", "table", "ip", "nat")
 		if err := Replace(messages, nil); err != nil {
@@ -117,7 +118,8 @@ func TestRulesetComesAlong(t *testing.T) {
 	})
 }
 
-// TestChainWithoutName: it gets one, for the rule that it belongs to is another now.
+// TestChainWithoutName: the copy of a nameless chain gets a name, because the kernel no longer
+// binds it to its rule.
 func TestChainWithoutName(t *testing.T) {
 	need(t, "nft")
 	describe := func(messages []Message) (all []string) {
@@ -191,7 +193,8 @@ func TestIptablesComeAlong(t *testing.T) {
 	})
 }
 
-// TestWhatTheKernelDoesNotHave: the error names the rule, and nothing is made.
+// TestWhatTheKernelDoesNotHave: for an expression that the kernel does not know the error names
+// the rule, and nothing is made.
 func TestWhatTheKernelDoesNotHave(t *testing.T) {
 	need(t, "nft")
 	var messages []Message
@@ -214,7 +217,8 @@ func TestWhatTheKernelDoesNotHave(t *testing.T) {
 	})
 }
 
-// TestRuleThatBecomesAnother: a kernel passes over attributes that it does not know.
+// TestRuleThatBecomesAnother: a kernel leaves out attributes that it does not know, and Replace
+// notices.
 func TestRuleThatBecomesAnother(t *testing.T) {
 	rule := func(data string) Message {
 		expression := appendAttribute(nil, unix.NFTA_EXPR_NAME, text("fib"))
@@ -237,7 +241,7 @@ func TestRuleThatBecomesAnother(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte{8, 0, 1, 0, 1, 2, 3, 4})
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		for kind := range kept {
+		for kind := range remade {
 			m := Message{Type: kind, Attributes: b}
 			_ = m.String()
 			_, _ = remake(kind, b, 1)
@@ -245,18 +249,18 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestTables: however often the same rules were tried, what is kept of them does not grow.
+// TestTables: Tables does not grow when the same rules are tried many times.
 func TestTables(t *testing.T) {
 	table := func(family uint8, name string) Message {
 		return Message{Type: unix.NFT_MSG_NEWTABLE, Family: family, Attributes: appendAttribute(nil, unix.NFTA_TABLE_NAME, text(name))}
 	}
 	rule := Message{Type: unix.NFT_MSG_NEWRULE, Family: unix.NFPROTO_IPV4, Attributes: appendAttribute(nil, unix.NFTA_RULE_TABLE, text("a"))}
 	want := []Message{table(unix.NFPROTO_IPV4, "a"), table(unix.NFPROTO_IPV6, "a"), table(unix.NFPROTO_IPV4, "b")}
-	kept := want
+	tables := want
 	for range 3 {
-		kept = Tables(slices.Concat(kept, []Message{want[0], rule, want[1], rule, want[2]}))
+		tables = Tables(slices.Concat(tables, []Message{want[0], rule, want[1], rule, want[2]}))
 	}
-	if !reflect.DeepEqual(kept, want) {
-		t.Errorf("got %v, want %v", kept, want)
+	if !reflect.DeepEqual(tables, want) {
+		t.Errorf("got %v, want %v", tables, want)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
@@ -16,23 +15,24 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/protocol"
+	"github.com/huskvm/husk/protocol/framing"
 )
 
-// maxErrorText bounds an error text of the guest, in bytes.
+// maxErrorText bounds an error text from the guest, in bytes. Longer texts are cut.
 const maxErrorText = 4096
 
-// AgentError is an error the agent answered a call with. Text is the guest's:
-// one line, printable, at most 4 KiB, and otherwise not to be trusted.
+// AgentError is an error that the agent has returned for a call. Text comes from the guest: it
+// is one printable line of at most 4 KiB, and must not be trusted otherwise.
 type AgentError struct {
-	Code codes.Code // as in gRPC, e.g. codes.NotFound
+	Code codes.Code // as in gRPC, such as codes.NotFound
 	Text string
 }
 
 func (e *AgentError) Error() string { return e.Text }
 
-// intercept stands around each call: it bounds how many wait, lets go of a call
-// whose context has ended even when the channel takes no bytes, and turns the
-// agent's status into an AgentError.
+// intercept is called for each call. It bounds the number of pending calls, returns when the
+// call's context ends even if the channel takes no bytes, and turns the agent's status into an
+// AgentError.
 func (c *Client) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
 	select {
 	case c.pending <- struct{}{}:
@@ -42,17 +42,17 @@ func (c *Client) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.
 		return fmt.Errorf("call %s: %w", req.Method, c.cause)
 	}
 	c.calls.asked.Add(1)
-	// The deadline is kept here, where it counts. A guest that is told of it makes a
-	// timer, which under emulation costs it more than most calls do.
+	// The deadline holds on the host only. A guest that knew of it would make a timer, which
+	// under emulation costs more than most calls.
 	req.TimeoutNano = 0
-	// Its own response: the one the caller reads must not be written to after
-	// the caller has gone.
+	// The call gets a response of its own, because it may be written to after the caller has
+	// given up.
 	answer := &ttrpc.Response{}
 	done := make(chan error, 1)
 	go func() {
 		defer func() { <-c.pending }()
-		// Without the caller's cancellation: ttrpc logs a line for an answer nobody
-		// waits for.
+		// Without the caller's cancellation, because ttrpc logs a line for an answer that
+		// nobody waits for.
 		done <- invoke(context.WithoutCancel(ctx), req, answer)
 	}()
 	var err error
@@ -62,8 +62,8 @@ func (c *Client) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.
 		return fmt.Errorf("call %s: %w", req.Method, ctx.Err())
 	}
 	if err != nil {
-		// Without a status, as a request that is too large has one, the channel is
-		// at its end, though the call may fail a moment before that is known.
+		// An error without a status means that the channel has ended, even if Done is not
+		// closed yet. A request that is too large has a status.
 		if _, ok := status.FromError(err); !ok {
 			c.fail(c.calls.violation())
 			err = c.Err()
@@ -77,8 +77,8 @@ func (c *Client) intercept(ctx context.Context, req *ttrpc.Request, resp *ttrpc.
 	return nil
 }
 
-// printable makes a guest's text safe to show on a terminal and in a log of one
-// line per entry.
+// printable turns a text of the guest into one line that is safe to print on a terminal and to
+// write to a log.
 func printable(s string) string {
 	s = s[:min(len(s), maxErrorText)]
 	s = strings.Map(func(r rune) rune {
@@ -96,70 +96,48 @@ func printable(s string) string {
 	return s
 }
 
-// ttrpc's frames begin with length (4 bytes), stream id (4), type and flags.
+// Header of a ttrpc frame: length (4 bytes), stream id (4), type and flags.
 const (
 	rpcHeaderSize   = 10
 	rpcTypeResponse = 0x2
 )
 
-// replyGuard stands between ttrpc and the control stream. It ends the stream
-// when more replies arrive than calls were made, or what is not a reply: ttrpc
-// writes a log line for each, which a hostile guest could go on with for ever.
+// replyGuard is between ttrpc and the control stream. It ends the stream when more replies come
+// than calls were made, or when a frame is no reply. ttrpc logs a line for each of those, so a
+// hostile guest could fill the log.
 type replyGuard struct {
 	streamConn
-	asked atomic.Int64
-
-	header  [rpcHeaderSize]byte
-	have    int
-	body    uint32
+	asked   atomic.Int64
 	replies int64
+	frames  *framing.Follower
+}
 
-	mu  sync.Mutex
-	err error
+func newReplyGuard(conn streamConn) *replyGuard {
+	g := &replyGuard{streamConn: conn}
+	g.frames = framing.New(rpcHeaderSize, g.judge)
+	return g
 }
 
 func (g *replyGuard) Read(p []byte) (int, error) {
 	n, err := g.streamConn.Read(p)
-	if verr := g.check(p[:n]); verr != nil {
-		g.mu.Lock()
-		g.err = verr
-		g.mu.Unlock()
+	if verr := g.frames.Follow(p[:n]); verr != nil {
 		return 0, verr
 	}
 	return n, err
 }
 
-func (g *replyGuard) violation() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.err
-}
+func (g *replyGuard) violation() error { return g.frames.Err() }
 
-func (g *replyGuard) check(p []byte) error {
-	for len(p) > 0 {
-		if g.body > 0 {
-			n := min(uint64(g.body), uint64(len(p)))
-			g.body -= uint32(n)
-			p = p[n:]
-			continue
-		}
-		n := copy(g.header[g.have:], p)
-		g.have += n
-		p = p[n:]
-		if g.have < rpcHeaderSize {
-			return nil
-		}
-		g.have = 0
-		g.body = binary.BigEndian.Uint32(g.header[:])
-		g.replies++
-		switch {
-		case g.body > protocol.MaxMessage:
-			return fmt.Errorf("agent sent a message of %d bytes", g.body)
-		case g.header[8] != rpcTypeResponse:
-			return fmt.Errorf("agent sent a message of type %#x", g.header[8])
-		case g.replies > g.asked.Load():
-			return errors.New("agent answered more calls than were made")
-		}
+func (g *replyGuard) judge(header []byte) (bodySize uint64, err error) {
+	size := binary.BigEndian.Uint32(header)
+	g.replies++
+	switch {
+	case size > protocol.MaxMessage:
+		return 0, fmt.Errorf("agent sent a message of %d bytes", size)
+	case header[8] != rpcTypeResponse:
+		return 0, fmt.Errorf("agent sent a message of type %#x", header[8])
+	case g.replies > g.asked.Load():
+		return 0, errors.New("agent answered more calls than were made")
 	}
-	return nil
+	return uint64(size), nil
 }

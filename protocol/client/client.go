@@ -1,15 +1,16 @@
-// Package client is the host's side of the agent channel. Everything that
-// arrives on it was written by a guest that may be hostile: sizes are bounded,
-// waiting ends with the caller's context, and no text of the guest is passed on
-// unchecked.
+// Package client is the host's side of the agent channel.
+//
+// The guest may be hostile, and everything that comes from it is treated so: sizes are bounded,
+// each wait ends with the caller's context, and texts are made printable.
+//
+// The order of use: Connect, then Hello on the control service, then Create, the container's
+// streams, Start and Wait. Close ends everything.
 package client
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"sync"
 	"time"
 
@@ -18,34 +19,27 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// Bounds on what waits at once: a stuck channel costs no more goroutines than
-// these. A Wait is a call that lasts as long as its process.
+// Bounds of the pending calls and streams. A channel that is stuck costs at most so many
+// goroutines. A Wait is a call that lasts as long as its process.
 const (
 	maxOpens = 128
 	maxCalls = 2048
 )
 
-// ErrClosed is returned by what is called on a Client whose channel has ended.
+// ErrClosed is returned by a Client whose channel has ended.
 var ErrClosed = errors.New("agent channel is closed")
 
-// Stream is one raw byte stream to the guest.
+// Stream is one raw stream of bytes to or from the guest.
 //
-// On a stdin stream Read returns io.EOF once the process no longer reads its
-// input. On an output stream Read returns io.EOF after the process's last byte;
-// Close or CloseWrite before that tells the process that its reader is gone.
-type Stream interface {
-	io.ReadWriteCloser
-	// CloseWrite ends the writing side: the guest reads end-of-file after the
-	// last byte written.
-	CloseWrite() error
-}
+// On a stdin stream Read returns io.EOF when the process no longer reads its input. On an
+// output stream Read returns io.EOF after the last byte of the process. Close or CloseWrite
+// before that tells the process that its reader is gone.
+type Stream = protocol.HalfCloser
 
-type streamConn interface {
-	net.Conn
-	CloseWrite() error
-}
+type streamConn = protocol.HalfCloseConn
 
-// Client is a connection to one VM's agent. Its methods are safe for concurrent use.
+// Client is a connection to the agent of one VM. All methods may be called by many goroutines
+// at once.
 type Client struct {
 	link    *link
 	rpc     *ttrpc.Client
@@ -59,10 +53,9 @@ type Client struct {
 	cause   error // set before closed is closed
 }
 
-// Connect does the handshake on the VM's channel and opens the control stream.
-// ctx bounds both and thereby the guest's boot; it has no effect after that. An
-// agent of another build or protocol version is refused with an error that wraps
-// protocol.ErrMismatch. On error the transport is closed.
+// Connect does the handshake on the VM's channel and opens the control stream. ctx bounds both,
+// and so the guest's boot; later it has no effect. The error for an agent of another build or
+// protocol version wraps protocol.ErrMismatch. After an error the transport is closed.
 func Connect(ctx context.Context, t Transport, build string) (*Client, error) {
 	l, err := t.connect(ctx, build)
 	if err != nil {
@@ -79,7 +72,7 @@ func Connect(ctx context.Context, t Transport, build string) (*Client, error) {
 		l.close()
 		return nil, fmt.Errorf("connect to the agent: %w", err)
 	}
-	c.calls = &replyGuard{streamConn: conn}
+	c.calls = newReplyGuard(conn)
 	c.rpc = ttrpc.NewClient(c.calls,
 		ttrpc.WithUnaryClientInterceptor(c.intercept),
 		ttrpc.WithOnClose(func() { c.fail(c.calls.violation()) }))
@@ -94,15 +87,15 @@ func Connect(ctx context.Context, t Transport, build string) (*Client, error) {
 	return c, nil
 }
 
-// Control returns the agent's service. A call returns when its context ends,
-// answered or not; an error the agent answered with is an *AgentError.
+// Control returns the agent's service. A call returns at the latest when its context ends. An
+// error that the agent has returned is an *AgentError.
 func (c *Client) Control() protocol.AgentService { return c.control }
 
-// Done is closed when the channel has broken or Close was called.
+// Done returns a channel that is closed when the agent channel has broken or Close was called.
 func (c *Client) Done() <-chan struct{} { return c.closed }
 
-// Err says why the channel ended: nil before Done, ErrClosed or an error that
-// wraps it after.
+// Err returns nil before Done is closed. Afterwards it returns ErrClosed or an error that wraps
+// it and names the cause.
 func (c *Client) Err() error {
 	select {
 	case <-c.closed:
@@ -112,7 +105,7 @@ func (c *Client) Err() error {
 	}
 }
 
-// Close ends the channel, every stream and every call on it. It is idempotent.
+// Close ends the agent channel with all its streams and calls. It may be called again.
 func (c *Client) Close() error {
 	c.fail(nil)
 	return nil
@@ -132,9 +125,9 @@ func (c *Client) fail(cause error) {
 	})
 }
 
-// Stream opens one stream and returns when the agent has attached it. The
-// process it names must exist: open a container's streams between Create and
-// Start, those of an exec'd process after Exec and before Wait.
+// Stream opens one stream and returns when the agent has attached it. The process must exist:
+// open a container's streams between Create and Start, and those of an exec'd process between
+// Exec and Wait. ctx bounds the opening only.
 func (c *Client) Stream(ctx context.Context, header protocol.StreamHeader) (Stream, error) {
 	if header.Kind == protocol.StreamControl {
 		return nil, errors.New("open stream: the control stream is the client's own")
@@ -155,8 +148,8 @@ func (c *Client) stream(ctx context.Context, header protocol.StreamHeader) (stre
 		err  error
 	}
 	results := make(chan result, 1)
-	// In a goroutine of its own: a write to a channel the guest does not read
-	// cannot be interrupted, and the caller must not wait for it.
+	// A write to a channel that the guest does not read cannot be interrupted. It runs in its
+	// own goroutine so that the caller can return when ctx ends.
 	go func() {
 		defer func() { <-c.opens }()
 		conn, err := c.openStream(ctx, header)
@@ -178,8 +171,7 @@ func (c *Client) stream(ctx context.Context, header protocol.StreamHeader) (stre
 	}
 }
 
-// blame returns the channel's end, if it has ended, as the cause of what failed
-// on it, else err.
+// blame returns the reason why the channel has ended, if it has, instead of err.
 func (c *Client) blame(err error) error {
 	select {
 	case <-c.link.done():
@@ -210,8 +202,8 @@ func (c *Client) openStream(ctx context.Context, header protocol.StreamHeader) (
 	return conn, nil
 }
 
-// deadlineFrom makes conn's reads and writes fail when ctx ends. stop undoes
-// that and reports whether it came in time.
+// deadlineFrom makes reads and writes of conn fail when ctx ends. stop undoes that, and returns
+// false if ctx ended before.
 func deadlineFrom(ctx context.Context, conn interface{ SetDeadline(t time.Time) error }) (stop func() bool) {
 	stopAfter := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	return func() bool {

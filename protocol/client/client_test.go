@@ -41,7 +41,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// connect returns a client of a guest whose streams serve handles.
+// connect returns a client of a guest in which serve handles each stream.
 func connect(t *testing.T, serve func(protocol.StreamHeader, net.Conn)) *Client {
 	t.Helper()
 	h, g := pair(t)
@@ -54,7 +54,7 @@ func connect(t *testing.T, serve func(protocol.StreamHeader, net.Conn)) *Client 
 	return c
 }
 
-// honest serves the Agent service on the control stream and echoes on the others.
+// honest serves the agent's service on control streams and echoes on all others.
 func honest(svc protocol.AgentService) func(protocol.StreamHeader, net.Conn) {
 	return func(h protocol.StreamHeader, s net.Conn) {
 		switch {
@@ -69,7 +69,7 @@ func honest(svc protocol.AgentService) func(protocol.StreamHeader, net.Conn) {
 	}
 }
 
-// service answers Hello and fails or hangs the rest.
+// service answers Hello. Its other methods fail or never return.
 type service struct{ protocol.AgentService }
 
 func (service) Hello(context.Context, *protocol.HelloRequest) (*protocol.HelloResponse, error) {
@@ -185,22 +185,24 @@ func TestCallEndsWithItsContext(t *testing.T) {
 	if _, err := c.Control().Wait(within(t, 50*time.Millisecond), &protocol.WaitRequest{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-	// The channel is none the worse for it.
+	// The channel still works.
 	if _, err := c.Control().Hello(within(t, patience), &protocol.HelloRequest{}); err != nil {
 		t.Errorf("hello after that: %v", err)
 	}
 }
 
-// A guest that stops reading its port must not take its callers along.
+// TestStuckChannelEndsWithContexts: calls return when their contexts end, also if the guest has
+// stopped reading its port.
 func TestStuckChannelEndsWithContexts(t *testing.T) {
 	h, g := pair(t)
 	go func() {
-		// Reads as much as Connect needs: greeting, the control stream's frames.
+		// The guest reads what Connect needs: the greeting and the frames of the control
+		// stream.
 		if protocol.Answer(g, build, func(protocol.Offer) error { return nil }) != nil {
 			return
 		}
 		_, _ = io.CopyN(io.Discard, g, 12+12+3)
-		ack := make([]byte, 12, 13) // data, ACK, stream 1, one byte: accepted
+		ack := make([]byte, 12, 13) // data frame, ACK, stream 1, one byte: the stream is accepted
 		ack[3] = 2
 		binary.BigEndian.PutUint32(ack[4:], 1)
 		binary.BigEndian.PutUint32(ack[8:], 1)
@@ -211,7 +213,7 @@ func TestStuckChannelEndsWithContexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	// Fills window and socket.
+	// The request fills the stream's window and the socket.
 	big := &protocol.CreateRequest{Spec: make([]byte, 3<<20)}
 	if _, err := c.Control().Create(within(t, 100*time.Millisecond), big); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("create: %v", err)
@@ -225,7 +227,7 @@ func TestStuckChannelEndsWithContexts(t *testing.T) {
 	}
 }
 
-// The caller's mistake does not cost the channel.
+// TestTooLargeRequest: a request that is too large fails, and the channel still works.
 func TestTooLargeRequest(t *testing.T) {
 	c := connect(t, honest(service{}))
 	if _, err := c.Control().Create(within(t, patience), &protocol.CreateRequest{Spec: make([]byte, 5<<20)}); err == nil {
@@ -272,7 +274,7 @@ func TestEndOfChannelEndsCalls(t *testing.T) {
 	}
 }
 
-// rpcFrame is a ttrpc frame's header.
+// rpcFrame returns the header of a ttrpc frame.
 func rpcFrame(length, stream uint32, kind byte) []byte {
 	b := make([]byte, rpcHeaderSize)
 	binary.BigEndian.PutUint32(b, length)
@@ -281,8 +283,8 @@ func rpcFrame(length, stream uint32, kind byte) []byte {
 	return b
 }
 
-// Whatever a hostile agent answers on the control stream, a call fails and the
-// channel ends; nothing is logged and nothing grows.
+// TestHostileControlStream: whatever a hostile agent sends on the control stream, the call
+// fails and the channel ends; nothing is logged and no memory grows.
 func TestHostileControlStream(t *testing.T) {
 	for name, answer := range map[string]func(io.Writer){
 		"huge message":   func(w io.Writer) { _, _ = w.Write(rpcFrame(1<<31, 1, rpcTypeResponse)) },
@@ -322,14 +324,14 @@ func FuzzReplyGuard(f *testing.F) {
 	f.Add(rpcFrame(3, 1, rpcTypeResponse), uint8(1))
 	f.Add(rpcFrame(0, 1, 1), uint8(9))
 	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
-		whole, pieces := &replyGuard{}, &replyGuard{}
+		whole, pieces := newReplyGuard(nil), newReplyGuard(nil)
 		whole.asked.Store(2)
 		pieces.asked.Store(2)
-		want := whole.check(b)
+		want := whole.frames.Follow(b)
 		var got error
 		for rest := b; len(rest) > 0 && got == nil; {
 			n := min(len(rest), int(cut)+1)
-			got = pieces.check(rest[:n])
+			got = pieces.frames.Follow(rest[:n])
 			rest = rest[n:]
 		}
 		if (got == nil) != (want == nil) {
@@ -338,7 +340,7 @@ func FuzzReplyGuard(f *testing.F) {
 	})
 }
 
-// FuzzPrintable: the text of a guest's error is one printable line of bounded length.
+// FuzzPrintable: every text of a guest becomes one printable line of bounded length.
 func FuzzPrintable(f *testing.F) {
 	f.Add("no such\nfile \x1b[2J \u202e")
 	f.Fuzz(func(t *testing.T, s string) {

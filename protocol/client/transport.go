@@ -15,28 +15,28 @@ import (
 	"github.com/huskvm/husk/protocol/mux"
 )
 
-// Transport is a VM's byte path to its agent, not yet spoken on.
+// Transport is the byte path between a VM and its agent. Nothing has been sent on it yet.
 type Transport struct {
 	port net.Conn // the host's end of a virtio-serial port
-	cid  uint32   // 0: none
-	// dial makes the connections to the agent's vsock port.
+	cid  uint32   // context id of the vsock device; 0: none
+	// dial makes a socket for the agent's vsock port.
 	dial func() (dialer, error)
 }
 
-// Serial carries greeting and streams over the host's end of a virtio-serial port;
+// Serial returns a transport that uses the host's end of a virtio-serial port for everything.
 // Connect takes the port over.
 func Serial(port net.Conn) Transport { return Transport{port: port} }
 
-// Vsock carries the greeting over the host's end of a virtio-serial port, which
-// nobody but its QEMU can speak on, and the streams over a vsock connection to the
-// guest with that context id. Connect takes the port over.
+// Vsock returns a transport that uses the host's end of a virtio-serial port for the greeting,
+// and a vsock connection to the guest with this context id for the streams. Only the VM's own
+// QEMU can send on the port. Connect takes the port over.
 func Vsock(port net.Conn, cid uint32) Transport {
 	return Transport{port: port, cid: cid, dial: func() (dialer, error) { return reservePort() }}
 }
 
-// dialer is a socket of the host's, bound but not connected.
+// dialer is a socket of the host that is bound and not connected.
 type dialer interface {
-	// connect may be called once. On error the dialer is closed.
+	// connect may be called once. After an error the dialer is closed.
 	connect(ctx context.Context, cid uint32) (sessionConn, error)
 	Close() error
 }
@@ -46,15 +46,14 @@ type sessionConn interface {
 	SetDeadline(t time.Time) error
 }
 
-// The pause between two dials grows from the first to the last: no event says that
-// a stranger has made room.
+// The pause between two dials grows from the first value to the last. No event tells when the
+// agent has room again.
 const (
 	firstDialPause = time.Millisecond
 	lastDialPause  = 50 * time.Millisecond
 )
 
-// connect waits for the agent, does the handshake and closes the transport when
-// that fails.
+// connect waits for the agent and does the handshake. After an error the transport is closed.
 func (t Transport) connect(ctx context.Context, build string) (*link, error) {
 	conn, err := t.meet(ctx, build)
 	if err != nil {
@@ -75,7 +74,7 @@ func (t Transport) connect(ctx context.Context, build string) (*link, error) {
 	return l, nil
 }
 
-// meet does the handshake and returns what the session is to run on.
+// meet does the handshake and returns the connection for the session.
 func (t Transport) meet(ctx context.Context, build string) (sessionConn, error) {
 	var offer protocol.Offer
 	var first dialer
@@ -88,7 +87,8 @@ func (t Transport) meet(ctx context.Context, build string) (sessionConn, error) 
 		case !errors.Is(err, unix.EADDRINUSE):
 			return nil, err
 		default:
-			// Others have all of the host's reserved ports. The serial port does too.
+			// All reserved ports of the host are in use, so the serial port carries the streams
+			// as well.
 		}
 	}
 	if err := greet(ctx, t.port, build, offer); err != nil {
@@ -103,7 +103,7 @@ func (t Transport) meet(ctx context.Context, build string) (sessionConn, error) 
 	return t.dialAgent(ctx, first, offer)
 }
 
-// greet is protocol.Greet ended by ctx.
+// greet calls protocol.Greet, and ends it when ctx ends.
 func greet(ctx context.Context, conn net.Conn, build string, o protocol.Offer) error {
 	stop := deadlineFrom(ctx, conn)
 	err := protocol.Greet(conn, build, o)
@@ -113,13 +113,13 @@ func greet(ctx context.Context, conn net.Conn, build string, o protocol.Offer) e
 	return err
 }
 
-// dialAgent dials until the agent takes the secret. Strangers who dial at the same
-// time may have filled the agent's queue, or taken the place of this host there, or
-// all of the host's reserved ports.
+// dialAgent dials until the agent has accepted the secret. Other processes that dial at the
+// same time may fill the agent's queue, take this host's place in it, or use all reserved ports
+// of the host.
 func (t Transport) dialAgent(ctx context.Context, d dialer, o protocol.Offer) (sessionConn, error) {
 	for pause := firstDialPause; ; pause = min(2*pause, lastDialPause) {
 		var err error
-		if d == nil { // another port: the kernel may keep the last for a while
+		if d == nil { // a new port, because the kernel may keep the last one in use for a while
 			d, err = t.dial()
 		}
 		if err == nil {
@@ -140,8 +140,8 @@ func (t Transport) dialAgent(ctx context.Context, d dialer, o protocol.Offer) (s
 	}
 }
 
-// mayPass tells what strangers can do to a dial, which was refused or ended before
-// the agent's word, from other failures.
+// mayPass says whether a dial failed in a way that other processes can cause: it was refused,
+// or ended before the agent answered. Dialing again may succeed then.
 func mayPass(err error) bool {
 	for _, passing := range []error{io.ErrUnexpectedEOF, unix.ECONNRESET, unix.ENOTCONN, unix.EPIPE, unix.ETIMEDOUT, unix.EADDRINUSE} {
 		if errors.Is(err, passing) {
@@ -171,26 +171,26 @@ func showSecret(ctx context.Context, d dialer, o protocol.Offer) (sessionConn, e
 	return conn, nil
 }
 
-// link is what a transport gives once the agent has answered.
+// link is the session with the agent after the handshake.
 type link struct {
 	session *mux.Session
 	port    net.Conn
 }
 
-// open opens a stream, header not yet sent. It waits while the channel takes no
-// bytes; close ends it.
+// open opens a stream; its header is not sent yet. It blocks while the channel takes no bytes,
+// until close.
 func (l *link) open() (streamConn, error) {
 	s, err := l.session.Open()
 	if err != nil {
-		return nil, err // not s, which as a streamConn would not be nil
+		return nil, err // a nil *mux.Stream in a streamConn would not equal nil
 	}
 	return s, nil
 }
 
-// done is closed when the channel has ended.
+// done returns a channel that is closed when the session has ended.
 func (l *link) done() <-chan struct{} { return l.session.Done() }
 
-// err says which rule the guest broke, nil if none.
+// err says which rule of the protocol the guest has broken; nil if none.
 func (l *link) err() error { return l.session.Err() }
 
 func (l *link) close() {
@@ -198,9 +198,8 @@ func (l *link) close() {
 	_ = l.port.Close()
 }
 
-// watchPort ends the session with the serial port that it does not run on: QEMU
-// has ended then. The agent has nothing more to say on the port, so a byte is as
-// good as the end.
+// watchPort ends a session on vsock when the serial port ends, because then QEMU has ended. The
+// agent must not send on the port any more, so a byte there ends the session too.
 func (l *link) watchPort() {
 	_, _ = l.port.Read(make([]byte, 1))
 	l.close()

@@ -18,11 +18,11 @@ import (
 
 const cid = 4242
 
-// vsockGuest plays a guest that has a vsock device: play is called with the
-// guest's end of each connection of the host's.
+// vsockGuest plays a guest with a vsock device. play is called with the guest's end of each
+// connection.
 type vsockGuest struct {
 	play func(number int, conn net.Conn)
-	// fails are the errors of the first binds and connects, nil for one that works.
+	// The errors of the first binds and connects. nil stands for one that works.
 	binds, connects []error
 
 	mu              sync.Mutex
@@ -92,13 +92,13 @@ func (s *vsockSocket) Close() error {
 	return nil
 }
 
-// shown reads the secret that a host has to show first.
+// shown reads the secret that the host has to send first.
 func shown(conn net.Conn) (s protocol.Secret, err error) {
 	_, err = io.ReadFull(conn, s[:])
 	return s, err
 }
 
-// serveAfterSecret is an honest agent once it knows the host.
+// serveAfterSecret behaves as an honest agent does after it has got the secret.
 func serveAfterSecret(conn net.Conn) {
 	if protocol.WriteStreamAck(conn, nil) == nil {
 		_ = fake.Session(conn, honest(service{}))
@@ -132,7 +132,8 @@ func TestVsockShowsItsSecretFirst(t *testing.T) {
 	}
 }
 
-// The host dials again when strangers have filled the queue or taken its place.
+// TestVsockDialsAgain: the host dials again if other processes have filled the agent's queue or
+// taken its place.
 func TestVsockDialsAgain(t *testing.T) {
 	v := &vsockGuest{
 		binds:    []error{nil, unix.EADDRINUSE},
@@ -199,8 +200,8 @@ func TestVsockFailures(t *testing.T) {
 	}
 }
 
-// The host has some thousand reserved ports, and other containers or a stranger may
-// have them all: the streams stay on the port then.
+// TestVsockWithoutAReservedPort: other processes may use all of the host's about a thousand
+// reserved ports. Then the streams go over the serial port.
 func TestVsockWithoutAReservedPort(t *testing.T) {
 	v := &vsockGuest{binds: []error{unix.EADDRINUSE}}
 	transport := v.transport(t, false)
@@ -218,7 +219,8 @@ func TestVsockWithoutAReservedPort(t *testing.T) {
 	}
 }
 
-// QEMU's end ends the client, whatever becomes of the vsock connection.
+// TestVsockEndsWithItsPort: when QEMU ends, the client ends, also if the vsock connection stays
+// open.
 func TestVsockEndsWithItsPort(t *testing.T) {
 	v := &vsockGuest{play: func(_ int, conn net.Conn) {
 		if _, err := shown(conn); err == nil {

@@ -11,13 +11,12 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// vsockDialer is a socket bound to a reserved port of the host.
+// vsockDialer is a socket that is bound to a reserved port of the host.
 type vsockDialer struct{ *socket.Conn }
 
-// reservePort binds a port that takes CAP_NET_BIND_SERVICE to bind: it tells the
-// agent which peers are worth a look. The whole host has 1023 of them, as vsock
-// knows no network namespaces. An error that wraps unix.EADDRINUSE means that none
-// is free.
+// reservePort binds a port that only a process with CAP_NET_BIND_SERVICE can bind. The agent
+// uses the port to recognize peers that may be the host. The host has 1023 of them in all,
+// because vsock knows no network namespaces. The error wraps unix.EADDRINUSE if none is free.
 func reservePort() (dialer, error) {
 	s, err := socket.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0, "vsock", nil)
 	if err != nil {

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+
+	"github.com/huskvm/husk/protocol/framing"
 )
 
-// A yamux frame begins with: version, type, flags (2 bytes), stream id (4),
-// length (4), big endian. Only type data has a body of length bytes.
+// Header of a yamux frame, big endian: version, type, flags (2 bytes), stream id (4), length
+// (4). Only frames of type data have a body, of length bytes.
 const (
 	headerSize = 12
 
@@ -18,23 +19,22 @@ const (
 
 	flagSYN = 0x1
 
-	// maxKept bounds the join buffer that stays allocated, in bytes.
+	// maxKept bounds the size of the buffer for joined frames that stays allocated, in bytes.
 	maxKept = 256 << 10
 )
 
-// ErrProtocol is wrapped by a session's error when the agent broke the rules of
-// the channel.
+// ErrProtocol is wrapped by a session's error if the peer broke a rule of the channel.
 var ErrProtocol = errors.New("agent broke the channel's protocol")
 
-// frameConn stands between yamux and the channel. On the way out it joins the
-// header of a data frame with its body: yamux writes them apart, and each write
-// to a virtio-serial port costs an exit from the guest. On the way in the guard,
-// if there is one, looks at each header before yamux acts on it.
+// frameConn is between yamux and the channel. For frames to the peer it joins header and body
+// in one write: yamux writes them separately, and each write to a virtio-serial port costs an
+// exit of the guest. For frames from the peer guard, if it is not nil, checks each header
+// before yamux sees it.
 type frameConn struct {
 	io.ReadWriteCloser
-	guard *guard
+	guard *framing.Follower
 
-	// Only yamux's one sending goroutine writes.
+	// Only yamux's one sending goroutine uses it.
 	joined []byte
 }
 
@@ -67,7 +67,7 @@ func (c *frameConn) Read(p []byte) (int, error) {
 	if c.guard == nil {
 		return n, err
 	}
-	if verr := c.guard.check(p[:n]); verr != nil {
+	if verr := c.guard.Follow(p[:n]); verr != nil {
 		return 0, verr
 	}
 	return n, err
@@ -77,61 +77,26 @@ func (c *frameConn) violation() error {
 	if c.guard == nil {
 		return nil
 	}
-	c.guard.mu.Lock()
-	defer c.guard.mu.Unlock()
-	return c.guard.err
+	return c.guard.Err()
 }
 
-// guard refuses what yamux would let a hostile guest do: a ping starts a
-// goroutine that lives until its answer is written, which the guest can delay
-// for ever, and a stream the guest opens waits for an Accept that never comes.
-type guard struct {
-	header [headerSize]byte
-	have   int    // bytes of header seen
-	body   uint32 // bytes of body still to pass
+// newGuard returns a Follower that refuses two kinds of frames with which a hostile guest could
+// use up memory of the host. For each ping yamux starts a goroutine that lives until the answer
+// is written, which the guest can delay for ever. Each stream that the guest opens waits for an
+// Accept that never comes.
+func newGuard() *framing.Follower { return framing.New(headerSize, judge) }
 
-	mu  sync.Mutex
-	err error
-}
-
-// check follows the frames through p, however they are cut.
-func (g *guard) check(p []byte) error {
-	for len(p) > 0 {
-		if g.body > 0 {
-			n := min(uint64(g.body), uint64(len(p)))
-			g.body -= uint32(n)
-			p = p[n:]
-			continue
-		}
-		n := copy(g.header[g.have:], p)
-		g.have += n
-		p = p[n:]
-		if g.have < headerSize {
-			return nil
-		}
-		g.have = 0
-		if err := g.judge(); err != nil {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.err = err
-			return err
-		}
-	}
-	return nil
-}
-
-func (g *guard) judge() error {
-	kind, flags := g.header[1], binary.BigEndian.Uint16(g.header[2:])
+func judge(header []byte) (bodySize uint64, err error) {
+	kind, flags := header[1], binary.BigEndian.Uint16(header[2:])
 	switch {
-	case g.header[0] != 0:
-		return fmt.Errorf("%w: frame version %d", ErrProtocol, g.header[0])
+	case header[0] != 0:
+		return 0, fmt.Errorf("%w: frame version %d", ErrProtocol, header[0])
 	case kind == typePing:
-		return fmt.Errorf("%w: it sent a ping", ErrProtocol)
+		return 0, fmt.Errorf("%w: it sent a ping", ErrProtocol)
 	case flags&flagSYN != 0:
-		return fmt.Errorf("%w: it opened a stream", ErrProtocol)
+		return 0, fmt.Errorf("%w: it opened a stream", ErrProtocol)
+	case kind == typeData:
+		return uint64(binary.BigEndian.Uint32(header[8:])), nil
 	}
-	if kind == typeData {
-		g.body = binary.BigEndian.Uint32(g.header[8:])
-	}
-	return nil
+	return 0, nil
 }

@@ -1,6 +1,6 @@
-// Package mux carries many streams over the one byte path of a virtio-serial
-// port: hashicorp/yamux with the settings, the real half-close and the limits
-// both ends of husk's agent channel need. The host opens every stream.
+// Package mux carries many streams over one byte path, such as a virtio-serial port. It is
+// hashicorp/yamux with the settings, the half-close and the limits that both ends of the agent
+// channel need. The host opens every stream.
 package mux
 
 import (
@@ -15,21 +15,20 @@ import (
 )
 
 const (
-	// MaxStreams is how many streams one session holds open, and so how many may
-	// wait to be accepted.
+	// MaxStreams bounds the streams that a session may have open, and so the streams that wait
+	// for Accept.
 	MaxStreams = 1024
 
-	// hostWindow is how much one output stream may have in flight to a reader on
-	// the host that does not read. A larger one buys no throughput under
-	// emulation.
+	// hostWindow bounds the bytes of one output stream that wait on the host for a reader. A
+	// larger window does not increase throughput under emulation.
 	hostWindow = 1 << 20
-	// guestWindow is the same for stdin in the guest, where memory is dear:
-	// yamux's smallest.
+	// guestWindow bounds the bytes of one stdin stream that wait in the guest. It is yamux's
+	// minimum, because the guest's memory is small.
 	guestWindow = 256 << 10
 
-	// forever disables yamux's safety timeout for writes. A paused VM or a
-	// template being saved moves no byte for as long as it likes, and a timeout
-	// would lose the frame that waits.
+	// forever disables yamux's timeout for writes. A paused VM, or one that is being saved as a
+	// template, moves no bytes for any length of time, and after a timeout the frame that waits
+	// would be lost.
 	forever = 100 * 365 * 24 * time.Hour
 )
 
@@ -39,11 +38,11 @@ type Session struct {
 	conn    *frameConn
 }
 
-// Host starts a session on the host's end of the channel. The peer is hostile:
-// it cannot open streams or ping, and what it sends beyond a stream's window
-// ends the session.
+// Host starts a session on the host's end of the channel. The peer is treated as hostile: the
+// session ends with ErrProtocol if it opens a stream, sends a ping or sends more than a
+// stream's window.
 func Host(conn io.ReadWriteCloser) (*Session, error) {
-	fc := &frameConn{ReadWriteCloser: conn, guard: &guard{}}
+	fc := &frameConn{ReadWriteCloser: conn, guard: newGuard()}
 	s, err := yamux.Client(fc, config(hostWindow))
 	if err != nil {
 		return nil, fmt.Errorf("start channel: %w", err)
@@ -51,7 +50,7 @@ func Host(conn io.ReadWriteCloser) (*Session, error) {
 	return &Session{session: s, conn: fc}, nil
 }
 
-// Guest starts a session on the guest's end.
+// Guest starts a session on the guest's end of the channel.
 func Guest(conn io.ReadWriteCloser) (*Session, error) {
 	fc := &frameConn{ReadWriteCloser: conn}
 	s, err := yamux.Server(fc, config(guestWindow))
@@ -63,18 +62,19 @@ func Guest(conn io.ReadWriteCloser) (*Session, error) {
 
 func config(window uint32) *yamux.Config {
 	return &yamux.Config{
-		// Equal on both sides: it also bounds the opens in flight.
+		// Both sides have the same value, because it also bounds the streams that the host is
+		// opening.
 		AcceptBacklog:          MaxStreams,
 		KeepAliveInterval:      forever,
 		ConnectionWriteTimeout: forever,
 		MaxStreamWindowSize:    window,
-		// Both zero: yamux would end the whole session when a slow guest is late
-		// with an answer, and reset a half-closed stdin whose bytes the process
-		// has not read yet.
+		// 0 disables both. yamux would end the whole session if a slow guest answers late, and
+		// would reset a stdin stream after its half-close while the process has not read
+		// everything.
 		StreamOpenTimeout:  0,
 		StreamCloseTimeout: 0,
-		// One line per odd frame would let the peer fill a log; the session's
-		// error says what matters.
+		// A log line for each odd frame would let the peer fill a log. The session's error says
+		// what is needed.
 		Logger: log.New(io.Discard, "", 0),
 	}
 }
@@ -91,8 +91,8 @@ func (s *Session) Open() (*Stream, error) {
 	return &Stream{Stream: st}, nil
 }
 
-// Accept returns the next stream the host opened, or an error once the session
-// has ended.
+// Accept returns the next stream that the host has opened. After the session has ended it
+// returns an error.
 func (s *Session) Accept() (net.Conn, error) {
 	st, err := s.session.AcceptStream()
 	if err != nil {
@@ -101,19 +101,20 @@ func (s *Session) Accept() (net.Conn, error) {
 	return &Stream{Stream: st}, nil
 }
 
-// Done is closed when the session has ended, for whatever reason.
+// Done returns a channel that is closed when the session has ended, for whatever reason.
 func (s *Session) Done() <-chan struct{} { return s.session.CloseChan() }
 
-// Err says what the peer did that ended the session, nil if it broke no rule.
+// Err returns which rule the peer has broken, as an error that wraps ErrProtocol. It is nil if
+// the peer broke none.
 func (s *Session) Err() error { return s.conn.violation() }
 
-// Close ends the session, its streams and the connection below it.
+// Close ends the session with its streams and closes the connection below it.
 func (s *Session) Close() error { return s.session.Close() }
 
 // Addr implements net.Listener.
 func (s *Session) Addr() net.Addr { return s.session.Addr() }
 
-// cause prefers the broken rule over yamux's "session shutdown".
+// cause returns the rule that the peer has broken instead of yamux's "session shutdown".
 func (s *Session) cause(err error) error {
 	if v := s.conn.violation(); v != nil {
 		return v
@@ -121,18 +122,18 @@ func (s *Session) cause(err error) error {
 	return err
 }
 
-// Stream is one stream. yamux's own Close is a half-close: it ends the writing
-// side, and reads go on until the peer's half-close.
+// Stream is one stream. Close of the embedded yamux stream is a half-close: it ends the writing
+// direction only, and reads go on until the peer's half-close.
 type Stream struct {
 	*yamux.Stream
 	closeOnce sync.Once
 }
 
-// CloseWrite ends the writing side; the peer reads end-of-file after the last byte.
+// CloseWrite ends the writing direction. The peer reads end-of-file after the last byte.
 func (s *Stream) CloseWrite() error { return s.Stream.Close() }
 
-// Close ends the stream in both directions as seen from here: a Read that waits
-// returns. It does not wait for the channel, which a stalled peer may block.
+// Close ends the stream in both directions on this side: a pending Read returns. It does not
+// wait for the channel, which a stalled peer may block.
 func (s *Stream) Close() error {
 	s.closeOnce.Do(func() {
 		past := time.Unix(1, 0)

@@ -7,34 +7,27 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 const patience = time.Minute
 
-// pair returns two ends of a real socket: net.Pipe has no buffer, and a channel has.
+// pair returns two ends of a real socket. net.Pipe would not do, because it has no buffer and a
+// channel has one.
 func pair(t *testing.T) (a, b net.Conn) {
 	t.Helper()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	one, other, err := syscalls.ConnPair("channel")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conns [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		if conns[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		_ = f.Close()
-	}
-	t.Cleanup(func() { _ = conns[0].Close(); _ = conns[1].Close() })
-	return conns[0], conns[1]
+	t.Cleanup(func() { _, _ = one.Close(), other.Close() })
+	return one, other
 }
 
-// sessions returns both ends of a session; they end with the test.
+// sessions returns both ends of a session, which end with the test.
 func sessions(t *testing.T) (host, guest *Session) {
 	t.Helper()
 	h, g := pair(t)
@@ -77,7 +70,7 @@ func TestHalfClose(t *testing.T) {
 	if b, err := io.ReadAll(g); err != nil || string(b) != "to the guest" {
 		t.Fatalf("guest read %q, %v", b, err)
 	}
-	// The other direction lives on.
+	// The other direction still works.
 	if _, err := io.WriteString(g, "to the host"); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +88,7 @@ func TestBigTransfer(t *testing.T) {
 	want := make([]byte, 8<<20)
 	_, _ = rand.Read(want)
 	go func() {
-		// Odd sizes: frames must not depend on how writes are cut.
+		// Odd sizes, because frames must not depend on how the bytes are cut into writes.
 		for rest := want; len(rest) > 0; {
 			n := min(len(rest), 12+len(rest)%70001)
 			_, _ = g.Write(rest[:n])
@@ -128,7 +121,8 @@ func TestCloseWakesReader(t *testing.T) {
 	}
 }
 
-// A guest that stops reading the channel must not hold up a Close on the host.
+// TestCloseDoesNotWaitForAStalledPeer: Close on the host returns also if the guest has stopped
+// reading the channel.
 func TestCloseDoesNotWaitForAStalledPeer(t *testing.T) {
 	h, _ := pair(t)
 	host, err := Host(h)
@@ -171,7 +165,7 @@ func frame(kind byte, flags uint16, id, length uint32) []byte {
 	return b
 }
 
-// What a hostile guest sends ends the session at once.
+// TestHostEndsSessionOnViolation: a frame that a guest may not send ends the session at once.
 func TestHostEndsSessionOnViolation(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"ping":           frame(typePing, flagSYN, 0, 1),
@@ -187,7 +181,7 @@ func TestHostEndsSessionOnViolation(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = host.Close() })
-			for _, c := range b { // byte by byte: the guard follows frames however they are cut
+			for _, c := range b { // byte by byte, because a frame may come in any number of pieces
 				if _, err := g.Write([]byte{c}); err != nil {
 					break
 				}
@@ -204,7 +198,8 @@ func TestHostEndsSessionOnViolation(t *testing.T) {
 	}
 }
 
-// More than a stream's window is refused before it is stored.
+// TestHostBoundsStreamMemory: bytes beyond a stream's window are refused before they are
+// stored.
 func TestHostBoundsStreamMemory(t *testing.T) {
 	h, g := pair(t)
 	host, err := Host(h)
@@ -249,18 +244,18 @@ func TestOpenIsBounded(t *testing.T) {
 	}
 }
 
-// The guard must agree with itself however the bytes are cut.
+// FuzzGuard: the guard's verdict does not depend on how the bytes are cut.
 func FuzzGuard(f *testing.F) {
 	f.Add(frame(typeData, 0, 1, 0), uint8(1))
 	f.Add(append(frame(typeData, 0, 1, 3), 1, 2, 3), uint8(5))
 	f.Add(frame(typePing, flagSYN, 0, 0), uint8(12))
 	f.Fuzz(func(t *testing.T, b []byte, cut uint8) {
-		whole, pieces := &guard{}, &guard{}
-		want := whole.check(b)
+		whole, pieces := newGuard(), newGuard()
+		want := whole.Follow(b)
 		var got error
 		for rest := b; len(rest) > 0 && got == nil; {
 			n := min(len(rest), int(cut)+1)
-			got = pieces.check(rest[:n])
+			got = pieces.Follow(rest[:n])
 			rest = rest[n:]
 		}
 		if (got == nil) != (want == nil) {
@@ -269,13 +264,13 @@ func FuzzGuard(f *testing.F) {
 	})
 }
 
-// fromBytes is a peer that says what it has to say and hears everything.
+// fromBytes is a peer that sends given bytes and accepts everything.
 type fromBytes struct{ *bytes.Reader }
 
 func (fromBytes) Write(b []byte) (int, error) { return len(b), nil }
 func (fromBytes) Close() error                { return nil }
 
-// FuzzHost: whatever a guest sends as frames, the host's session ends with it.
+// FuzzHost: whatever bytes a guest sends, the host's session ends with them.
 func FuzzHost(f *testing.F) {
 	f.Add(append(frame(typeData, 0x2, 1, 3), 1, 2, 3))
 	f.Add(append(frame(0x1, 0x2, 1, 100), frame(0x3, 0, 0, 0)...))
@@ -285,7 +280,7 @@ func FuzzHost(f *testing.F) {
 			t.Fatal(err)
 		}
 		if stream, err := s.Open(); err == nil {
-			_, _ = io.Copy(io.Discard, stream) // to the end of what the guest said
+			_, _ = io.Copy(io.Discard, stream) // until everything that the guest sent is read
 			stream.Close()
 		}
 		select {

@@ -1,42 +1,31 @@
-// Package fake plays the agent of a guest within a test's process, so that what
-// sits on the host's end of the channel is tested without a VM.
+// Package fake plays the agent of a guest inside a test's process, so that the host's side of
+// the channel can be tested without a VM.
 package fake
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 
 	"github.com/containerd/ttrpc"
-	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/linux/syscalls"
 	"github.com/huskvm/husk/protocol"
 	"github.com/huskvm/husk/protocol/mux"
 )
 
-// Pair returns the two ends of a channel such as a virtio-serial port gives.
+// Pair returns the two ends of a channel that behaves like a virtio-serial port.
 func Pair() (host, guest net.Conn, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	a, b, err := syscalls.ConnPair("channel")
 	if err != nil {
-		return nil, nil, fmt.Errorf("make socket pair: %w", err)
+		return nil, nil, err
 	}
-	var conns [2]net.Conn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "channel")
-		conns[i], err = net.FileConn(f)
-		_ = f.Close() // the connection has its own
-		if err != nil {
-			return nil, nil, fmt.Errorf("wrap socket pair: %w", err)
-		}
-	}
-	return conns[0], conns[1], nil
+	return a, b, nil
 }
 
-// Streams answers the handshake as an agent of that build, then hands each stream
-// that the host opens to serve, its header read. It returns when the channel ends.
+// Streams answers the handshake as an agent of the given build. Then it reads the header of
+// each stream that the host opens and calls serve. It returns when the channel ends.
 func Streams(channel net.Conn, build string, serve func(protocol.StreamHeader, net.Conn)) error {
 	if err := protocol.Answer(channel, build, func(protocol.Offer) error { return nil }); err != nil {
 		return err
@@ -44,7 +33,7 @@ func Streams(channel net.Conn, build string, serve func(protocol.StreamHeader, n
 	return Session(channel, serve)
 }
 
-// Session is Streams without the handshake.
+// Session does what Streams does, without the handshake.
 func Session(channel net.Conn, serve func(protocol.StreamHeader, net.Conn)) error {
 	session, err := mux.Guest(channel)
 	if err != nil {
@@ -63,7 +52,7 @@ func Session(channel net.Conn, serve func(protocol.StreamHeader, net.Conn)) erro
 	}
 }
 
-// Control serves the agent's service on a control stream until it ends.
+// Control serves the agent's service on a control stream until the stream ends.
 func Control(ctx context.Context, s net.Conn, service protocol.AgentService) error {
 	server, err := ttrpc.NewServer()
 	if err != nil {
@@ -77,15 +66,15 @@ func Control(ctx context.Context, s net.Conn, service protocol.AgentService) err
 	return server.Serve(ctx, one)
 }
 
-// Echo sends back what it reads until the host's half of the stream ends.
+// Echo sends back what it reads until the host closes its direction.
 func Echo(s net.Conn) {
-	// Either may fail: the host hangs up when it likes.
+	// Both may fail, because the host may hang up at any time.
 	_ = protocol.WriteStreamAck(s, nil)
 	_, _ = io.Copy(s, s)
 	_ = s.(*mux.Stream).CloseWrite()
 }
 
-// listener gives one connection, and ends when that does.
+// listener returns one connection, and fails when that connection has ended.
 type listener struct {
 	conn  *closing
 	given bool
@@ -103,7 +92,7 @@ func (l *listener) Accept() (net.Conn, error) {
 func (l *listener) Close() error   { return l.conn.Close() }
 func (l *listener) Addr() net.Addr { return &net.UnixAddr{} }
 
-// closing tells when it is closed.
+// closing reports its close.
 type closing struct {
 	net.Conn
 	once   sync.Once
