@@ -1,6 +1,19 @@
-// Package hypervisor says what a virtual machine is to husk: its configuration
-// as plain data and a small interface to a running one. It knows nothing of
-// containers. qemu/ implements it with QEMU, fake/ with pipes for tests.
+// Package hypervisor says what husk needs of a virtual machine: a configuration that is plain
+// data, and a small interface to one that runs. The package knows nothing of containers. qemu/
+// implements it with QEMU, fake/ inside a test's process.
+//
+// The life of a VM, in this order:
+//
+//   - Starter.Start returns when the vmm runs and has accepted the configuration.
+//   - The guest boots, or wakes up where a template was saved. VM.Channel is the way to its
+//     agent from then on: bytes written before the guest reads are kept.
+//   - For a template (Config.RAMShared) only: Saver.AwaitChannel, then Saver.Save, then Stop.
+//   - VM.Stop ends it, or it ends by itself. VM.Done is closed when its process is reaped; Err
+//     and Console say why it has ended, and what the guest wrote to the channel can still be
+//     read.
+//   - The caller closes Channel().Serial at last.
+//
+// A VM also ends when the process that called Start ends, however that happens.
 package hypervisor
 
 import (
@@ -10,127 +23,130 @@ import (
 	"os"
 )
 
-// Accel is how guest instructions are executed.
+// Accel says how the guest's instructions are executed.
 type Accel string
 
-// Auto is resolved by a probe before a VM starts (qemu.ProbeAccel); a Config
-// that reaches Start holds KVM or TCG.
+// Auto is resolved before a VM starts, by qemu.ProbeAccel. A Config given to Start has KVM or
+// TCG.
 const (
 	Auto Accel = "auto"
 	KVM  Accel = "kvm"
 	TCG  Accel = "tcg"
 )
 
-// ErrTemplateUnsafe is Start's for a Config with a RAMFile that would do as a template,
-// but not on this host: the vmm could write into it. The VM can boot.
+// ErrTemplateUnsafe is returned by Start for a Config with a RAMFile if the vmm could write
+// into that template on this host. The VM can be booted instead.
 var ErrTemplateUnsafe = errors.New("guests would not be isolated from each other")
 
-// Config is everything that makes a VM. Paths are host paths; the VM opens them
-// before Start returns. Files are borrowed: Start duplicates what it needs and
-// the caller closes its own.
+// Config describes a VM. Paths are host paths, and the VM opens them before Start returns. Open
+// files stay the caller's: Start duplicates what it needs, and the caller closes its own.
 type Config struct {
-	// Binary is the vmm's executable, absolute, e.g. /usr/bin/qemu-system-x86_64.
+	// Binary is the absolute path of the vmm's executable, such as /usr/bin/qemu-system-x86_64.
 	Binary string
-	// Machine is the vmm's machine type; empty means microvm.
+	// Machine is the vmm's machine type. Empty means microvm.
 	Machine string
 	Accel   Accel
 
-	MemoryMiB int // guest RAM, at least 64
+	MemoryMiB int // size of the guest's RAM, at least 64
 	VCPUs     int // 1 to 255
 
-	Kernel  string // ELF vmlinux with a PVH entry
-	Initrd  string // newc cpio archive, uncompressed
-	Cmdline string // kernel parameters beyond those the hypervisor itself needs
+	Kernel  string // an ELF vmlinux with a PVH entry
+	Initrd  string // an uncompressed newc cpio archive
+	Cmdline string // kernel parameters in addition to those of the hypervisor
 
-	// NICs are virtio-net devices, each on an already open tap.
+	// NICs are virtio-net devices, each with an open tap.
 	NICs []NIC
-	// Disks are virtio-blk devices, each a block device of the host that is open
-	// already. Not with RAMFile.
+	// Disks are virtio-blk devices, each with an open block device of the host. They cannot be
+	// used together with RAMFile.
 	Disks []Disk
-	// ShareDir is exported to the guest under ShareTag.
+	// ShareDir is the directory that is exported to the guest under the tag ShareTag.
 	ShareDir string
 	ShareTag string
-	// FileCapabilities are the capabilities, by the kernel's names ("CAP_MKNOD"), that
-	// the vmm may use in the share when the guest asks it to. Only those that concern
-	// files count, and what serving several users takes the vmm has in any case.
+	// FileCapabilities are capabilities, by names such as "CAP_MKNOD", that the vmm may use on
+	// files of the share when the guest asks for it. Capabilities that do not concern files are
+	// ignored. Those that a file server for several users needs, the vmm has in any case.
 	FileCapabilities []string
 
-	// User is who the vmm is on the host; nil: root, without most of root's rights.
+	// User is the user that the vmm runs as on the host. If it is nil, the vmm is root with few
+	// capabilities.
 	User *User
 
-	// ChannelPort names the virtio-serial port of the agent channel.
+	// ChannelPort is the name of the virtio-serial port of the agent channel.
 	ChannelPort string
-	// Vsock asks for a vhost-vsock device besides.
+	// Vsock adds a vhost-vsock device.
 	Vsock bool
 
-	// FreePageReporting gives the guest a balloon device over which it returns
-	// the pages it has freed. Not with RAMFile.
+	// FreePageReporting adds a balloon device through which the guest returns pages that it has
+	// freed. It cannot be used together with RAMFile.
 	FreePageReporting bool
 
-	// RAMFile backs the guest's RAM when it is not empty, and DeviceState is the
-	// file that goes with it. With RAMShared the guest boots, what it writes goes
-	// into RAMFile, and Saver.Save writes DeviceState: that is how a template is
-	// made; both files are made if need be. Without RAMShared RAMFile is mapped
-	// privately and never changes, and the VM wakes up where the one was saved
-	// that wrote the two. It must be of the same configuration, but for taps, the
-	// share directory and the vsock cid.
+	// RAMFile, if not empty, is a file that backs the guest's RAM, and DeviceState is the file
+	// that belongs to it.
+	//
+	// With RAMShared the guest boots and writes its RAM into RAMFile, and Saver.Save writes
+	// DeviceState: so a template is made. Files that do not exist are created.
+	//
+	// Without RAMShared RAMFile is mapped privately and never changes, and the VM wakes up
+	// where the VM that wrote both files was saved. The two Configs must be equal except for
+	// taps, the share directory and the vsock cid.
 	RAMFile     string
 	RAMShared   bool
 	DeviceState string
 }
 
-// NIC is one guest network card.
+// NIC is one network card of the guest.
 type NIC struct {
 	MAC string   // "02:..", locally administered
 	Tap *os.File // /dev/net/tun after TUNSETIFF with IFF_TAP|IFF_NO_PI|IFF_VNET_HDR
 }
 
-// Disk is one guest disk.
+// Disk is one disk of the guest.
 type Disk struct {
-	File     *os.File // open for reading, and unless ReadOnly for writing
+	File     *os.File // open for reading and, unless ReadOnly, for writing
 	ReadOnly bool
-	// Serial is what the guest knows the disk by, at most 20 bytes.
+	// Serial is the serial number by which the guest finds the disk, at most 20 bytes.
 	Serial string
-	// LogicalBlock and PhysicalBlock are the sizes, in bytes, in which the device
-	// can be and is best accessed: powers of two from 512.
+	// LogicalBlock and PhysicalBlock are the smallest and the best unit of access to the
+	// device, in bytes. Both are powers of two, at least 512.
 	LogicalBlock, PhysicalBlock int
 }
 
-// Channel is the byte path to the agent.
+// Channel is the byte path between host and agent.
 type Channel struct {
-	// Serial is the host's end of the virtio-serial port: a socket pair whose other
-	// end QEMU alone has. What is written before the guest opens the port waits.
+	// Serial is the host's end of the virtio-serial port. It is a socket whose other end only
+	// QEMU has. Bytes written before the guest opens the port are kept.
 	Serial net.Conn
-	// VsockCID is the guest's context id, 0 without a vhost-vsock device. Every
-	// process of the host can dial it, and read it in QEMU's command line.
+	// VsockCID is the guest's context id, 0 without a vhost-vsock device. Every process of the
+	// host can read it in QEMU's command line and dial it.
 	VsockCID uint32
 }
 
-// Info is what a running VM says of itself.
+// Info is what a running vmm tells about itself.
 type Info struct {
-	HostPID   int    // of the vmm, in the caller's pid namespace
-	Accel     Accel  // as the vmm reports it, not as it was asked
+	HostPID   int // pid of the vmm in the caller's pid namespace
+	Accel     Accel // what the vmm reports, not what was asked for
 	VMM       string // "QEMU 7.2.22"
 	Machine   string // "microvm"
 	GuestArch string // "x86_64"
 }
 
-// VM is a virtual machine whose vmm process runs. Methods are safe for
-// concurrent use.
+// VM is a virtual machine whose vmm process was started. All methods may be called by many
+// goroutines at once.
 type VM interface {
-	// Channel returns the path to the agent. Always the same value.
+	// Channel returns the path to the agent. It always returns the same value.
 	Channel() Channel
-	// Info asks the vmm; an error means it does not answer.
+	// Info asks the vmm. An error means that the vmm does not answer.
 	Info(ctx context.Context) (Info, error)
-	// Console returns the tail of the guest's console and of the vmm's stderr,
-	// at most 64 KiB, control characters removed: the guest wrote it.
+	// Console returns the end of what the guest wrote to its console and the vmm to its stderr,
+	// at most 64 KiB. Control characters are removed, because the guest is not trusted.
 	Console() string
-	// Done is closed when the vmm process has ended and been reaped.
+	// Done returns a channel that is closed when the vmm process has ended and been reaped.
 	Done() <-chan struct{}
-	// Err says why the vmm ended: nil before Done, and after a stop that Stop asked for.
+	// Err returns why the vmm has ended. It returns nil before Done is closed, and after an end
+	// that Stop has caused.
 	Err() error
-	// Needs is what the process that has started the VM has to keep of its rights for
-	// the VM's sake. Always the same value.
+	// Needs returns the capabilities and system calls that the process which has started the VM
+	// must not give up. It always returns the same value.
 	Needs() Needs
 	// SealShare is for what has been mounted below Config.ShareDir since Start, and has
 	// come into the share: from then on no setuid bit, device node or program counts
@@ -138,39 +154,38 @@ type VM interface {
 	// not come. It is to be called before the guest runs anything of the container's.
 	// Without a share it does nothing.
 	SealShare() error
-	// Stop ends the vmm at once, without asking the guest, and returns after
-	// Done. It is idempotent.
+	// Stop ends the vmm at once, without asking the guest, and returns after Done is closed. It
+	// may be called again.
 	Stop() error
 }
 
-// User has the vmm run as one user in a user namespace, in which each id that is
-// mapped is the host's. Its capabilities count for files of these ids alone.
+// User makes the vmm run as one user of a user namespace. The vmm's capabilities apply only to
+// files whose owner is mapped there.
 type User struct {
-	Namespace *os.File // borrowed
-	UID, GID  uint32   // mapped
-	// Owns says whether ids of the host are mapped.
+	Namespace *os.File // stays the caller's
+	UID, GID  uint32 // ids in the namespace
+	// Owns says whether these ids of the host are mapped in the namespace.
 	Owns func(uid, gid uint32) bool
 }
 
-// Needs is what a VM takes of the process that has started it.
+// Needs is what a VM needs of the process that has started it.
 type Needs struct {
 	Capabilities []string // by the kernel's names, "CAP_FOWNER"
-	Calls        []string // system calls, by theirs
+	Calls        []string // names of system calls
 }
 
-// Saver is a VM started with Config.RAMShared: it can become a template.
+// Saver is a VM that was started with Config.RAMShared and can become a template.
 type Saver interface {
 	VM
 	// AwaitChannel returns when the guest has opened its virtio-serial port.
 	AwaitChannel(ctx context.Context) error
-	// Save stops the guest for good and writes the state of its devices.
+	// Save stops the guest for ever and writes the state of its devices to Config.DeviceState.
 	Save(ctx context.Context) error
 }
 
-// Starter starts VMs. The VM dies with the calling process (parent-death
-// signal), whatever kills that.
+// Starter starts VMs. A VM ends when the process that called Start ends, also by SIGKILL.
 type Starter interface {
-	// Start returns once the vmm process runs and has accepted its
-	// configuration; the guest boots on by itself. On error nothing is left.
+	// Start returns when the vmm process runs and has accepted its configuration. The guest
+	// goes on booting. After an error nothing is left of the VM. ctx bounds Start only.
 	Start(ctx context.Context, cfg Config) (VM, error)
 }

@@ -1,6 +1,6 @@
-// Package fake makes virtual machines that are functions of the test process:
-// what sits above hypervisor.VM is tested with them in milliseconds, and made
-// to fail where a real VM would not fail on demand.
+// Package fake makes virtual machines that are functions of the test process. With them, code
+// above hypervisor.VM is tested in milliseconds, and with failures that a real VM does not show
+// on demand.
 package fake
 
 import (
@@ -15,23 +15,24 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// ErrPoweredOff is what VM.Err reports when the guest function returned nil.
+// ErrPoweredOff is what VM.Err returns after the guest function has returned nil.
 var ErrPoweredOff = errors.New("guest powered itself off")
 
-// Starter starts in-process VMs. The zero value makes VMs whose guest never
-// says anything. Its fields must not change once Start was called.
+// Starter starts VMs inside the test process. The zero value makes VMs whose guest never sends
+// anything. Its fields must not change after the first Start.
 type Starter struct {
-	// Guest plays the guest: conn is the far end of the agent channel, ctx ends
-	// when the VM is stopped. Its return ends the VM as a power-off (nil) or a
-	// failure (Err returns it). Nil means a guest that hangs until stopped.
+	// Guest plays the guest. conn is the guest's end of the agent channel, and ctx ends when
+	// the VM is stopped. When Guest returns the VM ends: powered off if it returned nil, else
+	// with that error, which Err returns. If Guest is nil, the guest does nothing until it is
+	// stopped.
 	Guest func(ctx context.Context, conn net.Conn, cfg hypervisor.Config) error
-	// StartErr, if set, is what Start returns instead of a VM.
+	// StartErr, if set, is returned by Start instead of a VM.
 	StartErr error
-	// Info is what the VM's Info returns; HostPID defaults to the test process.
+	// Info is returned by the VM's Info. HostPID defaults to the test process.
 	Info hypervisor.Info
-	// InfoErr, if set, is what the VM's Info returns: a vmm that does not answer.
+	// InfoErr, if set, is returned by the VM's Info, as if the vmm did not answer.
 	InfoErr error
-	// ConsoleText is on the console from the start.
+	// ConsoleText is on the console from the beginning.
 	ConsoleText string
 
 	mu  sync.Mutex
@@ -43,8 +44,8 @@ var (
 	_ hypervisor.VM      = (*VM)(nil)
 )
 
-// Start implements hypervisor.Starter. The channel is always Serial, a socket
-// pair: what is written before the guest reads waits, and deadlines work.
+// Start implements hypervisor.Starter. The channel is always a socket pair in Serial: what is
+// written before the guest reads is kept, and deadlines work.
 func (s *Starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start fake vm: %w", err)
@@ -74,7 +75,7 @@ func (s *Starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.
 	return vm, nil
 }
 
-// VMs returns every VM started so far, oldest first.
+// VMs returns all VMs that were started, the oldest first.
 func (s *Starter) VMs() []*VM {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,8 +111,8 @@ type VM struct {
 	err     error
 }
 
-// run ends when the guest returns, Fail is called or the VM is stopped. The far
-// end is closed before Done, as the kernel closes a dead vmm's.
+// run ends when the guest returns, Fail is called or the VM is stopped. It closes the guest's
+// end of the channel before Done, as the kernel does for a vmm that has died.
 func (v *VM) run(ctx context.Context, guest func(context.Context, net.Conn, hypervisor.Config) error, far net.Conn, cfg hypervisor.Config) {
 	returned := make(chan error, 1)
 	if guest != nil {
@@ -127,7 +128,7 @@ func (v *VM) run(ctx context.Context, guest func(context.Context, net.Conn, hype
 	case <-ctx.Done():
 	}
 	v.cancel()
-	// A socket pair's close has nothing to report to anyone.
+	// Closing a socket pair cannot fail in a way that matters.
 	far.Close()
 	v.mu.Lock()
 	if !v.stopped {
@@ -137,16 +138,16 @@ func (v *VM) run(ctx context.Context, guest func(context.Context, net.Conn, hype
 	close(v.done)
 }
 
-// Fail ends the VM as if its vmm had died; err is what Err then reports.
+// Fail ends the VM as if its vmm had died. Err then returns err.
 func (v *VM) Fail(err error) {
 	select {
 	case v.fail <- err:
-	default: // it is already failing
+	default: // it has failed already
 	}
 	<-v.done
 }
 
-// Print appends to the console, as a guest would.
+// Print appends text to the console, as a guest would.
 func (v *VM) Print(text string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -192,8 +193,8 @@ func (v *VM) Err() error {
 	return v.err
 }
 
-// Stop implements hypervisor.VM. It does not wait for the guest function, which
-// may ignore its context: the channel is cut under it instead.
+// Stop implements hypervisor.VM. It cuts the channel and does not wait for the guest function,
+// which may ignore its context.
 func (v *VM) Stop() error {
 	v.mu.Lock()
 	v.stopped = true

@@ -15,13 +15,13 @@ import (
 )
 
 const (
-	// kvmGetAPIVersion is KVM_GET_API_VERSION of linux/kvm.h, and kvmAPIVersion
-	// the only answer there has been since Linux 2.6.22.
+	// kvmGetAPIVersion is KVM_GET_API_VERSION of linux/kvm.h. kvmAPIVersion is its result on
+	// every Linux since 2.6.22.
 	kvmGetAPIVersion = 0xAE00
 	kvmAPIVersion    = 12
 )
 
-// host is where the probes look; tests point it elsewhere.
+// host holds the paths that the probes look at. Tests use other paths.
 type host struct {
 	kvm        string
 	vhostVsock string
@@ -36,13 +36,13 @@ var thisHost = host{
 	apiVersion: func(f *os.File) (int, error) { return unix.IoctlRetInt(int(f.Fd()), kvmGetAPIVersion) },
 }
 
-// ProbeAccel resolves want to KVM or TCG and says why in words for a person.
+// ProbeAccel resolves want to KVM or TCG, and returns the reason in words for a user.
 //
-// Auto is KVM only if /dev/kvm opens, speaks the KVM API and the processor has
-// vmx or svm. The last matters: on hosts that are themselves paravirtual guests
-// /dev/kvm opens and creates VMs that then hang without an error.
-// KVM asked for by name needs no processor flag, whoever asks knows the host; it
-// is an error where /dev/kvm cannot be used.
+// Auto becomes KVM only if /dev/kvm can be opened, answers with the KVM API version, and the
+// processor has the flag vmx or svm. The flag is needed because on hosts that are paravirtual
+// guests themselves /dev/kvm opens and makes VMs, which then hang without an error. If KVM is
+// asked for by name the flag is not checked, because the user knows the host; an unusable
+// /dev/kvm is an error then.
 func ProbeAccel(want hypervisor.Accel) (accel hypervisor.Accel, reason string, err error) {
 	return thisHost.probeAccel(want)
 }
@@ -76,7 +76,7 @@ func (h host) probeAccel(want hypervisor.Accel) (hypervisor.Accel, string, error
 	return hypervisor.KVM, fmt.Sprintf("%s opens and the processor has %s", h.kvm, flag), nil
 }
 
-// openKVM says in words for a person why /dev/kvm cannot be used, if so.
+// openKVM returns an error in words for a user if /dev/kvm cannot be used.
 func (h host) openKVM() error {
 	f, err := os.OpenFile(h.kvm, os.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
@@ -87,7 +87,7 @@ func (h host) openKVM() error {
 	case err != nil:
 		return fmt.Errorf("%w: load kvm_intel or kvm_amd", err)
 	}
-	// Opened only to ask it.
+	// It was opened only for one ioctl.
 	defer f.Close()
 	v, err := h.apiVersion(f)
 	if err != nil {
@@ -99,7 +99,7 @@ func (h host) openKVM() error {
 	return nil
 }
 
-// virtFlag returns "vmx" or "svm" if the first processor has one, else "".
+// virtFlag returns "vmx" or "svm" if the first processor has that flag, else "".
 func (h host) virtFlag() (string, error) {
 	flags, err := h.cpuField("flags")
 	if err != nil {
@@ -113,31 +113,31 @@ func (h host) virtFlag() (string, error) {
 	return "", nil
 }
 
-// tscKHz returns the rate of the time stamp counter, which a guest under
-// emulation sees unscaled, or 0 where it cannot be told. BogoMIPS is twice that
-// rate on x86, whereas "cpu MHz" follows the processor's present clock: a guest
-// told that one while the host idles would have its clock run several times too
-// fast for good.
+// tscKHz returns the rate of the host's time stamp counter, which an emulated guest sees
+// unscaled, or 0 if it is unknown. On x86 BogoMIPS is twice that rate. "cpu MHz" would be
+// wrong: it is the momentary clock, and a guest started while the host idles would have a clock
+// that runs several times too fast.
 func (h host) tscKHz() int {
 	field, err := h.cpuField("bogomips")
 	if err != nil {
 		return 0
 	}
 	mips, err := strconv.ParseFloat(field, 64)
-	if err != nil || mips < 200 || mips > 40000 { // below 100 MHz or above 20 GHz: not a rate
+	if err != nil || mips < 200 || mips > 40000 { // below 100 MHz or above 20 GHz it is not a rate
 		return 0
 	}
 	return int(mips * 1000 / 2)
 }
 
-// cpuField returns a field of the first processor, "" if it has none. It reads no
-// further: on large machines the whole file takes milliseconds to make.
+// cpuField returns a field of the first processor in /proc/cpuinfo, "" if it has none. It reads
+// no further than needed, because the kernel takes milliseconds to make the whole file on large
+// machines.
 func (h host) cpuField(name string) (value string, err error) {
 	f, err := os.Open(h.cpuinfo)
 	if err != nil {
 		return "", fmt.Errorf("read processor flags: %w", err)
 	}
-	// Opened for reading.
+	// It was opened only for reading.
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() && lines.Text() != "" {
@@ -152,8 +152,8 @@ func (h host) cpuField(name string) (value string, err error) {
 	return "", nil
 }
 
-// ProbeVsock says whether the agent channel can be a vhost-vsock device, and if
-// not, why, in words for a person.
+// ProbeVsock says whether the agent channel can use a vhost-vsock device. If not, reason says
+// why in words for a user.
 func ProbeVsock() (ok bool, reason string) { return thisHost.probeVsock() }
 
 func (h host) probeVsock() (bool, string) {
@@ -161,7 +161,7 @@ func (h host) probeVsock() (bool, string) {
 	if err != nil {
 		return false, err.Error() + ": load module vhost_vsock to have it"
 	}
-	// Opened only to see that it opens.
+	// It was opened only to see whether it can be.
 	f.Close()
 	return true, h.vhostVsock + " opens"
 }

@@ -14,29 +14,30 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// TranslationMiB bounds the guest code that QEMU keeps translated when it emulates.
-// A guest that starts a container has some 20 MiB of it; unbounded, a long life
-// makes it a gigabyte.
+// TranslationMiB bounds the translated code that QEMU keeps when it emulates, in MiB. A guest
+// that starts a container has about 20 MiB of it. Without a bound it grows to a gigabyte over a
+// long life.
 const TranslationMiB = 256
 
 const (
 	machineMicroVM = "microvm"
 
-	// tcgCPU leaves out the two features that tell a kernel to copy memory with rep
-	// movsb: TCG emulates that byte by byte, which halves what passes the channel.
+	// tcgCPU leaves out two features (erms, fsrm) that make a kernel copy memory with rep
+	// movsb. TCG emulates that instruction byte by byte, which halves the throughput of the
+	// channel.
 	tcgCPU = "max,-erms,-fsrm,-la57"
 
-	ramID     = "ram"     // of the memory backend
-	channelID = "channel" // of the agent's virtio-serial port, as events name it
+	ramID     = "ram"     // id of the memory backend
+	channelID = "channel" // id of the agent's virtio-serial port, as events name it
 
-	// maxTransports is how many virtio-mmio devices microvm takes with its second
-	// IO-APIC, which it has by default when ACPI is on. One more and QEMU ends
-	// with "No 'virtio-bus' bus found for device", which nobody understands.
+	// maxTransports is the number of virtio-mmio devices that microvm supports with its second
+	// IO-APIC, which it has if ACPI is on. With one more QEMU ends with "No 'virtio-bus' bus
+	// found for device", which tells users nothing.
 	maxTransports = 24
 )
 
-// handles are the numbers, in the vmm process, of the files it inherits, and what
-// belongs to them. They are data so that the argument vector is a pure function.
+// handles are the descriptor numbers, in the vmm process, of files that it inherits. They are
+// plain data, so that the argument vector can be computed without side effects.
 type handles struct {
 	qmp     int
 	console int
@@ -48,7 +49,7 @@ type handles struct {
 	vsockCID uint32
 }
 
-// lend has the vmm inherit the caller's files.
+// lend makes the vmm inherit the files in cfg and stores their numbers.
 func (h *handles) lend(cfg hypervisor.Config, inherit func(*os.File) int) {
 	for _, nic := range cfg.NICs {
 		h.taps = append(h.taps, inherit(nic.Tap))
@@ -58,20 +59,20 @@ func (h *handles) lend(cfg hypervisor.Config, inherit func(*os.File) int) {
 	}
 }
 
-// option is one command line option, "-flag value" or "-flag".
+// option is one command line option: "-flag value" or "-flag".
 type option struct {
 	flag  string
 	value string
 }
 
-// props is the "driver,key=value,..." syntax of QEMU's option values.
+// props is a value in QEMU's syntax "driver,key=value,...".
 type props struct {
 	driver string
-	pairs  []string // key, value, key, value, ...
+	pairs  []string // alternately key and value
 }
 
-// String escapes commas by doubling them: a directory named "a,readonly=off"
-// would otherwise set options of its own.
+// String doubles commas, as QEMU's syntax asks for. Otherwise a directory named
+// "a,readonly=off" would set an option.
 func (p props) String() string {
 	var b strings.Builder
 	b.WriteString(p.driver)
@@ -88,26 +89,26 @@ func with(driver string, pairs ...string) string {
 	return props{driver: driver, pairs: pairs}.String()
 }
 
-// machine is a configuration in QEMU's terms: the stations between a Config and
-// an argument vector.
+// machine is a configuration in QEMU's terms. It is made of a Config, and the argument vector
+// is made of it.
 type machine struct {
 	accel    string
 	cpu      string
 	memMiB   int
-	ram      string // value of -object
-	incoming bool   // wait for a saved device state instead of booting
+	ram      string // value of the option -object
+	incoming bool // wait for a saved device state instead of booting
 	vcpus    int
 	noPIT    bool
 	kernel   string
 	initrd   string
 	cmdline  string
 	chardevs []string
-	backends []option // fsdevs, netdevs and block devices
+	backends []option // options for fsdevs, netdevs and block devices
 	devices  []string // in the order of their virtio-mmio slots
 }
 
-// check refuses what QEMU would refuse in words of its own, or accept and mean
-// something else by.
+// check refuses configurations that QEMU would refuse with a message that users do not
+// understand, or would take for something else.
 func check(cfg hypervisor.Config) error {
 	if cfg.Machine != "" && cfg.Machine != machineMicroVM {
 		return fmt.Errorf("machine type %q is not supported: use %q", cfg.Machine, machineMicroVM)
@@ -158,7 +159,7 @@ func check(cfg hypervisor.Config) error {
 }
 
 func countDevices(cfg hypervisor.Config) int {
-	n := 2 + len(cfg.NICs) + len(cfg.Disks) // channel and rng
+	n := 2 + len(cfg.NICs) + len(cfg.Disks) // the channel and the random number generator
 	if cfg.Vsock {
 		n++
 	}
@@ -171,7 +172,8 @@ func countDevices(cfg hypervisor.Config) int {
 	return n
 }
 
-// newMachine is pure. tscKHz is the rate of the host's time stamp counter, 0 if unknown.
+// newMachine has no side effects. tscKHz is the rate of the host's time stamp counter, 0 if it
+// is unknown.
 func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 	m := machine{
 		accel: "kvm", cpu: "host",
@@ -180,12 +182,12 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 	}
 	if cfg.Accel == hypervisor.TCG {
 		m.accel, m.cpu = with("tcg", "thread", "multi", "tb-size", strconv.Itoa(TranslationMiB)), tcgCPU
-		// A kernel that is told the rate of its clock needs no PIT and never stops it:
-		// QEMU would wake up 73 times a second for each idle guest.
+		// A kernel that knows the rate of its clock does not need the PIT, and would never stop
+		// it. QEMU would wake up 73 times a second for each idle guest.
 		m.noPIT = tscKHz > 0
 	}
-	// reserve=off: RAM that is larger than what the host has free would be refused,
-	// though a guest seldom touches all of it.
+	// reserve=off: with it on the host refuses RAM larger than its free memory, although a
+	// guest seldom uses all of it.
 	ram := []string{"id", ramID, "size", strconv.Itoa(cfg.MemoryMiB) + "M", "reserve", "off"}
 	if cfg.RAMFile == "" {
 		m.ram = with("memory-backend-ram", ram...)
@@ -203,7 +205,7 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 		with("socket", "id", "console", "fd", strconv.Itoa(h.console)),
 	}
 
-	// Each device costs the guest time to boot, under emulation most: no others.
+	// No other devices, because each one costs time at boot, under emulation most of all.
 	m.chardevs = append(m.chardevs, with("socket", "id", "agent", "fd", strconv.Itoa(h.channel)))
 	m.add(with("virtio-serial-device", "id", "serial", "max_ports", "2"))
 	m.add(with("virtserialport", "id", channelID, "bus", "serial.0", "chardev", "agent", "name", cfg.ChannelPort))
@@ -211,9 +213,9 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 		m.add(with("vhost-vsock-device", "guest-cid", strconv.FormatUint(uint64(h.vsockCID), 10), "vhostfd", strconv.Itoa(h.vhost)))
 	}
 	if cfg.ShareDir != "" {
-		// passthrough: owner and mode on the host are the guest's, as with a bind
-		// mount. remap: the share is a tree of bind mounts of many file systems,
-		// whose inode numbers would otherwise collide.
+		// passthrough: files have the same owner and mode on the host and in the guest, as with
+		// a bind mount. multidevs=remap: the share holds mounts of several filesystems, whose
+		// inode numbers could be equal.
 		path := cfg.ShareDir
 		if cfg.User != nil {
 			path = "." // see restricting.user
@@ -230,8 +232,8 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 	for i, nic := range cfg.NICs {
 		id := "net" + strconv.Itoa(i)
 		m.backends = append(m.backends, option{"-netdev", with("tap", "id", id, "fd", strconv.Itoa(h.taps[i]))})
-		// A clone of a template must not announce the template's address; it gets its
-		// own from the agent.
+		// A clone must not announce the MAC address of its template. It gets its own from the
+		// agent.
 		m.add(with("virtio-net-device", "netdev", id, "mac", nic.MAC, "guest_announce", "off"))
 	}
 	for i, disk := range cfg.Disks {
@@ -242,7 +244,7 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 
 func (m *machine) add(device string) { m.devices = append(m.devices, device) }
 
-// board is the value of -machine.
+// board returns the value of the option -machine.
 func (m machine) board() string {
 	pairs := []string{"dump-guest-core", "off"}
 	if m.noPIT {
@@ -251,18 +253,18 @@ func (m machine) board() string {
 	return with(machineMicroVM, append(pairs, "memory-backend", ramID)...)
 }
 
-// argv returns the arguments after the program's name. ownFilter has QEMU put itself
-// under a filter of system calls, once it runs.
+// argv returns the arguments after the program's name. With ownFilter QEMU installs a system
+// call filter of its own once it runs.
 func (m machine) argv(ownFilter bool) []string {
 	opts := []option{
 		{"-nodefaults", ""},
 		{"-no-user-config", ""},
-		// The guest runs once told to: see confine.
+		// The guest does not run before confine was called.
 		{"-S", ""},
 		{"-display", "none"},
-		// With the kernel's reboot=t panic=-1 a panic becomes the end of the process.
+		// Together with the kernel's reboot=t panic=-1 this ends the process at a panic.
 		{"-no-reboot", ""},
-		// A core dump of the vmm must not hold the guest's memory.
+		// A core dump of the vmm must not contain the guest's memory.
 		{"-machine", m.board()},
 		{"-accel", m.accel},
 		{"-cpu", m.cpu},
@@ -302,9 +304,8 @@ func (m machine) argv(ownFilter bool) []string {
 	return argv
 }
 
-// Fingerprint is a digest of the machine that cfg describes with nics network
-// cards: two VMs of equal fingerprints differ at most in what a clone of a
-// template may have of its own.
+// Fingerprint returns a digest of the machine that cfg describes, with nics network cards. Two
+// VMs with equal fingerprints differ only in what may differ between a template and its clones.
 func Fingerprint(cfg hypervisor.Config, nics int) string {
 	h := handles{}
 	if cfg.ShareTag != "" {
@@ -314,39 +315,39 @@ func Fingerprint(cfg hypervisor.Config, nics int) string {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{})
 		h.taps = append(h.taps, 0)
 	}
-	// The clock rate is read anew for each boot, and a clone keeps its template's.
+	// The rate of the clock is measured at each boot, and a clone keeps that of its template.
 	const noRate = 0
 	sum := sha256.Sum256([]byte(strings.Join(newMachine(cfg, h, noRate).argv(false), "\x00")))
 	return hex.EncodeToString(sum[:16])
 }
 
-// kernelCmdline puts the caller's parameters last: the kernel takes the last of
-// two that contradict each other.
+// kernelCmdline puts the caller's parameters last, because the kernel uses the last of two
+// contradicting ones.
 func kernelCmdline(cfg hypervisor.Config, tscKHz int) string {
 	params := []string{
 		"console=ttyS0", "quiet", "reboot=t", "panic=-1",
 		"lsm=landlock,lockdown,yama",
-		// The kernel would test its ciphers against known answers at each boot: a
-		// tenth of the boot under emulation.
+		// The kernel would test its ciphers at each boot, which takes a tenth of the boot under
+		// emulation.
 		"cryptomgr.notests",
-		// A kernel with more than 3 GiB of RAM keeps 64 MiB for devices that reach no
-		// further, of which there are none: each template would hold them.
+		// With more than 3 GiB of RAM the kernel reserves 64 MiB for devices that can address
+		// no more. The machine has none, and each template would hold these 64 MiB.
 		"swiotlb=noforce",
 	}
 	if cfg.Accel == hypervisor.TCG && tscKHz > 0 {
 		params = append(
 			params,
-			// Under emulation the guest's own calibration of the time stamp counter
-			// fails about every second time, and it then hangs.
+			// Under emulation the guest's own calibration of the time stamp counter fails about
+			// every second time, and the guest then hangs.
 			"tsc_early_khz="+strconv.Itoa(tscKHz),
-			// All vcpus read the host's one counter. The kernel cannot know that, and
-			// with two of them would keep time by a 4 ms tick instead.
+			// All vCPUs read the one counter of the host. The kernel cannot know that: with two
+			// vCPUs it would use a tick of 4 ms as its clock.
 			"tsc=reliable",
-			// The kernel gives the timer interrupt 60 ms to show that it works, and
-			// panics if all of them fall into a time in which a busy host runs
-			// something else. Under KVM it skips this test by itself.
+			// The kernel waits 60 ms for the timer interrupt and panics without one, which
+			// happens when a busy host runs something else for so long. Under KVM the kernel
+			// skips this test itself.
 			"no_timer_check",
-			// On a busy host it would see lockups where there are none.
+			// On a busy host the watchdog would report lockups that are none.
 			"nowatchdog",
 		)
 	}

@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	// binaryName is of the one guest architecture there is so far.
+	// binaryName is for x86_64, the only architecture of guests so far.
 	binaryName = "qemu-system-x86_64"
 	guestArch  = "x86_64"
 )
 
-// searchDirs are searched before PATH: engines call husk with an empty environment. The
-// last is NixOS's.
+// searchDirs are searched before PATH, because engines call husk with an empty environment. The
+// last one is for NixOS.
 var searchDirs = []string{"/usr/local/bin", "/usr/bin", "/usr/libexec", "/run/current-system/sw/bin"}
 
-// FindBinary returns the QEMU executable: the configured one, which must be absolute, or
-// with that empty the first in searchDirs, then in the absolute directories of PATH. Who
-// calls husk is root and could run any program anyway. FindBinary starts no process; a QEMU
-// that is too old is refused by Start.
+// FindBinary returns the path of the QEMU executable. That is configured, which must be
+// absolute, or if it is empty the first one found in searchDirs and then in the absolute
+// directories of PATH. PATH is safe to use, because the caller of husk is root. FindBinary
+// starts no process; Start refuses a QEMU that is too old.
 func FindBinary(configured string) (string, error) {
 	dirs := slices.Clone(searchDirs)
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
@@ -74,22 +74,22 @@ func executable(path string) error {
 	return nil
 }
 
-// version is QEMU's own, as its QMP greeting gives it.
+// version is QEMU's version from its QMP greeting.
 type version struct {
 	Major int `json:"major"`
 	Minor int `json:"minor"`
 	Micro int `json:"micro"`
 }
 
-// minVersion is the oldest QEMU that husk starts: Debian 12's, the oldest that husk is
-// tested with.
+// minVersion is the oldest QEMU that husk starts. It is that of Debian 12, and the oldest one
+// tested.
 var minVersion = version{Major: 7, Minor: 2}
 
-// MinVersion is the oldest version of QEMU that husk takes, such as "7.2".
+// MinVersion returns the oldest version of QEMU that husk starts, such as "7.2".
 func MinVersion() string { return fmt.Sprintf("%d.%d", minVersion.Major, minVersion.Minor) }
 
-// ParseVersion finds the version in what `qemu-system-x86_64 --version` prints, such as
-// "7.2.22", and says whether husk takes it. The version is empty where there is none.
+// ParseVersion finds the version in the output of `qemu-system-x86_64 --version`, such as
+// "7.2.22", and says whether husk starts it. text is empty if there is no version in out.
 func ParseVersion(out string) (text string, taken bool) {
 	m := printedVersion.FindStringSubmatch(out)
 	if m == nil {
@@ -97,7 +97,7 @@ func ParseVersion(out string) (text string, taken bool) {
 	}
 	var v version
 	for i, n := range []*int{&v.Major, &v.Minor, &v.Micro} {
-		*n, _ = strconv.Atoi(m[1+i]) // four digits at most
+		*n, _ = strconv.Atoi(m[1+i]) // at most four digits
 	}
 	return strings.Join(m[1:], "."), v.check() == nil
 }
@@ -108,7 +108,7 @@ func (v version) String() string {
 	return fmt.Sprintf("QEMU %d.%d.%d", v.Major, v.Minor, v.Micro)
 }
 
-// check refuses a version below minVersion.
+// check returns an error for a version below minVersion.
 func (v version) check() error {
 	if v.Major < minVersion.Major || v.Major == minVersion.Major && v.Minor < minVersion.Minor {
 		return fmt.Errorf("%s is too old, %s or later is needed: %s", v, MinVersion(), distro.Install(distro.QEMU))

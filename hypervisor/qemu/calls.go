@@ -9,14 +9,14 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// The system calls that a vmm may make, with the reason, for it counts as taken over
-// by its guest. All else fails with EPERM, or as unanswered says, and the calls of
-// intrusions end the vmm. See filter.go for how the tables become a filter.
+// This file lists the system calls that a vmm may make, each with the reason, because its guest
+// may have taken it over. Other calls fail with EPERM, or with the error in unanswered. The
+// calls in intrusions end the vmm. filter.go makes a filter of these tables.
 
-// callGroup is system calls with one reason to be allowed.
+// callGroup is a group of system calls that are allowed for the same reason.
 type callGroup struct {
 	why string
-	// if_ says for which machines; nil: all.
+	// if_ says for which machines they are allowed; nil: for all.
 	if_   func(hypervisor.Config) bool
 	calls []allowedCall
 }
@@ -24,15 +24,16 @@ type callGroup struct {
 // allowedCall is a system call, by its name in the kernel's table.
 type allowedCall struct {
 	name string
-	// only are the arguments it may have, any of them; nil: all.
+	// only lists the arguments that the call may have; one entry must match. nil: any
+	// arguments.
 	only []arguments
 }
 
-// arguments is a test that holds if each of its parts does.
+// arguments is a condition on the arguments of a call. All its parts must hold.
 type arguments []argument
 
-// argument is true of a call whose argument number n, of which only the low 32 bits
-// are looked at, is value in the bits of mask.
+// argument holds for a call if argument number n equals value in the bits of mask. Only the low
+// 32 bits of the argument are tested.
 type argument struct {
 	n           int // 0 to 5
 	mask, value uint32
@@ -57,16 +58,18 @@ func calls(names ...string) []allowedCall {
 }
 
 const (
-	// namespaceFlags are all CLONE_NEW*.
+	// namespaceFlags are all CLONE_NEW* flags.
 	namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 		unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-	// ioctlType are the bits of an ioctl's number that say whose it is.
+	// ioctlType is the mask of an ioctl number's type, which says to which subsystem the ioctl
+	// belongs.
 	ioctlType = 0xff00
 	ioctlKVM  = 0xAE00 // linux/kvm.h
 	ioctlVirt = 0xAF00 // linux/vhost.h
 
-	// Numbers of linux/fs.h, asm-generic/ioctls.h and linux/hdreg.h that package unix has not.
+	// Numbers from linux/fs.h, asm-generic/ioctls.h and linux/hdreg.h that package unix does
+	// not have.
 	fsIOCGetVersion  = 0x80087601 // FS_IOC_GETVERSION
 	fionbio          = 0x5421     // FIONBIO
 	blkDiscard       = 0x1277     // BLKDISCARD
@@ -75,7 +78,7 @@ const (
 	hdioGetGeo       = 0x0301     // HDIO_GETGEO
 )
 
-// allowed begins with the calls made most often: the filter asks in this order.
+// The most frequent calls come first, because the filter tests them in this order.
 var allowed = []callGroup{
 	{
 		why: "wait and wake up: main loop, virtual processors, thread pool",
@@ -150,15 +153,16 @@ var allowed = []callGroup{
 	},
 }
 
-// unanswered are calls that libraries and QEMU try, and do without.
+// unanswered are calls that libraries and QEMU try and can do without. They fail with this
+// error.
 var unanswered = map[unix.Errno][]string{
 	unix.ENOSYS: {"clone3", "openat2", "memfd_create", "io_uring_setup", "io_setup"},
 	unix.ENOTTY: {"ioctl"},
 }
 
-// intrusions are calls that a vmm makes only if it is no longer itself. They are not
-// refused but end it, and its end says which call. Calls that some version of QEMU or
-// of a library may try are not among them: a container must not end by mistake.
+// intrusions are calls that only a vmm makes which has been taken over. They end the vmm, and
+// the reason names the call. A call that some version of QEMU or of a library may try must not
+// be here, because it would end a container by mistake.
 var intrusions = []string{
 	// other processes
 	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "kcmp",
@@ -175,7 +179,8 @@ var intrusions = []string{
 	"iopl", "ioperm", "syslog", "acct", "settimeofday", "clock_settime", "sethostname", "setdomainname",
 }
 
-// intrusionNumbers are the intrusions, and execve, which is one once the guest runs.
+// intrusionNumbers are the numbers of the intrusions, and that of execve, which is an intrusion
+// once the guest runs.
 var intrusionNumbers = func() map[int32]bool {
 	all := map[int32]bool{unix.SYS_EXECVE: true}
 	for _, name := range intrusions {
@@ -188,7 +193,7 @@ var intrusionNumbers = func() map[int32]bool {
 
 func isIntrusion(number int32) bool { return intrusionNumbers[number] }
 
-// callNumber is of the x86_64 table.
+// callNumber returns the number of a system call on x86_64.
 func callNumber(name string) (uint32, error) {
 	n, ok := arch.X86_64.SyscallNames[name]
 	if !ok {

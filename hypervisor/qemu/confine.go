@@ -9,13 +9,13 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// confine leaves the vmm with nothing of the host's files but the share, before the
-// guest runs. QEMU has everything open by the time it answers QMP, and its 9p server
-// goes by descriptors. What this is for: a guest that has taken QEMU over finds only what
-// it was given anyway; and the vmm's copy of the host's mounts would keep each of
-// them busy for as long as the VM lives.
+// confine takes all files of the host away from the vmm, except the share, before the guest
+// runs. QEMU has opened everything by the time it answers on QMP, and its 9p server works with
+// descriptors. So a guest that takes QEMU over finds only what it had anyway. And without
+// confine the vmm's copy of the host's mounts would keep every one of them busy as long as the
+// VM lives.
 //
-// hostDir is the share's directory, "" for none.
+// hostDir is the directory of the share, "" if there is none.
 func (p *process) confine(hostDir string) error {
 	if err := p.inMounts(func() error { return keepShare(hostDir) }); err != nil {
 		return fmt.Errorf("confine vmm: %w", err)
@@ -45,8 +45,8 @@ func (p *process) sealShare(hostDir string) error {
 func (p *process) inMounts(f func() error) error {
 	done := make(chan error)
 	go func() {
-		// The thread ends with its goroutine: it is left in the vmm's namespace. The
-		// program keeps its main goroutine on the main thread, so it is not that one.
+		// The thread stays in the vmm's namespace, so it ends with its goroutine. It is not the
+		// main thread, because the program keeps its main goroutine locked there.
 		runtime.LockOSThread()
 		err := p.enterMounts()
 		if err == nil {
@@ -70,9 +70,9 @@ func (p *process) enterMounts() error {
 	return joined
 }
 
-// newRoot is where the vmm's root is built: a directory that is there on every
-// host and that no share lies below. Its name in the new root is the same, for
-// QEMU's 9p server changes modes and attributes through /proc/self/fd.
+// newRoot is the directory on which the vmm's root is built. It exists on every host and no
+// share is below it. The new root has a proc directory too, because QEMU's 9p server changes
+// modes and attributes through /proc/self/fd.
 const newRoot = "/proc"
 
 // shareInRoot is the share in the new root.
@@ -80,8 +80,8 @@ const shareInRoot = "/share"
 
 // keepShare makes a root with the share and /proc in it that of this mount namespace.
 func keepShare(hostDir string) error {
-	// Below it is the one that stays, of the vmm's pid namespace and with processes only:
-	// see restrictions.
+	// Below this mount is another one, of the vmm's pid namespace and with processes only,
+	// which stays: see restricting.mounts.
 	if err := unix.Unmount("/proc", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount the start's /proc: %w", err)
 	}
@@ -103,8 +103,8 @@ func keepShare(hostDir string) error {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
 	if hostDir != "" {
-		// Moved, not bound: the 9p server holds this very mount and finds those below
-		// it only while they hang together.
+		// The share is moved and not bound, because the 9p server has this mount open, and
+		// finds the mounts below it only as long as they stay attached to it.
 		if err := unix.Mount(hostDir, newRoot+shareInRoot, "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("keep the share: %w", err)
 		}
@@ -115,8 +115,8 @@ func keepShare(hostDir string) error {
 	return pivot(newRoot)
 }
 
-// pivot makes dir the root of every process in this mount namespace that has the
-// old one, and lets go of all else.
+// pivot makes dir the root of every process of this mount namespace that uses the old root, and
+// unmounts everything else.
 func pivot(dir string) error {
 	if err := unix.Chdir(dir); err != nil {
 		return err

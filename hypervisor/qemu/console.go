@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// ring keeps the last bytes written to it. The guest writes what goes in: it may
-// write without end, and cost the host no more than the ring.
+// ring keeps the last bytes written to it. The guest may write without end, and the host uses
+// no more memory than the ring has.
 type ring struct {
 	mu   sync.Mutex
 	buf  []byte
@@ -39,7 +39,7 @@ func (r *ring) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// text returns what the ring holds as printable text.
+// text returns the content of the ring as printable text.
 func (r *ring) text() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -49,9 +49,9 @@ func (r *ring) text() string {
 	return printable(r.buf[r.next:]) + printable(r.buf[:r.next])
 }
 
-// printable drops control characters but newline and tab, and what is not UTF-8:
-// the text ends on a terminal or in a log, and the guest must not write there
-// anything but text. Format characters go too: they reorder text on a terminal.
+// printable removes control characters except newline and tab, format characters, and what is
+// not UTF-8. The text is shown on a terminal or in a log, where the guest must not be able to
+// do anything but show text; format characters would reorder it.
 func printable(b []byte) string {
 	var s strings.Builder
 	s.Grow(len(b))
@@ -70,7 +70,7 @@ func printable(b []byte) string {
 	return s.String()
 }
 
-// drain copies r into the ring until r ends, then signals done.
+// drain copies src into the ring until src ends, and then calls done.
 func (r *ring) drain(src io.Reader, done *sync.WaitGroup) {
 	defer done.Done()
 	buf := make([]byte, 4096)
@@ -79,13 +79,13 @@ func (r *ring) drain(src io.Reader, done *sync.WaitGroup) {
 		//nolint:errcheck // a ring's Write never fails.
 		r.Write(buf[:n])
 		if err != nil {
-			return // end of file, or the deadline set once the vmm was reaped
+			return // end of file, or the deadline that is set when the vmm was reaped
 		}
 	}
 }
 
-// lastLines returns the last n non-empty lines of text, joined by "; ", at most
-// limit bytes of them.
+// lastLines returns the last n lines of text that are not empty, joined by "; ", at most limit
+// bytes.
 func lastLines(text string, n, limit int) string {
 	lines := strings.FieldsFunc(text, func(c rune) bool { return c == '\n' })
 	if len(lines) > n {
@@ -98,8 +98,9 @@ func lastLines(text string, n, limit int) string {
 	return s
 }
 
-// panicLine returns the kernel's last "Kernel panic" line in text, without its
-// time stamp, or "". It is the guest's word, good for a message and no more.
+// panicLine returns the last line of text that has the kernel's "Kernel panic", without its
+// time stamp; "" if there is none. The guest has written it, so it may be shown but not relied
+// on.
 func panicLine(text string) string {
 	i := strings.LastIndex(text, "Kernel panic - not syncing")
 	if i < 0 {

@@ -49,8 +49,8 @@ func TestPanicLine(t *testing.T) {
 	}
 }
 
-// FuzzConsole: whatever a guest writes to its console, what is shown of it is text of
-// bounded length without control or format characters.
+// FuzzConsole: whatever a guest writes to its console, the shown text has bounded length and no
+// control or format characters.
 func FuzzConsole(f *testing.F) {
 	f.Add([]byte("a\x1b[31m\n[    1.0] Kernel panic - not syncing: x\r\n"), uint8(7))
 	f.Add([]byte("\xe2\x80\xae\xff\xf0\x9f"), uint8(1))

@@ -8,7 +8,7 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// maxSerial is how many bytes of a disk's serial number virtio-blk has room for.
+// maxSerial is the number of bytes that virtio-blk has for a disk's serial number.
 const maxSerial = 20
 
 func checkDisks(cfg hypervisor.Config) error {
@@ -28,12 +28,12 @@ func checkDisks(cfg hypervisor.Config) error {
 	return nil
 }
 
-// isBlockSize: QEMU takes powers of two up to 2 MiB.
+// isBlockSize says whether QEMU accepts a block size: powers of two from 512 bytes to 2 MiB.
 func isBlockSize(n int) bool { return n >= 512 && n <= 2<<20 && n&(n-1) == 0 }
 
-// addDisk: past the host's page cache, so that what the guest has flushed is on
-// the device, and what another has written there is seen. The device is not
-// locked, as it is not when a container on the host opens it.
+// addDisk adds a disk without the host's page cache: what the guest has flushed is on the
+// device, and the guest sees what others write there. The device is not locked, because it is
+// not locked either when a container on the host opens it.
 func (m *machine) addDisk(i int, d hypervisor.Disk, fd int) {
 	id, set, readOnly := "disk"+strconv.Itoa(i), strconv.Itoa(i), "off"
 	if d.ReadOnly {

@@ -12,24 +12,24 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// Offsets in struct seccomp_data, which a filter reads, and the size of an argument,
-// whose low half comes first.
+// Offsets in struct seccomp_data, which a filter reads, and the size of one argument, whose low
+// half comes first.
 const (
 	offNumber, offArch, offArgs = 0, 4, 16
 	argSize                     = 8
 	wordSize                    = 4
 
-	x32Bit = 0x40000000 // of the numbers of another calling convention
+	x32Bit = 0x40000000 // marks numbers of the x32 calling convention
 )
 
-// clause is what a filter returns for a call with these arguments; nil: any.
+// clause says what a filter returns for a call with these arguments; nil: with any.
 type clause struct {
 	args   arguments
 	action uint32 // SECCOMP_RET_*
 }
 
-// filter is an allow list under construction: for each number the clauses, of which
-// the first that fits decides.
+// filter is a list of allowed calls. For each system call number it has clauses, of which the
+// first that matches decides.
 type filter struct {
 	order   []uint32
 	clauses map[uint32][]clause
@@ -47,12 +47,12 @@ func (f *filter) add(name string, c clause) error {
 	return nil
 }
 
-// watch has calls that a listener answers.
+// watch names the calls that a listener answers, with their arguments.
 type watch map[string][]arguments
 
-// newFilter returns the program for a machine. With a listener, it answers the calls
-// in watched, execve and the intrusions. Without one execve is allowed and an intrusion
-// ends the process.
+// newFilter returns the program for a machine. With a listener the calls in watched, execve and
+// the intrusions go to the listener. Without one execve is allowed and an intrusion ends the
+// process.
 func newFilter(cfg hypervisor.Config, watched watch, listener bool) ([]bpf.Instruction, error) {
 	f := &filter{clauses: map[uint32][]clause{}}
 	intrusion, exec := uint32(unix.SECCOMP_RET_KILL_PROCESS), uint32(unix.SECCOMP_RET_ALLOW)
@@ -82,7 +82,7 @@ func newFilter(cfg hypervisor.Config, watched watch, listener bool) ([]bpf.Instr
 		}
 	}
 	if !listener {
-		// QEMU's own filter, which can only forbid more.
+		// QEMU installs a filter of its own, which can only forbid more.
 		if err := f.add("seccomp", clause{nil, unix.SECCOMP_RET_ALLOW}); err != nil {
 			return nil, err
 		}
@@ -126,7 +126,7 @@ func (f *filter) program() []bpf.Instruction {
 	return append(program, bpf.RetConstant{Val: refuse(unix.EPERM)})
 }
 
-// decide always returns.
+// decide returns instructions that try the clauses in order. All paths end in a return.
 func decide(clauses []clause) []bpf.Instruction {
 	var code []bpf.Instruction
 	for _, c := range clauses {
@@ -148,7 +148,7 @@ func decide(clauses []clause) []bpf.Instruction {
 	return append(code, bpf.RetConstant{Val: refuse(unix.EPERM)})
 }
 
-// assemble is for the kernel.
+// assemble returns the program in the form that the kernel takes.
 func assemble(program []bpf.Instruction) ([]unix.SockFilter, error) {
 	raw, err := bpf.Assemble(program)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// seccompData is what a filter reads.
+// seccompData is struct seccomp_data.
 type seccompData struct {
 	arch, nr uint32
 	args     [6]uint64
@@ -21,7 +21,7 @@ type seccompData struct {
 func verdict(t *testing.T, filter *bpf.VM, d seccompData) uint32 {
 	t.Helper()
 	raw := make([]byte, 64)
-	put := func(off int, v uint32) { // the VM reads big endian, where the kernel reads words
+	put := func(off int, v uint32) { // the interpreter reads big endian, and the kernel native words
 		for i := range 4 {
 			raw[off+i] = byte(v >> (24 - 8*i))
 		}
@@ -62,7 +62,7 @@ const (
 	native = unix.AUDIT_ARCH_X86_64
 )
 
-// TestFilterOfArguments asks for calls of which some are allowed.
+// TestFilterOfArguments makes calls that are allowed with some arguments only.
 func TestFilterOfArguments(t *testing.T) {
 	watched := newWatcher(&specialFiles{slot: 8}, &ramFile{}).watched()
 	full := hypervisor.Config{Accel: hypervisor.KVM, Vsock: true, NICs: make([]hypervisor.NIC, 1), Disks: make([]hypervisor.Disk, 1)}
@@ -70,7 +70,7 @@ func TestFilterOfArguments(t *testing.T) {
 	for name, c := range map[string]struct {
 		cfg     hypervisor.Config
 		data    seccompData
-		with    uint32 // a listener
+		with    uint32 // the verdict with a listener
 		without uint32
 	}{
 		"name a file":          {data: seccompData{native, unix.SYS_OPENAT, [6]uint64{5, 0, unix.O_PATH | unix.O_NOFOLLOW}}, with: notify, without: allow},
@@ -114,7 +114,7 @@ func TestFilterOfArguments(t *testing.T) {
 	}
 }
 
-// TestFilterAllowsOnlyTheList asks for every call there is.
+// TestFilterAllowsOnlyTheList makes every call of the kernel's table.
 func TestFilterAllowsOnlyTheList(t *testing.T) {
 	var listed []string
 	for _, group := range allowed {
@@ -125,7 +125,7 @@ func TestFilterAllowsOnlyTheList(t *testing.T) {
 			listed = append(listed, c.name)
 		}
 	}
-	// What no list may have, whatever else changes.
+	// Calls that must never be allowed, however the lists change.
 	never := []string{
 		"ptrace", "process_vm_readv", "process_vm_writev", "pidfd_open", "pidfd_getfd", "open_by_handle_at", "name_to_handle_at",
 		"mount", "umount2", "move_mount", "open_tree", "fsopen", "fsmount", "mount_setattr", "pivot_root", "chroot",

@@ -37,7 +37,7 @@ import (
 //	HUSK_TEST_ACCEL    optional: kvm; it fails where KVM does not run guests
 //	HUSK_TEST_GUEST    optional: testdata/guest, built, for where there is no Go
 
-// bootTimeout is for a machine that runs other things on all its processors.
+// bootTimeout allows for a machine whose processors are all busy.
 const bootTimeout = 4 * time.Minute
 
 // guestInitrd is an initramfs with the program in testdata/guest added.
@@ -62,7 +62,7 @@ func guestInitrd(t *testing.T, base string) string {
 		t.Fatal(err)
 	}
 	archive := bytes.NewBuffer(image)
-	archive.Write(make([]byte, (4-len(image)%4)%4)) // the kernel reads one archive after another at multiples of 4
+	archive.Write(make([]byte, (4-len(image)%4)%4)) // the kernel expects each archive at a multiple of 4
 	w := cpio.NewWriter(archive)
 	if err := w.WriteHeader(&cpio.Header{Name: "test-guest", Mode: cpio.TypeReg | 0o755, Size: int64(len(body))}); err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func guestInitrd(t *testing.T, base string) string {
 	return write(t, dir, "initrd", archive.String(), 0o600)
 }
 
-// guestConfig is a machine whose init obeys the verbs of testdata/guest.
+// guestConfig returns a machine whose init executes the commands of testdata/guest.
 func guestConfig(t *testing.T) hypervisor.Config {
 	t.Helper()
 	settings := bootimage.Settings{Kernel: os.Getenv("HUSK_TEST_KERNEL"), Modules: os.Getenv("HUSK_TEST_MODULES"), CacheDir: os.Getenv("HUSK_CACHE")}
@@ -108,7 +108,7 @@ func guestAccel() hypervisor.Accel {
 	return hypervisor.TCG
 }
 
-// guest is a booted VM and a conversation with its init.
+// guest is a booted VM and a connection to its init.
 type guest struct {
 	*vm
 	conn    net.Conn
@@ -125,7 +125,7 @@ func boot(t *testing.T, cfg hypervisor.Config) guest {
 	})
 	conn := v.Channel().Serial
 	g := guest{v, conn, bufio.NewReader(conn)}
-	// Written long before the guest has a port to read it from.
+	// This was written long before the guest opened its port.
 	if got := g.ask(t, "echo hello"); got != "hello" {
 		t.Fatalf("the guest answered %q", got)
 	}
@@ -209,7 +209,7 @@ func TestGuestVsock(t *testing.T) {
 	}
 }
 
-// dialVsock retries: nothing says when the guest listens.
+// dialVsock dials until it succeeds, because nothing tells when the guest listens.
 func dialVsock(t *testing.T, v *vm, port uint32) net.Conn {
 	t.Helper()
 	deadline := time.After(bootTimeout)
@@ -254,8 +254,8 @@ func TestGuestConsole(t *testing.T) {
 	}
 }
 
-// waitConsole waits for text that the guest printed, which does not come by the
-// channel and so not in order with its answers.
+// waitConsole waits until the guest has printed text. The console is not ordered with the
+// answers on the channel.
 func waitConsole(t *testing.T, v hypervisor.VM, text string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
@@ -308,8 +308,7 @@ func TestGuestShare(t *testing.T) {
 		}
 	}
 
-	// QEMU's repair of CVE-2023-2861 took the making of special files with it in
-	// the 7.2 series; QEMU 10 has it back.
+	// QEMU 7.2 refuses special files since its fix of CVE-2023-2861; QEMU 10 makes them again.
 	got := g.ask(t, "fifo /mnt/fifo")
 	info, err := os.Lstat(filepath.Join(cfg.ShareDir, "fifo"))
 	switch {
@@ -326,7 +325,7 @@ func TestGuestNICs(t *testing.T) {
 		t.Skip("taps need root")
 	}
 	cfg := guestConfig(t)
-	runtime.LockOSThread() // in a namespace of its own; never unlocked, so the thread ends with the test
+	runtime.LockOSThread() // the thread changes its namespace, so it is never unlocked and ends with the test
 	handle, err := netns.New()
 	if err != nil {
 		t.Fatal(err)
@@ -350,7 +349,7 @@ func TestGuestNICs(t *testing.T) {
 	}
 	g := boot(t, cfg)
 	for _, f := range files {
-		if err := f.Close(); err != nil { // borrowed: the vmm has its own
+		if err := f.Close(); err != nil { // the vmm has a duplicate
 			t.Error(err)
 		}
 	}
@@ -378,8 +377,7 @@ func TestGuestNICs(t *testing.T) {
 	}
 }
 
-// sniff returns a socket that sees the frames which come in by a link, with a
-// receive timeout.
+// sniff returns a socket that receives the frames arriving on a link, with a receive timeout.
 func sniff(t *testing.T, link string) int {
 	t.Helper()
 	l, err := netlink.LinkByName(link)
@@ -395,7 +393,8 @@ func sniff(t *testing.T, link string) int {
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index}); err != nil {
 		t.Fatal(err)
 	}
-	// Of a kernel without it the frames of our own kernel come too, and the test fails on them.
+	// On a kernel without this option the socket also receives frames that our own kernel
+	// sends, and the test fails on them.
 	unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(bootTimeout / time.Second)}); err != nil {
 		t.Fatal(err)
@@ -403,7 +402,7 @@ func sniff(t *testing.T, link string) int {
 	return fd
 }
 
-// TestRealQEMURefusals needs QEMU but no guest.
+// TestRealQEMURefusals needs QEMU and no guest.
 func TestRealQEMURefusals(t *testing.T) {
 	binary, err := FindBinary(os.Getenv("HUSK_TEST_QEMU"))
 	if err != nil {

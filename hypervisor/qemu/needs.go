@@ -7,15 +7,16 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// yamaScope is where the kernel says who may look into whom.
+// yamaScope is the file in which Yama says which processes may trace others.
 const yamaScope = "/proc/sys/kernel/yama/ptrace_scope"
 
-// noteNeeds: the answers for special files take looking into the vmm, which the kernel
-// lets only those do who have at least the vmm's capabilities, and the rights to what
-// is asked for. Of a scope of 2 on, and of another user, it takes one more.
+// noteNeeds sets v.needs. To answer calls about special files this process has to read the
+// vmm's memory. The kernel allows that only to a process that has at least the vmm's
+// capabilities; with a yama scope of 2 or more, or if the vmm is another user, CAP_SYS_PTRACE
+// is needed as well. And it needs the rights to do what the vmm asks for.
 func (v *vm) noteNeeds(cfg hypervisor.Config) {
 	if cfg.User != nil {
-		v.needs.Capabilities = append(v.needs.Capabilities, "CAP_KILL") // the vmm
+		v.needs.Capabilities = append(v.needs.Capabilities, "CAP_KILL") // to kill the vmm
 	}
 	if v.watch.special == nil || v.watch.special.fixed.Load() {
 		return

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The structures of seccomp's user notification, as linux/seccomp.h has them.
+// The structures of seccomp's user notification, as in linux/seccomp.h.
 type (
 	notification struct {
 		id   uint64
@@ -33,15 +33,15 @@ type (
 		id       uint64
 		_        uint32 // flags
 		source   uint32
-		_        uint32 // the number wanted
+		_        uint32 // the number that the descriptor should get
 		newFlags uint32
 	}
 )
 
-// listener answers for system calls of the processes under its filter.
+// listener receives and answers system calls of the processes under its filter.
 type listener struct{ file *os.File }
 
-// newListener makes one of what the kernel has granted for a filter.
+// newListener returns a listener for the descriptor that the kernel gave for a filter.
 func newListener(granted *os.File) (*listener, error) {
 	fd, err := unix.FcntlInt(granted.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if cerr := granted.Close(); err == nil {
@@ -50,7 +50,8 @@ func newListener(granted *os.File) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Non-blocking only makes the runtime poll it: the read itself knows no such thing.
+	// Non-blocking mode makes Go's runtime poll the descriptor. The kernel's ioctl does not
+	// look at the mode.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("poll system calls: %w", err)
@@ -58,7 +59,8 @@ func newListener(granted *os.File) (*listener, error) {
 	return &listener{os.NewFile(uintptr(fd), "seccomp")}, nil
 }
 
-// receive waits for the next system call. io.EOF: nobody is left under the filter.
+// receive waits for the next system call. It returns io.EOF when no process is left under the
+// filter.
 func (l *listener) receive() (notification, error) {
 	var n notification
 	conn, err := l.file.SyscallConn()
@@ -67,7 +69,7 @@ func (l *listener) receive() (notification, error) {
 	}
 	var failure error
 	err = conn.Read(func(fd uintptr) bool {
-		// Receiving blocks, whatever the descriptor's mode, if there is nothing.
+		// The ioctl blocks if there is no call to receive, even in non-blocking mode.
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		if _, failure = unix.Poll(poll, 0); failure != nil {
 			return !errors.Is(failure, unix.EINTR)
@@ -86,18 +88,18 @@ func (l *listener) receive() (notification, error) {
 	return n, errors.Join(err, failure)
 }
 
-// proceed lets the kernel do what was called for.
+// proceed lets the kernel execute the call.
 func (l *listener) proceed(n notification) {
 	l.send(notificationAnswer{id: n.id, flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE})
 }
 
-// answer has the call return value, or fail with errno if that is not 0.
+// answer makes the call return value or, if errno is not 0, fail with errno.
 func (l *listener) answer(n notification, value int, errno syscall.Errno) {
 	l.send(notificationAnswer{id: n.id, value: int64(value), errno: -int32(errno)})
 }
 
-// give has the call return a copy of file, made in the caller with the given flags.
-// An error means that it does not return yet.
+// give makes the call return a new descriptor of file, with these flags. After an error the
+// call has not returned yet.
 func (l *listener) give(n notification, file *os.File, flags uint32) error {
 	add := notificationFile{id: n.id, source: uint32(file.Fd()), newFlags: flags}
 	conn, err := l.file.SyscallConn()
@@ -123,9 +125,9 @@ func (l *listener) give(n notification, file *os.File, flags uint32) error {
 func (l *listener) send(a notificationAnswer) {
 	conn, err := l.file.SyscallConn()
 	if err != nil {
-		return // closed: nobody is left
+		return // closed: no process is left
 	}
-	//nolint:errcheck // ENOENT: a signal has taken the call back
+	//nolint:errcheck // ENOENT: a signal has interrupted the call
 	conn.Control(func(fd uintptr) { control(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&a)) })
 }
 

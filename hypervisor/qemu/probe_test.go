@@ -81,7 +81,7 @@ func TestProbeAccel(t *testing.T) {
 	}
 }
 
-// TestProbeThisHost holds that the real probe answers at all, with KVM's real ioctl.
+// TestProbeThisHost: the real probe gives an answer, with KVM's real ioctl.
 func TestProbeThisHost(t *testing.T) {
 	accel, reason, err := ProbeAccel(hypervisor.Auto)
 	if err != nil || reason == "" || accel != hypervisor.KVM && accel != hypervisor.TCG {

@@ -13,29 +13,31 @@ import (
 	"github.com/huskvm/husk/nsfork"
 )
 
-// process is a vmm process that dies with this one.
+// process is a vmm process. It ends when this process ends.
 type process struct {
 	proc   *os.Process
 	pidfd  *os.File      // closed once reaped
-	exited chan struct{} // closed once reaped
-	// Set before exited is closed.
-	state *os.ProcessState // nil if err is not
-	err   error            // of the wait
+	exited chan struct{} // closed when the process was reaped
+	// These are set before exited is closed.
+	state *os.ProcessState // nil if err is not nil
+	err   error // of waiting for the process
 }
 
-// launch is what a vmm process is started from.
+// launch describes how a vmm process is started.
 type launch struct {
 	cfg hypervisor.Config
-	// argv are its arguments after the program's name, with a filter of its own or not.
+	// argv returns the arguments after the program's name, with or without a filter of QEMU's
+	// own.
 	argv func(ownFilter bool) []string
-	// files become its descriptors 3 and up, and output 1 and 2. They are borrowed.
+	// files become the vmm's descriptors from 3 on, and output its descriptors 1 and 2. They
+	// stay the caller's.
 	files  []*os.File
 	output *os.File
 	watch  *watcher
 }
 
-// start runs the vmm with nothing else of this process: no environment, no other
-// descriptor, not its session; restricted and under its filter.
+// start starts the vmm, restricted and under its filter. It gets nothing else of this process:
+// an environment of its own, a session of its own, and no other descriptors.
 func (l *launch) start() (*process, error) {
 	if err := syscalls.CloseOnExec(3); err != nil {
 		return nil, fmt.Errorf("mark descriptors close-on-exec: %w", err)
@@ -43,9 +45,8 @@ func (l *launch) start() (*process, error) {
 	p := &process{exited: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The parent-death signal goes with the thread that forked, not with the
-		// process: were that thread to end, the kernel would kill the VM. So it is
-		// held here, waiting, for as long as the VM runs.
+		// The kernel sends the parent-death signal when the thread that forked ends, even if
+		// the process goes on. So this thread waits here as long as the VM runs.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := l.fork(p)
@@ -63,7 +64,7 @@ func (l *launch) start() (*process, error) {
 	return p, nil
 }
 
-// fork is for the thread that stays.
+// fork starts the process. It is called on the thread that waits for it.
 func (l *launch) fork(p *process) error {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -82,7 +83,7 @@ func (l *launch) fork(p *process) error {
 		err = l.watch.started(pid, int(p.pidfd.Fd()))
 	}
 	if err != nil {
-		close(l.watch.vmm) // which the watcher waits for
+		close(l.watch.vmm) // the watcher waits for it
 		p.pidfd.Close()    // nil is an error, and harmless
 		kerr := p.kill()
 		if kerr == nil {
@@ -93,7 +94,7 @@ func (l *launch) fork(p *process) error {
 	return nil
 }
 
-// execute returns the vmm's pid once its program runs.
+// execute returns the vmm's pid when the vmm executes its program.
 func (l *launch) execute(null *os.File) (pid int, err error) {
 	serving := false
 	defer func() {
@@ -106,7 +107,7 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 	}()
 	cfg := l.cfg
 	if cfg.User != nil {
-		// Out of the way of the numbers that the vmm's descriptors get.
+		// The copy has a number that none of the vmm's descriptors gets.
 		users, err := spare(cfg.User.Namespace)
 		if err != nil {
 			return 0, err
@@ -121,12 +122,13 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 	}
 	request := &nsfork.Request{
 		Path: l.cfg.Binary, Args: append([]string{l.cfg.Binary}, l.argv(false)...),
-		// An engine's or a user's LD_LIBRARY_PATH and QEMU_* must not reach the vmm.
+		// The environment is fixed, because an engine's or a user's LD_LIBRARY_PATH and QEMU_*
+		// must not reach the vmm.
 		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"},
 		Files: append([]*os.File{null, l.output, l.output}, l.files...),
-		// The vmm needs the host's tree to start, whatever the caller does to its own root
-		// meanwhile, and is confined afterwards. The umask is inherited: QEMU's 9p sets each
-		// mode itself, after creating, to what the guest asked for.
+		// The vmm has a mount namespace of its own: it needs the host's files to start,
+		// whatever this process does to its root, and is confined afterwards. It inherits the
+		// umask; QEMU's 9p server sets each file's mode itself after it has created the file.
 		Clone: namespacesOf(l.cfg), CgroupFD: -1, DieWithThread: true, Calls: calls,
 	}
 	filter := &nsfork.Filter{Listen: func(granted *os.File) {
@@ -143,8 +145,9 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 	if !errors.Is(err, nsfork.ErrNoListener) {
 		return pid, err
 	}
-	// husk runs in something that listens itself. The vmm works but for the calls that
-	// need help, and has a filter of its own to lose execve by.
+	// A filter around husk, such as that of a container, has a listener already, and the kernel
+	// allows only one. Without a listener the vmm works except for the calls that have to be
+	// answered, and it gets a filter that still allows execve and a second one of QEMU's own.
 	if l.watch.start != nil {
 		return 0, fmt.Errorf("open the guest's kernel for a vmm that is not root: %w", err)
 	}
@@ -160,9 +163,9 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 	return nsfork.Start(request)
 }
 
-// spare returns a copy of a descriptor with a high number.
+// spare returns a duplicate of f with a high descriptor number.
 func spare(f *os.File) (*os.File, error) {
-	const first = 128 // nsfork.Start takes half as many
+	const first = 128 // nsfork.Start uses numbers from 64 on
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, first)
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
@@ -178,7 +181,7 @@ func (l *launch) program(listener bool) ([]unix.SockFilter, error) {
 	return assemble(code)
 }
 
-// kill returns without waiting for the end.
+// kill kills the vmm and does not wait for its end.
 func (p *process) kill() error {
 	if err := p.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill vmm: %w", err)

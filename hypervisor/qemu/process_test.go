@@ -16,7 +16,8 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// underListener runs f on a thread whose children get no listener, since there is one.
+// underListener runs f on a thread that is under a filter with a listener, so that its children
+// cannot have another.
 func underListener(t *testing.T, f func() error) error {
 	t.Helper()
 	allowAll := []bpf.Instruction{bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}}
@@ -32,7 +33,7 @@ func underFilter(t *testing.T, filter []bpf.Instruction, flags uintptr, f func()
 	}
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends
+		runtime.LockOSThread() // never unlocked, so the thread ends
 		program := &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
 		fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(program)))
 		if errno != 0 {
@@ -79,8 +80,8 @@ func TestVMMThatCannotBeWatched(t *testing.T) {
 	}
 }
 
-// TestWithoutListener: a VM boots, under a filter all the same, and with one of QEMU's
-// own beside it; but no guest is made of a template that another could write to.
+// TestWithoutListener: without a listener a VM boots, under a filter and one of QEMU's own. No
+// guest is started from a template, because the vmm could write to it.
 func TestWithoutListener(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")

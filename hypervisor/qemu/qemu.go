@@ -1,8 +1,8 @@
-// Package qemu runs virtual machines with QEMU: machine type microvm, controlled
-// over QMP, everything it needs handed to it as open descriptors.
+// Package qemu runs virtual machines with QEMU: machine type microvm, controlled over QMP. QEMU
+// gets everything it needs as open descriptors.
 //
-// The agent channel's near end (Channel().Serial) belongs to the caller, who
-// closes it: when the VM has ended what the guest wrote last can still be read.
+// The caller closes Channel().Serial. What the guest wrote last can be read from it after the
+// VM has ended.
 package qemu
 
 import (
@@ -27,21 +27,21 @@ import (
 )
 
 const (
-	// The console may have 56 KiB of the 64 KiB that Console returns: a guest that
-	// floods it must not push out what QEMU says of itself.
+	// The guest's console gets 56 KiB of the 64 KiB that Console returns, so that a guest that
+	// floods it does not push out what QEMU itself has printed.
 	consoleSize = 56 << 10
 	stderrSize  = 8 << 10
 
-	// startTimeout is for a QEMU that neither answers nor ends. It answers in 50 ms;
+	// startTimeout ends a QEMU that neither answers nor exits. It normally answers in 50 ms;
 	// the rest is for a machine that swaps.
 	startTimeout = 30 * time.Second
 
-	// drainTimeout is how long the pipes of an ended vmm may take to end too. They
-	// end with it, unless someone else holds them.
+	// drainTimeout bounds how long the pipes of an ended vmm may stay open. They end with it,
+	// unless another process has them open.
 	drainTimeout = time.Second
 )
 
-// New returns a starter of QEMU machines.
+// New returns a Starter of QEMU machines.
 func New() hypervisor.Starter { return starter{host: thisHost} }
 
 type starter struct{ host host }
@@ -57,17 +57,17 @@ type vm struct {
 	watch   *watcher
 
 	stopping atomic.Bool
-	shutdown atomic.Pointer[string] // reason of the SHUTDOWN event
+	shutdown atomic.Pointer[string] // reason of QMP's SHUTDOWN event
 	marks    marks
-	devices  string // path that Save writes
+	devices  string // path of the file that Save writes
 	needs    hypervisor.Needs
 	share    string // the share's directory, "" for none
 	done     chan struct{}
 	err      error // set before done is closed
 }
 
-// resources is what Start has open: the vmm's ends are closed in any case once
-// it runs, ours only when it fails.
+// resources are the files that Start has opened. The vmm's ends are closed in any case when it
+// runs, and our ends only if Start fails.
 type resources struct {
 	theirs []*os.File
 	ours   []io.Closer
@@ -75,7 +75,7 @@ type resources struct {
 
 func (r *resources) closeTheirs() {
 	for _, f := range r.theirs {
-		// The vmm has its own duplicate; nothing was written here.
+		// The vmm has its own duplicate, and nothing was written here.
 		f.Close()
 	}
 	r.theirs = nil
@@ -84,7 +84,7 @@ func (r *resources) closeTheirs() {
 func (r *resources) closeAll() {
 	r.closeTheirs()
 	for _, c := range r.ours {
-		// The failure that leads here is the one to report.
+		// The error that made this necessary is the one to report.
 		c.Close()
 	}
 }
@@ -127,11 +127,11 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	}
 
 	if errors.Is(err, errQMPClosed) {
-		// It is ending by itself: what it says and its status explain more than a
-		// kill would, so give it the time.
+		// QEMU is ending by itself. What it prints and its exit status explain more than a kill
+		// would, so it gets time for them.
 		select {
 		case <-v.done:
-			// That the connection closed is only how we saw it.
+			// The connection's end is a consequence, not the cause.
 			err = fmt.Errorf("%s ended at once: %s", cfg.Binary, v.proc.state)
 			if intruded := v.watch.intrusion(); intruded != nil {
 				err = intruded
@@ -143,7 +143,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	return nil, errors.Join(fmt.Errorf("start vm: %w", v.startError(err, cfg)), stopErr)
 }
 
-// run has the guest begin. Until then QEMU has executed none of its instructions.
+// run starts the guest. Before it QEMU executes no instruction of the guest.
 func (v *vm) run(ctx context.Context, cfg hypervisor.Config) error {
 	v.watch.guestRuns.Store(true)
 	if cfg.RAMFile == "" || cfg.RAMShared {
@@ -153,7 +153,7 @@ func (v *vm) run(ctx context.Context, cfg hypervisor.Config) error {
 	return v.restore(ctx, cfg.DeviceState)
 }
 
-// launch forks QEMU and everything that listens to it.
+// launch starts QEMU and everything that reads from it.
 func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	var res resources
 	defer func() {
@@ -167,7 +167,7 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		return 2 + len(files)
 	}
 
-	// connect returns our end of a socket, and the number of the vmm's.
+	// connect returns our end of a socket, and the descriptor number of the vmm's end.
 	connect := func(name string) (net.Conn, int, error) {
 		near, far, err := syscalls.SocketPairConn(name)
 		if err != nil {
@@ -239,13 +239,13 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 	return v, nil
 }
 
-// deadliner is what both a connection and a pipe are.
+// deadliner is implemented by connections and pipes.
 type deadliner interface {
 	io.Closer
 	SetReadDeadline(t time.Time) error
 }
 
-// reap waits for the end of the process and then of all it wrote, so that Err and
+// reap waits until the process has ended and everything that it wrote is read, so that Err and
 // Console know its last words.
 func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
 	<-v.proc.exited
@@ -257,7 +257,7 @@ func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
 	readers.Wait()
 	<-v.qmp.ended
 	for _, o := range append(outputs, v.qmp.conn) {
-		// Read to their end.
+		// They have been read to their end.
 		o.Close()
 	}
 	<-v.watch.ended
@@ -267,8 +267,8 @@ func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
 	close(v.done)
 }
 
-// event notes why the machine stops, which QEMU says just before it ends, and
-// what restore and Save wait for.
+// event handles an event of QMP: it notes the reason why the machine stops, which QEMU sends
+// just before it exits, and wakes restore and Save.
 func (v *vm) event(name string, data json.RawMessage) {
 	v.marks.note(name, data)
 	if name != "SHUTDOWN" {
@@ -282,7 +282,7 @@ func (v *vm) event(name string, data json.RawMessage) {
 	}
 }
 
-// endError puts the end of the process into words.
+// endError describes why the process has ended.
 func (v *vm) endError() error {
 	reason := ""
 	if r := v.shutdown.Load(); r != nil {
@@ -294,7 +294,7 @@ func (v *vm) endError() error {
 	}
 	switch {
 	case reason == "guest-reset":
-		// With -no-reboot and the kernel's panic=-1 a panic looks like this.
+		// With -no-reboot and the kernel's panic=-1 a panic ends QEMU in this way.
 		if line := panicLine(v.console.text()); line != "" {
 			return fmt.Errorf("guest kernel panicked: %q", line)
 		}
@@ -309,7 +309,7 @@ func (v *vm) endError() error {
 	return withOutput(fmt.Errorf("vmm ended: %s", state), v.stderr)
 }
 
-// startError is a failed Start in words, with what QEMU said and what to do.
+// startError describes why Start failed, with what QEMU has printed and what the user can do.
 func (v *vm) startError(err error, cfg hypervisor.Config) error {
 	said := v.stderr.text()
 	err = withOutput(err, v.stderr)
@@ -387,7 +387,7 @@ func (v *vm) Err() error {
 // Stop implements hypervisor.VM.
 func (v *vm) Stop() error {
 	select {
-	case <-v.done: // its reason to end stays
+	case <-v.done: // the reason for its end stays
 		return nil
 	default:
 	}

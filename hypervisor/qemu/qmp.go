@@ -17,18 +17,18 @@ import (
 )
 
 const (
-	// maxQMPLine bounds one message: a guest that broke into its QEMU must not get
-	// at the caller's memory next. The longest real answers are some tens of KiB.
+	// maxQMPLine bounds one message, in bytes. A guest that has taken QEMU over must not use up
+	// this process's memory. The longest real answers have some tens of KiB.
 	maxQMPLine = 1 << 20
-	// qmpWriteTimeout is for a QEMU that no longer reads; commands are a few
-	// hundred bytes and fit the socket's buffer.
+	// qmpWriteTimeout ends a QEMU that no longer reads. Commands are a few hundred bytes long
+	// and fit into the socket's buffer.
 	qmpWriteTimeout = 5 * time.Second
 )
 
-// errQMPClosed is wrapped by every call after the connection has ended.
+// errQMPClosed is wrapped by the error of every command after the connection has ended.
 var errQMPClosed = errors.New("qmp connection closed")
 
-// QMPError is QEMU's refusal of a command.
+// QMPError is QEMU's error for a command.
 type QMPError struct {
 	Command string
 	Class   string // "GenericError", "CommandNotFound", ...
@@ -39,7 +39,7 @@ func (e *QMPError) Error() string {
 	return fmt.Sprintf("qmp %s: %s: %s", e.Command, e.Class, printable([]byte(e.Desc)))
 }
 
-// message is any line QEMU sends: a greeting, an answer, or an event.
+// message is a line that QEMU sends: a greeting, an answer or an event.
 type message struct {
 	Greeting *greeting       `json:"QMP"`
 	ID       *uint64         `json:"id"`
@@ -52,15 +52,15 @@ type message struct {
 	Data  json.RawMessage `json:"data"`
 }
 
-// greeting is what QEMU says first.
+// greeting is the first thing that QEMU sends.
 type greeting struct {
 	Version struct {
 		QEMU version `json:"qemu"`
 	} `json:"version"`
 }
 
-// parseMessage reads one line. It is an error if the line is none of the kinds of
-// message, or several at once.
+// parseMessage parses one line. It returns an error if the line is not exactly one kind of
+// message.
 func parseMessage(line []byte) (*message, error) {
 	var m message
 	if err := json.Unmarshal(line, &m); err != nil {
@@ -81,8 +81,8 @@ func parseMessage(line []byte) (*message, error) {
 	return &m, nil
 }
 
-// readLine returns the next line without its end. A line above limit bytes is an
-// error and makes the rest of r meaningless.
+// readLine returns the next line without its end. After a line longer than limit bytes it
+// returns an error, and r must not be used any more.
 func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 	var line []byte
 	for {
@@ -103,24 +103,24 @@ func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 	}
 }
 
-// qmp is a client of QEMU's control socket. Answers are matched to commands by
-// id, so commands may overlap; events go to one function.
+// qmp is a client of QEMU's control socket. Answers are matched to commands by id, so commands
+// may overlap. Events go to one function.
 type qmp struct {
 	conn    net.Conn
 	onEvent func(name string, data json.RawMessage)
-	greeted chan greeting // buffered, one value
-	ended   chan struct{} // closed once nothing more will arrive
+	greeted chan greeting // buffered, for one value
+	ended   chan struct{} // closed when nothing more arrives
 
 	writeMu sync.Mutex
 
 	mu      sync.Mutex
 	lastID  uint64
 	pending map[uint64]chan *message
-	err     error // why it ended, set before ended is closed
+	err     error // why it has ended; set before ended is closed
 }
 
-// newQMP starts reading. onEvent runs on the reader and must not block; it may be
-// nil. Close ends the reader.
+// newQMP starts reading. onEvent is called by the reader and must not block; it may be nil.
+// Close ends the reader.
 func newQMP(conn net.Conn, onEvent func(name string, data json.RawMessage)) *qmp {
 	q := &qmp{
 		conn: conn, onEvent: onEvent,
@@ -143,8 +143,8 @@ func (q *qmp) read() {
 		q.mu.Lock()
 		q.err = fmt.Errorf("%w: %w", errQMPClosed, err)
 		q.mu.Unlock()
-		// Whatever this was, QEMU and we no longer understand each other.
-		// The error that ended the connection is the one kept.
+		// After such a message nothing from QEMU can be relied on. The error that ended the
+		// connection is kept.
 		q.conn.Close()
 		return
 	}
@@ -171,30 +171,31 @@ func (q *qmp) readOne(r *bufio.Reader) error {
 			q.onEvent(m.Event, m.Data)
 		}
 	case m.ID == nil:
-		// An error without an id answers something QEMU could not parse; we send
-		// nothing of that kind.
+		// An error without an id answers something that QEMU could not parse, and this client
+		// sends nothing of that kind.
 		return fmt.Errorf("qmp error without a command: %s", printable([]byte(m.Error.Desc)))
 	default:
 		q.mu.Lock()
 		ch := q.pending[*m.ID]
 		delete(q.pending, *m.ID)
 		q.mu.Unlock()
-		if ch != nil { // else its caller gave up waiting
+		if ch != nil { // nil if the caller no longer waits
 			ch <- m
 		}
 	}
 	return nil
 }
 
-// negotiate waits for the greeting and leaves capabilities negotiation mode,
-// after which commands work. QEMU answers only once the machine is built, so
-// success says that the whole configuration was accepted.
+// negotiate waits for the greeting and leaves capabilities negotiation mode, after which
+// commands work. QEMU answers only when the machine is built, so success means that it has
+// accepted the whole configuration.
 func (q *qmp) negotiate(ctx context.Context) (greeting, error) {
 	var g greeting
 	select {
 	case g = <-q.greeted:
 	case <-q.ended:
-		// Both may be ready: a QEMU that greets and dies has still greeted.
+		// A QEMU that greets and exits at once has still greeted, so the greeting wins if both
+		// are ready.
 		select {
 		case g = <-q.greeted:
 		default:
@@ -206,14 +207,14 @@ func (q *qmp) negotiate(ctx context.Context) (greeting, error) {
 	return g, q.Execute(ctx, "qmp_capabilities", nil, nil)
 }
 
-// Execute runs one command. args is marshalled unless nil; the answer is
-// unmarshalled into result unless that is nil. A refusal is a *QMPError. When ctx
-// ends first the command may still take effect.
+// Execute runs one command. args is marshalled unless it is nil, and the answer is unmarshalled
+// into result unless that is nil. An error from QEMU is a *QMPError. If ctx ends first, the
+// command may still take effect.
 func (q *qmp) Execute(ctx context.Context, cmd string, args, result any) error {
 	return q.execute(ctx, cmd, args, nil, result)
 }
 
-// PassFile gives QEMU a duplicate of f under name.
+// PassFile gives QEMU a duplicate of f, which commands can refer to by name.
 func (q *qmp) PassFile(ctx context.Context, name string, f *os.File) error {
 	return q.execute(ctx, "getfd", map[string]string{"fdname": name}, f, nil)
 }
@@ -281,15 +282,15 @@ func (q *qmp) send(ctx context.Context, id uint64, cmd string, args any, f *os.F
 		return fmt.Errorf("send command: %w", err)
 	}
 	if err := writeWith(q.conn, append(line, '\n'), f); err != nil {
-		// Half a command may be on its way: nothing after it would be understood.
-		// The write's error is the one to report.
+		// Part of a command may have been sent, so QEMU would misunderstand what follows. The
+		// write's error is the one to report.
 		q.conn.Close()
 		return fmt.Errorf("send command: %w", err)
 	}
 	return nil
 }
 
-// writeWith sends b, and with it f unless that is nil.
+// writeWith sends b, and with it the descriptor f unless f is nil.
 func writeWith(conn net.Conn, b []byte, f *os.File) error {
 	if f == nil {
 		_, err := conn.Write(b)
@@ -314,7 +315,7 @@ func (q *qmp) endErr() error {
 
 // Close ends the connection and waits for the reader.
 func (q *qmp) Close() {
-	// Closing a socket twice, or one whose peer is gone, loses nothing.
+	// Closing a socket again, or one whose peer is gone, loses nothing.
 	q.conn.Close()
 	<-q.ended
 }

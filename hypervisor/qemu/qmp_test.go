@@ -15,14 +15,14 @@ import (
 
 const greetingLine = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": ["oob"]}}`
 
-// command is what the client sends.
+// command is a command as the client sends it.
 type command struct {
 	Execute   string          `json:"execute"`
 	Arguments json.RawMessage `json:"arguments"`
 	ID        uint64          `json:"id"`
 }
 
-// serveQMP plays QEMU: it greets, then answer says what to write for each command.
+// serveQMP plays QEMU: it sends the greeting, and answer returns what to send for each command.
 func serveQMP(t *testing.T, answer func(command) string) (*qmp, chan string) {
 	t.Helper()
 	near, far := net.Pipe()
@@ -64,7 +64,7 @@ func TestQMPNegotiateAndExecute(t *testing.T) {
 	q, events := serveQMP(t, func(c command) string {
 		switch c.Execute {
 		case "query-kvm":
-			// An event and an answer nobody waits for come first.
+			// An event and an answer that nobody waits for come first.
 			return `{"event": "RESUME", "timestamp": {}}` + "\n" + `{"return": {}, "id": 999}` + "\n" +
 				fmt.Sprintf(`{"id": %d, "return": {"enabled": true, "present": true}}`+"\n", c.ID)
 		case "cont":
@@ -101,7 +101,7 @@ func TestQMPNegotiateAndExecute(t *testing.T) {
 func TestQMPConcurrentCommandsGetTheirOwnAnswers(t *testing.T) {
 	var held string
 	q, _ := serveQMP(t, func(c command) string {
-		// Answers come in pairs, the later command's first.
+		// Two answers are sent together, that to the later command first.
 		answer := fmt.Sprintf(`{"return": %s, "id": %d}`+"\n", c.Arguments, c.ID)
 		if held == "" {
 			held = answer
@@ -185,8 +185,8 @@ func TestReadLine(t *testing.T) {
 	}
 }
 
-// FuzzParseMessage holds that no line makes the parser panic, and that what it
-// accepts is exactly one kind of message, which its readers rely on.
+// FuzzParseMessage: no line makes the parser panic, and what it accepts is exactly one kind of
+// message.
 func FuzzParseMessage(f *testing.F) {
 	for _, s := range []string{
 		greetingLine, `{"return": {}, "id": 1}`, `{"return": null, "id": 1}`, `{"return": {}}`,
@@ -222,7 +222,7 @@ func FuzzParseMessage(f *testing.F) {
 	})
 }
 
-// FuzzQMPStream holds that a client fed any bytes ends, and never blocks a caller.
+// FuzzQMPStream: a client that gets arbitrary bytes ends, and blocks no caller.
 func FuzzQMPStream(f *testing.F) {
 	f.Add([]byte(greetingLine + "\n" + `{"return": {}, "id": 1}` + "\n"))
 	f.Add([]byte("{}\n"))
@@ -231,7 +231,7 @@ func FuzzQMPStream(f *testing.F) {
 		q := newQMP(near, nil)
 		defer q.Close()
 		go func() {
-			// The client hangs up when it has seen enough.
+			// Write fails when the client has closed the connection.
 			far.Write(stream)
 			far.Close()
 		}()

@@ -10,16 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ramFile has QEMU hold a template's RAM read-only.
+// ramFile makes QEMU open a template's RAM read-only.
 //
-// QEMU maps the file privately, but opens it for writing; only from version 9 on can
-// it be told otherwise. Who takes QEMU over could write into the memory of all other
-// guests of that template. So QEMU's open of the file is answered with a descriptor
-// that this process has opened, for reading only.
+// QEMU maps the file privately but opens it for writing; only since version 9 it can be told
+// not to. A guest that takes its QEMU over could then write into the memory of all other guests
+// of the template. So this process answers QEMU's open of the file with a descriptor that is
+// open for reading only.
 type ramFile struct {
 	path string
 	file *os.File
-	// given is set once QEMU has it.
+	// given is set when QEMU has the descriptor.
 	given atomic.Bool
 }
 
@@ -31,9 +31,9 @@ func openRAMFile(path string) (*ramFile, error) {
 	return &ramFile{path: path, file: f}, nil
 }
 
-// openSealed opens a file such that who has the descriptor cannot open the file again
-// for writing, by way of /proc/self/fd: on a read-only mount of its own, which nobody
-// else sees and which goes with the descriptor.
+// openSealed opens a file for reading so that nobody with the descriptor can open it again for
+// writing through /proc/self/fd. The file is opened on a detached read-only mount that exists
+// only for this descriptor.
 func openSealed(path string) (*os.File, error) {
 	mount, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
@@ -47,15 +47,16 @@ func openSealed(path string) (*os.File, error) {
 	return os.Open("/proc/self/fd/" + strconv.Itoa(mount))
 }
 
-// atCWD is AT_FDCWD as a filter sees it.
+// atCWD is AT_FDCWD in the 32 bits that a filter tests.
 const atCWD = allBits + 1 + unix.AT_FDCWD
 
-// watched: what the guest opens is named by a descriptor of a directory instead.
+// watched returns the calls to answer: those that name a file by a path. Calls for files of the
+// guest name it by a directory's descriptor.
 func (r *ramFile) watched() watch {
 	return watch{"openat": {{{0, allBits, atCWD}, {2, unix.O_ACCMODE, unix.O_RDWR}}}}
 }
 
-// handle reports whether it has answered.
+// handle answers a call if it is one for the RAM file. It returns false if it has not answered.
 func (r *ramFile) handle(calls *listener, t target, n notification) bool {
 	if n.nr != unix.SYS_OPENAT || int32(n.args[0]) != unix.AT_FDCWD || n.args[2]&unix.O_ACCMODE != unix.O_RDWR {
 		return false
@@ -74,7 +75,7 @@ func (r *ramFile) handle(calls *listener, t target, n notification) bool {
 
 func (r *ramFile) close() { r.file.Close() }
 
-// check fails if QEMU has opened the file by itself.
+// check returns an error if QEMU has opened the file by itself.
 func (r *ramFile) check() error {
 	if r.given.Load() {
 		return nil

@@ -13,13 +13,14 @@ import (
 	"github.com/huskvm/husk/nsfork"
 )
 
-// newNamespaces are the vmm's own, with nobody else in them. The user namespace is
-// not among them.
+// newNamespaces are new namespaces in which only the vmm is. Its user namespace is not one of
+// these.
 const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
-// namespacesOf: the kernel makes no pid namespace for a vmm with a user namespace where
-// the caller's own pid namespace belongs to the container's. The vmm then sees the
-// processes of husk's that stand for the container, and has no right to any of them.
+// namespacesOf returns the namespaces to make for the vmm. The kernel refuses a new pid
+// namespace to a vmm with a user namespace if the caller's pid namespace belongs to the
+// container's user namespace. The vmm then sees the host processes that stand for the
+// container, and has no rights to them.
 func namespacesOf(cfg hypervisor.Config) uintptr {
 	if cfg.User != nil {
 		return newNamespaces &^ unix.CLONE_NEWPID
@@ -27,17 +28,18 @@ func namespacesOf(cfg hypervisor.Config) uintptr {
 	return newNamespaces
 }
 
-// fileCapabilities are what QEMU's 9p server, one process of uid 0 that acts for all
-// users of the guest, cannot do without whatever the container may: it makes a file
-// as root and gives it to its user (CHOWN), opens what belongs to users
-// (DAC_OVERRIDE), sets modes and times of it (FOWNER) and its setgid bit (FSETID).
-// Which user may do what is decided in the guest.
+// fileCapabilities are capabilities without which QEMU's 9p server cannot work, whatever the
+// container may do. The server is one process with uid 0 that acts for all users of the guest:
+// it makes a file as root and gives it to its user (CHOWN), opens files of other users
+// (DAC_OVERRIDE), sets their modes and times (FOWNER) and their setgid bit (FSETID). The
+// guest's kernel decides which user may do what.
 var fileCapabilities = []capability.Cap{capability.CAP_CHOWN, capability.CAP_DAC_OVERRIDE, capability.CAP_FOWNER, capability.CAP_FSETID}
 
-// lentCapabilities are those of hypervisor.Config.FileCapabilities that count.
+// lentCapabilities are those capabilities of hypervisor.Config.FileCapabilities that concern
+// files.
 var lentCapabilities = []capability.Cap{capability.CAP_MKNOD, capability.CAP_SETFCAP}
 
-// keptCapabilities are all that the vmm has. Without a share it works on no files.
+// keptCapabilities returns all capabilities that the vmm keeps. Without a share it needs none.
 func keptCapabilities(cfg hypervisor.Config) []capability.Cap {
 	if cfg.ShareDir == "" {
 		return nil
@@ -53,21 +55,20 @@ func keptCapabilities(cfg hypervisor.Config) []capability.Cap {
 
 // The vmm's limits.
 const (
-	// maxFiles is how many files the vmm may have open. QEMU's 9p server closes the
-	// guest's files before it has as many, and opens them again when they are used.
+	// maxFiles bounds the files that the vmm may have open. QEMU's 9p server closes files of
+	// the guest before it reaches this number, and opens them again when they are used.
 	maxFiles = 65536
-	// spareMiB is how much memory of its own the vmm may have beside what its guest sees
-	// and the code it translates. The 9p server keeps something for each file that the
-	// guest has ever looked up, for as long as the guest likes: without a limit that
-	// could be all of the host's memory.
+	// spareMiB is how much memory the vmm may have in addition to the guest's RAM and the
+	// translated code, in MiB. The 9p server keeps data for each file that the guest has looked
+	// up, for as long as the guest wants, which could use up all memory of the host.
 	spareMiB = 1536
-	// noCore: the kernel writes no core file of this size, and, which it does with 0,
-	// starts no program that takes one.
+	// noCore, in bytes, is too small for a core file. With 0 the kernel would still start a
+	// program that takes core dumps.
 	noCore = 1
 )
 
-// restrictions are what the vmm does to itself before it is executed: it needs
-// CAP_SYS_ADMIN for the first of them, and has lost that after the last.
+// restrictions returns the system calls by which the vmm restricts itself before it executes
+// QEMU. The first of them need CAP_SYS_ADMIN, which is gone after the last.
 func restrictions(cfg hypervisor.Config) ([]nsfork.Call, error) {
 	r := &restricting{}
 	r.mounts(cfg.ShareDir)
@@ -77,10 +78,10 @@ func restrictions(cfg hypervisor.Config) ([]nsfork.Call, error) {
 	return r.calls, r.err
 }
 
-// restricting collects calls.
+// restricting collects the calls.
 type restricting struct {
 	calls []nsfork.Call
-	err   error // the first
+	err   error // the first error
 }
 
 func (r *restricting) call(name string, nr int, args ...any) {
@@ -94,27 +95,27 @@ func (r *restricting) call(name string, nr int, args ...any) {
 // harmlessMounts is what each mount in the vmm's namespace is.
 var harmlessMounts = unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 
-// mounts: a /proc of the vmm's pid namespace, with processes only, and a share in
-// which the host's kernel obeys nothing that the guest makes: no setuid bit, no
-// device, no program. The guest's kernel has its own opinion of each.
+// mounts gives the vmm a /proc of its pid namespace, with processes only, and a share in which
+// the host's kernel honours no setuid bit, no device node and no executable that the guest
+// makes. The guest's kernel decides about these for itself.
 func (r *restricting) mounts(share string) {
 	const harmless = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	r.call("leave the host's mounts", unix.SYS_MOUNT, "none", "/", "none", unix.MS_SLAVE|unix.MS_REC)
 	r.call("mount /proc", unix.SYS_MOUNT, "proc", "/proc", "proc", harmless|unix.MS_RDONLY, "subset=pid")
-	// Above it, until confine, a whole one: QEMU reads /proc/sys/vm/overcommit_memory once,
-	// before it maps memory that the host is not to reserve.
+	// Until confine there is a complete /proc above that one, because QEMU reads
+	// /proc/sys/vm/overcommit_memory once, before it maps memory without reserving it.
 	r.call("mount /proc for the start", unix.SYS_MOUNT, "proc", "/proc", "proc", harmless|unix.MS_RDONLY, "")
 	if share == "" {
 		return
 	}
-	// Whatever it is, it becomes a mount, which alone has flags and can be moved.
+	// Binding makes the directory a mount, and only a mount has flags and can be moved.
 	r.call("bind share "+share, unix.SYS_MOUNT, share, share, "none", unix.MS_BIND|unix.MS_REC)
 	attr := harmlessMounts
 	r.call("make share nosuid, nodev, noexec", unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, share, unix.AT_RECURSIVE,
 		unsafe.Pointer(&attr), int(unsafe.Sizeof(attr)))
 }
 
-// maxData is in bytes. What is counted is private and writable.
+// maxData returns the limit for the vmm's private writable memory (RLIMIT_DATA), in bytes.
 func maxData(cfg hypervisor.Config) uint64 {
 	return uint64(cfg.MemoryMiB+TranslationMiB+spareMiB) << 20
 }
@@ -140,9 +141,9 @@ func (r *restricting) limits(cfg hypervisor.Config) {
 	}
 }
 
-// user: from here on no capability counts for what belongs to an id that is not mapped,
-// and with it root. The directories that lead to the share are root's alone, so that is
-// where the vmm starts.
+// user changes the vmm to its user. After that its capabilities no longer apply to files of ids
+// that are not mapped, such as root's. Only root may enter the directories that lead to the
+// share, so the vmm's working directory is the share.
 func (r *restricting) user(cfg hypervisor.Config) {
 	u := cfg.User
 	if u == nil {
@@ -156,12 +157,12 @@ func (r *restricting) user(cfg hypervisor.Config) {
 	r.call("drop groups", unix.SYS_SETGROUPS, 0, 0)
 	r.call("change group", unix.SYS_SETRESGID, gid, gid, gid)
 	r.call("change user", unix.SYS_SETRESUID, uid, uid, uid)
-	// Another user is not to be killed by the kernel because of this one.
+	// Changing the user clears the parent-death signal, so it is set again.
 	r.call("set parent-death signal", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
 }
 
-// capabilities: the permitted set of user 0 is what its bounding set is once it
-// executes a program. That of another user is the ambient set.
+// capabilities reduces the vmm's capabilities to kept. At execve the permitted set of uid 0
+// becomes its bounding set, and that of another user its ambient set.
 func (r *restricting) capabilities(kept []capability.Cap, ambient bool) {
 	last, err := capability.LastCap()
 	if err != nil {
@@ -176,7 +177,7 @@ func (r *restricting) capabilities(kept []capability.Cap, ambient bool) {
 	r.call("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	var mask uint32
 	for _, c := range kept {
-		mask |= 1 << c // the first 32
+		mask |= 1 << c // the first 32 capabilities
 	}
 	sets := &[2]unix.CapUserData{{Effective: mask, Permitted: mask}}
 	if ambient {

@@ -15,47 +15,46 @@ import (
 	"github.com/huskvm/husk/host/detached"
 )
 
-// specialFiles lets QEMU 7.2 to 9.1 make and chmod unix sockets, fifos and device
-// nodes in the share.
+// specialFiles makes it possible for QEMU 7.2 to 9.1 to make and chmod unix sockets, fifos and
+// device nodes in the share.
 //
-// QEMU's 9p server sets a file's mode as
+// QEMU's 9p server sets a file's mode in these steps:
 //
 //	fd = openat(dir, name, O_PATH|O_NOFOLLOW|...)
 //	fstat(fd), and ENXIO unless that is a file or a directory
 //	chmod("/proc/self/fd/N", mode), close(fd)
 //
-// The check came with the cure of CVE-2023-2861, which was about opening devices.
-// With O_PATH nothing is opened, and QEMU 10 leaves it out here; until then each mknod
-// fails, since that sets the mode too, and with it every bind of a unix socket.
+// The check came with the fix of CVE-2023-2861, which was about opening devices. O_PATH opens
+// nothing, and QEMU 10 does not check here. Older versions fail each mknod, because that sets
+// the mode too, and so each bind of a unix socket.
 //
-// So these few calls of the vmm come here first. What openat returns for a special
-// file is the slot, a descriptor of an empty file in memory, and the thread's chmod
-// is done here to the special file instead. Nobody may open one any more than before.
-// A guest that has taken QEMU over gains nothing but chmod of what it could chmod.
+// So the vmm's filter sends these calls to this process. For a special file openat returns the
+// slot, a descriptor of an empty file in memory, and this process does the thread's chmod on
+// the special file instead. Opening a special file stays impossible. A guest that has taken
+// QEMU over gains only chmod of files that it could chmod anyway.
 type specialFiles struct {
-	// slot is the descriptor's number in the vmm, which never closes it.
+	// slot is the number of the descriptor in the vmm, which never closes it.
 	slot  int
-	empty *os.File // what the slot is
-	// ownFDs is /proc/self/fd, and leads nowhere else. Later, /proc is what a container
-	// has there.
+	empty *os.File // the file that the slot is open on
+	// ownFDs is this process's /proc/self/fd, opened early: later the container can put
+	// something else on /proc.
 	ownFDs *os.File
-	// owns says whose special files the vmm may ask to be changed; nil: anybody's.
+	// owns says for which owners the vmm may change special files; nil: for all.
 	owns func(uid, gid uint32) bool
 	// fixed is set for a QEMU that needs none of this.
 	fixed atomic.Bool
-	held  map[uint32]*os.File // special files by the thread of the vmm; of the watcher alone
+	held  map[uint32]*os.File // special files by the vmm's thread; used by the watcher only
 }
 
-// maxHeld bounds how many special files are held: QEMU's 9p server works on as many at
-// once as it has threads, which are 64. A vmm that has been taken over makes threads
-// without end, each of which leaves one behind, until this process has no descriptor
-// left.
+// maxHeld bounds the special files that are held open. QEMU's 9p server has 64 threads, each of
+// which works on one. A vmm that has been taken over could make threads without end, and leave
+// one file open for each until this process has no descriptors left.
 const maxHeld = 256
 
 // fixedSince is the first major version of QEMU that needs none of this.
 const fixedSince = 10
 
-// newSpecialFiles opens what is in the slot, for the vmm to inherit.
+// newSpecialFiles opens the file of the slot, and makes the vmm inherit it.
 func newSpecialFiles(inherit func(*os.File) int) (*specialFiles, error) {
 	fds, err := detached.Open("/proc/self/fd")
 	if err != nil {
@@ -71,10 +70,10 @@ func newSpecialFiles(inherit func(*os.File) int) (*specialFiles, error) {
 	return s, nil
 }
 
-// watched picks the calls described above.
+// watched returns the calls described above.
 func (s *specialFiles) watched() watch {
 	return watch{
-		// What it opens only to name it, and that is no directory.
+		// O_PATH without O_DIRECTORY: a call that opens something only to name it.
 		"openat": {{{2, unix.O_PATH | unix.O_DIRECTORY, unix.O_PATH}}},
 		"close":  {{{0, allBits, uint32(s.slot)}}},
 		"chmod":  {nil},
@@ -89,7 +88,8 @@ func (s *specialFiles) close() {
 	}
 }
 
-// handle reports whether it has answered.
+// handle answers a call if it is one for a special file. It returns false if it has not
+// answered.
 func (s *specialFiles) handle(calls *listener, t target, n notification) bool {
 	if s.fixed.Load() {
 		return false
@@ -115,20 +115,21 @@ func (s *specialFiles) handle(calls *listener, t target, n notification) bool {
 func (s *specialFiles) open(calls *listener, t target, n notification) bool {
 	node, err := t.specialFile(int(int32(n.args[0])), n.args[1], s.owns)
 	if err != nil || node == nil {
-		return false // it fails there as well, or is nothing special
+		return false // the vmm's own call fails as well, or it is no special file
 	}
 	if last := s.held[n.tid]; last != nil {
-		last.Close() // the answer was lost to a signal, and the thread asks again
+		last.Close() // a signal has interrupted the answer, and the thread asks again
 	} else if len(s.held) >= maxHeld {
 		node.Close()
-		return false // then it fails there, as without all this
+		return false // then the vmm's own call fails, as without this file
 	}
 	s.held[n.tid] = node
 	calls.answer(n, s.slot, 0)
 	return true
 }
 
-// chmod goes by /proc, as QEMU does: fchmod refuses what is open with O_PATH.
+// chmod goes through /proc, as QEMU does, because fchmod refuses a descriptor opened with
+// O_PATH.
 func (s *specialFiles) chmod(node *os.File, mode uint32) syscall.Errno {
 	err := unix.Fchmodat(int(s.ownFDs.Fd()), strconv.Itoa(int(node.Fd())), mode&0o7777, 0)
 	var errno syscall.Errno
@@ -138,8 +139,9 @@ func (s *specialFiles) chmod(node *os.File, mode uint32) syscall.Errno {
 	return errno
 }
 
-// specialFile opens (O_PATH) what the vmm names by its own descriptor of a
-// directory and the address of a name; nil if that is a file, directory or symlink.
+// specialFile opens, with O_PATH, the file that the vmm names by a descriptor of a directory
+// and the address of a name. It returns nil if that is a regular file, a directory or a
+// symbolic link.
 func (t target) specialFile(dirFD int, nameAt uint64, owns func(uid, gid uint32) bool) (*os.File, error) {
 	name, err := t.readName(nameAt)
 	if err != nil {
@@ -175,9 +177,9 @@ func special(st unix.Stat_t) bool {
 	return false
 }
 
-// readName reads one component of a path.
+// readName reads one path component from the vmm's memory.
 func (t target) readName(at uint64) (string, error) {
-	const maxName = 256 // with the 0 that ends it
+	const maxName = 256 // with the terminating zero byte
 	name, err := t.readString(at, maxName)
 	if err != nil {
 		return "", err

@@ -20,7 +20,7 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// setModeAsQEMU is what fchmodat_nofollow of QEMU 7.2 does.
+// setModeAsQEMU does what fchmodat_nofollow of QEMU 7.2 does.
 func setModeAsQEMU(dirFD int, name string, mode uint32) error {
 	fd, err := unix.Openat(dirFD, name, unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_PATH, 0)
 	if err != nil {
@@ -38,15 +38,15 @@ func setModeAsQEMU(dirFD int, name string, mode uint32) error {
 	if err != nil {
 		return err
 	}
-	// Go's own Chmod is fchmodat.
+	// A direct call, because Go's Chmod calls fchmodat.
 	if _, _, errno := unix.Syscall(unix.SYS_CHMOD, uintptr(unsafe.Pointer(path)), uintptr(mode), 0); errno != 0 {
 		return fmt.Errorf("chmod: %w", errno)
 	}
 	return nil
 }
 
-// vmmMain is a vmm that makes special files in a directory from many threads at
-// once, and prints what goes wrong.
+// vmmMain plays a vmm that makes special files in a directory from many threads at once. It
+// prints what goes wrong.
 func vmmMain(dir string) error {
 	dirFD, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_PATH, 0)
 	if err != nil {
@@ -84,7 +84,7 @@ func vmmMain(dir string) error {
 	return nil
 }
 
-// TestSpecialFilesVMM is the vmm of TestSpecialFiles.
+// TestSpecialFilesVMM is not a test: it is the vmm process of TestSpecialFiles.
 func TestSpecialFilesVMM(t *testing.T) {
 	if flag.NArg() != 1 {
 		t.Skip("not a vmm")
@@ -151,8 +151,8 @@ func TestSpecialFiles(t *testing.T) {
 	}
 }
 
-// TestHeldAreBounded: a vmm whose threads each name a special file and end takes a
-// bounded number of descriptors of this process.
+// TestHeldAreBounded: a vmm whose threads each name a special file and end uses a bounded
+// number of this process's descriptors.
 func TestHeldAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600); err != nil {
@@ -168,7 +168,7 @@ func TestHeldAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(pidfd)
-	nobody, err := os.Open(os.DevNull) // hears the answers
+	nobody, err := os.Open(os.DevNull) // nobody receives the answers
 	if err != nil {
 		t.Fatal(err)
 	}

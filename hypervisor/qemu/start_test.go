@@ -22,11 +22,11 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// As husk's own main does it: see confine.
+// husk's main does the same: see confine.
 func init() { runtime.LockOSThread() }
 
-// greets is a vmm in shell that answers every command with success. Descriptor 3
-// is QMP's, 4 the console's, 5 the agent channel's.
+// greets is a vmm written in shell that answers every command with success. Its descriptors are
+// 3 for QMP, 4 for the console and 5 for the agent channel.
 const greets = `#!/bin/sh
 echo '{"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}}, "capabilities": []}}' >&3
 n=0
@@ -132,7 +132,7 @@ func TestErrSaysWhyTheVMMEnded(t *testing.T) {
 	} {
 		t.Run(cmd, func(t *testing.T) {
 			v := startVM(t, scriptConfig(t, greets))
-			// It answers by ending.
+			// The vmm ends instead of answering.
 			v.qmp.Execute(t.Context(), cmd, nil, nil)
 			waitDone(t, v, 10*time.Second)
 			if err := v.Err(); err == nil || err.Error() != want {
@@ -155,8 +155,8 @@ func TestErrSaysWhyTheVMMEnded(t *testing.T) {
 	})
 }
 
-// TestVMMInheritsNothing holds that neither the environment nor a descriptor that
-// this process leaks reaches the vmm.
+// TestVMMInheritsNothing: neither the environment nor a descriptor that this process leaks
+// reaches the vmm.
 func TestVMMInheritsNothing(t *testing.T) {
 	t.Setenv("LD_LIBRARY_PATH", "/tmp/evil")
 	const number = 50
@@ -185,8 +185,8 @@ func TestVMMInheritsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// 3 to 5 the sockets, 6 the slot of specialFiles. The shell has from 10 on what is
-	// its own, and the rest busy.
+	// 3 to 5 are the sockets and 6 is the slot of specialFiles. The shell uses numbers from 10
+	// on for itself; the others must be free.
 	if !strings.HasPrefix(fds[6], "/memfd:") {
 		t.Errorf("descriptors of the vmm: %v", fds)
 	}
@@ -202,8 +202,8 @@ func TestVMMInheritsNothing(t *testing.T) {
 	}
 }
 
-// TestVMMIsConfined holds that a vmm that runs finds nothing of the host but the
-// share, and keeps no mount of the host busy.
+// TestVMMIsConfined: a running vmm finds nothing of the host except the share, and keeps no
+// mount of the host busy.
 func TestVMMIsConfined(t *testing.T) {
 	cfg := scriptConfig(t, greets)
 	v := startVM(t, cfg)
@@ -292,7 +292,7 @@ func TestNoLeaks(t *testing.T) {
 		}
 		stopVM(t, v)
 	}
-	cycle() // what the first use of a package opens for good, it opens here
+	cycle() // a package may open something for good at its first use
 	fds, goroutines := openFDs(t), runtime.NumGoroutine()
 	for range 10 {
 		cycle()
@@ -300,7 +300,7 @@ func TestNoLeaks(t *testing.T) {
 	if after := openFDs(t); after != fds {
 		t.Errorf("%d descriptors before, %d after", fds, after)
 	}
-	// The last goroutine signals and then returns: give it the moment between.
+	// The last goroutine signals before it returns, so it may still run for a moment.
 	deadline := time.Now().Add(10 * time.Second)
 	for runtime.NumGoroutine() > goroutines && time.Now().Before(deadline) {
 		runtime.Gosched()
@@ -310,14 +310,14 @@ func TestNoLeaks(t *testing.T) {
 	}
 }
 
-// TestVMOutlivesTheThreadThatStartedIt: the parent-death signal goes with a
-// thread, and Go ends one whose goroutine returns while locked to it.
+// TestVMOutlivesTheThreadThatStartedIt: the parent-death signal is bound to a thread, and Go
+// ends a thread whose goroutine returns while locked to it.
 func TestVMOutlivesTheThreadThatStartedIt(t *testing.T) {
 	cfg := scriptConfig(t, greets)
 	started := make(chan hypervisor.VM)
 	tid := make(chan int, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked
+		runtime.LockOSThread() // never unlocked
 		tid <- unix.Gettid()
 		v, err := New().Start(t.Context(), cfg)
 		if err != nil {
@@ -348,7 +348,7 @@ func TestVMOutlivesTheThreadThatStartedIt(t *testing.T) {
 
 const parentEnv = "HUSK_TEST_VM_PARENT"
 
-// TestVMDiesWithItsParent kills a process that holds a VM.
+// TestVMDiesWithItsParent kills a process that has started a VM.
 func TestVMDiesWithItsParent(t *testing.T) {
 	if binary := os.Getenv(parentEnv); binary != "" {
 		cfg := tcgConfig()
@@ -366,8 +366,8 @@ func TestVMDiesWithItsParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A vmm that does not notice its sockets closing: only the signal ends it.
-	// It waits on a fifo: it starts no programs.
+	// This vmm does not notice that its sockets are closed, so only the signal can end it. It
+	// waits on a fifo, because it may start no programs.
 	script := strings.Replace(greets, "while read", "exec 9<>$0.fifo\nfor n in 1 2; do read -r line <&3\necho '{\"return\": {}, \"id\": '$n'}' >&3; done\nread -r line <&9\nwhile read", 1)
 	cfg := scriptConfig(t, script)
 	if err := unix.Mkfifo(cfg.Binary+".fifo", 0o600); err != nil {
@@ -400,7 +400,7 @@ func TestVMDiesWithItsParent(t *testing.T) {
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	// It was killed.
+	// The parent was killed, so Wait returns an error.
 	parent.Wait()
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 10_000); n != 1 || err != nil {

@@ -9,10 +9,11 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// startFiles opens for a vmm that is not root what only root may open, while it starts.
+// startFiles opens files for a vmm that is not root while it starts: those that only root may
+// open.
 type startFiles struct {
 	paths map[string]bool
-	// over is set before the guest runs: from then on nothing is opened for the vmm.
+	// over is set before the guest runs. After that nothing is opened for the vmm.
 	over atomic.Bool
 }
 
@@ -26,10 +27,11 @@ func newStartFiles(cfg hypervisor.Config) *startFiles {
 	return s
 }
 
-// watched: the guest's files are named by a descriptor of a directory.
+// watched returns the calls to answer: those that name a file by a path. Calls for files of the
+// guest name it by a directory's descriptor.
 func (s *startFiles) watched() watch { return watch{"openat": {{{0, allBits, atCWD}}}} }
 
-// handle reports whether it has answered.
+// handle answers a call if it is one for such a file. It returns false if it has not answered.
 func (s *startFiles) handle(calls *listener, t target, n notification) bool {
 	if s.over.Load() || n.nr != unix.SYS_OPENAT || int32(n.args[0]) != unix.AT_FDCWD {
 		return false
@@ -42,10 +44,11 @@ func (s *startFiles) handle(calls *listener, t target, n notification) bool {
 	if path == kvmDevice {
 		flags = os.O_RDWR
 	}
-	// Each time anew: two readers of one descriptor would share its position.
-	f, err := os.OpenFile(path, flags, 0) // of the configuration, not of the vmm
+	// The file is opened for each call, because two readers of one descriptor would share its
+	// position.
+	f, err := os.OpenFile(path, flags, 0) // path is the configuration's, not the vmm's
 	if err != nil {
-		return false // as it fails there
+		return false // then the vmm's own call fails in the same way
 	}
 	defer f.Close()
 	return calls.give(n, f, uint32(n.args[2]&unix.O_CLOEXEC)) == nil

@@ -12,9 +12,9 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// A template is a VM's RAM in a file that clones map privately, and the state of
-// its devices in another. QEMU calls both saving and waking up a migration; the
-// capability x-ignore-shared leaves RAM out of the stream, since the file has it.
+// A template is a VM's RAM in one file, which clones map privately, and the state of its
+// devices in another. For QEMU both saving and waking up are a migration. The capability
+// x-ignore-shared leaves the RAM out of the migration stream, because the file has it.
 
 func checkTemplate(cfg hypervisor.Config) error {
 	if (cfg.RAMFile == "") != (cfg.DeviceState == "") {
@@ -24,7 +24,7 @@ func checkTemplate(cfg hypervisor.Config) error {
 		return nil
 	}
 	if cfg.FreePageReporting {
-		// QEMU returns a page by a hole in the file, whoever else maps it.
+		// QEMU returns a page by making a hole in the file, for everybody who maps it.
 		return errors.New("free page reporting would destroy the template")
 	}
 	for _, path := range []string{cfg.RAMFile, cfg.DeviceState} {
@@ -35,13 +35,13 @@ func checkTemplate(cfg hypervisor.Config) error {
 	return nil
 }
 
-// marks are the events that restore and Save wait for.
+// marks are the events for which restore and Save wait.
 type marks struct {
 	channel, resumed, migrated *mark
 	failed                     *mark
 }
 
-// mark is an event that has happened once it is closed.
+// mark is an event. It is closed when it has happened.
 type mark struct {
 	once sync.Once
 	ch   chan struct{}
@@ -78,7 +78,7 @@ func (m *marks) note(name string, data json.RawMessage) {
 	}
 }
 
-// await waits for a mark; a failed migration and the vmm's end are errors.
+// await waits for a mark. It returns an error if a migration fails or the vmm ends.
 func (v *vm) await(ctx context.Context, m *mark, what string) error {
 	select {
 	case <-m.ch:
@@ -92,7 +92,7 @@ func (v *vm) await(ctx context.Context, m *mark, what string) error {
 	}
 }
 
-// migrate starts one, in or out, through file.
+// migrate starts a migration to or from file.
 func (v *vm) migrate(ctx context.Context, command string, file *os.File) error {
 	type capability struct {
 		Capability string `json:"capability"`
@@ -109,13 +109,13 @@ func (v *vm) migrate(ctx context.Context, command string, file *os.File) error {
 	return v.qmp.Execute(ctx, command, map[string]string{"uri": "fd:" + name}, nil)
 }
 
-// restore wakes the VM up from its device state.
+// restore wakes the VM up from the device state in the file hostPath.
 func (v *vm) restore(ctx context.Context, hostPath string) error {
 	f, err := os.Open(hostPath)
 	if err != nil {
 		return fmt.Errorf("restore template: %w", err)
 	}
-	// Only read from.
+	// It is only read.
 	defer f.Close()
 	if err := v.migrate(ctx, "migrate-incoming", f); err != nil {
 		return fmt.Errorf("restore template: %w", err)
@@ -123,7 +123,7 @@ func (v *vm) restore(ctx context.Context, hostPath string) error {
 	if err := v.await(ctx, v.marks.migrated, "restore template"); err != nil {
 		return err
 	}
-	// It was saved stopped, and wakes up so.
+	// The VM was stopped when it was saved, so it wakes up stopped.
 	if err := v.qmp.Execute(ctx, "cont", nil, nil); err != nil {
 		return fmt.Errorf("restore template: %w", err)
 	}

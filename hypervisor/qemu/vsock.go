@@ -12,16 +12,16 @@ import (
 )
 
 const (
-	// vhostVsockSetGuestCID is VHOST_VSOCK_SET_GUEST_CID of linux/vhost.h,
-	// _IOW(0xAF, 0x60, __u64).
+	// vhostVsockSetGuestCID is VHOST_VSOCK_SET_GUEST_CID of linux/vhost.h, which is _IOW(0xAF,
+	// 0x60, __u64).
 	vhostVsockSetGuestCID = 0x4008AF60
-	// cidTries bounds the search; with 2^31 ids a second try is rare already.
+	// cidTries bounds the search. With 2^31 ids even a second try is rare.
 	cidTries = 32
 )
 
-// reserveCID opens the vhost-vsock device at path and takes a context id on it. Ids
-// are host-wide and the one way to know that one is free is to take it, so that
-// is done here, before QEMU runs: it inherits the file and finds the id its own.
+// reserveCID opens the vhost-vsock device at path and takes a free context id. Ids are unique
+// on the host, and only taking an id shows that it is free. It is taken before QEMU runs, and
+// QEMU inherits the file.
 func reserveCID(path string, set func(*os.File, uint32) error) (*os.File, uint32, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -40,12 +40,13 @@ func reserveCID(path string, set func(*os.File, uint32) error) (*os.File, uint32
 	return nil, 0, errors.Join(fmt.Errorf("take a vsock context id: %w", err), f.Close())
 }
 
-// randomCID returns an id of a guest: 0 to 2 are the hypervisor's, the loopback's
-// and the host's. The sign bit stays clear for tools that read ids as signed.
+// randomCID returns an id that a guest may have. 0 to 2 are reserved for the hypervisor, the
+// loopback and the host. The highest bit is clear, because some tools read ids as signed
+// numbers.
 func randomCID() uint32 {
 	var b [4]byte
 	for {
-		// It never fails: it ends the program instead (crypto/rand).
+		// rand.Read never returns an error: it ends the program instead.
 		rand.Read(b[:])
 		if cid := binary.NativeEndian.Uint32(b[:]) &^ (1 << 31); cid > unix.VMADDR_CID_HOST {
 			return cid

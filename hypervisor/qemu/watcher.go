@@ -11,25 +11,25 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// watcher answers the system calls that the vmm's filter leaves to it: one that starts
-// the vmm, those of specialFiles and ramFile, and the intrusions. All others that
-// reach it proceed.
+// watcher answers the system calls that the vmm's filter sends to it: those of specialFiles,
+// ramFile and startFiles, the execve that starts the vmm, and the intrusions. All other calls
+// proceed.
 type watcher struct {
 	special *specialFiles // nil without a share
-	ram     *ramFile      // nil without a template
-	start   *startFiles   // nil for a vmm that is root
+	ram     *ramFile // nil without a template
+	start   *startFiles   // nil if the vmm is root
 
-	vmm chan target // holds the vmm once it runs; closed if it does not start
-	// guestRuns is set before the guest executes its first instruction: until then the
-	// vmm is what was started, if need be a script that executes QEMU.
+	vmm chan target // gets the vmm when it runs; closed if it does not start
+	// guestRuns is set before the guest executes its first instruction. Until then execve is no
+	// intrusion, because the configured binary may be a script that executes QEMU.
 	guestRuns atomic.Bool
 	intruded  atomic.Pointer[string]
-	ended     chan struct{} // closed when serve has ended, or will never begin
+	ended     chan struct{} // closed when serve has ended or will never begin
 }
 
-// target is the vmm once it runs.
+// target is a running vmm.
 type target struct {
-	pid   int // as this process sees it
+	pid   int // in this process's pid namespace
 	pidfd int
 }
 
@@ -37,7 +37,8 @@ func newWatcher(special *specialFiles, ram *ramFile) *watcher {
 	return &watcher{special: special, ram: ram, vmm: make(chan target, 1), ended: make(chan struct{})}
 }
 
-// watchFor returns the watcher of a machine, and has the vmm inherit what that needs.
+// watchFor returns the watcher for a machine, and makes the vmm inherit the files that it
+// needs.
 func watchFor(cfg hypervisor.Config, inherit func(*os.File) int) (*watcher, error) {
 	var ram *ramFile
 	var special *specialFiles
@@ -65,7 +66,7 @@ func watchFor(cfg hypervisor.Config, inherit func(*os.File) int) (*watcher, erro
 	return w, nil
 }
 
-// watched are the calls that the filter has to leave, beside the intrusions.
+// watched returns the calls that the filter has to send to the watcher, without the intrusions.
 func (w *watcher) watched() watch {
 	all := watch{}
 	if w.special != nil {
@@ -86,7 +87,7 @@ func (all watch) add(more watch) {
 	}
 }
 
-// started names the vmm; pidfd is copied.
+// started tells the watcher the vmm. It duplicates pidfd.
 func (w *watcher) started(pid, pidfd int) error {
 	own, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -96,7 +97,7 @@ func (w *watcher) started(pid, pidfd int) error {
 	return nil
 }
 
-// unwatched is for a vmm without a listener, or none.
+// unwatched tells the watcher that there is no vmm, or none with a listener.
 func (w *watcher) unwatched() {
 	w.close()
 	close(w.ended)
@@ -111,13 +112,13 @@ func (w *watcher) close() {
 	}
 }
 
-// serve ends when the vmm has: nobody else is under the filter. What the watcher holds
-// it lets go of.
+// serve answers calls until the vmm has ended, which leaves no process under the filter. Then
+// it closes the watcher's files.
 func (w *watcher) serve(calls *listener) {
 	defer close(w.ended)
 	defer w.close()
 	defer calls.close()
-	// First the vmm's own execve, for which the one that names the vmm waits.
+	// The first call is the vmm's own execve, which the code that calls started waits for.
 	n, err := calls.receive()
 	if err != nil {
 		return
@@ -144,7 +145,7 @@ func (w *watcher) handle(calls *listener, t target, n notification) {
 	case isIntrusion(n.nr):
 		name := callName(n.nr)
 		w.intruded.CompareAndSwap(nil, &name)
-		// Not before it is dead does the call return, if ever.
+		// The call does not return before the vmm is dead.
 		if err := unix.PidfdSendSignal(t.pidfd, unix.SIGKILL, nil, 0); err != nil {
 			calls.answer(n, 0, unix.EPERM)
 		}
@@ -156,7 +157,7 @@ func (w *watcher) handle(calls *listener, t target, n notification) {
 	}
 }
 
-// intrusion is the reason why the watcher has killed the vmm, if it has.
+// intrusion returns the reason why the watcher has killed the vmm; nil if it has not.
 func (w *watcher) intrusion() error {
 	if call := w.intruded.Load(); call != nil {
 		return fmt.Errorf("vmm called %s, which it does only when somebody has taken it over: it was killed", *call)
@@ -164,11 +165,12 @@ func (w *watcher) intrusion() error {
 	return nil
 }
 
-// readString reads what ends with a zero byte, of size bytes with that at most.
+// readString reads a string from the vmm's memory that ends with a zero byte and has at most
+// size bytes with it.
 func (t target) readString(at uint64, size int) (string, error) {
 	buf := make([]byte, size)
 	local := []unix.Iovec{{Base: &buf[0], Len: uint64(size)}}
-	// Split where a page begins, which need not be there.
+	// The read is split at a page boundary, because the next page may not be mapped.
 	var remote []unix.RemoteIovec
 	page := uint64(os.Getpagesize())
 	for left := uint64(size); left > 0; {

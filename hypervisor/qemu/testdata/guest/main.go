@@ -1,5 +1,5 @@
-// Command guest is the init of the VM tests' guests: it loads the modules of the
-// initramfs it is in and obeys one-line commands on the agent channel.
+// Command guest is the init of the guests in VM tests. It loads the modules of its initramfs
+// and executes commands of one line each on the agent channel.
 package main
 
 import (
@@ -19,7 +19,7 @@ func main() {
 	if err := run(); err != nil {
 		fmt.Println("test guest failed:", err)
 	}
-	// Without a channel there is nothing to wait for; the console has the reason.
+	// Without a channel there is nothing to do; the reason is on the console.
 	//nolint:errcheck // the kernel panics when its init returns, which ends the VM too.
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
@@ -98,7 +98,8 @@ func acceptVsock(port uint32) (*os.File, error) {
 	return os.NewFile(uintptr(conn), "vsock"), nil
 }
 
-// openPort polls: it is a test's guest, and the real agent's uevents are not its subject.
+// openPort polls for the port. Waiting for events, as the real agent does, is not needed in
+// tests.
 func openPort() (*os.File, error) {
 	for range 2000 {
 		names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
@@ -131,7 +132,7 @@ func obey(verb, rest string) string {
 			return err.Error()
 		}
 		return strings.TrimSpace(string(b))
-	case "make": // PATH: one of each kind, with modes no umask would leave
+	case "make": // PATH: makes a file of each kind, with modes that a umask would change
 		unix.Umask(0)
 		return fmt.Sprint(
 			os.WriteFile(rest, []byte("from the guest"), 0o666), unix.Chown(rest, 1234, 5678),
@@ -148,12 +149,12 @@ func obey(verb, rest string) string {
 			nics = append(nics, filepath.Base(filepath.Dir(path))+"="+strings.TrimSpace(string(mac)))
 		}
 		return strings.Join(nics, " ")
-	case "up": // NAME: its kernel then sends router solicitations, which a tap's other end sees
+	case "up": // NAME: brings a link up, on which its kernel then sends router solicitations
 		return fmt.Sprint(setUp(rest))
 	case "print":
 		fmt.Println(rest)
 		return "printed"
-	case "flood": // 200 KiB on the console
+	case "flood": // writes 200 KiB to the console
 		for range 200 {
 			fmt.Println(strings.Repeat("x", 1023))
 		}
