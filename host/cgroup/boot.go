@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootSuffix names a group beside the container's own.
+// bootSuffix is appended to the container's group to name the group that counts the machine's
+// memory while it boots.
 const bootSuffix = ".husk-boot"
 
-// Apart has the memory of the machine be counted beside the group until Release, in
-// a group of the same parent, so that a limit can be set to just what was asked for,
-// which engines and tests read of a created container, although the machine is
-// there already and takes more. It makes nothing yet: to be called before the
-// group is saved, where there is a limit of memory.
+// Apart prepares a separate group, with the same parent, that counts the machine's memory from
+// Hold to MakeRoom. A created container's memory limit can then be exactly what config.json
+// asks for: engines and tests read it, and the machine would exceed it. Apart makes no group
+// yet. Call it before the group is saved, and only if there is a memory limit.
 //
-// Only cgroup v1 can count memory apart from the rest; elsewhere Apart does
-// nothing, and limits have room for the machine from the beginning.
+// Only cgroup v1 can count memory separately from the rest. With v2 Apart does nothing, and
+// limits have room for the machine from the beginning.
 func (g *Group) Apart() {
 	dir, found := g.Paths["memory"]
 	if found && g.Unit == nil {
@@ -30,8 +30,8 @@ func (g *Group) Apart() {
 	}
 }
 
-// Hold puts a process, and with it what it starts, where Apart wants its memory
-// counted. To be called after Join.
+// Hold moves a process into the separate group, and with it what the process starts later. Call
+// it after Join. Without Apart it does nothing.
 func (g *Group) Hold(pid int) error {
 	if g.Boot == "" {
 		return nil
@@ -49,8 +49,8 @@ func (g *Group) Hold(pid int) error {
 	return nil
 }
 
-// Show takes one process back into the group: the one by whose pid engines look
-// for it. The machine it has started stays where it is.
+// Show moves one process back into the container's group: the one whose pid engines know. The
+// machine that it has started stays in the separate group.
 func (g *Group) Show(pid int) error {
 	if g.Boot == "" {
 		return nil
@@ -61,10 +61,10 @@ func (g *Group) Show(pid int) error {
 	return nil
 }
 
-// MakeRoom is for the moment before a process of the container runs: from then on
-// limits have room for the machine, and all of it is counted in the group. What
-// memory it had until then stays with the parent's count. A second call changes
-// nothing.
+// MakeRoom is called before a process of the container runs. It changes the limits so that they
+// have room for the machine, and moves everything that is in the separate group into the
+// container's. Memory that was charged before stays charged to the separate group's parent. A
+// second call does nothing.
 func (g *Group) MakeRoom(ctx context.Context) error {
 	if g.Limits == nil {
 		return nil
@@ -76,7 +76,7 @@ func (g *Group) MakeRoom(ctx context.Context) error {
 		r.Memory = &specs.LinuxMemory{Limit: m.Limit, Swap: m.Swap}
 	}
 	if g.IsV2() {
-		r = nil // it is there already
+		r = nil // v2 has the room already
 	}
 	if err := g.Change(r, created).Apply(); err != nil {
 		return err
@@ -87,8 +87,8 @@ func (g *Group) MakeRoom(ctx context.Context) error {
 	return g.release(ctx)
 }
 
-// allowKiller takes back what disableOOMKiller has set: without the killer a machine
-// at its limit would stop for ever, and who ends it with it.
+// allowKiller undoes the setting disableOOMKiller. Without the OOM killer a machine at its
+// limit would stop for ever, and so would the process that tries to end it.
 func (g *Group) allowKiller() error {
 	dir, found := g.Paths["memory"]
 	if m := g.Limits.Memory; !found || m == nil || m.DisableOOMKiller == nil || !*m.DisableOOMKiller {
@@ -103,7 +103,8 @@ func (g *Group) allowKiller() error {
 	return nil
 }
 
-// release takes everything that Hold kept apart into the group, for good.
+// release moves every process of the separate group into the container's group and removes the
+// separate group.
 func (g *Group) release(ctx context.Context) error {
 	for g.Held() {
 		pids, err := cgroups.GetPids(g.Boot)
@@ -120,7 +121,7 @@ func (g *Group) release(ctx context.Context) error {
 			break
 		}
 		for _, pid := range pids {
-			// One that has ended meanwhile needs no place.
+			// A process that has ended meanwhile needs no group.
 			if err := cgroups.WriteCgroupProc(g.Paths["memory"], pid); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("join cgroup: %w", err)
 			}
@@ -130,7 +131,8 @@ func (g *Group) release(ctx context.Context) error {
 	return nil
 }
 
-// Held is true from Hold to MakeRoom, whoever has called it.
+// Held says whether the separate group exists, that is, whether Hold was called, by any
+// process, and MakeRoom was not.
 func (g *Group) Held() bool {
 	if g.Boot == "" {
 		return false

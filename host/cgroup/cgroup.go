@@ -1,12 +1,14 @@
-// Package cgroup puts a container's host processes into the host cgroup its
-// spec names, so that what engines read there (stats, OOM events, the pids of
-// /proc/PID/cgroup) is of this container, and sets its limits there.
+// Package cgroup puts a container's host processes into the host cgroup that its spec names,
+// and sets its limits there. What engines read in that cgroup (stats, OOM events, the pids of
+// /proc/PID/cgroup) is then about this container.
 //
-// cgroup v1, v2 and the hybrid of both are served, by runc's own library, and
-// paths are runc's: see [New].
+// It supports cgroup v1, v2 and the hybrid of both, with the library that runc uses. Paths
+// follow runc's rules: see [New].
 //
-// The library remembers /sys/fs/cgroup from its first use on, so [New] and
-// [Group.Join] belong before pivot_root and before a mount namespace is left.
+// The order of calls: New, Apart if there is a memory limit, saving the Group, Join, Hold and
+// Show, MakeRoom before the container starts, Plan and Apply for each change of limits, Remove
+// at the end. The library reads /sys/fs/cgroup at its first use, so call [New] and [Group.Join]
+// before pivot_root and before the mount namespace changes.
 package cgroup
 
 import (
@@ -26,47 +28,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Group is a container's place in each cgroup hierarchy of the host. It is
-// plain data: saved as JSON before Join, it is enough to Remove the groups from
-// another process.
+// Group is a container's place in each cgroup hierarchy of the host. It is plain data: when it
+// was saved as JSON before Join, another process can Remove the groups.
 type Group struct {
-	// Paths has the host directory for each v1 controller that is mounted, ""
-	// being the v2 hierarchy; with v2 alone that is the only entry.
+	// Paths maps each mounted v1 controller to the group's directory. The key "" is the v2
+	// hierarchy; if there is only v2 it is the only key.
 	Paths map[string]string `json:"paths"`
-	// Keep are those of Paths that had groups below them already when New looked:
-	// they are somebody's, and Remove leaves them.
+	// Keep lists those Paths that had groups below them when New looked. They belong to
+	// somebody else, so Remove leaves them.
 	Keep []string `json:"keep,omitempty"`
-	// Unit is set where systemd manages the group.
+	// Unit is set if systemd manages the group.
 	Unit *Unit `json:"unit,omitempty"`
-	// Skipped has, after Join, the controllers the machine did not let the
-	// process into, and why. To be logged as a warning.
+	// Skipped is set by Join: the controllers whose groups the process could not enter, with
+	// the reason. The caller logs them as a warning.
 	Skipped map[string]string `json:"skipped,omitempty"`
-	// Room is what limits leave to the virtual machine.
+	// Room is what limits have to leave for the virtual machine.
 	Room Room `json:"room"`
-	// Limits are those that were set, as they were asked for: what an update
-	// changes a part of.
+	// Limits are the limits as they were asked for, without the room. An update changes some of
+	// them.
 	Limits *specs.LinuxResources `json:"limits,omitempty"`
-	// Boot is the group that Hold has made, "" without one.
+	// Boot is the directory of the separate group that Apart has named; "" if there is none.
 	Boot string `json:"boot,omitempty"`
 }
 
 // Unit names a transient systemd unit.
 type Unit struct {
-	Slice  string `json:"slice"` // empty: system.slice
+	Slice  string `json:"slice"` // empty means system.slice
 	Prefix string `json:"prefix"`
 	Name   string `json:"name"`
 }
 
-// New finds the groups of a container, and makes none yet. cgroupsPath follows
-// runc's rules: absolute is from the root of each hierarchy, relative is below
-// the calling process's own group (v2: beside it, as a v2 group with processes
-// can have no controllers for its children), empty is the container's id as a
-// relative path. With systemd it is "slice:prefix:name", and empty is
+// New finds the groups of a container and makes none yet. cgroupsPath follows runc's rules. An
+// absolute path starts at the root of each hierarchy. A relative path is below the calling
+// process's own group; with v2 it is beside that group, because a v2 group that has processes
+// cannot give controllers to its children. An empty path means the container's id as a relative
+// path. With systemd the path has the form "slice:prefix:name", and empty means
 // "system.slice:runc:ID".
 //
-// A group that holds processes already is refused, as runc refuses it: its
-// stats would be somebody else's too and it could not be removed. So is a
-// frozen one, in which the supervisor would stop for ever.
+// New returns an error for a group that has processes, as runc does, because its statistics
+// would include theirs and it could not be removed. It also returns an error for a frozen
+// group, in which the supervisor would stop for ever.
 func New(id, cgroupsPath string, systemd bool) (*Group, error) {
 	g := &Group{}
 	cfg := &cgroups.Cgroup{Resources: &cgroups.Resources{}, Systemd: systemd}
@@ -85,8 +86,9 @@ func New(id, cgroupsPath string, systemd bool) (*Group, error) {
 	}
 	m, err := manager.New(cfg)
 	if cgroups.IsNotFound(err) && !systemd {
-		// Only a missing devices controller is an error. runc relies on it for the
-		// container's safety; husk's containers have no devices of the host.
+		// Otherwise the library returns an error if the devices controller is missing. runc
+		// needs that controller to isolate containers; husk's containers have no devices of the
+		// host.
 		cfg.SkipDevices = true
 		m, err = manager.New(cfg)
 	}
@@ -94,8 +96,8 @@ func New(id, cgroupsPath string, systemd bool) (*Group, error) {
 		return nil, fmt.Errorf("find cgroup: %w", err)
 	}
 	g.Paths = maps.Clone(m.GetPaths())
-	// A directory named like a controller is none unless a hierarchy is mounted
-	// on it; the library makes sure of that for some names only.
+	// A directory with the name of a controller counts only if a hierarchy is mounted there.
+	// The library checks that for some names only.
 	maps.DeleteFunc(g.Paths, func(_, dir string) bool { return !inHierarchy(dir) })
 	if len(g.Paths) == 0 {
 		return nil, errors.New("find cgroup: no cgroup hierarchy is mounted")
@@ -117,7 +119,7 @@ func parseUnit(id, cgroupsPath string) (*Unit, error) {
 	return &Unit{Slice: parts[0], Prefix: parts[1], Name: parts[2]}, nil
 }
 
-// config is what the library needs to know where the paths are known.
+// config returns the library's description of the group, whose paths are known.
 func (g *Group) config() *cgroups.Cgroup {
 	cfg := &cgroups.Cgroup{Resources: &cgroups.Resources{}}
 	if g.Unit != nil {
@@ -127,7 +129,7 @@ func (g *Group) config() *cgroups.Cgroup {
 	return cfg
 }
 
-// inspect looks at groups that exist before the container does.
+// inspect checks groups that exist before the container does.
 func (g *Group) inspect() error {
 	for _, dir := range g.Paths {
 		entries, err := os.ReadDir(dir)
@@ -152,16 +154,15 @@ func (g *Group) inspect() error {
 	return nil
 }
 
-// Join makes the groups and puts the process into them; pid is the process's
-// number in the caller's own pid namespace (with systemd: in systemd's), 0 the
-// caller itself. The group should have been saved by then: after an error
-// Remove takes away what had been made.
+// Join makes the groups and moves a process into them. pid is the process's number in the
+// caller's pid namespace, with systemd in systemd's; 0 means the caller. Save the group before:
+// if Join fails, Remove removes what it has made.
 //
-// A v1 controller into which the machine does not let root put a process
-// (EROFS, EPERM, EACCES: read-only cgroup mounts as in an unprivileged engine's
-// container, a security module) is noted in Skipped, and an error only if there
-// is no other: the container runs the same without it, an engine just reads no
-// figures. Whoever sets limits must refuse those of a skipped controller.
+// If the kernel refuses a process of root in a v1 controller's group (EROFS, EPERM or EACCES,
+// as with read-only cgroup mounts in an unprivileged engine's container, or by a security
+// module), the controller is noted in Skipped. It is an error only if all controllers refuse:
+// the container runs without one, only engines read no figures. The caller must refuse limits
+// of a skipped controller.
 func (g *Group) Join(pid int) error {
 	if pid < 0 || (pid == 0 && g.Unit != nil) {
 		return fmt.Errorf("join cgroup: %d is no process", pid)
@@ -180,8 +181,7 @@ func (g *Group) Join(pid int) error {
 	return g.joinV1(pid)
 }
 
-// joinV1 goes controller by controller, where the library would stop at the
-// first that the machine forbids.
+// joinV1 joins controller by controller. The library would stop at the first one that refuses.
 func (g *Group) joinV1(pid int) error {
 	g.Skipped = nil
 	var forbidden error
@@ -193,7 +193,7 @@ func (g *Group) joinV1(pid int) error {
 		err = m.Apply(pid)
 		switch {
 		case err == nil:
-		case errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS): // EPERM, EACCES; EROFS
+		case errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS): // EPERM, EACCES or EROFS
 			if g.Skipped == nil {
 				g.Skipped = make(map[string]string)
 			}
@@ -209,10 +209,9 @@ func (g *Group) joinV1(pid int) error {
 	return nil
 }
 
-// Add puts another process into a group that Join has made; pid as for Join. To
-// systemd a unit is joined but once: it does not look at the processes in it.
-// What Join could not enter is passed over; that nothing can be entered is an
-// error.
+// Add moves another process into groups that Join has made; pid is as for Join. It does not use
+// systemd, which does not care which processes are in a unit. Groups that refuse the process
+// are skipped; it is an error if all refuse.
 func (g *Group) Add(pid int) error {
 	var last error
 	added := false
@@ -236,8 +235,8 @@ func (g *Group) Add(pid int) error {
 	return nil
 }
 
-// controllers counts the entries of Paths that Join reports errors of; the
-// library enters the rest where it can and says nothing where it cannot.
+// controllers returns how many entries of Paths Join must be able to enter. The library tries
+// the others and ignores errors.
 func (g *Group) controllers() int {
 	n := 0
 	for c := range g.Paths {
@@ -248,12 +247,12 @@ func (g *Group) controllers() int {
 	return n
 }
 
-// Pids returns the processes in the group and below it, numbered in the
-// caller's pid namespace, 0 for one that has no number there. A group that is
-// gone has none.
+// Pids returns the processes of the group and of the groups below it, as pids of the caller's
+// pid namespace. A process without a number there is 0. If the group does not exist, there are
+// none.
 func (g *Group) Pids() ([]int, error) {
-	// All hierarchies have the same processes, save those that a skipped
-	// controller does not have and those that someone has moved.
+	// All hierarchies have the same processes, except those that a skipped controller does not
+	// have and those that somebody has moved.
 	seen := make(map[int]bool)
 	for _, dir := range g.dirs() {
 		if slices.Contains(g.Keep, dir) {
@@ -270,7 +269,7 @@ func (g *Group) Pids() ([]int, error) {
 	return slices.Sorted(maps.Keys(seen)), nil
 }
 
-// dirs are all groups of the container's.
+// dirs returns the directories of all groups of the container.
 func (g *Group) dirs() []string {
 	dirs := slices.Collect(maps.Values(g.Paths))
 	if g.Boot != "" {
@@ -280,15 +279,15 @@ func (g *Group) dirs() []string {
 	return slices.Compact(dirs)
 }
 
-// isGone recognises what the kernel says of a group that does not exist, or
-// that was removed while a file of it was open.
+// isGone says whether err means that a group does not exist, or that it was removed while one
+// of its files was open.
 func isGone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV)
 }
 
-// Name is what the group's processes find in /proc/self/cgroup if they have no
-// cgroup namespace of their own: its path from the root of a hierarchy, the same in
-// all but for odd machines. Empty is the root. The group has to be there.
+// Name returns what the group's processes read in /proc/self/cgroup if they have no cgroup
+// namespace: the group's path from the root of a hierarchy. It is the same in all hierarchies,
+// except on unusual machines. It is empty for the root. The group must exist.
 func (g *Group) Name() (string, error) {
 	for _, controller := range slices.Sorted(maps.Keys(g.Paths)) {
 		if _, skipped := g.Skipped[controller]; skipped {
@@ -310,8 +309,7 @@ func (g *Group) Name() (string, error) {
 	return "", errors.New("name cgroup: it is in no hierarchy")
 }
 
-// inHierarchy is true for a directory of a cgroup hierarchy, one that exists or
-// one that can be made.
+// inHierarchy says whether dir is in a cgroup hierarchy. dir need not exist.
 func inHierarchy(dir string) bool {
 	var st unix.Statfs_t
 	err := unix.Statfs(dir, &st)
@@ -322,7 +320,7 @@ func inHierarchy(dir string) bool {
 	return err == nil && (st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC)
 }
 
-// isHierarchyRoot is true for the directory a hierarchy is mounted on.
+// isHierarchyRoot says whether a hierarchy is mounted on dir.
 func isHierarchyRoot(dir string) (bool, error) {
 	var st, parent unix.Stat_t
 	if err := unix.Stat(dir, &st); err != nil {

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uniquePath is a cgroupsPath nobody else uses; its groups are removed in the
-// end, whatever the test did.
+// uniquePath returns a cgroupsPath that nobody else uses. Its groups are removed at the test's
+// end.
 func uniquePath(t *testing.T) string {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -37,7 +37,7 @@ func uniquePath(t *testing.T) string {
 	return "/" + name
 }
 
-// groupsNamed finds the directories of that name in any hierarchy's root.
+// groupsNamed returns the directories with this name at the root of any hierarchy.
 func groupsNamed(name string) []string {
 	v1, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
 	v2, _ := filepath.Glob("/sys/fs/cgroup/" + name)
@@ -157,8 +157,8 @@ func testAdd(t *testing.T) {
 	}
 }
 
-// checkRemoval removes the group as another process would: from what was saved,
-// while the killed process is still on its way out.
+// checkRemoval removes the group as another process would: from the saved data, while the
+// killed process is still exiting.
 func checkRemoval(t *testing.T, g *Group, sleep *exec.Cmd) {
 	t.Helper()
 	saved, err := json.Marshal(g)
@@ -180,7 +180,7 @@ func checkRemoval(t *testing.T, g *Group, sleep *exec.Cmd) {
 	}
 	time.AfterFunc(30*time.Millisecond, func() { _ = sleep.Process.Kill() })
 	for range 2 {
-		remove(t, &loaded) // not reaped: a zombie must not be in the way
+		remove(t, &loaded) // the process is a zombie, which must not prevent the removal
 	}
 	if pids, err := loaded.Pids(); err != nil || len(pids) > 0 {
 		t.Errorf("pids of a removed group: %v, %v", pids, err)
@@ -204,7 +204,7 @@ func TestStrayDirectories(t *testing.T) {
 	sleep := startSleep(t)
 	join(t, g, sleep.Process.Pid)
 	_ = sleep.Process.Kill()
-	// A path that is not in a hierarchy is not touched, whatever it is.
+	// A path outside of all hierarchies is left alone, whatever is there.
 	stray := "/sys/fs/cgroup/net_cls" + path
 	if err := os.Mkdir(stray, 0o755); err != nil {
 		t.Fatal(err)
@@ -291,8 +291,8 @@ func testRelativePath(t *testing.T) {
 }
 
 func TestCpusetIsUsable(t *testing.T) {
-	// A v1 cpuset group starts without CPUs and memory nodes, and then takes no
-	// process; both levels must inherit.
+	// A v1 cpuset group has no CPUs and memory nodes at first and then accepts no process, so
+	// both levels have to inherit them.
 	path := uniquePath(t)
 	g := newGroup(t, path+"/deep/leaf")
 	dir, ok := g.Paths["cpuset"]
@@ -324,7 +324,7 @@ func TestRefusesOccupiedGroup(t *testing.T) {
 	g := newGroup(t, path)
 	sleep := startSleep(t)
 	join(t, g, sleep.Process.Pid)
-	for _, p := range []string{path, filepath.Dir(path)} { // the latter is every hierarchy's root
+	for _, p := range []string{path, filepath.Dir(path)} { // the latter is at the root of every hierarchy
 		if _, err := New("other", p, false); err == nil || !strings.Contains(err.Error(), "is not empty") {
 			t.Errorf("%s: %v, want a refusal", p, err)
 		}
@@ -341,7 +341,7 @@ func TestRefusesFrozenGroup(t *testing.T) {
 		t.Skip("no v1 freezer on this machine")
 	}
 	join(t, g, startSleepIn(t, g))
-	// Before anything else: a frozen process does not even die.
+	// This must run first, because a frozen process does not die.
 	t.Cleanup(func() {
 		if err := cgroups.WriteFile(dir, "freezer.state", "THAWED"); err != nil {
 			t.Error(err)
@@ -356,7 +356,8 @@ func TestRefusesFrozenGroup(t *testing.T) {
 	}
 }
 
-// startSleepIn starts a process that ends, and the group with it, in the end.
+// startSleepIn starts a process in the group. At the test's end it kills the process and
+// removes the group.
 func startSleepIn(t *testing.T, g *Group) int {
 	t.Cleanup(func() { remove(t, g) })
 	return startSleep(t).Process.Pid
@@ -364,7 +365,7 @@ func startSleepIn(t *testing.T, g *Group) int {
 
 func TestKeepsGroupsOfOthers(t *testing.T) {
 	path := uniquePath(t)
-	// Somebody's tree, empty at the moment.
+	// A tree of somebody else that is empty at the moment.
 	theirs := &Group{Paths: newGroup(t, path).Paths}
 	for _, dir := range theirs.Paths {
 		if err := os.MkdirAll(dir+"/slot", 0o755); err != nil {
@@ -382,7 +383,7 @@ func TestKeepsGroupsOfOthers(t *testing.T) {
 			t.Errorf("removed somebody's group: %v", err)
 		}
 	}
-	remove(t, theirs) // and with it, what is below
+	remove(t, theirs) // removes what is below, too
 }
 
 func TestSystemdPaths(t *testing.T) {

@@ -13,14 +13,14 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// v1Controller is what of a container's limits one hierarchy of cgroup v1 holds.
+// v1Controller says which limits one controller of cgroup v1 holds.
 type v1Controller struct {
 	name string
-	// files are those that its limits are in.
+	// files are the files in which it holds them.
 	files []string
-	// fields are those of r that nobody but the host can honour.
+	// fields returns the names of those limits in r that only the host can enforce.
 	fields func(r *specs.LinuxResources) []string
-	// share is its part of what is wanted, nil if there is none.
+	// share returns the controller's part of want; nil if there is none.
 	share func(want *cgroups.Resources) *cgroups.Resources
 }
 
@@ -79,7 +79,7 @@ var v1Controllers = []v1Controller{
 			if r.CPU == nil {
 				return nil
 			}
-			// How many the CPUs are holds in the guest.
+			// The number of CPUs is enforced in the guest.
 			return names(map[string]bool{"cpu.mems": r.CPU.Mems != ""})
 		},
 		func(w *cgroups.Resources) *cgroups.Resources {
@@ -126,7 +126,7 @@ var v1Controllers = []v1Controller{
 	},
 	{
 		"hugetlb",
-		nil, // they are named after page sizes: see hugeFiles
+		nil, // the files depend on page sizes: see hugeFiles
 		func(r *specs.LinuxResources) []string {
 			return names(map[string]bool{"hugepageLimits": len(r.HugepageLimits) > 0})
 		},
@@ -176,7 +176,7 @@ var v1Controllers = []v1Controller{
 	},
 }
 
-// hugeFiles are the files of the hugetlb controller that limits go to.
+// hugeFiles returns the files of the hugetlb controller for these limits.
 func hugeFiles(limits []*cgroups.HugepageLimit) []string {
 	var files []string
 	for _, h := range limits {
@@ -185,7 +185,7 @@ func hugeFiles(limits []*cgroups.HugepageLimit) []string {
 	return files
 }
 
-// names are the keys that are set, in order.
+// names returns the keys that are true, sorted.
 func names(set map[string]bool) []string {
 	var all []string
 	for name, is := range set {
@@ -203,7 +203,7 @@ func hasBlockIO(b *specs.LinuxBlockIO) bool {
 			len(b.ThrottleReadIOPSDevice)+len(b.ThrottleWriteIOPSDevice) > 0)
 }
 
-// onlyV1 are the fields that cgroup v2 has nothing for.
+// onlyV1 returns the names of those fields in r for which cgroup v2 has nothing.
 func onlyV1(r *specs.LinuxResources) []string {
 	set := map[string]bool{}
 	if m := r.Memory; m != nil {
@@ -222,8 +222,8 @@ func onlyV1(r *specs.LinuxResources) []string {
 	return names(set)
 }
 
-// kmemTCP limits the buffers of TCP connections. The library has left it out,
-// as runc has.
+// kmemTCP limits the buffers of TCP connections. The library does not support it, and neither
+// does runc.
 const kmemTCP = "memory.kmem.tcp.limit_in_bytes"
 
 func setTCP(dir string, r *specs.LinuxResources) error {
@@ -233,18 +233,18 @@ func setTCP(dir string, r *specs.LinuxResources) error {
 	return cgroups.WriteFile(dir, kmemTCP, strconv.FormatInt(*r.Memory.KernelTCP, 10))
 }
 
-// v2Files are the files that limits are in where there is cgroup v2 alone.
+// v2Files are the files that hold limits in cgroup v2.
 var v2Files = []string{
 	"memory.max", "memory.swap.max", "memory.low", "cpu.max", "cpu.max.burst", "cpu.weight", "cpu.idle",
 	"cpuset.cpus", "cpuset.mems", "pids.max", "io.max", "io.weight", "io.bfq.weight", "rdma.max",
 }
 
-// snapshot is what files of groups held before they were changed.
+// snapshot is the content of some groups' files before a change.
 type snapshot []file
 
 type file struct{ dir, name, text string }
 
-// take reads the files that there are.
+// take adds the content of those files that exist.
 func (s *snapshot) take(dir string, files []string) {
 	for _, name := range files {
 		if b, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
@@ -253,9 +253,9 @@ func (s *snapshot) take(dir string, files []string) {
 	}
 }
 
-// restore writes back what is different now. Some values may not pass each
-// other (a limit of memory that of memory and swap), so what fails is tried again
-// after the others.
+// restore writes back the files that have changed. Files that fail are tried again after the
+// others, because some values bound each other, as the limit of memory does that of memory and
+// swap.
 func (s snapshot) restore() error {
 	var errs []error
 	for range 2 {
@@ -295,7 +295,8 @@ func (f file) restore() error {
 	return nil
 }
 
-// removals are lines that take away the devices that had none.
+// removals returns lines for file f that remove the devices without a value in the snapshot.
+// now is the file's present content.
 func (f file) removals(now string) []string {
 	none := " 0"
 	if f.name == "io.max" {

@@ -9,42 +9,40 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Room is what a virtual machine takes beside what its container may take. A limit
-// of the host's counts both, so it must leave room, or it would end or stop a
-// machine whose container behaves (ADR 15).
+// Room is what a virtual machine needs in addition to what its container may use. A limit on
+// the host counts both, so it has to be higher by this room. Otherwise it would end or stop a
+// machine whose container keeps its limit (ADR 15).
 type Room struct {
-	// RAM is the guest's, in bytes. A guest that frees memory does not give it
-	// back, so in time the machine holds all of its RAM, whatever the container's
-	// limit is.
+	// RAM is the size of the guest's RAM in bytes. The guest does not give freed memory back,
+	// so in time the machine uses all of its RAM, whatever the container's limit is.
 	RAM int64 `json:"ram,omitempty"`
-	// Memory is what the vmm, the supervisor and the exec processes hold besides,
-	// in bytes.
+	// Memory is what the vmm, the supervisor and the exec processes need in addition, in bytes.
 	Memory int64 `json:"memory,omitempty"`
 
-	created bool // limits are of a container that is not started
-	apart   bool // the machine's memory is not counted in this group yet
+	created bool // the limits are for a container that is not started
+	apart   bool // the machine's memory is still counted in the separate group
 }
 
 const (
 	unlimited = -1
-	// vmTasks is how many threads the vmm (its vCPUs, and up to 64 for files) and the
-	// supervisor may have; execTasks how many an exec process on the host, of which
-	// there may be as many as the container may have processes.
+	// vmTasks is the number of threads that the vmm (vCPUs, and up to 64 for files) and the
+	// supervisor may have. execTasks is the number of threads of one exec process. There may be
+	// as many exec processes as the container may have processes.
 	vmTasks   = 512
 	execTasks = 16
-	// supervisorMemory is what the supervisor alone may need of memory, in bytes.
+	// supervisorMemory is what the supervisor alone may need, in bytes.
 	supervisorMemory = 32 << 20
-	// smallestShare is the part of a CPU that a quota leaves the machine: the guest's
-	// kernel and agent need a little whatever the container does, or a call to
-	// them does not end in time. The guest's own quota is the container's.
-	smallestShare = 20 // one in
+	// smallestShare: a CPU quota leaves the machine at least one part in this many of a CPU.
+	// The guest's kernel and agent need a little whatever the container does, or calls to the
+	// agent would not end in time. In the guest the container has its own quota.
+	smallestShare = 20 // one part in this many
 	defaultPeriod = 100000
-	// noSwappiness is -1 in an unsigned field: old Dockers say "not set" so.
+	// noSwappiness is -1 in an unsigned field, which old versions of Docker send for "not set".
 	noSwappiness = math.MaxUint64
 )
 
-// convert is r for the library, all of it, in the values of cgroup v1 and v2. whole
-// is r with the limits that are there already, which some values depend on.
+// convert returns the limits in r as the library takes them, for cgroup v1 and v2. whole is r
+// with the limits that are set already, because some values depend on others.
 func convert(r, whole *specs.LinuxResources, room Room) *cgroups.Resources {
 	out := &cgroups.Resources{}
 	convertMemory(out, r.Memory, whole.Memory, room)
@@ -98,8 +96,8 @@ func convertMemory(out *cgroups.Resources, r, whole *specs.LinuxMemory, room Roo
 	if r.Swappiness != nil && *r.Swappiness != noSwappiness {
 		out.MemorySwappiness = r.Swappiness
 	}
-	// Without the killer a machine at its limit would stop for ever. Before the start
-	// its memory is not counted here.
+	// Without the OOM killer a machine at its limit would stop for ever. While the machine's
+	// memory is in the separate group that cannot happen.
 	out.OomKillDisable = r.DisableOOMKiller != nil && *r.DisableOOMKiller && room.apart
 }
 
@@ -121,7 +119,7 @@ func convertCPU(out *cgroups.Resources, r, whole *specs.LinuxCPU) {
 			out.CpuQuota = max(quota, int64(period)/smallestShare)
 		}
 		if value(whole.Period) != 0 {
-			// v2 writes both in one.
+			// In v2 quota and period are in one file.
 			out.CpuPeriod = period
 		}
 	}
@@ -166,7 +164,8 @@ func convertBlockIO(out *cgroups.Resources, b *specs.LinuxBlockIO) {
 	}
 }
 
-// bytes is a limit of memory with room for the machine; 0 and -1 are none.
+// bytes returns a memory limit with room for the machine. 0 and -1 mean no limit and stay as
+// they are.
 func (r Room) bytes(limit int64) int64 {
 	switch {
 	case limit <= 0:
@@ -180,8 +179,8 @@ func (r Room) bytes(limit int64) int64 {
 	return unlimited
 }
 
-// tasks is a limit of processes and threads with room for the machine. Before the
-// start one that has it already is as it was asked for.
+// tasks returns a limit of processes and threads with room for the machine. Before the start a
+// limit that has room enough stays as it was asked for.
 func (r Room) tasks(limit int64) int64 {
 	if limit <= 0 || r.created && limit >= vmTasks {
 		return limit
@@ -192,7 +191,7 @@ func (r Room) tasks(limit int64) int64 {
 	return limit*execTasks + vmTasks
 }
 
-// unified is the value for one file of cgroup v2.
+// unified returns the value for one file of cgroup v2.
 func (r Room) unified(name, v string) string {
 	n, err := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
 	if err != nil {
@@ -200,7 +199,7 @@ func (r Room) unified(name, v string) string {
 	}
 	switch name {
 	case "memory.max", "memory.high":
-		n = r.bytes(max(n, 1)) // 0 of these is a limit, not none
+		n = r.bytes(max(n, 1)) // 0 in these files is a limit
 	case "pids.max":
 		n = r.tasks(max(n, 1))
 	}
@@ -210,7 +209,7 @@ func (r Room) unified(name, v string) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// heldByGuest is true for files of cgroup v2 that the guest's cgroup is given too.
+// heldByGuest says whether the guest's cgroup gets this file's value too.
 func heldByGuest(file string) bool {
 	controller, _, _ := strings.Cut(file, ".")
 	return controller == "memory" || controller == "cpu" || controller == "pids"

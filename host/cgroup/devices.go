@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/cgroups"
-	// Sets the library's functions for devices.
+	// This import registers the library's functions for devices.
 	_ "github.com/opencontainers/cgroups/devices"
 	devices "github.com/opencontainers/cgroups/devices/config"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -32,7 +32,7 @@ func (c *Change) addDevices(rules []specs.LinuxDeviceCgroup) {
 		return
 	}
 	if _, skipped := c.group.Skipped[name]; skipped || slices.Contains(c.group.Keep, dir) {
-		return // with groups below it the kernel takes no such rules
+		return // the kernel accepts no such rules for a group with groups below it
 	}
 	c.parts = append(c.parts, part{dir: dir, set: func() error {
 		for _, r := range slices.Concat(denyAll, precise(rules), hostDevices) {
@@ -41,7 +41,7 @@ func (c *Change) addDevices(rules []specs.LinuxDeviceCgroup) {
 				file = "devices.allow"
 			}
 			err := cgroups.WriteFile(dir, file, deviceRule(r))
-			// A group may allow no more than the one it is in: then less it is.
+			// A group cannot allow more than its parent does. Then it allows less.
 			if err != nil && (!r.Allow || !errors.Is(err, fs.ErrPermission)) {
 				return err
 			}
@@ -61,7 +61,7 @@ func (c *Change) addFilter() {
 	}})
 }
 
-// filterRules is hostDevices for the library, whose program denies the rest.
+// filterRules returns hostDevices for the library. The program that it makes denies all others.
 func filterRules() (rules []*devices.Rule) {
 	for _, r := range hostDevices {
 		rules = append(rules, &devices.Rule{
@@ -79,8 +79,8 @@ func wildcard(n *int64) int64 {
 	return *n
 }
 
-// Initial is the limits of a group that is new, which r names: without a rule about
-// devices none may be used, as with runc.
+// Initial returns r as the limits of a new group: if it has no rule about devices, all are
+// denied, as with runc.
 func Initial(r *specs.LinuxResources) *specs.LinuxResources {
 	out := specs.LinuxResources{}
 	if r != nil {
@@ -94,8 +94,8 @@ func Initial(r *specs.LinuxResources) *specs.LinuxResources {
 
 var denyAll = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
 
-// precise writes rules about both types of devices as two, where they are not about
-// all access to every device: the kernel's word for both means all of that.
+// precise splits rules for both types of devices in two, unless they are about all access to
+// every device: the kernel takes "a" for exactly that.
 func precise(rules []specs.LinuxDeviceCgroup) (out []specs.LinuxDeviceCgroup) {
 	for _, r := range rules {
 		whole := deviceNumber(r.Major) == "*" && deviceNumber(r.Minor) == "*" &&
@@ -112,9 +112,9 @@ func precise(rules []specs.LinuxDeviceCgroup) (out []specs.LinuxDeviceCgroup) {
 	return out
 }
 
-// hostDevices are what processes of husk's may do later, whatever the rules say:
-// the vmm makes nodes in the rootfs for the guest, and an exec process uses what
-// each process does. They are those that runc gives to every container.
+// hostDevices are devices that husk's processes may use, whatever the rules of the spec say:
+// the vmm makes nodes in the rootfs for the guest, and an exec process uses what every process
+// uses. runc allows every container the same.
 var hostDevices = []specs.LinuxDeviceCgroup{
 	{Allow: true, Type: "c", Access: "m"},
 	{Allow: true, Type: "b", Access: "m"},
@@ -132,7 +132,7 @@ func characterDevice(major, minor int64) specs.LinuxDeviceCgroup {
 	return specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rwm"}
 }
 
-// deviceRule is a rule in the kernel's words (admin-guide/cgroup-v1/devices.rst).
+// deviceRule returns a rule in the kernel's format (admin-guide/cgroup-v1/devices.rst).
 func deviceRule(r specs.LinuxDeviceCgroup) string {
 	kind := r.Type
 	if kind == "" {

@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// opensEnv makes the test binary, in a cgroup, say which device nodes it can open.
+// opensEnv makes the test binary print which device nodes it can open.
 const opensEnv = "HUSK_CGROUP_TEST_OPENS"
 
-// opens is the child's part: it waits for a line, so that it is in its cgroup, and
+// opens is run by the child. It waits for a line, so that it is in its cgroup by then, and
 // tries each node.
 func opens(nodes string) {
 	_, _ = os.Stdin.Read(make([]byte, 1))
@@ -33,14 +33,14 @@ func opens(nodes string) {
 		case errors.Is(err, unix.EPERM):
 			fmt.Println(filepath.Base(node), "denied")
 		case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV), errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.EIO):
-			fmt.Println(filepath.Base(node), "allowed") // and there is no device
+			fmt.Println(filepath.Base(node), "allowed") // the open was allowed, and there is no device
 		default:
 			fmt.Println(filepath.Base(node), err)
 		}
 	}
 }
 
-// nodes makes device nodes of these numbers and returns their paths.
+// nodes makes device nodes with these numbers and returns their paths.
 func nodes(t *testing.T, devices map[string]uint32) []string {
 	t.Helper()
 	dir := t.TempDir()
@@ -61,7 +61,7 @@ func nodes(t *testing.T, devices map[string]uint32) []string {
 	return paths
 }
 
-// inGroup returns what a process in the group can open, as opens writes it.
+// inGroup returns what a process in the group can open, in the form that opens prints.
 func inGroup(t *testing.T, g *Group, paths []string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
@@ -83,8 +83,8 @@ func inGroup(t *testing.T, g *Group, paths []string) string {
 	return out.String()
 }
 
-// someDevices has what husk's processes need, what the spec grants the container, and
-// what neither does.
+// someDevices are devices that husk's processes need, that the spec grants, and that neither
+// does.
 var someDevices = map[string]uint32{
 	"c1-3": unix.S_IFCHR, "c1-9": unix.S_IFCHR, "c5-2": unix.S_IFCHR,
 	"c10-229": unix.S_IFCHR,
@@ -93,12 +93,12 @@ var someDevices = map[string]uint32{
 
 const (
 	filtered = "b7-0 denied\nb8-0 denied\nc1-1 denied\nc1-11 denied\nc1-3 allowed\nc1-9 allowed\nc10-229 denied\nc10-232 denied\nc5-2 allowed\n"
-	// With v1 what the spec allows is in the list, too.
+	// With v1 the list also has what the spec allows.
 	listed = "b7-0 denied\nb8-0 denied\nc1-1 denied\nc1-11 denied\nc1-3 allowed\nc1-9 allowed\nc10-229 %s\nc10-232 denied\nc5-2 allowed\n"
 )
 
-// TestDevicesV2: a process in a container's group finds no device but those that
-// each process may use, whatever the spec says, and no update changes that.
+// TestDevicesV2: a process in a container's group can use only devices that every process may
+// use, whatever the spec says and updates change.
 func TestDevicesV2(t *testing.T) {
 	if !inLayout(t, "v2") {
 		return
@@ -118,7 +118,7 @@ func TestDevicesV2(t *testing.T) {
 			if got := inGroup(t, g, paths); strings.Contains(got, "denied") {
 				t.Fatalf("devices are denied before the machine has opened its own:\n%s", got)
 			}
-			for range 2 { // the second takes the place of the first
+			for range 2 { // the second replaces the first
 				if err := g.Change(Initial(r), true).Apply(); err != nil {
 					t.Fatal(err)
 				}
@@ -138,7 +138,7 @@ func TestDevicesV2(t *testing.T) {
 	}
 }
 
-// TestDevicesV1 is the same of version 1.
+// TestDevicesV1 is the same test for cgroup v1.
 func TestDevicesV1(t *testing.T) {
 	fuse := int64(10)
 	for name, tc := range map[string]struct {
@@ -147,7 +147,8 @@ func TestDevicesV1(t *testing.T) {
 	}{
 		"no limits":  {nil, "denied"},
 		"all denied": {&specs.LinuxResources{Devices: denyAll}, "denied"},
-		// About both types and not about all access: the kernel would take it for that.
+		// For both types and not all access: written as one rule, the kernel would take it for
+		// all access.
 		"all may be made": {&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "m"}}}, "denied"},
 		"one allowed":     {&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Type: "c", Major: &fuse, Minor: number(229), Access: "rw"}}}, "allowed"},
 	} {
@@ -176,7 +177,7 @@ func TestDevicesV1(t *testing.T) {
 	}
 }
 
-// TestDevicesOfHybrid: where version 1 has no devices controller, version 2 has.
+// TestDevicesOfHybrid: if v1 has no devices controller, v2 is used.
 func TestDevicesOfHybrid(t *testing.T) {
 	g := newGroup(t, uniquePath(t))
 	if _, found := g.Paths[""]; !found || len(g.Paths) == 1 {
@@ -195,7 +196,7 @@ func TestDevicesOfHybrid(t *testing.T) {
 	g.Paths = all
 }
 
-// TestInitial leaves what it is given.
+// TestInitial: Initial does not change its argument.
 func TestInitial(t *testing.T) {
 	given := &specs.LinuxResources{Pids: &specs.LinuxPids{}}
 	if r := Initial(given); r.Pids != given.Pids || len(r.Devices) != 1 || given.Devices != nil {
@@ -209,8 +210,8 @@ func TestInitial(t *testing.T) {
 
 func number(n int64) *int64 { return &n }
 
-// TestDevicesOfUnit: systemd is told the same, or it would put a program of its own
-// mind in the place of the one that is there when it is told of other limits.
+// TestDevicesOfUnit: systemd gets the same rules. Otherwise it would replace the program by one
+// of its own when other limits change.
 func TestDevicesOfUnit(t *testing.T) {
 	if systemd.GenerateDeviceProps == nil {
 		t.Fatal("the library does not know how to tell systemd of devices")

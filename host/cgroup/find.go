@@ -8,9 +8,9 @@ import (
 	"github.com/opencontainers/cgroups"
 )
 
-// Of finds the groups that a process of the container with this id is in, for want of
-// what was saved of them: enough for Remove. Only groups that are called as the
-// container are taken for its own.
+// Of finds the groups of the container with this id by one of its processes, for the case that
+// what was saved is lost. The result is good enough for Remove. Only groups with the
+// container's name count as its own.
 func Of(hostPID int, id string) (*Group, error) {
 	in, err := cgroups.ParseCgroupFile(fmt.Sprintf("/proc/%d/cgroup", hostPID))
 	if err != nil {
@@ -21,14 +21,14 @@ func Of(hostPID int, id string) (*Group, error) {
 		mount, root, err := mountOf(controller)
 		below, inside := strings.CutPrefix(path, strings.TrimSuffix(root, "/")+"/")
 		if err != nil || !inside || strings.Contains(path, "..") {
-			continue // nothing of it is to be seen here
+			continue // the group is outside of what is mounted here
 		}
-		// From one that Hold has put it into, if it has.
+		// The process may be in the separate group.
 		if name := ofContainer(strings.TrimSuffix(below, bootSuffix), id); name != "" {
 			g.Paths[controller] = filepath.Join(mount, name)
 		}
 	}
-	g.Apart() // what is not there need not be removed
+	g.Apart() // Remove ignores it if it does not exist
 	return g, nil
 }
 
@@ -42,14 +42,14 @@ func mountOf(controller string) (mount, root string, err error) {
 	return hybridMount, "/", nil
 }
 
-// Where the v2 hierarchy is mounted, alone and beside v1.
+// Mount points of the v2 hierarchy, alone and beside v1.
 const (
 	unifiedMount = "/sys/fs/cgroup"
 	hybridMount  = "/sys/fs/cgroup/unified"
 )
 
-// ofContainer is the part of a path that ends with the container's group; "" if it has
-// none. systemd's are called "prefix-id.scope".
+// ofContainer returns the part of a path up to and with the container's group, "" if it has
+// none. systemd's groups are named "prefix-id.scope".
 func ofContainer(path, id string) string {
 	for ; path != "." && path != "/"; path = filepath.Dir(path) {
 		if base := filepath.Base(path); base == id || strings.HasSuffix(base, "-"+id+".scope") {

@@ -2,7 +2,7 @@ package cgroup
 
 import "testing"
 
-// FuzzParseUnit takes any cgroupsPath of a spec for systemd.
+// FuzzParseUnit parses arbitrary values of cgroupsPath for systemd.
 func FuzzParseUnit(f *testing.F) {
 	f.Add("id", "system.slice:docker:abc")
 	f.Add("id", "")
@@ -14,7 +14,7 @@ func FuzzParseUnit(f *testing.F) {
 	})
 }
 
-// FuzzFindKey takes any text for a file of the cgroup file system.
+// FuzzFindKey parses arbitrary text as a cgroup file.
 func FuzzFindKey(f *testing.F) {
 	f.Add("low 0\noom_kill 3\n", "oom_kill")
 	f.Fuzz(func(t *testing.T, text, key string) {

@@ -16,12 +16,11 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// Change is limits on their way into the group. It changes nothing before
-// Apply.
+// Change is a planned change of a group's limits. It has no effect before Apply.
 type Change struct {
 	// Dropped are the fields that this machine has nothing for.
 	Dropped []specconv.Dropped
-	// Limits are the group's after it: those it has, with what was asked for.
+	// Limits are the group's limits after the change.
 	Limits *specs.LinuxResources
 
 	group *Group
@@ -33,7 +32,7 @@ type Change struct {
 type part struct {
 	dir  string
 	set  func() error
-	undo []string // names of the files it may change
+	undo []string // names of the files that it may change
 }
 
 // Change is what it takes to set the limits that r names; others stay as they
@@ -74,7 +73,7 @@ func (g *Group) Change(r *specs.LinuxResources, created bool) *Change {
 	return c
 }
 
-// IsV2 says whether the group is in the one hierarchy of cgroup v2.
+// IsV2 says whether the group is in the single hierarchy of cgroup v2.
 func (g *Group) IsV2() bool {
 	_, unified := g.Paths[""]
 	return unified && len(g.Paths) == 1
@@ -99,7 +98,7 @@ func (c *Change) addV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups.
 		}
 		return
 	}
-	if share == nil { // of memory, kernelTCP alone
+	if share == nil { // only kernelTCP is set
 		share = &cgroups.Resources{}
 	}
 	share.SkipDevices = true
@@ -125,8 +124,8 @@ func (c *Change) addV2(r *specs.LinuxResources, want *cgroups.Resources) {
 	if !want.SkipDevices {
 		want.Devices = filterRules()
 	}
-	// The container's processes are the guest's to kill together. On the host it is
-	// the machine that would go with any other of husk's.
+	// The guest ends the container's processes together. On the host this would end the whole
+	// machine together with any other process of husk's.
 	delete(want.Unified, "memory.oom.group")
 	p := part{undo: v2Files, set: func() error {
 		m, err := manager.NewWithPaths(c.group.config(), maps.Clone(c.group.Paths))
@@ -142,8 +141,8 @@ func (c *Change) addV2(r *specs.LinuxResources, want *cgroups.Resources) {
 	c.parts = append(c.parts, p)
 }
 
-// Apply sets the limits: all of them, or with an error none. The group's Limits are
-// the change's then; saving them is the caller's.
+// Apply sets all limits or, if it returns an error, none. Afterwards the group's Limits are
+// those of the change; the caller saves them.
 func (c *Change) Apply() error {
 	c.was = snapshot{}
 	for _, p := range c.parts {
@@ -161,15 +160,15 @@ func (c *Change) Apply() error {
 	return nil
 }
 
-// Undo takes an applied change back.
+// Undo restores the limits from before Apply.
 func (c *Change) Undo() error {
 	if c.group.Unit != nil {
-		return nil // systemd keeps what it was told; the next update tells it anew
+		return nil // systemd keeps these values until the next update
 	}
 	return c.was.restore()
 }
 
-// describe makes of a file that does not exist what it means.
+// describe replaces "file does not exist" by what that means.
 func describe(err error) error {
 	var perr *fs.PathError
 	if errors.As(err, &perr) && errors.Is(err, fs.ErrNotExist) {
@@ -178,7 +177,7 @@ func describe(err error) error {
 	return err
 }
 
-// merge returns base with what r sets in place of it.
+// merge returns base with the fields that r sets.
 func merge(base, r *specs.LinuxResources) *specs.LinuxResources {
 	if base == nil {
 		base = &specs.LinuxResources{}
@@ -203,7 +202,7 @@ func merge(base, r *specs.LinuxResources) *specs.LinuxResources {
 		}
 		maps.Copy(out.Unified, r.Unified)
 	}
-	// Of the rest no value depends on another's: what is set is not read again.
+	// The other values depend on no others, so they are not needed here.
 	return &out
 }
 
@@ -216,7 +215,7 @@ func mergeMemory(base, r *specs.LinuxMemory) *specs.LinuxMemory {
 	override(&out.Swap, r.Swap)
 	override(&out.Reservation, r.Reservation)
 	if r.Limit != nil && *r.Limit == unlimited && value(r.Swap) == 0 {
-		out.Swap = r.Limit // as the library has it
+		out.Swap = r.Limit // as the library does
 	}
 	if r.DisableOOMKiller != nil {
 		out.DisableOOMKiller = r.DisableOOMKiller
@@ -234,7 +233,7 @@ func mergeCPU(base, r *specs.LinuxCPU) *specs.LinuxCPU {
 	return &out
 }
 
-// override leaves what is not set, which 0 means as well.
+// override sets to unless v is nil or 0, which also means "not set".
 func override[T int64 | uint64](to **T, v *T) {
 	if value(v) != 0 {
 		*to = v

@@ -19,7 +19,7 @@ import (
 
 const mib = 1 << 20
 
-// resources are of the JSON that config.json has.
+// resources parses limits in the JSON format of config.json.
 func resources(t *testing.T, text string) *specs.LinuxResources {
 	t.Helper()
 	r := &specs.LinuxResources{}
@@ -50,8 +50,8 @@ func apply(t *testing.T, g *Group, text string, created bool) *Change {
 	return c
 }
 
-// TestLimits is a container's way: created with what was asked for, started with
-// room for the machine, updated, and updated in vain.
+// TestLimits goes through a container's life: created with the limits it asks for, started with
+// room for the machine, updated, and updated with an error.
 func TestLimits(t *testing.T) {
 	path := uniquePath(t)
 	g := newGroup(t, path)
@@ -90,7 +90,7 @@ func TestLimits(t *testing.T) {
 		t.Errorf("held %v, processes %v", g.Held(), pids)
 	}
 
-	// As another process finds it.
+	// Another process would load it in this way.
 	saved, err := json.Marshal(g)
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +129,7 @@ func checkOOMControl(t *testing.T, g *Group, want int64) {
 
 func testUpdates(t *testing.T, g *Group) {
 	t.Helper()
-	// Each names a part of what another value depends on.
+	// Each update changes one of several values that depend on each other.
 	apply(t, g, `{"cpu":{"period":900000}}`, false)
 	checkFile(t, g, "cpu", "cpu.cfs_quota_us", "50000")
 	checkFile(t, g, "cpu", "cpu.cfs_period_us", "900000")
@@ -147,7 +147,7 @@ func testUpdates(t *testing.T, g *Group) {
 	}
 	checkFile(t, g, "memory", "memory.memsw.limit_in_bytes", strings.TrimSpace(unlimitedText))
 
-	// All or nothing: the last is of a CPU that there is not.
+	// All or nothing: the last limit is for a CPU that does not exist.
 	before := everything(t, g)
 	c := g.Change(resources(t, `{"memory":{"limit":943718400,"reservation":1048576,"swappiness":77},"pids":{"limit":7},
 		"cpu":{"shares":3,"quota":70000,"period":100000,"cpus":"8000"},
@@ -158,7 +158,7 @@ func testUpdates(t *testing.T, g *Group) {
 	if after := everything(t, g); !maps.Equal(before, after) {
 		t.Errorf("an update that failed has changed the group:\n%v\n%v", before, after)
 	}
-	// What succeeds can be taken back.
+	// A change that succeeded can be undone.
 	c = apply(t, g, `{"memory":{"limit":943718400,"swap":953718400},"pids":{"limit":7},"cpu":{"shares":3}}`, false)
 	if maps.Equal(before, everything(t, g)) {
 		t.Error("the update has changed nothing")
@@ -171,7 +171,7 @@ func testUpdates(t *testing.T, g *Group) {
 	}
 }
 
-// everything is all that limits are in.
+// everything returns the content of all files that hold limits.
 func everything(t *testing.T, g *Group) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -188,7 +188,7 @@ func everything(t *testing.T, g *Group) map[string]string {
 	return all
 }
 
-// TestRemoveHeld: a container that is deleted without a start.
+// TestRemoveHeld removes a container that was never started.
 func TestRemoveHeld(t *testing.T) {
 	g := newGroup(t, uniquePath(t))
 	g.Apart()
@@ -216,7 +216,8 @@ func TestRemoveHeld(t *testing.T) {
 	}
 }
 
-// TestDeviceRules: the suite wants them one by one and in order.
+// TestDeviceRules: the rules can be read one by one and in order, as the OCI validation suite
+// expects.
 func TestDeviceRules(t *testing.T) {
 	g := newGroup(t, uniquePath(t))
 	if _, found := g.Paths["devices"]; !found {
@@ -233,8 +234,8 @@ func TestDeviceRules(t *testing.T) {
 	}
 }
 
-// TestDropped: what a machine has nothing for is named, and what the guest holds as
-// well is not.
+// TestDropped: fields that the machine cannot enforce are named, except those that the guest
+// enforces too.
 func TestDropped(t *testing.T) {
 	const asked = `{"memory":{"limit":5,"swappiness":3,"disableOOMKiller":true},"cpu":{"shares":3,"mems":"0","realtimeRuntime":5,"cpus":"0"},
 		"pids":{"limit":4},"blockIO":{"weight":10},"hugepageLimits":[{"pageSize":"2MB","limit":0}],"network":{"classID":1,"priorities":[{"name":"a","priority":1}]},
@@ -277,7 +278,7 @@ func texts(dropped []specconv.Dropped) (all []string) {
 	return all
 }
 
-// TestConvert is about what the library is told.
+// TestConvert tests what the library gets.
 func TestConvert(t *testing.T) {
 	room := Room{RAM: 512 * mib, Memory: 100 * mib}
 	apart := room
@@ -359,7 +360,7 @@ func TestSqueeze(t *testing.T) {
 		t.Error("a limit of -5 bytes was taken")
 	}
 	checkFile(t, g, "memory", "memory.swappiness", "33")
-	// The group's only process sleeps: hardly anything is left to give up.
+	// The only process of the group sleeps, so there is hardly any cache.
 	if err := o.DropCache(1 << 40); err != nil {
 		t.Error(err)
 	}

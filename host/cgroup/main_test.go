@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountsEnv makes the test binary arrange its own /sys/fs/cgroup before it
-// tests; only ever set for a child in a mount namespace of its own.
+// mountsEnv makes the test binary arrange its own /sys/fs/cgroup before it tests. It is set
+// only for a child in a new mount namespace.
 const mountsEnv = "HUSK_CGROUP_TEST_MOUNTS"
 
 func TestMain(m *testing.M) {
@@ -31,9 +31,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// inLayout says whether the test runs with the layout. Where it does not, it is
-// run again, in a child in a mount namespace of its own that has it, and the
-// child's result is the test's.
+// inLayout says whether the test runs with the layout. If it does not, inLayout runs the test
+// again in a child, in a new mount namespace with that layout, and the child's result becomes
+// the test's.
 func inLayout(t *testing.T, layout string) bool {
 	t.Helper()
 	if os.Getenv(mountsEnv) == layout {
@@ -82,15 +82,14 @@ func arrange(layout string) error {
 	}
 }
 
-// strayDirectories puts up a second /sys/fs/cgroup like the first, on a tmpfs of
-// its own, with directories in it that are named like controllers but are none,
-// and without the devices controller.
+// strayDirectories makes a second /sys/fs/cgroup on a tmpfs. It has directories that are named
+// like controllers and are none, and no devices controller.
 func strayDirectories() error {
 	old, err := os.MkdirTemp("", "husk-cgroup-test-")
 	if err != nil {
 		return err
 	}
-	// Only the directory is removed: the mount below is in this namespace alone.
+	// Only the directory is removed: the mount on it exists in this namespace only.
 	defer func() {
 		_ = unix.Unmount(old, unix.MNT_DETACH)
 		_ = os.Remove(old)

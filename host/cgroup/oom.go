@@ -13,24 +13,25 @@ import (
 	"github.com/huskvm/husk/host/detached"
 )
 
-// OOM is the group's memory as it is needed to have the kernel tell that it ran
-// out: engines hear of that from nobody else. It is held open, and works without any
-// path.
+// OOM is open files of the group's memory controller. By it the kernel can be made to report
+// that memory ran out, which engines learn from nobody else. It needs no path after it was
+// opened.
 type OOM struct {
 	dir   *os.File
 	files oomFiles
 }
 
-// oomFiles are the names of one version of cgroups.
+// oomFiles are the names of the files in one version of cgroups.
 type oomFiles struct {
 	limit, usage, events string
-	// drop has the kernel give up cache: what is written is an amount, or for v1 nothing.
-	// v2 has it since Linux 5.19.
+	// drop makes the kernel give up page cache. The value written is an amount in bytes, and
+	// with v1 "". v2 has the file since Linux 5.19.
 	drop string
-	// off are set to 0 meanwhile: the first so that memory is not made by swapping
-	// the machine out, the second so that it is not killed along with another.
+	// off are files set to 0 during the kill: the first so that the kernel does not swap the
+	// machine out to get memory, the second so that it does not kill the machine together with
+	// the chosen process.
 	off []string
-	// cache are the keys of memory.stat for what the kernel gives up before it kills.
+	// cache are the keys of memory.stat for memory that the kernel gives up before it kills.
 	cache []string
 }
 
@@ -39,7 +40,7 @@ var (
 	oomV2 = oomFiles{"memory.max", "memory.current", "memory.events", "memory.reclaim", []string{"memory.swap.max", "memory.oom.group"}, []string{"active_file", "inactive_file"}}
 )
 
-// OpenOOM opens the group's memory; nil where the machine has none to limit.
+// OpenOOM opens the group's memory controller. It returns nil if there is none.
 func (g *Group) OpenOOM() (*OOM, error) {
 	o := &OOM{files: oomV1}
 	dir, found := g.Paths["memory"]
@@ -51,20 +52,20 @@ func (g *Group) OpenOOM() (*OOM, error) {
 		return nil, nil
 	}
 	var err error
-	// It stays open in a process that a guest talks to: nothing of other groups is to
-	// be reached by it.
+	// The directory stays open in a process that a guest talks to, so no other group may be
+	// reached from it.
 	if o.dir, err = detached.Open(dir); err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	if _, err := o.read(o.files.limit); err != nil {
 		_ = o.dir.Close()
-		return nil, nil //nolint:nilerr // no memory controller in this group
+		return nil, nil //nolint:nilerr // the group has no memory controller
 	}
 	return o, nil
 }
 
-// Used is how much memory is counted in the group, and how much of that the kernel
-// gives up when it is wanted; in bytes.
+// Used returns the memory that is counted in the group, and how much of it is cache that the
+// kernel can give up, in bytes.
 func (o *OOM) Used() (used, cache int64, err error) {
 	text, err := o.read(o.files.usage)
 	if err != nil {
@@ -84,7 +85,7 @@ func (o *OOM) Used() (used, cache int64, err error) {
 	return used, cache, nil
 }
 
-// Kills counts the processes that the kernel has killed in the group.
+// Kills returns how many processes the kernel has killed in the group.
 func (o *OOM) Kills() (int64, error) {
 	text, err := o.read(o.files.events)
 	if err != nil {
@@ -97,21 +98,20 @@ func (o *OOM) Kills() (int64, error) {
 	return n, nil
 }
 
-// DropCache has the kernel give up so many bytes of cache, or with v1 all that is
-// counted in the group, as far as it can, and swap nothing. Used tells what it has
-// done.
+// DropCache makes the kernel give up this many bytes of cache, with v1 all cache of the group,
+// as far as it can and without swapping. Used returns the result.
 func (o *OOM) DropCache(bytes int64) error {
 	was := make(map[string]string)
 	err := o.replace(was, o.files.off, "0")
 	if err == nil {
-		// It fails where less is left to give up, and on a kernel that has no such file.
+		// The write fails if there is less cache, or if the kernel has no such file.
 		_ = o.write(o.files.drop, strconv.FormatInt(bytes, 10))
 	}
 	return errors.Join(err, o.restore(was))
 }
 
-// Squeeze sets the limit to a number of bytes, and nothing is swapped, until it is
-// let go, which puts back what was there.
+// Squeeze sets the memory limit to this many bytes and disables swapping. letGo restores what
+// was set before.
 func (o *OOM) Squeeze(limit int64) (letGo func() error, err error) {
 	was := make(map[string]string)
 	letGo = func() error { return o.restore(was) }
@@ -124,8 +124,8 @@ func (o *OOM) Squeeze(limit int64) (letGo func() error, err error) {
 	return letGo, nil
 }
 
-// replace writes to each file, having noted in was what stood there. The limit
-// alone has to exist: a kernel may have no swap.
+// replace writes text to each file and notes its old content in was. Only the file of the limit
+// has to exist, because a kernel may have no swap.
 func (o *OOM) replace(was map[string]string, names []string, text string) error {
 	for _, name := range names {
 		old, err := o.read(name)
@@ -181,7 +181,7 @@ func (o *OOM) write(name, text string) error {
 	return errors.Join(err, f.Close())
 }
 
-// findKey finds the number of a line "key number".
+// findKey returns the number in a line "key number".
 func findKey(text, key string) (int64, bool) {
 	for line := range strings.Lines(text) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), key+" "); ok {

@@ -18,15 +18,15 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// removeTimeout is Remove's deadline where the context has none: ample for a
-// killed process to go, and an end where one never will.
+// removeTimeout is the deadline of Remove if its context has none. A killed process normally
+// exits much earlier.
 const removeTimeout = 10 * time.Second
 
-// Remove removes the groups and any empty groups below them, but not their
-// parents, which other containers share. It kills nothing: it waits until the
-// processes that are still in them have ended, to the context's deadline or
-// else for ten seconds, and then fails, naming them. What is gone already is no
-// error, so it can be called again, from any process.
+// Remove removes the groups and the empty groups below them, but not their parents, which other
+// containers use too. It kills nothing: it waits until the processes in the groups have ended.
+// The wait ends at the context's deadline, or after ten seconds if it has none, with an error
+// that names the processes. A group that does not exist is no error, so Remove may be called
+// again, from any process.
 func (g *Group) Remove(ctx context.Context) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -43,7 +43,7 @@ func (g *Group) Remove(ctx context.Context) error {
 		}
 	}
 	if g.Unit == nil || len(errs) > 0 || len(g.Keep) > 0 {
-		// Stopping the unit would kill what is left in it or below it.
+		// Stopping the unit would kill processes that are left in it or below it.
 		return errors.Join(errs...)
 	}
 	m, err := manager.NewWithPaths(g.config(), maps.Clone(g.Paths))
@@ -80,8 +80,8 @@ func removeGroup(ctx context.Context, dir string) error {
 			return werr
 		}
 		if !waited {
-			// Nobody to wait for: the kernel takes a task out of its group a moment
-			// after it has ended, and v1 announces neither that nor anything else.
+			// There is no process to wait for: the kernel takes a task out of its group a
+			// moment after the task has ended, and v1 sends no event for it.
 			select {
 			case <-ctx.Done():
 			case <-time.After(delay):
@@ -91,9 +91,9 @@ func removeGroup(ctx context.Context, dir string) error {
 	}
 }
 
-// isRemovable is false for what is gone, what is no cgroup (a plain directory
-// where a hierarchy was mounted once), and the root of a hierarchy, below which
-// removeTree would find all the machine's groups.
+// isRemovable says whether dir is a group to remove. It is not if it does not exist, is a plain
+// directory where a hierarchy was once mounted, or is the root of a hierarchy, below which are
+// all groups of the machine.
 func isRemovable(dir string) (bool, error) {
 	var st unix.Statfs_t
 	err := unix.Statfs(dir, &st)
@@ -113,9 +113,8 @@ func isRemovable(dir string) (bool, error) {
 	return !root, err
 }
 
-// removeTree removes a group and those below it, the lowest first. Only rmdir is
-// used, which for a group means that it has no processes; its files are the
-// kernel's.
+// removeTree removes a group and the groups below it, the lowest first. It uses only rmdir,
+// which fails for a group that has processes.
 func removeTree(dir string) error {
 	err := rmdir(dir)
 	if !errors.Is(err, unix.EBUSY) {
@@ -148,16 +147,16 @@ func rmdir(dir string) error {
 	return nil
 }
 
-// waitExit returns when one of the processes has ended or the context has,
-// and false at once if none of them can be waited for.
+// waitExit waits until one of the processes or the context has ended. It returns false at once
+// if none of the processes can be waited for.
 func waitExit(ctx context.Context, pids []int) (bool, error) {
 	for _, pid := range pids {
 		if pid == 0 {
-			continue // of another pid namespace
+			continue // in another pid namespace
 		}
 		fd, err := unix.PidfdOpen(pid, 0)
 		if err != nil {
-			continue // ended since
+			continue // it has ended since
 		}
 		err = waitPidfd(ctx, fd)
 		unix.Close(fd)

@@ -10,24 +10,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Filters that run before the redirection's, one priority for each protocol.
+// These filters run before the redirection. Each protocol has a priority of its own.
 const (
 	prioAnswers = 0xff50
 	prioARP     = 0xff51
 )
 
-// The ports of the namespace's own sockets, once ReservePorts has run: 61440 to
-// 65535, which a filter can tell by four bits, and which are above those a guest
-// takes unless it is told otherwise (32768 to 60999).
+// The local ports of sockets in the namespace after ReservePorts: 61440 to 65535. A filter can
+// test that range by four bits, and it is above the ports that a guest uses by default (32768
+// to 60999).
 const (
-	portRange  = "61440\t65535" // as the kernel prints it
+	portRange  = "61440\t65535" // in the kernel's format
 	portSysctl = "ipv4/ip_local_port_range"
 	portBits   = 0xf000
 )
 
-// ReservePorts gives sockets that engines open in the namespace other ports than
-// the guest's, so that HearAnswers can tell whose an answer is. It returns the range
-// from before, empty where it was this one already. dir is as in ReadSysctls.
+// ReservePorts changes the local ports for sockets that engines open in the namespace, so that
+// they differ from the guest's and HearAnswers can tell whose an answer is. It returns the
+// former range, or "" if it was the same. dir is as in ReadSysctls.
 func ReservePorts(dir *os.File) (before string, err error) {
 	before, err = readSysctl(int(dir.Fd()), portSysctl, make([]byte, maxSysctl))
 	if err != nil {
@@ -47,10 +47,10 @@ func ReservePorts(dir *os.File) (before string, err error) {
 	return before, nil
 }
 
-// AreReserved says whether the ports are those of ReservePorts.
+// AreReserved says whether the range of local ports is that of ReservePorts.
 func AreReserved(s Sysctls) bool { return s[portSysctl] == portRange }
 
-// SetPorts puts another range there, empty for nobody's.
+// SetPorts sets the range of local ports in s. If ports is empty, the setting is removed.
 func (s Sysctls) SetPorts(ports string) {
 	delete(s, portSysctl)
 	if ports != "" {
@@ -58,10 +58,10 @@ func (s Sysctls) SetPorts(ports string) {
 	}
 }
 
-// HearAnswers lets the host's stack hear what an engine's resolver needs that asks
-// others from inside the namespace: answers of name servers to its own sockets,
-// and of neighbours to its ARP requests, which the guest goes on hearing, too. A
-// second call does nothing.
+// HearAnswers makes the host's network stack receive what an engine's resolver needs that asks
+// other servers from inside the namespace: answers of name servers to its own sockets, and
+// answers to its ARP requests. The guest still receives the ARP answers too. A second call does
+// nothing.
 func (l *Links) HearAnswers() error {
 	for i := range l.joined {
 		j := &l.joined[i]
@@ -94,7 +94,7 @@ func hearAnswers(iface, tap int) error {
 			FilterAttrs: netlink.FilterAttrs{
 				LinkIndex: iface, Parent: netlink.HANDLE_MIN_INGRESS, Priority: f.prio, Protocol: f.protocol,
 			},
-			// Without an action a match means: let it pass.
+			// A filter without an action lets matching packets pass to the stack.
 			Sel:     &nl.TcU32Sel{Flags: nl.TC_U32_TERMINAL, Nkeys: uint8(len(f.keys)), Keys: f.keys},
 			Actions: f.actions,
 		})
@@ -105,8 +105,8 @@ func hearAnswers(iface, tap int) error {
 	return nil
 }
 
-// answersTo matches IPv4 packets without options, no fragments, from port 53 to a
-// reserved port.
+// answersTo returns keys that match IPv4 packets without options, which are no fragments, from
+// port 53 to a reserved port.
 func answersTo(protocol uint32) []nl.TcU32Key {
 	return []nl.TcU32Key{
 		key(0, 5<<24, 0xf<<24),
@@ -116,12 +116,12 @@ func answersTo(protocol uint32) []nl.TcU32Key {
 	}
 }
 
-// key matches 4 bytes at an offset from the network header.
+// key returns a key that compares 4 bytes at an offset from the network header.
 func key(offset int32, value, mask uint32) nl.TcU32Key {
 	return nl.TcU32Key{Off: offset, Val: value, Mask: mask}
 }
 
-// removeAnswers is the undo of hearAnswers.
+// removeAnswers removes the filters of HearAnswers.
 func removeAnswers(link netlink.Link, filters []netlink.Filter) error {
 	var errs []error
 	done := map[uint16]bool{}

@@ -13,36 +13,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// prioSources is the priority of the filter on a tap that drops forged frames. It
-// runs before the redirection.
-const prioSources = 0xff48
+// prioAntiSpoofing is the priority of the anti-spoofing filter of a tap. It runs before the
+// redirection.
+const prioAntiSpoofing = 0xff48
 
-// Forging is what a container may put into the frames it sends, as its
-// capabilities allow it with a runtime whose containers share the host's kernel.
+// Forging says what a container may forge in the frames that it sends. It is what its
+// capabilities would allow with a runtime whose containers share the host's kernel.
 type Forging string
 
 const (
-	// ForgeNothing is only the MAC and IP addresses of its own interfaces as sender, and
-	// no message that only a router or a DHCP server sends. It is what a kernel does
-	// for processes without CAP_NET_RAW.
+	// ForgeNothing: the sender must be a MAC and IP address of the container's own interfaces,
+	// and messages that only a router or a DHCP server sends are dropped. A kernel enforces the
+	// same for processes without CAP_NET_RAW.
 	ForgeNothing Forging = "nothing"
-	// ForgeAddresses is only its own MAC as sender, whatever is above Ethernet.
+	// ForgeAddresses: the sender must be the interface's own MAC address; everything above
+	// Ethernet may be forged.
 	ForgeAddresses Forging = "addresses"
-	// ForgeAll is any frame. It is what CAP_NET_ADMIN allows: bridges, VPNs, forwarding.
+	// ForgeAll: any frame may be sent. CAP_NET_ADMIN allows that, for bridges, VPNs and
+	// forwarding.
 	ForgeAll Forging = "all"
 )
 
-// Sources are the senders that the frames of one guest card may have.
+// Sources are the sender addresses that frames of one guest card may have.
 type Sources struct {
 	Forging Forging
 	MAC     string
-	// Addresses are those of all of the container's interfaces, as CIDR: a kernel
-	// sends from any of its addresses through any interface.
+	// Addresses are the addresses of all interfaces of the container, in CIDR notation, because
+	// a kernel sends from any of its addresses through any interface.
 	Addresses []string
 }
 
-// SourcesOf returns what the frames of i may come from, which is one of the
-// interfaces that a container has.
+// SourcesOf returns the sender addresses for frames of the interface i. all are the container's
+// interfaces.
 func SourcesOf(i *Interface, all []Interface, forging Forging) Sources {
 	s := Sources{Forging: forging, MAC: i.MAC}
 	if forging == ForgeNothing {
@@ -57,8 +59,8 @@ func (s Sources) equal(other Sources) bool {
 	return s.Forging == other.Forging && s.MAC == other.MAC && slices.Equal(s.Addresses, other.Addresses)
 }
 
-// restrict drops what arrives from the guest on its tap and has another sender. It
-// replaces an earlier restriction in one step.
+// restrict installs the anti-spoofing filter on a tap: it drops frames from the guest that have
+// another sender than s allows. It replaces an earlier filter atomically.
 func restrict(tap netlink.Link, s Sources) error {
 	if s.Forging == ForgeAll {
 		return unrestrict(tap)
@@ -77,9 +79,9 @@ func restrict(tap netlink.Link, s Sources) error {
 		ops = append(ops, i.Jt, i.Jf)
 		ops = binary.NativeEndian.AppendUint32(ops, i.K)
 	}
-	// The library's own filter of this kind takes eBPF only, whose system call needs
-	// more than CAP_NET_ADMIN.
-	req := sourcesRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_ACK, tap)
+	// The library supports only eBPF in filters of this kind, and loading eBPF needs more
+	// capabilities than CAP_NET_ADMIN.
+	req := antiSpoofingRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_ACK, tap)
 	req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("bpf")))
 	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
 	options.AddRtAttr(nl.TCA_BPF_OPS_LEN, nl.Uint16Attr(uint16(len(raw))))
@@ -96,36 +98,37 @@ func restrict(tap netlink.Link, s Sources) error {
 	return nil
 }
 
-// unrestrict is the undo of restrict.
+// unrestrict removes the anti-spoofing filter.
 func unrestrict(tap netlink.Link) error {
 	kind, err := ingressKind(tap)
 	if err != nil || kind == "" {
 		return err
 	}
-	_, err = sourcesRequest(unix.RTM_DELTFILTER, unix.NLM_F_ACK, tap).Execute(unix.NETLINK_ROUTE, 0)
-	// EINVAL is some kernels' answer where no filter has that priority.
+	_, err = antiSpoofingRequest(unix.RTM_DELTFILTER, unix.NLM_F_ACK, tap).Execute(unix.NETLINK_ROUTE, 0)
+	// Some kernels return EINVAL if no filter has this priority.
 	if err != nil && !isGone(err) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("remove filter of senders on %s: %w", tap.Attrs().Name, err)
 	}
 	return nil
 }
 
-// sourcesRequest names the one filter of senders that a tap has.
-func sourcesRequest(message, flags int, tap netlink.Link) *nl.NetlinkRequest {
+// antiSpoofingRequest returns a request about the anti-spoofing filter of a tap.
+func antiSpoofingRequest(message, flags int, tap netlink.Link) *nl.NetlinkRequest {
 	const handle = 1
 	req := nl.NewNetlinkRequest(message, flags)
 	req.AddData(&nl.TcMsg{
 		Family: nl.FAMILY_ALL, Ifindex: int32(tap.Attrs().Index),
 		Handle: handle, Parent: netlink.HANDLE_MIN_INGRESS,
-		Info: netlink.MakeHandle(prioSources, nl.Swap16(unix.ETH_P_ALL)),
+		Info: netlink.MakeHandle(prioAntiSpoofing, nl.Swap16(unix.ETH_P_ALL)),
 	})
 	return req
 }
 
-// maxSourceAddresses bounds what one filter can compare, which has 4096 instructions.
+// maxSourceAddresses bounds the addresses of one filter, because a filter has at most 4096
+// instructions.
 const maxSourceAddresses = 128
 
-// parseSources returns the addresses of each family without repetition.
+// parseSources returns the addresses of each family, each once.
 func parseSources(cidrs []string) (v4, v6 []net.IP, err error) {
 	seen := map[string]bool{}
 	for _, cidr := range cidrs {

@@ -9,9 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// send writes a frame to the tap as the vmm does and says whether it comes out at
-// the other end of the interface's cable. Unless it is dropped before, the mark that
-// is sent after it comes out later.
+// send writes a frame to the tap, as the vmm does, and says whether it arrives at the peer of
+// the interface. After it send writes a mark, so that a frame that was dropped is recognized.
 func send(t *testing.T, tap *Tap, peer *packetConn, frame []byte) bool {
 	t.Helper()
 	mark := ethernet(ownMAC, unix.ETH_P_ARP, arpFrame(1, ownMAC, "0.0.0.0")[14:])
@@ -28,7 +27,7 @@ func send(t *testing.T, tap *Tap, peer *packetConn, frame []byte) bool {
 			t.Fatal("the mark has not arrived")
 		case bytes.Equal(got, mark):
 			return arrived
-		// The kernel takes an outer tag out of a frame.
+		// The kernel removes an outer VLAN tag from a frame.
 		case len(got) > 14 && len(frame) > 18 && bytes.HasSuffix(frame, got[14:]):
 			arrived = true
 		}
@@ -81,8 +80,8 @@ func TestForgedFramesAreDropped(t *testing.T) {
 	}
 }
 
-// TestFiltersOfOthersHold: what somebody has put on the interface, before or after,
-// runs before the redirection.
+// TestFiltersOfOthersHold: filters that others have put on the interface, before or after, run
+// before the redirection.
 func TestFiltersOfOthersHold(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		host, outside := newNamespace(t), newNamespace(t)
@@ -110,7 +109,7 @@ func TestFiltersOfOthersHold(t *testing.T) {
 			if _, err := ensureIngress(link); err != nil {
 				return err
 			}
-			// tc's own choice where none is given.
+			// The priority that tc chooses by default.
 			return addFilter(link, elsewhere.Index, 0xc000)
 		})
 		if !late {

@@ -1,9 +1,9 @@
-// Package network connects a container's network namespace on the host to the
-// network cards of its guest.
+// Package network connects a container's network namespace on the host to the network cards of
+// its guest.
 //
-// Everything here works on the network namespace of the calling thread, except
-// [Leave], which enters the one it is given. The supervisor calls it after it
-// has moved itself, all threads of it, into the container's namespace:
+// All functions work in the network namespace of the calling thread, except [Leave], which
+// enters the namespace that it is given. The supervisor calls them after all of its threads
+// have moved into the container's namespace:
 //
 //	taps, err := network.OpenTaps(n)          // before the VM boots and before pivot_root
 //	found, skipped, err := network.Scan()     // at start: engines wire the namespace after create
@@ -11,15 +11,15 @@
 //	// ... and the guest gives its card the name, MAC, addresses and routes of
 //	// found[0].ToProto(taps[0].MAC)
 //
-// Join redirects, with tc, all that arrives on the interface to the tap and all
-// that the guest sends to the interface. The interface keeps its addresses and
-// routes on the host, for engines read them back, but the host's own network
-// stack no longer hears a frame of it: only the guest answers. Netfilter rules
-// in the namespace do not see the guest's traffic: ReadRules and Sysctls are for
-// taking them into the guest, LegacyFilters and OtherFilters name what can't be. What
-// comes from the guest is held to the senders in Pair.Sources.
+// Join redirects, with tc, all frames that arrive on the interface to the tap, and all frames
+// that the guest sends to the interface. The interface keeps its addresses and routes on the
+// host, because engines read them, but the host's network stack receives none of its frames:
+// only the guest answers. Netfilter rules of the namespace do not see the guest's traffic.
+// ReadRules and Sysctls return what the guest has to apply instead, and LegacyFilters and
+// OtherFilters name what it cannot. Frames from the guest must have the senders in
+// Pair.Sources.
 //
-// A tap dies with the last file that holds it open, which is the vmm's. What
-// outlives a killed supervisor is the redirection on the interface itself,
-// where the namespace has a path of its own; [Leave] removes that.
+// A tap ends when its last open file is closed, which is the vmm's. If the supervisor is
+// killed, the redirection stays on the interface in a namespace that has a path of its own;
+// [Leave] removes it.
 package network

@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Pair is an interface and the tap whose guest card shall become it.
+// Pair is an interface, and the tap whose guest card gets its configuration.
 type Pair struct {
 	Interface Interface
 	Tap       *Tap
 	Sources   Sources
 }
 
-// Links is what Join did, for Undo.
+// Links records what Join has done, for Undo.
 type Links struct {
 	joined []joined
 }
@@ -27,13 +27,13 @@ type joined struct {
 	tapIndex   int
 	// broughtUp: the interface was down before.
 	broughtUp bool
-	hears     bool // HearAnswers has been here
+	hears     bool // HearAnswers was called
 	sources   Sources
 }
 
-// Join connects each interface with its tap, in both directions, and brings
-// both up. All or nothing: on error what was done is undone. An interface whose
-// frames go to another container's guest is ErrJoined.
+// Join connects each interface with its tap in both directions, and brings both up. If it fails
+// it undoes what it has done. The error is ErrJoined if frames of an interface already go to
+// the guest of another container.
 func Join(pairs ...Pair) (*Links, error) {
 	links := &Links{}
 	for _, p := range pairs {
@@ -56,8 +56,8 @@ func (l *Links) join(p Pair) error {
 	if iface.Attrs().Index == tap.Attrs().Index || !isOurTap(tap) {
 		return fmt.Errorf("interface %s is not a tap of husk", tap.Attrs().Name)
 	}
-	// The first redirect is what refuses an interface another container has, so
-	// nothing is to be undone before it.
+	// The first redirect fails for an interface of another container, so nothing may be done
+	// before it that would have to be undone.
 	if err := redirect(iface, tap.Attrs().Index); err != nil {
 		return err
 	}
@@ -78,8 +78,8 @@ func (l *Links) join(p Pair) error {
 		return fmt.Errorf("bring up tap: %w", err)
 	}
 	if iface.Attrs().Flags&net.FlagUp == 0 {
-		// Up and down are the guest's to say from here on; a host end that stayed
-		// down could never be used.
+		// From here on the guest decides whether its card is up. If the host's interface stayed
+		// down, the card could never be used.
 		if err := netlink.LinkSetUp(iface); err != nil {
 			return fmt.Errorf("bring up interface: %w", err)
 		}
@@ -88,8 +88,8 @@ func (l *Links) join(p Pair) error {
 	return nil
 }
 
-// Restrict holds the frames of a pair that is joined to other sources. The same once
-// more costs nothing.
+// Restrict changes the sender addresses that frames from this tap may have. The same addresses
+// again cost nothing.
 func (l *Links) Restrict(tap *Tap, s Sources) error {
 	for i := range l.joined {
 		j := &l.joined[i]
@@ -108,7 +108,7 @@ func (l *Links) Restrict(tap *Tap, s Sources) error {
 	return nil
 }
 
-// Cut takes the taps down, so that no frame leaves the guest or reaches it, or brings
+// Cut takes the taps down, so that no frame leaves or reaches the guest; with false it brings
 // them up again.
 func (l *Links) Cut(cut bool) error {
 	set := netlink.LinkSetUp
@@ -128,19 +128,19 @@ func (l *Links) Cut(cut bool) error {
 	return errors.Join(errs...)
 }
 
-// silence keeps the host's IPv6 stack from giving the tap a link-local address,
-// with which it would send duplicate address detection, router solicitations
-// and multicast reports into the guest, in the name of a host on its link.
+// silence stops the host's IPv6 stack from giving the tap a link-local address. With one the
+// host would send duplicate address detection, router solicitations and multicast reports to
+// the guest, as if it were a host on the guest's link.
 func silence(tap netlink.Link) error {
 	err := netlink.LinkSetIP6AddrGenMode(tap, nl.IN6_ADDR_GEN_MODE_NONE)
 	if err == nil || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil // the latter two: no IPv6 on this kernel or interface
+		return nil // for the latter two: the kernel or the interface has no IPv6
 	}
 	return fmt.Errorf("keep IPv6 off the tap: %w", err)
 }
 
-// Undo takes apart what Join made; the taps stay open. Interfaces and taps that
-// are gone are no error, and a second Undo does nothing.
+// Undo undoes Join. The taps stay open. It ignores interfaces and taps that are gone, and a
+// second call does nothing.
 func (l *Links) Undo() error {
 	var errs []error
 	for i := len(l.joined) - 1; i >= 0; i-- {
@@ -162,7 +162,8 @@ func (j joined) undo() error {
 	iface, err := netlink.LinkByIndex(j.ifaceIndex)
 	switch {
 	case err == nil:
-		// Down first: not a frame may reach the host's stack that did not before.
+		// The interface goes down first, so that the host's stack receives no frame that it did
+		// not receive before Join.
 		if j.broughtUp {
 			errs = append(errs, netlink.LinkSetDown(iface))
 		}

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vnetHdrLen is the size of struct virtio_net_hdr, which a tap with
-// IFF_VNET_HDR puts before each frame unless told another size.
+// vnetHdrLen is the default size of struct virtio_net_hdr, in bytes, which a tap with
+// IFF_VNET_HDR puts before each frame.
 const vnetHdrLen = 10
 
 var anySource = Sources{Forging: ForgeAll}
@@ -62,7 +62,7 @@ func TestJoinRedirectsFramesBothWays(t *testing.T) {
 	join(host, scanOne(host), tap)
 	peer, stack := outside.packetConn("eth0x"), host.packetConn("eth0")
 
-	// The second is shorter than any key a filter could look at.
+	// The second frame is shorter than any key that a filter could compare.
 	for _, payload := range []string{"to the guest", ""} {
 		want := testFrame(payload)
 		if _, err := peer.f.Write(want); err != nil {
@@ -82,8 +82,9 @@ func TestJoinRedirectsFramesBothWays(t *testing.T) {
 	if got := peer.recv(5 * time.Second); !bytes.Equal(got, want) {
 		t.Errorf("frame %q from the guest arrived as %q", want, got)
 	}
-	// An AF_PACKET socket taps before tc, so the host's may see the two frames
-	// that came in; what must not be is a frame of the guest's come back in.
+	// An AF_PACKET socket receives frames before tc sees them, so the socket on the host may
+	// receive the two frames that came in. It must not receive a frame of the guest as
+	// incoming.
 	for range 3 {
 		if got := stack.recv(50 * time.Millisecond); bytes.Equal(got, want) {
 			t.Error("the guest's own frame came in again")
@@ -117,15 +118,16 @@ func TestJoinKeepsTheHostSilent(t *testing.T) {
 		}
 		return nil
 	})
-	// More may come: the kernel adds a link-local one when the carrier is there.
+	// There may be more addresses: the kernel adds a link-local one when the link has a
+	// carrier.
 	after := scanOne(host).Addresses
 	for _, addr := range iface.Addresses {
 		if !slices.Contains(after, addr) {
 			t.Errorf("address %s is gone, left %v: engines read them back", addr, after)
 		}
 	}
-	// An ARP request for the host's address reaches the guest, and the host,
-	// which has the address too, keeps quiet.
+	// An ARP request for the host's address reaches the guest, and the host, which has the same
+	// address, does not answer.
 	arps := func(b []byte) bool {
 		return len(b) >= vnetHdrLen+42 && b[vnetHdrLen+12] == 0x08 && b[vnetHdrLen+13] == 0x06
 	}
@@ -176,7 +178,7 @@ func TestUndoLeavesNothing(t *testing.T) {
 			t.Error("undo left the interface up, which was down before")
 		}
 	}
-	// Undone is as if never done.
+	// After Undo everything is as it was before Join.
 	links = join(host, iface, taps[0])
 	CloseTaps(taps)
 	host.do(links.Undo)
@@ -201,7 +203,7 @@ func TestJoinUndoesItselfOnFailure(t *testing.T) {
 	before := host.traces()
 	gone := Interface{Index: 4242, Name: "eth9"}
 	notTap := &Tap{Name: "eth1", Index: found[1].Index}
-	// Each fails at its second pair, some before it is begun, some half-way.
+	// Each call fails at its second pair, some before and some while it changes something.
 	for name, pairs := range map[string][]Pair{
 		"interface gone": {{found[0], taps[0], anySource}, {gone, taps[1], anySource}},
 		"tap gone":       {{found[0], taps[0], anySource}, {found[1], &Tap{Name: "husk9", Index: 4243}, anySource}},
@@ -237,7 +239,7 @@ func TestJoinRefusesAnotherContainersInterface(t *testing.T) {
 	if got := host.traces(); got != before {
 		t.Errorf("a refused join left %s, had %s", got, before)
 	}
-	// Once the other is dead its redirection is not in the way.
+	// When the other container is dead, its redirection does not prevent a new one.
 	CloseTaps(taps[:1])
 	join(host, iface, taps[1])
 }
@@ -289,7 +291,7 @@ func TestLeaveWithoutNamespace(t *testing.T) {
 	}
 }
 
-// A user's own ingress or clsact qdisc is used and stays.
+// TestJoinKeepsForeignQdisc: an ingress or clsact qdisc of the user is used, and stays.
 func TestJoinKeepsForeignQdisc(t *testing.T) {
 	for _, kind := range []string{"ingress", "clsact"} {
 		host, outside := newNamespace(t), newNamespace(t)

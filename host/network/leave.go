@@ -11,14 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Leave removes what a dead supervisor's Join has left on the interfaces of the
-// network namespace at hostPath: redirections to taps that no longer exist, or
-// to the taps with the given interface indexes (Tap.Index), and their qdiscs.
-// Those of other containers that live in the same namespace stay, and so does a
-// qdisc that husk found there. It may be called from any process, any number of
-// times; a namespace that is gone is no error.
+// Leave removes what the Join of a dead supervisor has left on the interfaces of the network
+// namespace at hostPath: redirections to taps that no longer exist or to taps with the given
+// interface indexes (Tap.Index), and their qdiscs. It leaves those of other containers in the
+// same namespace, and a qdisc that existed before Join. Any process may call it, any number of
+// times. It is no error if the namespace no longer exists.
 func Leave(hostPath string, tapIndexes ...int) error {
-	// O_NONBLOCK: the path comes from the bundle and may have become a FIFO.
+	// O_NONBLOCK: the path comes from the bundle and may be a FIFO by now.
 	f, err := os.OpenFile(hostPath, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -32,7 +31,7 @@ func Leave(hostPath string, tapIndexes ...int) error {
 		return fmt.Errorf("stat network namespace %s: %w", hostPath, err)
 	}
 	if st.Type != unix.NSFS_MAGIC {
-		return nil // the empty file that a namespace was mounted on
+		return nil // the empty file on which a namespace was mounted
 	}
 	if err := inNamespace(int(f.Fd()), func() error { return leave(tapIndexes) }); err != nil {
 		return fmt.Errorf("clean network namespace %s: %w", hostPath, err)
@@ -53,24 +52,23 @@ func leave(tapIndexes []int) error {
 	for _, link := range links {
 		err := removeRedirects(link, targets)
 		if isGone(err) {
-			continue // the interface itself went meanwhile
+			continue // the interface has gone since
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// inNamespace runs f on a thread of its own in the network namespace fd. The
-// goroutine stays locked to the thread, so the runtime ends it with the
-// goroutine and no other code ever runs in the wrong namespace.
+// inNamespace runs f on a thread in the network namespace fd. The goroutine stays locked to the
+// thread, so Go ends the thread with it, and no other code runs in that namespace.
 func inNamespace(fd int, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// The runtime never ends the main thread, and /proc/self would show
-			// the namespace it was left in. While this goroutine holds it, the next
-			// one is on another.
+			// Go never ends the main thread, and /proc/self would then show the wrong
+			// namespace. While this goroutine is locked to the main thread, the next one runs
+			// on another.
 			defer runtime.UnlockOSThread()
 			done <- inNamespace(fd, f)
 			return

@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// legacyFamily is one of the three packet filters from before nftables: where its
-// tables are listed, how it is asked, and where in an entry the parts are.
+// legacyFamily describes one of the three packet filters that are older than nftables: the file
+// that lists its tables, the socket options to read it, and the layout of an entry.
 type legacyFamily struct {
 	tool                 string
-	list                 string // in /proc/net: the tables that the namespace has
+	list                 string // file in /proc/net that lists the namespace's tables
 	domain, level        int
 	getInfo, getEntries  int // socket options
-	target, next, length int // offsets in an entry, and its length without matches
+	target, next, length int // offsets in an entry; length is that of an entry without matches
 }
 
 var legacyFamilies = []legacyFamily{
@@ -37,10 +37,10 @@ const (
 	legacyAccept  = -2 // -NF_ACCEPT - 1
 	legacyReturn  = -5 // -NF_REPEAT - 1
 
-	offLegacyDestination, offLegacyMask = 4, 12 // of an IPv4 entry
+	offLegacyDestination, offLegacyMask = 4, 12 // offsets in an IPv4 entry
 )
 
-// legacyInfo is struct ipt_getinfo and its like.
+// legacyInfo is struct ipt_getinfo and its variants.
 type legacyInfo struct {
 	Name       [legacyName]byte
 	ValidHooks uint32
@@ -53,9 +53,9 @@ type legacyInfo struct {
 // maxLegacyRules bounds what is read of a table, in bytes.
 const maxLegacyRules = 64 << 20
 
-// LegacyFilters names the tables of the calling thread's network namespace with rules
-// that only the programs from before nftables see. Docker's for its resolver do not
-// count. dir is its /proc/net.
+// LegacyFilters returns the names of tables of the calling thread's network namespace that have
+// rules which only programs older than nftables see. Docker's rules for its resolver do not
+// count. dir is /proc/net.
 func LegacyFilters(dir *os.File) (tables []string, err error) {
 	for _, f := range legacyFamilies {
 		names, err := readAt(dir, f.list)
@@ -75,8 +75,8 @@ func LegacyFilters(dir *os.File) (tables []string, err error) {
 	return tables, nil
 }
 
-// readAt reads a file of /proc/net, which is not there where the kernel lacks what it
-// tells of.
+// readAt returns the content of a file in /proc/net. It returns "" if the kernel lacks the
+// feature that the file is about.
 func readAt(dir *os.File, name string) (string, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
@@ -109,7 +109,7 @@ func (f *legacyFamily) hasRules(table string) (bool, error) {
 	if info.Size > maxLegacyRules {
 		return true, nil
 	}
-	const header = 40 // name, size, and what aligns the entries
+	const header = 40 // name, size, and padding before the entries
 	buf := make([]byte, header+int(info.Size))
 	copy(buf[:legacyName-1], table)
 	binary.NativeEndian.PutUint32(buf[legacyName:], info.Size)
@@ -130,22 +130,22 @@ func getsockopt(fd, level, option int, buf []byte) error {
 	return nil
 }
 
-// legacyEntry is one rule, the head of a chain, or its end.
+// legacyEntry is one rule, the head of a chain or its end.
 type legacyEntry struct {
 	offset  uint32
 	bytes   []byte
 	target  string
-	verdict int32 // of the standard target, whose name is empty
+	verdict int32 // of the standard target, which has an empty name
 	chain   string
 }
 
-// decides says whether a packet notices anything of the table.
+// decides says whether the table can change what happens to a packet.
 func (f *legacyFamily) decides(info *legacyInfo, entries []byte) bool {
 	all, ok := f.split(entries)
 	if !ok {
 		return true
 	}
-	resolver := map[uint32]bool{} // where chains of Docker's start
+	resolver := map[uint32]bool{} // offsets at which Docker's chains start
 	chain := ""
 	for i, e := range all {
 		if e.target == "ERROR" && i+1 < len(all) && slices.Contains(dockerDNSChains, e.chain) {
@@ -169,10 +169,10 @@ func (f *legacyFamily) decides(info *legacyInfo, entries []byte) bool {
 			chain = e.chain
 		case hooks(info.Underflow, e.offset):
 			if e.target != "" || e.verdict != legacyAccept {
-				return true // a policy
+				return true // the policy of a built-in chain
 			}
 		case slices.Contains(dockerDNSChains, chain):
-		case e.target == "" && e.verdict == legacyReturn: // the end of a chain
+		case e.target == "" && e.verdict == legacyReturn: // the end of a user-defined chain
 		case e.target == "" && e.verdict > 0 && resolver[uint32(e.verdict)] && f.toResolver(e.bytes):
 		default:
 			return true
@@ -204,7 +204,7 @@ func (f *legacyFamily) split(b []byte) (all []legacyEntry, ok bool) {
 	return all, true
 }
 
-// toResolver says whether an entry is for what goes to Docker's resolver only.
+// toResolver says whether an entry matches only packets to Docker's resolver.
 func (f *legacyFamily) toResolver(entry []byte) bool {
 	return f.list == "ip_tables_names" &&
 		string(entry[offLegacyDestination:offLegacyDestination+4]) == string([]byte{127, 0, 0, 11}) &&

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Move moves an interface of the caller's network namespace into another, as name,
-// or with its own if that is empty. It keeps its MTU, MAC and global addresses, and
-// is up there. A physical one comes back by itself when the namespace ends.
+// Move moves an interface from the caller's network namespace into another one, under a new
+// name or, if name is empty, under its own. There it is up, with the same MTU, MAC address and
+// global addresses. A physical interface comes back by itself when the namespace ends.
 func Move(device, name string, namespace *os.File) error {
 	link, err := netlink.LinkByName(device)
 	if err != nil {
@@ -24,7 +24,7 @@ func Move(device, name string, namespace *os.File) error {
 	if name == "" {
 		name = device
 	}
-	// One that is up can't be renamed, on older kernels.
+	// Older kernels do not rename an interface that is up.
 	if err := netlink.LinkSetDown(link); err != nil {
 		return fmt.Errorf("move network device %s: set down: %w", device, err)
 	}
@@ -41,7 +41,7 @@ func Move(device, name string, namespace *os.File) error {
 			if a.Scope != unix.RT_SCOPE_UNIVERSE || a.Flags&unix.IFA_F_PERMANENT == 0 {
 				continue
 			}
-			// The label has the name that the interface had.
+			// The address's label is left out, because it contains the old name.
 			err := netlink.AddrAdd(moved, &netlink.Addr{IPNet: a.IPNet, Scope: a.Scope, Broadcast: a.Broadcast, Peer: a.Peer})
 			if err != nil {
 				return fmt.Errorf("add address %s: %w", a.IPNet, err)
@@ -55,8 +55,8 @@ func Move(device, name string, namespace *os.File) error {
 	return nil
 }
 
-// moveLink moves and renames in one step: the name may be taken in the caller's
-// namespace, as eth0 is.
+// moveLink moves and renames in one request, because the new name, such as eth0, may exist in
+// the caller's namespace.
 func moveLink(index int, name string, namespace *os.File) error {
 	request := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	message := nl.NewIfInfomsg(unix.AF_UNSPEC)

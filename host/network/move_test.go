@@ -36,7 +36,7 @@ func TestMove(t *testing.T) {
 		if err := netlink.AddrAdd(link, local); err != nil {
 			return err
 		}
-		if err := Move("give0", "stay0", to.f); err != nil { // its name there is taken here
+		if err := Move("give0", "stay0", to.f); err != nil { // the interface's own name exists there
 			return err
 		}
 		if _, err := netlink.LinkByName("give0"); !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -57,7 +57,7 @@ func TestMove(t *testing.T) {
 		}
 		var global []string
 		for _, a := range found[0].Addresses {
-			if a[0] == '1' { // not the link-local one
+			if a[0] == '1' { // not the link-local address
 				global = append(global, a)
 			}
 		}

@@ -15,17 +15,16 @@ import (
 )
 
 const (
-	// nameTimeout bounds one question: an engine's resolver asks others in turn.
+	// nameTimeout bounds one question. An engine's resolver asks other servers in turn.
 	nameTimeout = 12 * time.Second
-	// maxQuestions bounds what a guest can have asked at once; it waits its turn.
+	// maxQuestions bounds the questions of one guest that are being asked. Further ones wait.
 	maxQuestions = 64
-	// maxAnswer is the largest DNS message, in bytes.
+	// maxAnswer is the size of the largest DNS message, in bytes.
 	maxAnswer = 0xffff
 )
 
-// UsesEngineResolver reports whether a resolv.conf names the resolver that an
-// engine runs in the container's network namespace, which a guest does not reach
-// by itself.
+// UsesEngineResolver says whether a resolv.conf names the resolver that an engine runs in the
+// container's network namespace. The guest cannot reach that resolver by itself.
 func UsesEngineResolver(resolvConf string) bool {
 	for line := range strings.Lines(resolvConf) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" && f[1] == protocol.ResolverAddress {
@@ -35,9 +34,9 @@ func UsesEngineResolver(resolvConf string) bool {
 	return false
 }
 
-// RelayNames asks the resolver of the calling process's network namespace what
-// the guest asks on the stream, until the stream ends. The guest says nothing
-// but the messages: where they go is fixed.
+// RelayNames asks the resolver of the calling process's network namespace the guest's
+// questions, until the stream ends. The guest only sends the messages: to which address they go
+// is fixed.
 func RelayNames(ctx context.Context, guest io.ReadWriter) error {
 	return relayNames(ctx, guest, net.JoinHostPort(protocol.ResolverAddress, "53"))
 }
@@ -60,11 +59,11 @@ func relayNames(ctx context.Context, guest io.ReadWriter, resolver string) error
 			defer func() { <-places }()
 			answer, err := exchange(ctx, resolver, q)
 			if err != nil {
-				return // nothing came: the guest asks again, as on any network
+				return // no answer came; the guest asks again, as on any network
 			}
 			write.Lock()
 			defer write.Unlock()
-			// A stream that takes no answer does not give a question either.
+			// A stream that takes no answer ends, and then gives no further question.
 			_ = protocol.NameMessage{ID: q.ID, TCP: q.TCP, Message: answer}.Write(guest)
 		}()
 	}
@@ -98,7 +97,8 @@ func exchange(ctx context.Context, resolver string, q protocol.NameMessage) ([]b
 	return buf[:n], nil
 }
 
-// exchangeTCP is RFC 1035 section 4.2.2: each message after its length.
+// exchangeTCP sends a message and returns the answer, each after its length (RFC 1035 section
+// 4.2.2).
 func exchangeTCP(c net.Conn, message []byte) ([]byte, error) {
 	framed := append(binary.BigEndian.AppendUint16(nil, uint16(len(message))), message...)
 	if _, err := c.Write(framed); err != nil {

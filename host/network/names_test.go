@@ -27,7 +27,7 @@ func TestUsesEngineResolver(t *testing.T) {
 	}
 }
 
-// The stand-in for a resolver answers each message with "re:" before it.
+// resolver starts a server that answers each message with "re:" and the message.
 func resolver(t *testing.T) string {
 	t.Helper()
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
@@ -89,7 +89,7 @@ func TestRelayNames(t *testing.T) {
 	}
 }
 
-// FuzzUsesEngineResolver takes any text for a container's resolv.conf.
+// FuzzUsesEngineResolver parses arbitrary text as a resolv.conf.
 func FuzzUsesEngineResolver(f *testing.F) {
 	f.Add("search a b\nnameserver 127.0.0.11\n")
 	f.Fuzz(func(t *testing.T, text string) {

@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespace is a network namespace without a name: it goes with its descriptor.
+// namespace is a network namespace without a path. It ends when its descriptor is closed.
 type namespace struct {
 	t *testing.T
 	f *os.File
 }
 
-// newNamespace makes a network namespace with its lo up.
+// newNamespace makes a network namespace in which lo is up.
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -30,7 +30,7 @@ func newNamespace(t *testing.T) *namespace {
 	ns := &namespace{t: t}
 	errc := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here
+		runtime.LockOSThread() // never unlocked, so the thread ends here
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			errc <- err
 			return
@@ -50,7 +50,7 @@ func newNamespace(t *testing.T) *namespace {
 
 func (ns *namespace) path() string { return fmt.Sprintf("/proc/self/fd/%d", ns.f.Fd()) }
 
-// do runs f in the namespace and fails the test on its error.
+// do runs f in the namespace, and ends the test if it returns an error.
 func (ns *namespace) do(f func() error) {
 	ns.t.Helper()
 	if err := inNamespace(int(ns.f.Fd()), f); err != nil {
@@ -58,8 +58,8 @@ func (ns *namespace) do(f func() error) {
 	}
 }
 
-// veth makes a pair with one end here, its peer, of the same name with an "x"
-// added, in other. Both are down.
+// veth makes a veth pair: one end in this namespace, and its peer, whose name has an "x"
+// appended, in other. Both are down.
 func (ns *namespace) veth(name string, mtu int, other *namespace) {
 	ns.t.Helper()
 	attrs := netlink.NewLinkAttrs()
@@ -74,8 +74,8 @@ func (ns *namespace) veth(name string, mtu int, other *namespace) {
 	})
 }
 
-// configure brings the interface up and gives it the addresses, without
-// duplicate address detection.
+// configure brings the interface up and adds the addresses, without duplicate address
+// detection.
 func configure(name string, addrs ...string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -94,7 +94,7 @@ func configure(name string, addrs ...string) error {
 	return netlink.LinkSetUp(link)
 }
 
-// traces lists what husk's work is made of in the namespace: taps and qdiscs.
+// traces lists what husk makes in a namespace: taps and qdiscs.
 func (ns *namespace) traces() string {
 	ns.t.Helper()
 	var out []string
@@ -131,7 +131,7 @@ type packetConn struct {
 	f *os.File
 }
 
-const testEthertype = 0x88b5 // IEEE 802 local experimental
+const testEthertype = 0x88b5 // for local experiments (IEEE 802)
 
 func (ns *namespace) packetConn(name string) *packetConn {
 	ns.t.Helper()
@@ -166,13 +166,14 @@ func (ns *namespace) packets(name string, ethertype uint16) *packetConn {
 	return p
 }
 
-// recv returns the next frame, or nil if none comes within the time.
+// recv returns the next frame, or nil if none comes in time.
 func (p *packetConn) recv(within time.Duration) []byte {
 	p.t.Helper()
 	return readFrame(p.t, p.f, within, func([]byte) bool { return true })
 }
 
-// readFrame reads packets from f until one is wanted or the time is over.
+// readFrame reads packets from f until wanted returns true for one. It returns nil if none
+// comes in time.
 func readFrame(t *testing.T, f *os.File, within time.Duration, wanted func([]byte) bool) []byte {
 	t.Helper()
 	if err := f.SetReadDeadline(time.Now().Add(within)); err != nil {
@@ -193,7 +194,7 @@ func readFrame(t *testing.T, f *os.File, within time.Duration, wanted func([]byt
 	}
 }
 
-// testFrame is an Ethernet frame of the test's own ethertype.
+// testFrame returns a broadcast frame of the test's ethertype.
 func testFrame(payload string) []byte {
 	frame := append([]byte{}, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff) // broadcast
 	frame = append(frame, 0x02, 0, 0, 0, 0, 1)

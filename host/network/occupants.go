@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Occupant is a process that lives in a network namespace.
+// Occupant is a process in a network namespace.
 type Occupant struct {
 	PID     int
-	Command string // argv[0] as it says itself, at most 64 bytes
-	// Visits is set for one that is of the host but for its network, as with nsenter
-	// or ip netns exec, and so not of a container.
+	Command string // the process's argv[0], at most 64 bytes
+	// Visits: only the process's network namespace is not the host's, as with nsenter or ip
+	// netns exec. It belongs to no container then.
 	Visits bool
 }
 
-// identity is what tells two namespaces or directories apart.
+// identity tells two namespaces or directories apart.
 type identity struct{ dev, inode uint64 }
 
 func identityOf(path string) (identity, error) {
@@ -32,12 +32,12 @@ func identityOf(path string) (identity, error) {
 	return identity{st.Dev, st.Ino}, nil
 }
 
-// leaveTime is how long a process that is on its way out may take: the last container
-// of a pod's namespace, or a program that an engine runs in it.
+// leaveTime bounds how long Occupants waits for processes that are about to exit: those of a
+// pod's last container, or a program that an engine runs in the namespace.
 const leaveTime = 2 * time.Second
 
-// Occupants returns the processes in the network namespace at hostPath that stay there.
-// It looks at each process of the host, which takes some 10 microseconds for one.
+// Occupants returns the processes that stay in the network namespace at hostPath. It looks at
+// each process of the host, which takes about 10 microseconds for one.
 func Occupants(hostPath string) ([]Occupant, error) {
 	deadline := time.Now().Add(leaveTime)
 	for {
@@ -47,7 +47,7 @@ func Occupants(hostPath string) ([]Occupant, error) {
 		}
 		waits := false
 		for _, o := range found {
-			// A visitor is no reason to wait.
+			// Visitors are not waited for.
 			waits = waits || (!o.Visits && awaitEnd(o.PID, time.Until(deadline)))
 		}
 		if !waits {
@@ -77,7 +77,7 @@ func occupants(hostPath string) ([]Occupant, error) {
 	for _, dir := range names {
 		ns, err := identityOf(dir + "/ns/net")
 		if err != nil || ns != wanted {
-			continue // gone, a zombie, or elsewhere
+			continue // it has ended, is a zombie, or is in another namespace
 		}
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil || pid == os.Getpid() {
@@ -101,12 +101,13 @@ func commandOf(dir string) string {
 	}
 	defer f.Close()
 	buf := make([]byte, most)
-	n, _ := f.Read(buf) // what there is
+	n, _ := f.Read(buf) // as much as there is
 	name, _, _ := strings.Cut(string(buf[:n]), "\x00")
 	return name
 }
 
-// awaitEnd waits until a process has ended and says whether it has.
+// awaitEnd waits until a process has ended, for at most limit. It says whether the process has
+// ended.
 func awaitEnd(pid int, limit time.Duration) bool {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startIn runs sleep in the namespace, as attr says.
+// startIn runs sleep in the namespace, with the given attributes.
 func (ns *namespace) startIn(seconds string, attr *unix.SysProcAttr) *exec.Cmd {
 	ns.t.Helper()
 	cmd := exec.Command("sleep", seconds)
@@ -39,7 +39,7 @@ func TestOccupants(t *testing.T) {
 	if found := look(); len(found) != 1 || found[0] != (Occupant{visitor.Process.Pid, "sleep", true}) || time.Since(began) > leaveTime {
 		t.Errorf("with a visitor: %+v after %s", found, time.Since(began))
 	}
-	// One that goes by itself is waited for.
+	// Occupants waits for a process that ends by itself.
 	ns.startIn("0.5", &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWPID})
 	if found := look(); len(found) != 1 {
 		t.Errorf("with one that goes: %+v", found)

@@ -9,24 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The priority of a filter is husk's mark on it, and says who made the ingress
-// qdisc it sits in: Leave, which has no memory, must remove no one else's. They are
-// near the end, so that filters that others have on the interface, or add without a
-// priority (0xc000 and less), run before the redirection and hold.
+// The priorities mark filters as husk's, and say whether husk has made the ingress qdisc that
+// they are in: Leave knows nothing else, and must not remove anything of others. They are near
+// the highest number, so that filters that others put on the interface, or add without a
+// priority (0xc000 and less), run before the redirection and stay effective.
 const (
 	prioQdiscOurs  = 0xff55
 	prioQdiscFound = 0xff56
 )
 
-// ErrJoined is Join's refusal of an interface whose frames already go to the
-// guest of another container in the same network namespace.
+// ErrJoined is returned by Join for an interface whose frames go to the guest of another
+// container in the same network namespace.
 var ErrJoined = errors.New("already joined to another container's virtual machine")
 
-// ingressHandle is ffff:, the one handle an ingress or clsact qdisc has.
+// ingressHandle is ffff:, the only handle that an ingress or clsact qdisc can have.
 var ingressHandle = netlink.MakeHandle(0xffff, 0)
 
-// redirect makes every frame that arrives on link from leave through the
-// interface with index to, unseen by the host's own stack.
+// redirect makes every frame that arrives on link from leave through the interface with index
+// to. The host's stack does not see it.
 func redirect(from netlink.Link, to int) (err error) {
 	name := from.Attrs().Name
 	if err := removeRedirects(from, nil); err != nil {
@@ -53,8 +53,8 @@ func redirect(from netlink.Link, to int) (err error) {
 	return addFilter(from, to, prio)
 }
 
-// addFilter tries the classifiers that can match every frame in turn: kernels
-// differ in which they have, and a missing one is reported as ENOENT.
+// addFilter tries the classifiers that can match every frame one after the other. Kernels
+// differ in which they have, and return ENOENT for one that is missing.
 func addFilter(from netlink.Link, to int, prio uint16) error {
 	attrs := netlink.FilterAttrs{
 		LinkIndex: from.Attrs().Index,
@@ -63,8 +63,8 @@ func addFilter(from netlink.Link, to int, prio uint16) error {
 		Protocol:  unix.ETH_P_ALL,
 	}
 	mirred := []netlink.Action{netlink.NewMirredAction(to)}
-	// No keys at all: a key, even one with an empty mask, needs four bytes of
-	// payload to look at and would let shorter frames pass to the host's stack.
+	// The filter has no keys. A key compares four bytes of payload, even with an empty mask, so
+	// shorter frames would pass to the host's stack.
 	err := netlink.FilterAdd(&netlink.U32{
 		FilterAttrs: attrs,
 		Sel:         &nl.TcU32Sel{Flags: nl.TC_U32_TERMINAL},
@@ -85,9 +85,9 @@ func addFilter(from netlink.Link, to int, prio uint16) error {
 	return fmt.Errorf("redirect %s: add filter u32: %w; matchall: %w", name, u32Err, err)
 }
 
-// ensureIngress adds the qdisc that filters on arriving frames hang from, and
-// says whether it was this call that made it. An ingress or clsact qdisc that is
-// there already serves as well, and the filters in it run before ours.
+// ensureIngress adds the qdisc for filters on arriving frames, and says whether it has made
+// one. If there is an ingress or clsact qdisc, that is used, and the filters in it run before
+// husk's.
 func ensureIngress(link netlink.Link) (made bool, err error) {
 	kind, err := ingressKind(link)
 	if err != nil || kind != "" {
@@ -108,7 +108,7 @@ func ensureIngress(link netlink.Link) (made bool, err error) {
 	return true, nil
 }
 
-// ingressKind is "ingress", "clsact" or, where the link has neither, empty.
+// ingressKind returns "ingress" or "clsact", or "" if the link has neither.
 func ingressKind(link netlink.Link) (string, error) {
 	qdiscs, err := dump(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(link) })
 	if err != nil {
@@ -136,12 +136,12 @@ func delIngress(link netlink.Link) error {
 
 // redirection is one filter of husk's.
 type redirection struct {
-	kind string // of filter
+	kind string // of the filter
 	prio uint16
-	to   int // interface index; 0 once that interface is gone
+	to   int // interface index; 0 if that interface no longer exists
 }
 
-// redirects lists the filters of husk's on what arrives on link.
+// redirects returns husk's filters for frames that arrive on link.
 func redirects(link netlink.Link) ([]redirection, error) {
 	kind, err := ingressKind(link)
 	if err != nil || kind == "" {
@@ -183,9 +183,9 @@ func listIngressFilters(link netlink.Link) ([]netlink.Filter, error) {
 	return filters, nil
 }
 
-// removeRedirects removes husk's filters on link whose target no longer exists
-// or is one of the interface indexes given, and the qdisc if husk made it and
-// nothing else uses it. What is gone already is no error.
+// removeRedirects removes husk's filters on link whose target no longer exists or is in
+// targets, and then the qdisc if husk has made it and nothing else uses it. It is no error if
+// they are gone.
 func removeRedirects(link netlink.Link, targets map[int]bool) error {
 	list, err := redirects(link)
 	if err != nil {
@@ -246,7 +246,7 @@ func removeRedirect(link netlink.Link, r redirection) error {
 		return nil
 	}
 	if isGone(err) || (err == nil && len(rest) > 0) {
-		return nil // no qdisc any more, or somebody else's filters in it
+		return nil // the qdisc is gone or has filters of others
 	}
 	if err != nil {
 		return err
@@ -254,8 +254,7 @@ func removeRedirect(link netlink.Link, r redirection) error {
 	return delIngress(link)
 }
 
-// isGone recognises the answers of the kernel about an interface, a qdisc or a
-// filter that does not exist (any more).
+// isGone says whether err means that an interface, a qdisc or a filter does not exist.
 func isGone(err error) bool {
 	var notFound netlink.LinkNotFoundError
 	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT)

@@ -10,8 +10,8 @@ import (
 	"github.com/huskvm/husk/linux/nftables"
 )
 
-// Docker's rules for its resolver at 127.0.0.11, with either of its backends. The
-// guest has a stand-in for the resolver.
+// Docker's rules for its resolver at 127.0.0.11, made with iptables or nftables. The guest does
+// not need them, because the agent stands in for the resolver.
 const (
 	dockerDNSTable = "docker-dns"
 	dockerNATTable = "nat"
@@ -19,8 +19,8 @@ const (
 
 var dockerDNSChains = []string{"DOCKER_OUTPUT", "DOCKER_POSTROUTING"}
 
-// ReadRules returns the nftables ruleset of the calling thread's network namespace,
-// as far as it decides about packets and can be a guest's, and names what can't.
+// ReadRules returns the nftables rules of the calling thread's network namespace that a guest
+// can have and that decide about packets. uncarried names those that a guest cannot have.
 func ReadRules() (rules []nftables.Message, uncarried []string, err error) {
 	all, err := nftables.Dump()
 	if err != nil {
@@ -53,8 +53,8 @@ func withoutResolver(all []nftables.Message) []nftables.Message {
 	})
 }
 
-// withoutVoidTables leaves out what iptables makes as soon as somebody lists rules:
-// tables of which no packet notices anything.
+// withoutVoidTables leaves out tables that change nothing for any packet. iptables makes such
+// tables when somebody only lists rules.
 func withoutVoidTables(all []nftables.Message) []nftables.Message {
 	type table struct {
 		family uint8
@@ -76,7 +76,7 @@ func withoutVoidTables(all []nftables.Message) []nftables.Message {
 	return slices.DeleteFunc(all, func(m nftables.Message) bool { return !decides[table{m.Family, m.Table()}] })
 }
 
-// The keys of meta and socket expressions that ask for something of the host.
+// Keys of meta and socket expressions that refer to things of the host.
 const (
 	metaIIF, metaOIF           = unix.NFT_META_IIF, unix.NFT_META_OIF
 	metaIIFGroup, metaOIFGroup = unix.NFT_META_IIFGROUP, unix.NFT_META_OIFGROUP
@@ -85,8 +85,8 @@ const (
 	loopbackIndex              = 1
 )
 
-// uncarriable says why the guest can't have it; empty: it can, as far as the host
-// knows.
+// uncarriable returns why a guest cannot have the rule; "" if it can, as far as the host can
+// know.
 func uncarriable(m *nftables.Message) string {
 	if m.Type == unix.NFT_MSG_NEWFLOWTABLE {
 		return "a flowtable is of the host's interfaces"

@@ -13,30 +13,31 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// Interface is one network interface of the namespace as the guest shall have it.
+// Interface describes one network interface of the namespace, and so the guest's card that
+// stands for it.
 type Interface struct {
 	Index     int
 	Name      string
 	Kind      string // as netlink names it: "veth", "macvlan", "tuntap", "device"...
 	MAC       string
-	MTU       int // bytes
+	MTU       int // in bytes
 	Up        bool
-	Addresses []string // CIDR, v4 and v6
-	// Routes of the main table through this interface, those without a gateway
-	// first, so that adding them in this order works.
+	Addresses []string // IPv4 and IPv6, in CIDR notation
+	// Routes are the routes of the main table through this interface. Those without a gateway
+	// come first, so that adding them in this order works.
 	Routes    []Route
 	Neighbors []Neighbor // permanent entries only
 }
 
 // Route is one unicast route.
 type Route struct {
-	Destination string // CIDR; empty is the default route
-	Gateway     string // empty: on link
-	Source      string // preferred source, may be empty
+	Destination string // in CIDR notation; empty for the default route
+	Gateway     string // empty for a destination on the link
+	Source      string // preferred source address; may be empty
 	Scope       int    // RT_SCOPE_*
 	Priority    int    // metric
 	Family      int    // AF_INET or AF_INET6
-	OnLink      bool   // the gateway is on link though no route says so
+	OnLink      bool   // the gateway is on the link although no route says so
 }
 
 // Neighbor is one permanent ARP or NDP entry.
@@ -45,19 +46,19 @@ type Neighbor struct {
 	MAC     string
 }
 
-// Skipped is an interface that Scan leaves to the host.
+// Skipped is an interface that the guest does not get.
 type Skipped struct {
 	Name   string
 	Reason string
-	// Expected is true for what is in every namespace or is husk's own; the
-	// others are worth a warning, because the container will miss them.
+	// Expected is true for interfaces that every namespace has or that husk has made. For
+	// others a warning is useful, because the container will miss them.
 	Expected bool
-	// Tap is true for one of husk's, this container's or another's.
+	// Tap is true for a tap of husk's, of this container or another one.
 	Tap bool
 }
 
-// ToProto is the interface as the agent is told of it; nicMAC is that of the
-// guest card it becomes.
+// ToProto returns the interface as the agent gets it. nicMAC is the MAC address that the
+// guest's card has at boot.
 func (i *Interface) ToProto(nicMAC string) *protocol.Interface {
 	p := &protocol.Interface{
 		NicMac:    nicMAC,
@@ -86,9 +87,9 @@ func (i *Interface) ToProto(nicMAC string) *protocol.Interface {
 	return p
 }
 
-// Scan lists the interfaces a guest can have, in the order of their index, and
-// those it cannot with the reason. An interface without addresses, or one that
-// is down, counts: the container may configure it itself.
+// Scan returns the interfaces that a guest can have, by ascending index, and those that it
+// cannot, with the reason. An interface that is down or has no addresses is returned too,
+// because the container may configure it itself.
 func Scan() ([]Interface, []Skipped, error) {
 	links, err := dump(netlink.LinkList)
 	if err != nil {
@@ -119,7 +120,7 @@ func Scan() ([]Interface, []Skipped, error) {
 	return found, skipped, nil
 }
 
-// skipReason says why an interface cannot be a guest's card; empty if it can.
+// skipReason returns why an interface cannot be a guest's card; "" if it can.
 func skipReason(link netlink.Link) (reason string, expected bool) {
 	a := link.Attrs()
 	up := a.Flags&net.FlagUp != 0
@@ -129,24 +130,24 @@ func skipReason(link netlink.Link) (reason string, expected bool) {
 	case isOurTap(link):
 		return "a tap of husk", true
 	case !up && (a.EncapType != "ether" || link.Type() == "gretap" || link.Type() == "erspan"):
-		// tunl0, sit0, ip6tnl0, gre0, gretap0, erspan0...: the kernel puts one in
-		// each new namespace as soon as the tunnel's module is loaded.
+		// tunl0, sit0, ip6tnl0, gre0, gretap0, erspan0 and the like: when a tunnel's module is
+		// loaded, the kernel makes one of these in every namespace.
 		return "unused " + link.Type() + " tunnel", true
 	case link.Type() == "ifb":
 		return "ifb: a traffic control helper of the host", true
 	case a.EncapType != "ether":
-		// A tap carries Ethernet frames and mirred adds no header.
+		// A tap carries Ethernet frames, and tc's mirred action adds no header.
 		return "not an Ethernet interface (" + a.EncapType + ")", false
 	case a.RawFlags&unix.IFF_NOARP != 0:
-		// ipvlan in l3 mode: nobody would answer the guest's ARP.
+		// With ipvlan in l3 mode nobody would answer the guest's ARP requests.
 		return "does no address resolution (NOARP)", false
 	case link.Type() == "bridge":
 		return "a bridge", false
 	case a.MasterIndex != 0:
 		return "a port of another interface", false
 	case a.ParentIndex != 0 && a.NetNsID == -1:
-		// A VLAN or macvlan on top of an interface that is itself redirected, or a
-		// veth whose two ends are both here: frames would never come out.
+		// Frames would never come out of a VLAN or macvlan whose lower interface is redirected,
+		// or of a veth whose two ends are both here.
 		return "sits on another interface of the same namespace", false
 	}
 	return "", false
@@ -167,9 +168,9 @@ func scanInterface(link netlink.Link, routes []netlink.Route) (Interface, error)
 		return Interface{}, fmt.Errorf("list addresses of %s: %w", a.Name, err)
 	}
 	for _, addr := range addrs {
-		// Temporary addresses are made by the kernel for privacy: the guest's
-		// makes its own. A duplicate is somebody else's address. (The flags share
-		// bits with IPv4's, where neither exists: 0x01 is SECONDARY there.)
+		// The kernel makes temporary addresses for privacy, and the guest's kernel makes its
+		// own. A duplicate address belongs to somebody else. (IPv4 uses the same flag bits for
+		// other things, such as 0x01 for SECONDARY.)
 		v6 := addr.IP.To4() == nil
 		if v6 && addr.Flags&(unix.IFA_F_TEMPORARY|unix.IFA_F_DADFAILED) != 0 {
 			continue
@@ -210,10 +211,9 @@ func listRoutes() ([]netlink.Route, error) {
 	return routes, nil
 }
 
-// routesVia returns what of the route leads through the interface: one route,
-// or one for each such next hop of a multipath route. The guest takes the first
-// of two with equal destination and metric, so a multipath route loses its
-// spreading but still leads there.
+// routesVia returns the routes through this interface: one, or one for each next hop of a
+// multipath route that uses it. The guest uses the first of two routes with equal destination
+// and metric, so a multipath route is no longer spread but still reaches its destination.
 func routesVia(r *netlink.Route, index int) []Route {
 	out := Route{Scope: int(r.Scope), Priority: r.Priority, Family: r.Family}
 	if r.Dst != nil {
@@ -268,9 +268,8 @@ func scanNeighbors(a *netlink.LinkAttrs) ([]Neighbor, error) {
 	return neighbors, nil
 }
 
-// dump repeats a netlink dump that a concurrent change has interrupted: engines
-// add routes while a container starts, and half a list is a container without
-// its default route.
+// dump repeats a netlink dump that a change has interrupted. Engines add routes while a
+// container starts, and from half a list the default route may be missing.
 func dump[T any](list func() ([]T, error)) ([]T, error) {
 	const tries = 10
 	var err error

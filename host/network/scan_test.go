@@ -34,7 +34,7 @@ func TestOpenTaps(t *testing.T) {
 	if len(names) != 3 || len(macs) != 3 {
 		t.Errorf("taps are not distinct: %v %v", names, macs)
 	}
-	// A duplicate, as the vmm's, keeps a tap alive.
+	// A duplicate, such as the vmm's, keeps a tap alive.
 	fd, err := unix.FcntlInt(taps[0].File.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func TestOpenTapsRefuses(t *testing.T) {
 	}
 }
 
-// wire puts up the host end of a veth with everything an engine might add.
+// wire sets up the host's end of a veth with everything that an engine might add.
 func wire(name string) error {
 	if err := configure(name, "10.8.0.2/24", "10.8.5.2/32", "fd00:8::2/64"); err != nil {
 		return err
@@ -152,7 +152,7 @@ func TestScan(t *testing.T) {
 	find("2001:db8:1::/48", "fd00:8::1")
 	find("203.0.113.0/24", "10.8.0.3")
 	find("203.0.113.0/24", "10.8.0.4")
-	find("10.8.0.0/24", "") // the kernel's own
+	find("10.8.0.0/24", "") // the kernel's own route
 	gatewaySeen := false
 	for _, r := range iface.Routes {
 		gatewaySeen = gatewaySeen || r.Gateway != ""
@@ -192,7 +192,7 @@ func checkProto(t *testing.T, iface *Interface) {
 
 func TestScanSkips(t *testing.T) {
 	ns, outside := newNamespace(t), newNamespace(t)
-	ns.veth("eth0", 1500, outside) // bare and down: still the container's
+	ns.veth("eth0", 1500, outside) // without addresses and down, but still the container's
 	ns.veth("port", 1500, outside)
 	openTaps(ns, 1)
 	link := func(name string) netlink.LinkAttrs {
@@ -249,7 +249,7 @@ func TestScanSkips(t *testing.T) {
 	for _, s := range skipped {
 		w, ok := want[s.Name]
 		if !ok {
-			// Tunnels that the kernel puts in each namespace.
+			// Tunnels that the kernel makes in every namespace.
 			if !strings.Contains(s.Reason, "tunnel") || !s.Expected {
 				t.Errorf("skipped %+v", s)
 			}

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the filter of senders answers, the values of TC_ACT_*. A load beyond the end
-// of a frame ends a program with 0, which would let the frame pass to the host's
-// stack: each load comes after a look at the length.
+// What the anti-spoofing filter returns: values of TC_ACT_*. A load beyond the end of a frame
+// ends the program with 0, which would let the frame pass to the host's stack. So each load
+// comes after a check of the length.
 const (
-	verdictPass = 0xffffffff // TC_ACT_UNSPEC: on to the next filter, which redirects
+	verdictPass = 0xffffffff // TC_ACT_UNSPEC: go on to the next filter, which redirects
 	verdictDrop = 2          // TC_ACT_SHOT
 )
 
-// Offsets in an Ethernet frame without tag, in bytes.
+// Offsets in an Ethernet frame without a VLAN tag, in bytes.
 const (
 	offSourceMAC = 6
 	offType      = 12
@@ -47,7 +47,7 @@ const (
 	dhcp6Client, dhcp6Server = 546, 547
 )
 
-// Types of IGMP, ICMP and ICMPv6 (their IANA registries).
+// Message types of IGMP, ICMP and ICMPv6, from their IANA registries.
 const (
 	igmpQuery        = 0x11
 	icmpRedirect     = 5
@@ -60,16 +60,15 @@ const (
 	ndNeighborSolicit, ndNeighborAdvert     = 135, 136
 )
 
-// plainProtocols are those that a process without privileges can send, whose
-// headers say nothing of the network.
+// plainProtocols are protocols that a process without capabilities can send, and whose headers
+// do not configure the network.
 var plainProtocols = []uint32{unix.IPPROTO_TCP, unix.IPPROTO_DCCP, unix.IPPROTO_SCTP, unix.IPPROTO_UDPLITE}
 
-// filterProgram is a program of the classic BPF in which jumps have names. All lead
-// forward.
+// filterProgram is a program of classic BPF in which jumps have labels. All jumps lead forward.
 type filterProgram struct {
 	instructions []bpf.Instruction
 	labels       map[string]int
-	jumps        map[int]string // by the place of the jump
+	jumps        map[int]string // by the index of the jump
 }
 
 func (p *filterProgram) add(i ...bpf.Instruction) { p.instructions = append(p.instructions, i...) }
@@ -81,8 +80,8 @@ func (p *filterProgram) jump(label string) {
 	p.add(bpf.Jump{})
 }
 
-// when jumps where the accumulator compares so with the value. A conditional jump
-// has 255 instructions of reach, an unconditional one all.
+// when jumps to label if the comparison of the accumulator with value holds. A conditional jump
+// reaches only 255 instructions, so it skips over an unconditional one.
 func (p *filterProgram) when(c bpf.JumpTest, value uint32, label string) {
 	p.add(bpf.JumpIf{Cond: c, Val: value, SkipFalse: 1})
 	p.jump(label)
@@ -97,16 +96,16 @@ func (p *filterProgram) load(offset uint32, size int) {
 	p.add(bpf.LoadAbsolute{Off: offset, Size: size})
 }
 
-// mask keeps some bits of the accumulator.
+// mask clears all other bits of the accumulator.
 func (p *filterProgram) mask(bits uint32) { p.add(bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: bits}) }
 
-// longer requires that the frame has so many bytes.
+// longer drops frames with fewer bytes.
 func (p *filterProgram) longer(bytes uint32) {
 	p.add(bpf.LoadExtension{Num: bpf.ExtLen})
 	p.require(bpf.JumpGreaterOrEqual, bytes)
 }
 
-// requireBytes requires that the frame has these at an offset, an even number.
+// requireBytes drops frames that do not have these bytes at offset. offset must be even.
 func (p *filterProgram) requireBytes(offset uint32, want []byte) {
 	for len(want) > 0 {
 		if len(want) >= 4 {
@@ -121,18 +120,19 @@ func (p *filterProgram) requireBytes(offset uint32, want []byte) {
 	}
 }
 
-// whenBytes jumps where the frame has these at an offset, a multiple of four.
+// whenBytes jumps to label if the frame has these bytes at offset. offset must be a multiple of
+// four.
 func (p *filterProgram) whenBytes(offset uint32, want []byte, label string) {
 	words := len(want) / 4
 	for i := range words {
 		p.load(offset+uint32(4*i), 4)
-		// Over the rest of the comparison and the jump.
+		// On a difference skip the rest of the comparison and the jump.
 		p.add(bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(want[4*i:]), SkipFalse: uint8(2*(words-1-i) + 1)})
 	}
 	p.jump(label)
 }
 
-// finish gives each jump its distance.
+// finish replaces the labels of jumps by distances.
 func (p *filterProgram) finish() ([]bpf.Instruction, error) {
 	for at, label := range p.jumps {
 		to, known := p.labels[label]
@@ -144,8 +144,8 @@ func (p *filterProgram) finish() ([]bpf.Instruction, error) {
 	return p.instructions, nil
 }
 
-// sourceFilter is a program that passes or drops one frame of a guest. tags says
-// whether it looks for a VLAN tag, which the kernel has taken out of the frame.
+// sourceFilter returns a program that passes or drops one frame of a guest. With tags it also
+// looks for a VLAN tag that the kernel has taken out of the frame.
 func sourceFilter(s Sources, tags bool) ([]bpf.Instruction, error) {
 	mac, err := net.ParseMAC(s.MAC)
 	if err != nil || len(mac) != 6 {
@@ -181,12 +181,12 @@ func sourceFilter(s Sources, tags bool) ([]bpf.Instruction, error) {
 	return p.finish()
 }
 
-// arp passes questions and answers of its own, and those without a sender's IP
-// address, by which a host looks whether an address is free.
+// arp passes requests and answers with the guest's own addresses, and requests without a
+// sender's IP address, with which a host tests whether an address is free.
 func (p *filterProgram) arp(mac net.HardwareAddr) {
 	p.label("arp")
 	p.longer(lenARP)
-	p.requireBytes(offNetwork, []byte{0, 1, 8, 0, 6, 4}) // Ethernet, IPv4, their sizes
+	p.requireBytes(offNetwork, []byte{0, 1, 8, 0, 6, 4}) // Ethernet, IPv4, and the sizes of their addresses
 	p.requireBytes(offARPSenderMAC, mac)
 	p.load(offARPSenderIP, 4)
 	p.when(bpf.JumpEqual, 0, "pass")
@@ -210,7 +210,7 @@ func (p *filterProgram) ipv4() {
 
 	p.label("udp4")
 	p.payload4()
-	p.add(bpf.LoadIndirect{Off: offNetwork, Size: 4}) // both ports
+	p.add(bpf.LoadIndirect{Off: offNetwork, Size: 4}) // source and destination port
 	p.when(bpf.JumpEqual, dhcpServer<<16|dhcpClient, "drop")
 	p.when(bpf.JumpEqual, dhcpClient<<16|dhcpServer, "unnumbered4")
 	p.jump("source4")
@@ -235,9 +235,9 @@ func (p *filterProgram) ipv4() {
 	p.jump("own4")
 }
 
-// payload4 sets the index register to the length of the IPv4 header. Of a fragment
-// other than the first only the sender is looked at: what has to be known of the
-// payload is in its first eight bytes, which no other fragment can have.
+// payload4 sets the index register to the length of the IPv4 header. For a fragment other than
+// the first only the sender is checked: the fields to be checked are in the first eight bytes
+// of the payload, which only the first fragment can have.
 func (p *filterProgram) payload4() {
 	p.load(offIPv4Fragment, 2)
 	p.mask(0x1fff)
@@ -253,7 +253,7 @@ func (p *filterProgram) payload4() {
 	p.add(bpf.LoadScratch{Dst: bpf.RegX, N: 0})
 }
 
-// ownIPv4 judges the address in the accumulator.
+// ownIPv4 passes or drops by the address in the accumulator.
 func (p *filterProgram) ownIPv4(own []net.IP) {
 	p.label("own4")
 	for _, ip := range own {
@@ -262,8 +262,8 @@ func (p *filterProgram) ownIPv4(own []net.IP) {
 	p.jump("drop")
 }
 
-// ipv6 passes no extension header but fragments and that of multicast reports: the
-// others need CAP_NET_RAW, and what is behind them would not be seen here.
+// ipv6 passes no extension header except those of fragments and of multicast reports. A process
+// needs CAP_NET_RAW to send others, and this filter does not see what follows them.
 func (p *filterProgram) ipv6() {
 	p.label("ipv6")
 	p.longer(offIPv6Payload)
@@ -292,7 +292,7 @@ func (p *filterProgram) ipv6() {
 	p.load(offIPv6Payload+2, 2)
 	p.mask(0xfff8)
 	p.when(bpf.JumpEqual, 0, "first6")
-	// Which protocol it is says the first fragment, but not to every receiver.
+	// The first fragment says which protocol it is, but not every receiver has to believe it.
 	p.load(offIPv6Payload, 1)
 	for _, protocol := range slices.Concat(plainProtocols, []uint32{unix.IPPROTO_UDP, unix.IPPROTO_ICMPV6}) {
 		p.when(bpf.JumpEqual, protocol, "source6")
@@ -324,8 +324,8 @@ func (p *filterProgram) udp6(offset uint32) {
 	p.jump("source6")
 }
 
-// icmp6 passes what a host sends: errors, echo, and its part of neighbour discovery
-// and of multicast. Router advertisements and redirects are not among it.
+// icmp6 passes what a host sends: errors, echo, and the host's part of neighbour discovery and
+// multicast. Router advertisements and redirects are dropped.
 func (p *filterProgram) icmp6() {
 	p.label("icmp6")
 	p.longer(offIPv6Payload + 4)
@@ -341,8 +341,8 @@ func (p *filterProgram) icmp6() {
 	p.require(bpf.JumpLessOrEqual, icmp6ParameterProblem)
 	p.jump("source6")
 
-	// Without a sender it says that somebody takes the address, so it must be its own:
-	// whoever is about to take it would give it up.
+	// A message without a sender says that the guest takes an address. Others that try to take
+	// the same address would give it up, so it must be the guest's own.
 	p.label("solicit")
 	p.longer(lenND)
 	p.whenBytes(offIPv6Source, net.IPv6unspecified, "takes")
@@ -352,10 +352,10 @@ func (p *filterProgram) icmp6() {
 	p.jump("source6")
 }
 
-// ownIPv6 judges sender and target of neighbour discovery. An address that ends in
-// what the card's own MAC makes of it (RFC 4291, appendix A) is its own: the guest
-// gives itself such for each prefix that a router announces, and the host does not
-// hear of it.
+// ownIPv6 passes or drops by the sender and the target of neighbour discovery. An address whose
+// interface identifier is made of the card's MAC address (RFC 4291, appendix A) counts as the
+// guest's own. The guest makes such addresses for each prefix that a router announces, and the
+// host does not learn of them.
 func (p *filterProgram) ownIPv6(own []net.IP, interfaceID []byte) {
 	p.label("takes")
 	p.addressIn(offNDTarget, own, interfaceID, "pass")
@@ -374,7 +374,7 @@ func (p *filterProgram) addressIn(offset uint32, own []net.IP, interfaceID []byt
 	p.jump("drop")
 }
 
-// eui64 is the interface identifier that a MAC makes.
+// eui64 returns the interface identifier made of a MAC address.
 func eui64(mac net.HardwareAddr) []byte {
 	return []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]}
 }

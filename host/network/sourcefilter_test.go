@@ -12,7 +12,7 @@ import (
 const (
 	ownMAC    = "02:42:0a:09:00:02"
 	otherMAC  = "02:42:0a:09:00:63"
-	ownEUI    = "fd00:9::42:aff:fe09:2" // what ownMAC makes of the prefix
+	ownEUI    = "fd00:9::42:aff:fe09:2" // made of ownMAC and the prefix
 	broadcast = "ff:ff:ff:ff:ff:ff"
 )
 
@@ -53,7 +53,7 @@ func arpFrame(op uint16, senderMAC, senderIP string) []byte {
 		make([]byte, 6), net.ParseIP("10.9.0.1").To4(), make([]byte, 18))
 }
 
-// ip4 has options where words is more than 5.
+// ip4 returns a packet. Its header has options if words is more than 5.
 func ip4(source string, protocol byte, words byte, fragment uint16, payload ...[]byte) []byte {
 	return ethernet(ownMAC, unix.ETH_P_IP, []byte{0x40 | words, 0}, be16(100, 1, fragment), []byte{64, protocol, 0, 0},
 		net.ParseIP(source).To4(), net.ParseIP("10.9.0.1").To4(), make([]byte, int(words-5)*4), concat(payload...))
@@ -71,7 +71,7 @@ func nd(kind byte, target string) []byte {
 	return concat([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, net.ParseIP(target).To16(), []byte{1, 1}, mac(ownMAC))
 }
 
-// fragment6 is a fragment header; offset in bytes.
+// fragment6 returns a fragment header. offset is in bytes.
 func fragment6(next byte, offset uint16) []byte {
 	return concat([]byte{next, 0}, be16(offset|1), make([]byte, 4))
 }
@@ -187,8 +187,8 @@ func TestSourceFilter(t *testing.T) {
 	}
 }
 
-// passes runs the filter as the kernel would. It has its own check for VLAN tags,
-// which are not in a frame.
+// passes runs the filter as the kernel does. VLAN tags are checked separately, because they are
+// not in a frame.
 func passes(t *testing.T, s Sources, frame []byte) bool {
 	t.Helper()
 	program, err := sourceFilter(s, false)
@@ -213,8 +213,8 @@ func passes(t *testing.T, s Sources, frame []byte) bool {
 	return false
 }
 
-// TestSourceFilterOfAnyLength: no load beyond the end of a frame, whose verdict would
-// let it pass to the host's stack.
+// TestSourceFilterOfAnyLength: no load is beyond the end of a frame. Such a frame would pass to
+// the host's stack.
 func TestSourceFilterOfAnyLength(t *testing.T) {
 	for _, frame := range [][]byte{
 		arpFrame(1, ownMAC, "10.9.0.2"), ip4("10.9.0.2", unix.IPPROTO_UDP, 15, 0, udp(67, 69)), ip4("10.9.0.2", unix.IPPROTO_ICMP, 5, 0, make([]byte, 8)),
@@ -238,7 +238,8 @@ func FuzzSourceFilter(f *testing.F) {
 	})
 }
 
-// TestSourceFilterTakesManyAddresses: the kernel takes 4096 instructions.
+// TestSourceFilterTakesManyAddresses: a filter with the most addresses has no more than 4096
+// instructions.
 func TestSourceFilterTakesManyAddresses(t *testing.T) {
 	s := Sources{Forging: ForgeNothing, MAC: ownMAC}
 	for i := range maxSourceAddresses {

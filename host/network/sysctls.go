@@ -16,14 +16,14 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// maxSysctl bounds one value, in bytes: a page of the kernel's.
+// maxSysctl bounds one value, in bytes. It is the kernel's page size.
 const maxSysctl = 4096
 
-// Sysctls are the settings of a network namespace by their path below /proc/sys/net.
+// Sysctls are settings of a network namespace, by their path below /proc/sys/net.
 type Sysctls map[string]string
 
-// ReadSysctls reads those of the calling thread's network namespace; dir is
-// /proc/sys/net of any, for what is seen there is that of who looks.
+// ReadSysctls reads the settings of the calling thread's network namespace. dir is
+// /proc/sys/net of any mount of proc: the kernel shows the settings of the thread that reads.
 func ReadSysctls(dir *os.File) (Sysctls, error) {
 	all := Sysctls{}
 	if err := all.read(int(dir.Fd()), ""); err != nil {
@@ -35,7 +35,7 @@ func ReadSysctls(dir *os.File) (Sysctls, error) {
 func (s Sysctls) read(dir int, below string) error {
 	fd, err := unix.Openat(dir, cmp.Or(below, "."), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) && below != "" {
-		return nil // of an interface that has gone
+		return nil // the interface has gone
 	}
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (s Sysctls) read(dir int, below string) error {
 	for _, e := range entries {
 		name := path.Join(below, e.Name())
 		if e.IsDir() && strings.HasPrefix(e.Name(), tapPrefix) {
-			continue // a tap of husk: a fifth of all files
+			continue // a tap of husk's; skipping these saves a fifth of the files
 		}
 		if e.IsDir() {
 			if err := s.read(dir, name); err != nil {
@@ -60,7 +60,7 @@ func (s Sysctls) read(dir int, below string) error {
 		}
 		if v, err := readSysctl(dir, name, buf); err == nil {
 			s[name] = v
-		} // else a secret that is not set, or one that is only written
+		} // or a secret that is not set, or a file that can only be written
 	}
 	return nil
 }
@@ -78,7 +78,7 @@ func readSysctl(dir int, name string, buf []byte) (string, error) {
 	return strings.TrimSpace(string(buf[:n])), nil
 }
 
-// FreshSysctls reads what a namespace has that nobody has changed.
+// FreshSysctls returns the settings of a new network namespace.
 func FreshSysctls(dir *os.File) (Sysctls, error) {
 	type result struct {
 		all Sysctls
@@ -86,9 +86,9 @@ func FreshSysctls(dir *os.File) (Sysctls, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		if unix.Gettid() == unix.Getpid() {
-			defer runtime.UnlockOSThread() // but for the main thread, see inNamespace
+			defer runtime.UnlockOSThread() // the main thread never ends: see inNamespace
 			all, err := FreshSysctls(dir)
 			done <- result{all, err}
 			return
@@ -104,16 +104,16 @@ func FreshSysctls(dir *os.File) (Sysctls, error) {
 	return r.all, r.err
 }
 
-// notCarried are settings, by the end of their path, that are the host's own part in
-// the namespace, that follow from what else the guest is told, that make addresses
-// which the host would have to know as senders, or that are secret.
+// notCarried are settings, by the end of their path, that a guest does not get: they are about
+// the host's own use of the namespace, or follow from other things that the guest gets, or make
+// addresses that the anti-spoofing filter would have to know, or are secret.
 var notCarried = []string{
 	"/addr_gen_mode", "/use_tempaddr", "/stable_secret", "/mtu", "/flush", "ipv4/tcp_fastopen_key", "ipv4/fib_multipath_hash_seed",
 }
 
-// Carry returns the settings that the guest shall have: those that differ from a
-// fresh namespace's, for its interfaces and the namespace itself, but none that
-// config.json sets, by their names of sysctl(8). dir is as in ReadSysctls.
+// Carry returns the settings that the guest has to apply, by their names of sysctl(8): those of
+// its interfaces and of the namespace that differ from a new namespace's. Settings in
+// config.json (spec) are left out. dir is as in ReadSysctls.
 func (s Sysctls) Carry(fresh Sysctls, interfaces []Interface, dir *os.File, spec map[string]string) []*protocol.Sysctl {
 	known := map[string]bool{"all": true, "default": true, "lo": true}
 	for _, i := range interfaces {
@@ -131,7 +131,7 @@ func (s Sysctls) Carry(fresh Sysctls, interfaces []Interface, dir *os.File, spec
 			if !known[iface] || set[ofAll] {
 				continue
 			}
-			// What is written for all is written for each.
+			// Writing the setting for all interfaces writes it for each one.
 			if value == s.before(fresh, name) && s[ofAll] == fresh[ofAll] {
 				continue
 			}
@@ -150,7 +150,8 @@ func (s Sysctls) Carry(fresh Sysctls, interfaces []Interface, dir *os.File, spec
 	return out
 }
 
-// before is what a setting has in a fresh namespace; an interface's is the default's.
+// before returns the value that a setting has in a new namespace. For an interface that is the
+// value for new interfaces.
 func (s Sysctls) before(fresh Sysctls, name string) string {
 	if v, found := fresh[name]; found {
 		return v
@@ -160,10 +161,11 @@ func (s Sysctls) before(fresh Sysctls, name string) string {
 			return v
 		}
 	}
-	return s[name] // not known: as it is
+	return s[name] // unknown, so it counts as unchanged
 }
 
-// ofInterface splits "ipv4/conf/eth0/rp_filter"; interface is empty for another.
+// ofInterface splits a path such as "ipv4/conf/eth0/rp_filter". iface is empty for other
+// settings.
 func ofInterface(name string) (kind, iface, setting string) {
 	parts := strings.Split(name, "/")
 	if len(parts) != 4 || (parts[1] != "conf" && parts[1] != "neigh") {
@@ -172,8 +174,8 @@ func ofInterface(name string) (kind, iface, setting string) {
 	return path.Join(parts[0], parts[1]), parts[2], parts[3]
 }
 
-// rankSysctl puts what is for all interfaces first, which changes each, then what is
-// for those to come.
+// rankSysctl gives the order of writing: settings for all interfaces first, which change each
+// one, then those for new interfaces.
 func rankSysctl(name string) int {
 	switch _, iface, _ := ofInterface(name); iface {
 	case "":
@@ -186,7 +188,8 @@ func rankSysctl(name string) int {
 	return 3
 }
 
-// specPath turns "net.ipv4.conf.eth0/1.rp_filter" into a path below /proc/sys/net.
+// specPath turns a name such as "net.ipv4.conf.eth0/1.rp_filter" into a path below
+// /proc/sys/net.
 func specPath(name string) string {
 	p := strings.Map(func(r rune) rune {
 		switch r {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// sysctlTree is a directory like /proc/sys/net, with files of one value each.
+// sysctlTree returns a directory that resembles /proc/sys/net, with one value in each file.
 func sysctlTree(t *testing.T, values Sysctls) *os.File {
 	t.Helper()
 	dir := t.TempDir()
@@ -42,7 +42,7 @@ func TestSysctlsAreCarried(t *testing.T) {
 	now := Sysctls{
 		"ipv4/tcp_fin_timeout": "30", "ipv4/tcp_sack": "0", "ipv4/ip_forward": "1", "ipv4/tcp_fastopen_key": "7",
 		"ipv4/conf/all/forwarding": "1", "ipv4/conf/default/forwarding": "1", "ipv4/conf/lo/forwarding": "1",
-		// Put back by hand: what is written for all would change it.
+		// Written again, because the value for all interfaces would change it.
 		"ipv4/conf/eth0.5/forwarding": "0",
 		"ipv4/conf/all/rp_filter":     "0", "ipv4/conf/default/rp_filter": "0", "ipv4/conf/lo/rp_filter": "0", "ipv4/conf/eth0.5/rp_filter": "2",
 		"ipv4/conf/other/rp_filter":      "1",
@@ -65,7 +65,7 @@ func TestSysctlsAreCarried(t *testing.T) {
 		"ipv4/conf/default/forwarding=1 ipv4/conf/eth0.5/forwarding=0 ipv4/conf/eth0.5/rp_filter=2 ipv4/conf/lo/forwarding=1"; got != want {
 		t.Errorf("carried %s\nwant    %s", got, want)
 	}
-	// config.json wins, for all interfaces too.
+	// config.json has precedence, also for all interfaces.
 	if got, want := carried(map[string]string{
 		"net.ipv4.tcp_sack": "1", "net.ipv4.conf.all.forwarding": "0", "net.ipv4.conf.eth0/5.rp_filter": "1", "net.ipv4.ip_forward": "0",
 	}), "ipv4/tcp_fin_timeout=30"; got != want {

@@ -13,25 +13,25 @@ import (
 
 const (
 	tunDevice = "/dev/net/tun"
-	// tapPrefix begins the name of each tap of ours: husk0, husk1... Scan knows
-	// by it what not to hand to a guest.
+	// tapPrefix begins the names of husk's taps: husk0, husk1 and so on. By it Scan recognizes
+	// interfaces that are not for a guest.
 	tapPrefix = "husk"
-	// maxTaps is a sanity limit; the settings file allows fewer.
+	// maxTaps bounds the taps of one container. The settings file has a lower bound.
 	maxTaps = 32
 )
 
-// ErrHostNamespace is OpenTaps's refusal to work in the network namespace of
-// the machine itself: joining its interfaces would cut the machine off.
+// ErrHostNamespace is returned by OpenTaps in the network namespace of the machine itself.
+// Joining its interfaces to a guest would cut the machine off.
 var ErrHostNamespace = errors.New("the host's own network cannot be shared with a virtual machine: give the container a network (docker run -p publishes its ports), or none")
 
-// Tap is the host's end of one guest network card.
+// Tap is the host's end of one network card of the guest.
 type Tap struct {
 	Name  string // in the network namespace, e.g. "husk0"
-	Index int    // interface index there; what Leave wants to know
-	// MAC is for the guest's card, not the tap's own: locally administered, and
-	// the same in every VM for the n-th card, because the card of a VM that wakes
-	// up from a memory template still has the template's. No other machine ever
-	// sees it: the card takes its interface's address before it is brought up.
+	Index int    // interface index in the namespace; Leave needs it
+	// MAC is the address that the guest's card has at boot, not the tap's. It is locally
+	// administered, and the same in every VM for the card with this number, because a VM that
+	// wakes up from a template still has the template's. No other machine sees it: the card
+	// gets its interface's address before it is up.
 	MAC string
 	// File holds the tap open. The tap is gone when the last duplicate of it is
 	// closed, unless Persist was called, so once the vmm has its own this one should
@@ -108,10 +108,9 @@ func removeUnheld(name string) error {
 	return nil
 }
 
-// OpenTaps makes n taps, 0 to 32, in the network namespace of the calling
-// thread. They are down until Join. /dev/net/tun is opened in the current mount
-// namespace and needs the permission of the current device cgroup, so call this
-// before leaving either. On error nothing is left.
+// OpenTaps makes n taps, 0 to 32, in the network namespace of the calling thread. They are down
+// until Join. It opens /dev/net/tun in the present mount namespace and device cgroup, so call
+// it before leaving either. After an error no tap is left.
 func OpenTaps(n int) (taps []*Tap, err error) {
 	if n < 0 || n > maxTaps {
 		return nil, fmt.Errorf("open taps: %d is not between 0 and %d", n, maxTaps)
@@ -138,11 +137,10 @@ func OpenTaps(n int) (taps []*Tap, err error) {
 	return taps, nil
 }
 
-// CloseTaps closes the taps' files. A tap whose file is closed already is no
-// matter.
+// CloseTaps closes the files of the taps. A file that is closed already is ignored.
 func CloseTaps(taps []*Tap) {
 	for _, t := range taps {
-		// Close fails only where the file is closed already.
+		// Close fails only if the file is closed already.
 		_ = t.File.Close()
 	}
 }
@@ -178,8 +176,8 @@ func openTun() (int, error) {
 const tapFlags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
 
 func setUpTap(fd int, mac string) (*Tap, error) {
-	// The kernel replaces %d by the first free number, atomically: two
-	// supervisors in one namespace (a pod) never get the same tap.
+	// The kernel replaces %d by the first free number, atomically, so two supervisors in one
+	// namespace (a pod) never get the same tap.
 	req, err := unix.NewIfreq(tapPrefix + "%d")
 	if err != nil {
 		return nil, fmt.Errorf("name tap: %w", err)
@@ -204,24 +202,23 @@ func setUpTap(fd int, mac string) (*Tap, error) {
 	}, nil
 }
 
-// cardMAC is the address of the guest's card i: 02, "husk" and the number.
+// cardMAC returns the address of the guest's card number i: 02, the letters "husk", and i.
 func cardMAC(i int) string {
 	return net.HardwareAddr{0x02, 'h', 'u', 's', 'k', byte(i)}.String()
 }
 
-// isOurTap tells a tap of husk's, this container's or another's, from those
-// that are a namespace's way out (slirp4netns's tap0).
+// isOurTap tells husk's taps, of any container, from taps that connect a namespace to the
+// outside, such as slirp4netns's tap0.
 func isOurTap(link netlink.Link) bool {
 	return link.Type() == "tuntap" && strings.HasPrefix(link.Attrs().Name, tapPrefix)
 }
 
-// refuseHostNamespace returns ErrHostNamespace in the namespace the machine
-// booted with and in that of PID 1, which differ where husk itself is in a
-// container. Neither test finds both: PID 1 may have more capabilities than
-// root has here, and then its namespaces are not to be looked at.
+// refuseHostNamespace returns ErrHostNamespace in the network namespace in which the machine
+// booted and in that of PID 1. The two differ if husk runs in a container. Both tests are
+// needed: if PID 1 has more capabilities than this process, its namespace cannot be read.
 func refuseHostNamespace() error {
-	// The kernel has this setting in its first network namespace only, and
-	// /proc/sys/net is that of the thread that looks.
+	// The kernel has this setting only in its initial network namespace, and /proc/sys/net
+	// shows the namespace of the thread that reads.
 	err := unix.Access("/proc/sys/net/core/dev_weight", unix.F_OK)
 	if err == nil {
 		return ErrHostNamespace

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OtherFilters names what else in the calling thread's network namespace decides about
-// packets and is passed by, for the guest has none of it. dir is its /proc/net.
+// OtherFilters returns the names of other things in the calling thread's network namespace that
+// decide about packets and that the guest does not get. dir is /proc/net.
 //
-// Filters of tc and XDP on the interfaces are not among it: they hold.
+// Filters of tc and XDP on the interfaces are not among them, because they stay effective.
 func OtherFilters(dir *os.File) (found []string, err error) {
 	hasXfrm, err := hasNetlink(dir, unix.NETLINK_XFRM)
 	if err != nil {
@@ -44,8 +44,8 @@ func OtherFilters(dir *os.File) (found []string, err error) {
 	return append(found, routes...), nil
 }
 
-// hasNetlink says whether the kernel answers on a netlink protocol. Asking on it would
-// load the module that does.
+// hasNetlink says whether the kernel has a netlink protocol. It reads a file of dir, because
+// asking by the protocol would load its module.
 func hasNetlink(dir *os.File, protocol int) (bool, error) {
 	sockets, err := readAt(dir, "netlink")
 	if err != nil {
@@ -59,8 +59,8 @@ func hasNetlink(dir *os.File, protocol int) (bool, error) {
 	return false, nil
 }
 
-// refusingRoutes names the routes and rules by which the namespace sends nothing to
-// some destinations.
+// refusingRoutes returns the names of routes and rules with which the namespace refuses to send
+// to some destinations.
 func refusingRoutes() (found []string, err error) {
 	kinds := map[int]string{unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit"}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -72,7 +72,7 @@ func refusingRoutes() (found []string, err error) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range routes {
-			// Some kernels have one of their own for IPv6 without an interface.
+			// Some kernels make such a route for IPv6 themselves, without an interface.
 			const last = 0xffffffff
 			if kind := kinds[r.Type]; kind != "" && uint32(r.Priority) != last {
 				found = append(found, fmt.Sprintf("route %s %v", kind, r.Dst))

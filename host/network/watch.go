@@ -9,21 +9,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watched are the multicast groups of what Scan and OtherFilters look at
-// (rtnetlink(7)), and of those settings that have one.
+// watched are the multicast groups (rtnetlink(7)) for what Scan and OtherFilters look at, and
+// for those settings that have a group.
 const watched = 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_NEIGH-1) |
 	1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1) |
 	1<<(unix.RTNLGRP_IPV4_ROUTE-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1) |
 	1<<(unix.RTNLGRP_IPV4_RULE-1) | 1<<(unix.RTNLGRP_IPV6_RULE-1) |
 	1<<(unix.RTNLGRP_IPV4_NETCONF-1) | 1<<(unix.RTNLGRP_IPV6_NETCONF-1)
 
-// watchedRules is the one of changes to nftables' rulesets.
+// watchedRules is the multicast group for changes of nftables' rulesets.
 const watchedRules = 1 << (unix.NFNLGRP_NFTABLES - 1)
 
-// Watch tells when something of what Scan or ReadRules returns may have changed in the
-// calling thread's network namespace, until ctx ends; changes from before the call not.
-// Several that nobody has taken are one. Of settings the kernel tells some only
-// (forwarding, rp_filter), of iptables-legacy and IPVS nothing.
+// Watch returns a channel that gets a value when something that Scan or ReadRules returns may
+// have changed in the calling thread's network namespace. Changes from before the call are not
+// reported, and several changes that nobody has received count as one. It ends with ctx. The
+// kernel reports only some settings (forwarding, rp_filter), and nothing of iptables-legacy and
+// IPVS.
 func Watch(ctx context.Context) (<-chan struct{}, error) {
 	changed := make(chan struct{}, 1)
 	if err := watch(ctx, unix.NETLINK_ROUTE, watched, changed); err != nil {
@@ -50,8 +51,8 @@ func watch(ctx context.Context, protocol int, groups uint32, changed chan<- stru
 	go func() {
 		buf := make([]byte, 64<<10)
 		for {
-			// What is in a message does not matter, nor whether it was too long or,
-			// ENOBUFS, one of too many.
+			// The content of a message is not needed. A message that is too long, or ENOBUFS
+			// because there were too many, also means that something has changed.
 			_, err := f.Read(buf)
 			if ctx.Err() != nil {
 				return

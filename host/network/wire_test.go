@@ -17,11 +17,10 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// guest makes a namespace that stands for a guest: its one interface is a tap
-// whose frames, with their virtio headers, are carried to and from the host's
-// tap as a vmm does, and it is configured from the agent's message alone. So
-// offloads behave as they do with a virtual machine: checksums and segmentation
-// are left to whoever reads the frame.
+// guest makes a namespace that stands for a guest. Its only interface is a tap whose frames,
+// with their virtio headers, are copied from and to the host's tap as a vmm does, and it is
+// configured only from the message that the agent gets. So offloads behave as with a virtual
+// machine: checksums and segmentation are left to the reader of a frame.
 func guest(t *testing.T, tap *Tap, iface *protocol.Interface) *namespace {
 	t.Helper()
 	ns := newNamespace(t)
@@ -41,7 +40,7 @@ func guest(t *testing.T, tap *Tap, iface *protocol.Interface) *namespace {
 	return ns
 }
 
-// carry copies packet by packet until the test ends.
+// carry copies packets until the test ends.
 func carry(t *testing.T, from, to *os.File) {
 	done := make(chan struct{})
 	go func() {
@@ -52,7 +51,7 @@ func carry(t *testing.T, from, to *os.File) {
 			if err != nil {
 				return // the deadline below
 			}
-			// A tap that is down refuses; a wire loses frames.
+			// A tap that is down refuses packets. A wire may lose frames too.
 			_, _ = to.Write(buf[:n])
 		}
 	}()
@@ -65,7 +64,7 @@ func carry(t *testing.T, from, to *os.File) {
 	})
 }
 
-// configureGuest is what the agent does, the least of it.
+// configureGuest does the least of what the agent does.
 func configureGuest(card *Tap, iface *protocol.Interface) error {
 	link, err := netlink.LinkByIndex(card.Index)
 	if err != nil {
@@ -105,8 +104,8 @@ func configureGuest(card *Tap, iface *protocol.Interface) error {
 	return nil
 }
 
-// TestGuestTraffic sends real TCP and UDP between a namespace outside and the
-// stand-in for a guest, through the host's namespace.
+// TestGuestTraffic sends real TCP and UDP traffic between a namespace outside and one that
+// stands for a guest, through the host's namespace.
 func TestGuestTraffic(t *testing.T) {
 	for _, mtu := range []int{1500, 9000, 1280} {
 		t.Run(fmt.Sprintf("mtu %d", mtu), func(t *testing.T) {
@@ -127,7 +126,7 @@ func TestGuestTraffic(t *testing.T) {
 				}
 				return nil
 			})
-			// The last two are reached through the default routes only.
+			// The last two are reached only through default routes.
 			outside.do(func() error {
 				return configure("eth0x", "10.7.0.1/24", "fd00:7::1/64", "192.0.2.9/32", "2001:db8::9/128")
 			})
@@ -148,8 +147,8 @@ func TestGuestTraffic(t *testing.T) {
 	}
 }
 
-// echoUDP sends a datagram from one namespace to another and waits for it to
-// come back. It repeats as a resolver does: the first may be lost to ARP.
+// echoUDP sends a datagram from one namespace to another and waits for it to come back. It
+// repeats the datagram, because the first may be lost while ARP resolves the address.
 func echoUDP(ctx context.Context, server, client *namespace, ip string) {
 	server.t.Helper()
 	var pc net.PacketConn
@@ -194,8 +193,8 @@ func echoUDP(ctx context.Context, server, client *namespace, ip string) {
 	})
 }
 
-// transferTCP sends 4 MiB each way over one connection, large enough that
-// segments are left to the last interface (GSO).
+// transferTCP sends 4 MiB in each direction over one connection, enough that segmentation is
+// left to the last interface (GSO).
 func transferTCP(ctx context.Context, server, client *namespace, ip string) {
 	server.t.Helper()
 	data := bytes.Repeat([]byte("0123456789abcdef"), 4<<20/16)
