@@ -7,14 +7,14 @@ import (
 	"io/fs"
 )
 
-// The whole directory is embedded rather than the one file, so that husk
-// compiles where make has not put the agent there yet.
+// The whole directory is embedded and not just the file, so that husk compiles before make has
+// put the agent there.
 //
 //go:embed all:embedded
 var embedded embed.FS
 
-// Agent returns the agent's executable: static, linux/amd64, to be the guest's
-// /init. The error says how to build husk with one when this husk has none.
+// Agent returns the agent's executable, static and for linux/amd64, which becomes the guest's
+// /init. If this husk was built without an agent, the error says how to build one.
 func Agent() ([]byte, error) {
 	b, err := embedded.ReadFile("embedded/agent")
 	switch {

@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// The Linux/x86 boot protocol (Documentation/arch/x86/boot.rst): offsets of the
-// setup header's fields from the start of the image, all little endian.
+// Offsets of fields of the setup header from the start of the image
+// (Documentation/arch/x86/boot.rst). All fields are little endian.
 const (
-	offSetupSects    = 0x1f1 // u8, 512-byte sectors of setup code; 0 means 4
+	offSetupSects    = 0x1f1 // u8, setup code in sectors of 512 bytes; 0 means 4
 	offBootMagic     = 0x202 // "HdrS"
 	offBootVersion   = 0x206 // u16, e.g. 0x020f
-	offKernelVersion = 0x20e // u16, of a string, from 0x200; 0 means none
+	offKernelVersion = 0x20e // u16, offset of a string from 0x200; 0 means none
 	offPayloadOffset = 0x248 // u32, from the end of the setup code (since 2.08)
 	offPayloadLength = 0x24c // u32
 	setupHeaderEnd   = 0x250
@@ -27,10 +27,10 @@ const (
 
 var elfMagic = []byte("\x7fELF")
 
-// bzImage is what the setup header says of where things are.
+// bzImage holds what the setup header says.
 type bzImage struct {
 	Release       string // "" when the header names none
-	PayloadOffset int64  // from the start of the image, in bytes
+	PayloadOffset int64  // in bytes from the start of the image
 	PayloadLength int64
 }
 
@@ -71,8 +71,8 @@ func parseBzImage(r io.ReaderAt, size int64) (*bzImage, error) {
 	return img, nil
 }
 
-// releaseOf returns the first word of a kernel version string such as
-// "6.1.0-9-amd64 (debian-kernel@...) #1 SMP ...", or "" if that is no release.
+// releaseOf returns the first word of a version string such as "6.1.0-9-amd64
+// (debian-kernel@...) #1 SMP ...". It returns "" if that word is no valid release.
 func releaseOf(b []byte) string {
 	b = b[:min(len(b), maxReleaseLength+1)]
 	n := bytes.IndexAny(b, " \x00\n")
@@ -85,7 +85,7 @@ func releaseOf(b []byte) string {
 	return ""
 }
 
-// validRelease holds a release to what may name a directory: it comes out of a
+// validRelease says whether a release may be used as the name of a directory. It comes from a
 // file and becomes part of a path.
 func validRelease(s string) bool {
 	if s == "" || len(s) > maxReleaseLength || s[0] < '0' || s[0] > '9' {
@@ -98,10 +98,10 @@ func validRelease(s string) bool {
 
 var versionBanner = []byte("Linux version ")
 
-// findBanner returns the release out of the first "Linux version RELEASE ..."
-// in r, "" when there is none.
+// findBanner returns the release in the first "Linux version RELEASE ..." of r, "" if there is
+// none.
 func findBanner(r io.Reader) (string, error) {
-	const keep = 128 // longer than any banner's beginning
+	const keep = 128 // longer than the beginning of any banner
 	buf := make([]byte, 0, 1<<20)
 	for {
 		n, err := io.ReadFull(r, buf[len(buf):cap(buf)])
@@ -123,7 +123,7 @@ func findBanner(r io.Reader) (string, error) {
 		if last {
 			return "", nil
 		}
-		// A banner may lie across two pieces.
+		// The end of the last piece is kept, because a banner may be spread over two pieces.
 		buf = append(buf[:0], buf[len(buf)-min(keep, len(buf)):]...)
 	}
 }

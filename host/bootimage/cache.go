@@ -22,12 +22,12 @@ import (
 // The cache directory:
 //
 //	lock               held while anything is made
-//	vmlinux-KEY        an unpacked kernel; KEY is the SHA-256 of what it came from
-//	vmlinux-KEY.sha256 its own checksum, as sha256sum writes it
+//	vmlinux-KEY        an unpacked kernel; KEY is the SHA-256 of the file it came from
+//	vmlinux-KEY.sha256 its own checksum, in the format of sha256sum
 //	initramfs-SUM      SUM is the SHA-256 of the archive itself
-//	index-KEY.json     what a call of Prepare found and everything that hung on,
-//	                   so that the next one needs to stat and not to read
-//	tmp-*              something half made; left by a run that was killed
+//	index-KEY.json     the result of a call of Prepare and everything it depends on,
+//	                   so that the next call only has to stat files
+//	tmp-*              something half made; left if a run is killed
 const (
 	lockName        = "lock"
 	vmlinuxPrefix   = "vmlinux-"
@@ -36,12 +36,12 @@ const (
 	tempPrefix      = "tmp-"
 	sumSuffix       = ".sha256"
 
-	// cacheFormat goes into every key: raise it when the unpacking, the module
-	// list or the initramfs changes, or a new husk boots an old husk's files.
+	// cacheFormat is part of every key. Raise it when the unpacking, the list of modules or the
+	// initramfs changes. Otherwise a new husk would boot files of an old one.
 	cacheFormat = 1
 
-	// An index that no Prepare has used for this long is dropped with the files
-	// only it names. Use is written down once in touchAfter.
+	// An index that no Prepare has used for dropAfter is removed, with the files that only it
+	// names. The time of use is noted at most once in touchAfter.
 	dropAfter  = 72 * time.Hour
 	touchAfter = 24 * time.Hour
 
@@ -50,8 +50,8 @@ const (
 
 type cache struct{ dir string }
 
-// openCache makes the cache directory if need be and refuses one that anybody
-// but the caller could put a kernel into.
+// openCache makes the cache directory if it does not exist. It returns an error if anybody but
+// the caller could put a kernel into it.
 func openCache(dir string) (*cache, error) {
 	if dir == "" {
 		return nil, errors.New("no cache directory is set")
@@ -81,7 +81,7 @@ func openCache(dir string) (*cache, error) {
 
 func (c *cache) path(name string) string { return filepath.Join(c.dir, name) }
 
-// lock waits for the cache's lock and returns what gives it back.
+// lock waits for the cache's lock. The caller calls unlock.
 func (c *cache) lock(ctx context.Context) (unlock func(), err error) {
 	f, err := os.OpenFile(c.path(lockName), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *cache) lock(ctx context.Context) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// cachedFile is a file in the cache as it was when it was complete.
+// cachedFile identifies a file in the cache, as it was when it was complete.
 type cachedFile struct {
 	Name string
 	identity
@@ -110,7 +110,7 @@ type index struct {
 	Seen            witnesses
 }
 
-// indexName is the index of one husk with one agent and these settings.
+// indexName returns the name of the index for these settings and this husk with its agent.
 func indexName(s Settings, agentKey string) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "husk guest index %d\x00%s\x00%s\x00%s\x00%s", cacheFormat, s.Kernel, s.Modules, s.Root, agentKey)
@@ -138,15 +138,16 @@ func (c *cache) readIndex(name string) (*index, time.Time, error) {
 	return x, st.ModTime(), nil
 }
 
-// load returns the image of an earlier Prepare if all it was made of and all it
-// made is unchanged, else nil: whatever is wrong, making it anew is the cure.
+// load returns the image of an earlier Prepare if nothing that it was made of and nothing that
+// was made has changed. Otherwise, and after any error, it returns nil, and the image is made
+// again.
 func (c *cache) load(name string) *Image {
 	x, used, err := c.readIndex(name)
 	if err != nil || len(x.Seen) == 0 || !x.Kernel.intact(c) || !x.Initrd.intact(c) || !x.Seen.unchanged() {
 		return nil
 	}
 	if now := time.Now(); now.Sub(used) > touchAfter {
-		// On a failure the index is at worst made anew one day.
+		// If this fails the index is removed too early, and the image is made again.
 		_ = os.Chtimes(c.path(name), now, now)
 	}
 	return x.image(c)
@@ -157,13 +158,13 @@ func (x *index) image(c *cache) *Image {
 }
 
 func (c *cache) save(name string, x *index) error {
-	// What the old index named and the new does not may be starting at this
-	// moment: it is kept as if it had been made just now.
+	// A VM may just be starting from files that only the old index names. They are kept as long
+	// as if they had been made now.
 	if old, _, err := c.readIndex(name); err == nil {
 		now := time.Now()
 		for _, f := range []string{old.Kernel.Name, old.Initrd.Name} {
 			if f == filepath.Base(f) && f != x.Kernel.Name && f != x.Initrd.Name {
-				_ = os.Chtimes(c.path(f), now, now) // gone already: nothing to keep
+				_ = os.Chtimes(c.path(f), now, now) // if it is gone there is nothing to keep
 			}
 		}
 	}
@@ -177,8 +178,8 @@ func (c *cache) save(name string, x *index) error {
 	})
 }
 
-// write makes the file name out of what fill writes: wholly or not at all, even
-// through a power cut.
+// write makes the file name with what fill writes. The file appears complete or not at all,
+// even after a power failure.
 func (c *cache) write(name string, fill func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(c.dir, tempPrefix)
 	if err != nil {
@@ -187,7 +188,7 @@ func (c *cache) write(name string, fill func(*os.File) error) (err error) {
 	defer func() {
 		f.Close()
 		if err != nil {
-			_ = os.Remove(f.Name()) // else the next prune does
+			_ = os.Remove(f.Name()) // a later prune would remove it as well
 		}
 	}()
 	if err := fill(f); err != nil {
@@ -207,7 +208,7 @@ func (c *cache) write(name string, fill func(*os.File) error) (err error) {
 	return dir.Sync()
 }
 
-// stat returns the cached file name as it is now.
+// stat returns the identity of the cached file name.
 func (c *cache) stat(name string) (cachedFile, error) {
 	id, err := identify(c.path(name))
 	if err == nil && id.Absent {
@@ -234,7 +235,7 @@ func sum(ctx context.Context, r io.Reader) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// contextReader ends reading when ctx is done.
+// contextReader returns an error when ctx has ended.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
@@ -247,8 +248,8 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// prune drops what has not been used for long and what a killed run left. The
-// lock must be held. What cannot be removed stays for the next time.
+// prune removes what has not been used for long, and what runs that were killed have left. The
+// caller holds the lock. What cannot be removed stays until the next time.
 func (c *cache) prune(now time.Time) {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {

@@ -39,8 +39,8 @@ func TestPrepareRace(t *testing.T) {
 
 const raceEnv = "HUSK_TEST_PREPARE_ROOT"
 
-// TestPrepareRaceOfProcesses runs itself several times at once, as engines run
-// husk. One of them is killed in the middle of its work.
+// TestPrepareRaceOfProcesses runs this test binary several times at once, as engines run husk.
+// One of the processes is killed while it works.
 func TestPrepareRaceOfProcesses(t *testing.T) {
 	if root := os.Getenv(raceEnv); root != "" {
 		s := Settings{Root: root, CacheDir: filepath.Join(root, "var/cache/husk")}
@@ -103,7 +103,7 @@ func TestPrune(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range files { // those in use are old, too: age alone is no reason
+	for _, f := range files { // files in use are old as well: age alone is no reason to remove one
 		if f.Name() != "vmlinux-new" && (!strings.HasPrefix(f.Name(), indexPrefix) || f.Name() == "index-old.json") {
 			if err := os.Chtimes(c.path(f.Name()), old, old); err != nil {
 				t.Fatal(err)
@@ -122,7 +122,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// Use keeps an index from being pruned.
+// TestPrepareTouchesIndex: an index that is used is not pruned.
 func TestPrepareTouchesIndex(t *testing.T) {
 	p := newPreparer(t)
 	p.prepare()

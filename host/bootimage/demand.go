@@ -14,15 +14,14 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// onDemand are the modules that are in the initramfs, but not loaded before a
-// container has use for one: the agent loads the driver of a device that the
-// container is given, and the kernel asks for the rest itself, as it would on a
-// host ("modprobe"). They are the files that match one of these patterns (those of
-// path.Match), below the module directory and without their ending.
+// onDemand lists the modules that are in the initramfs and are not loaded at boot. The agent
+// loads the driver of a device that a container is given; the kernel asks for the others
+// itself, as it does on a host ("modprobe"). An entry is a pattern (see path.Match) for paths
+// below the module directory, without the suffix.
 //
-// In are those that containers with a few capabilities use: firewalls, networks
-// and tunnels in a container, Docker in Docker, an image mounted with a loop device.
-// Out is what is large and rare (xfs, btrfs, NFS, CIFS), and drivers of hardware.
+// The list has modules that containers with a few capabilities use: firewalls, networks and
+// tunnels in a container, Docker in Docker, an image mounted by a loop device. It leaves out
+// modules that are large and rarely needed (xfs, btrfs, NFS, CIFS), and drivers of hardware.
 var onDemand = []string{
 	"kernel/fs/fuse/fuse",
 	"kernel/drivers/net/tun",
@@ -39,7 +38,7 @@ var onDemand = []string{
 	"kernel/drivers/net/macvlan", "kernel/drivers/net/macvtap", "kernel/drivers/net/tap", "kernel/drivers/net/geneve",
 	"kernel/drivers/net/ipvlan/*", "kernel/drivers/net/vxlan/*", "kernel/drivers/net/bonding/*",
 	"kernel/drivers/net/wireguard/*", "kernel/drivers/net/ppp/*",
-	// What VPNs ask for by the name of an algorithm, and the interface to it.
+	// Algorithms that VPNs ask for by name, and the interface to them.
 	"kernel/crypto/af_alg", "kernel/crypto/algif_*", "kernel/crypto/authenc", "kernel/crypto/authencesn",
 	"kernel/crypto/echainiv", "kernel/crypto/seqiv", "kernel/crypto/gcm", "kernel/crypto/ghash-generic",
 	"kernel/crypto/ccm", "kernel/crypto/ctr", "kernel/crypto/cbc", "kernel/crypto/cmac", "kernel/crypto/xcbc",
@@ -49,8 +48,7 @@ var onDemand = []string{
 	"kernel/fs/nls/nls_ascii", "kernel/fs/nls/nls_cp437", "kernel/fs/nls/nls_iso8859-1", "kernel/fs/nls/nls_utf8",
 }
 
-// isOnDemand says whether a module file, relative to the module directory, is one
-// of onDemand.
+// isOnDemand says whether a module file, relative to the module directory, matches onDemand.
 func isOnDemand(file string) bool {
 	stem, _, _ := strings.Cut(file, ".ko")
 	return slices.ContainsFunc(onDemand, func(pattern string) bool {
@@ -59,8 +57,8 @@ func isOnDemand(file string) bool {
 	})
 }
 
-// addOnDemand appends the modules of onDemand that there are, and what they depend
-// on; and says of each module for which of them it is needed.
+// addOnDemand appends the modules that match onDemand and the modules that they depend on.
+// neededFor maps each module to those of onDemand for which it is needed.
 func (r *resolver) addOnDemand() (neededFor map[string][]string, err error) {
 	var demanded []string
 	for name, e := range r.entries {
@@ -74,7 +72,7 @@ func (r *resolver) addOnDemand() (neededFor map[string][]string, err error) {
 		if err := r.add(name); err != nil {
 			return nil, err
 		}
-		// A line of modules.dep has all that its module needs, however far.
+		// A line of modules.dep lists all direct and indirect dependencies.
 		for _, need := range append([]string{name}, r.entries[name].deps...) {
 			neededFor[need] = append(neededFor[need], name)
 		}
@@ -82,9 +80,8 @@ func (r *resolver) addOnDemand() (neededFor map[string][]string, err error) {
 	return neededFor, nil
 }
 
-// readAliases returns for each module the names by which the kernel may ask for it
-// besides its own, as modules.alias in dir has them. Without that file there
-// are none.
+// readAliases returns for each module the other names by which the kernel may ask for it, from
+// modules.alias in dir. Without that file there are none.
 func readAliases(dir string, seen witnesses) (map[string][]string, error) {
 	b, err := readListFile(filepath.Join(dir, "modules.alias"), seen)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +94,7 @@ func readAliases(dir string, seen witnesses) (map[string][]string, error) {
 	return aliases, nil
 }
 
-// parseAliases reads modules.alias: "alias PATTERN NAME".
+// parseAliases parses modules.alias, whose lines are "alias PATTERN NAME".
 func parseAliases(r io.Reader) (map[string][]string, error) {
 	aliases := map[string][]string{}
 	err := eachLine(r, func(line string) error {
@@ -115,8 +112,8 @@ func parseAliases(r io.Reader) (map[string][]string, error) {
 	return aliases, err
 }
 
-// compress makes of a module what the initramfs holds of one that few containers
-// load: all guests have these in memory.
+// compress returns the module as it is stored in the initramfs. Modules that few containers
+// load are compressed, because all guests have them in memory.
 func compress(module []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)

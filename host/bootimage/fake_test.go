@@ -14,8 +14,8 @@ var update = flag.Bool("update", false, "rewrite testdata (see its README)")
 
 const fakeRelease = "6.1.0-99-test"
 
-// fakeVMLinux returns an ELF file that looks like a kernel: a PVH note, a banner
-// and calls, which the x86 filter of xz rewrites. Equal on every run.
+// fakeVMLinux returns an ELF file that resembles a kernel: it has a PVH note, a banner, and
+// calls, which the x86 filter of xz rewrites. It is the same in every run.
 func fakeVMLinux() []byte {
 	var b bytes.Buffer
 	note := make([]byte, 0, 24)
@@ -31,7 +31,7 @@ func fakeVMLinux() []byte {
 	for _, v := range []any{
 		uint16(2), uint16(62), uint32(1), uint64(0x1000000), uint64(64), uint64(0),
 		uint32(0), uint16(64), uint16(56), uint16(1), uint16(64), uint16(0), uint16(0),
-		// One program header: PT_NOTE right behind it.
+		// One program header: PT_NOTE, directly after it.
 		uint32(4), uint32(4), uint64(headers), uint64(0), uint64(0), uint64(len(note)), uint64(len(note)), uint64(4),
 	} {
 		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
@@ -44,7 +44,7 @@ func fakeVMLinux() []byte {
 		b.WriteString(m.marker)
 	}
 	for i := range uint32(1000) {
-		b.WriteByte(0xe8) // call, relative: always the same target
+		b.WriteByte(0xe8) // a relative call, always of the same target
 		target := 0x00100000 - (uint32(b.Len()) + 4)
 		b.Write(binary.LittleEndian.AppendUint32(nil, target))
 		b.Write(binary.LittleEndian.AppendUint32(nil, i*2654435761))
@@ -52,12 +52,12 @@ func fakeVMLinux() []byte {
 	return b.Bytes()
 }
 
-// withSize appends what the kernel's build appends to every format but gzip.
+// withSize appends what the kernel's build appends to every format except gzip.
 func withSize(packed []byte, size int) []byte {
 	return binary.LittleEndian.AppendUint32(bytes.Clone(packed), uint32(size))
 }
 
-// fakeBzImage puts payload behind a setup header.
+// fakeBzImage returns a setup header followed by payload.
 func fakeBzImage(version string, payload []byte) []byte {
 	const sectors = 2
 	b := make([]byte, (sectors+1)*512)
@@ -69,9 +69,9 @@ func fakeBzImage(version string, payload []byte) []byte {
 	copy(b[0x400:], version+"\x00")
 	le.PutUint32(b[offPayloadOffset:], 64)
 	le.PutUint32(b[offPayloadLength:], uint32(len(payload)))
-	b = append(b, make([]byte, 64)...) // the decompressor's code
+	b = append(b, make([]byte, 64)...) // stands for the decompressor's code
 	b = append(b, payload...)
-	return append(b, make([]byte, 128)...) // what follows the payload
+	return append(b, make([]byte, 128)...) // stands for what follows the payload
 }
 
 func fixture(t testing.TB, name string) []byte {
@@ -83,7 +83,7 @@ func fixture(t testing.TB, name string) []byte {
 	return b
 }
 
-// TestFixtures rewrites testdata under -update, else sees that it is there.
+// TestFixtures writes testdata with the flag -update. Otherwise it checks that testdata exists.
 func TestFixtures(t *testing.T) {
 	tools := map[string][]string{
 		"vmlinux.xz":   {"xz", "--check=crc32", "--x86", "--lzma2=dict=32MiB", "-c"},

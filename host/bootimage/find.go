@@ -12,18 +12,18 @@ import (
 	"strings"
 )
 
-// Where a kernel is looked for, below Settings.Root.
+// Where kernels are looked for, below Settings.Root.
 const (
 	huskKernel  = "/usr/lib/husk/vmlinuz"
 	huskModules = "/usr/lib/husk/modules"
 	modulesDir  = "/lib/modules"
 )
 
-// Find returns the kernel that guests boot: the configured one; else husk's own
-// in /usr/lib/husk; else the newest of the distribution (kernelPlaces) whose modules are
-// there and which has what a container needs (Debian's cloud kernels and those of RHEL's
-// family do not: they lack 9p). The error when there is none says what to install and
-// which setting to set, and why each kernel that was seen will not do.
+// Find returns the kernel for guests. That is the configured one; else husk's own in
+// /usr/lib/husk; else the newest one of the distribution (kernelPlaces) whose modules exist and
+// that has what a container needs. Debian's cloud kernels and kernels of RHEL's family have no
+// 9p and are passed over. If there is none, the error says what to install and which setting to
+// set, and why each kernel that was seen cannot be used.
 func Find(s Settings) (*Kernel, error) {
 	f := &finder{settings: s, seen: witnesses{}}
 	return f.find()
@@ -31,7 +31,7 @@ func Find(s Settings) (*Kernel, error) {
 
 type finder struct {
 	settings Settings
-	seen     witnesses // everything the result depends on
+	seen     witnesses // everything that the result depends on
 }
 
 func (f *finder) path(p string) string { return filepath.Join("/", f.settings.Root, p) }
@@ -73,13 +73,13 @@ func (f *finder) configured() (*Kernel, error) {
 		}
 	}
 	if k.ModulesDir == "" {
-		return k, nil // everything must be built in, which the unpacked kernel will show
+		return k, nil // everything must be built in, which is checked when the kernel is unpacked
 	}
 	k.modules, err = resolveModules(k.ModulesDir, release, f.seen)
 	return k, err
 }
 
-// husk returns husk's own kernel, nil if it is not installed.
+// husk returns husk's own kernel; nil if it is not installed.
 func (f *finder) husk() (*Kernel, error) {
 	path := f.path(huskKernel)
 	id, err := f.seen.note(path)
@@ -100,8 +100,8 @@ func (f *finder) husk() (*Kernel, error) {
 	return k, err
 }
 
-// release returns the release of the kernel at path: as its header or its text
-// has it, else as its file name does.
+// release returns the release of the kernel at path, from its header or its text, or else from
+// its file name.
 func (f *finder) release(path string) (string, error) {
 	id, err := f.seen.note(path)
 	if err != nil {
@@ -154,10 +154,10 @@ func readRelease(file io.ReaderAt, size int64) (string, error) {
 	return img.Release, nil
 }
 
-// compareReleases orders kernel releases by age as people number them, the way
-// dpkg does: runs of digits as numbers, the rest as text, and ~ (or -rc) before
-// the release it leads to. Where only the flavour differs (6.1.0-9-amd64,
-// 6.1.0-9-rt-amd64) the plain one, which is the shorter text, counts as newer.
+// compareReleases orders kernel releases from old to new in the way dpkg orders versions: runs
+// of digits as numbers, other runs as text, and ~ (or -rc) before the release that it leads to.
+// If only the flavour differs (6.1.0-9-amd64, 6.1.0-9-rt-amd64), the shorter release counts as
+// newer.
 func compareReleases(a, b string) int {
 	x, y := strings.Replace(a, "-rc", "~rc", 1), strings.Replace(b, "-rc", "~rc", 1)
 	for x != "" || y != "" {
@@ -177,7 +177,7 @@ func compareReleases(a, b string) int {
 	return 0
 }
 
-// splitRun cuts the leading run of digits, or of anything else, off s.
+// splitRun splits off the leading run of digits, or of other characters.
 func splitRun(s string, digits bool) (run, rest string) {
 	i := 0
 	for i < len(s) && (s[i] >= '0' && s[i] <= '9') == digits {
@@ -186,7 +186,8 @@ func splitRun(s string, digits bool) (run, rest string) {
 	return s[:i], s[i:]
 }
 
-// textRank orders what may follow a number: a pre-release, nothing, more.
+// textRank orders what may follow a number: first a pre-release, then nothing, then anything
+// else.
 func textRank(run string) int {
 	switch {
 	case strings.HasPrefix(run, "~"):

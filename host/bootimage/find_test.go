@@ -35,7 +35,8 @@ func (h *fakeHost) write(p string, b []byte) string {
 	return p
 }
 
-// fakeDep is a modules.dep like Debian's, with dependencies from right to left.
+// fakeDep is a modules.dep like Debian's. In a line the dependencies are to be loaded from
+// right to left.
 const fakeDep = `kernel/drivers/virtio/virtio_ring.ko:
 kernel/drivers/virtio/virtio.ko: kernel/drivers/virtio/virtio_ring.ko
 kernel/drivers/virtio/virtio_mmio.ko: kernel/drivers/virtio/virtio.ko kernel/drivers/virtio/virtio_ring.ko
@@ -53,8 +54,8 @@ kernel/drivers/net/e1000.ko:
 
 func fakeModule(name string) []byte { return append([]byte("\x7fELF module "), name...) }
 
-// modules writes a module directory of dep, whose modules exist as their names
-// say they are packed.
+// modules writes a module directory with this modules.dep. The suffix of a module's name says
+// how its file is compressed.
 func (h *fakeHost) modules(dir, dep, builtin string) {
 	h.t.Helper()
 	h.write(dir+"/modules.dep", []byte(dep))
@@ -81,7 +82,7 @@ func (h *fakeHost) kernel(path, release string) string {
 	return h.write(path, fakeBzImage(release+" (x)", packGzip(h.t, fakeVMLinux())))
 }
 
-// distribution puts a whole kernel package on the host.
+// distribution puts the files of a complete kernel package on the host.
 func (h *fakeHost) distribution(release string) string {
 	h.modules("/lib/modules/"+release, fakeDep, "")
 	return h.kernel("/boot/vmlinuz-"+release, release)
@@ -95,7 +96,7 @@ func TestFind(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		set    func(h *fakeHost) Settings
-		path   string // below the root
+		path   string // relative to the root
 		origin string
 		mods   string // below the root, "" for none
 		passed []string
@@ -287,7 +288,7 @@ func TestFindRefuses(t *testing.T) {
 	}
 }
 
-// Each line is newer than the one before.
+// Each release is newer than the one before it.
 var releasesByAge = []string{
 	"0-rescue-0123",
 	"5.10.0-30-amd64",
@@ -321,7 +322,7 @@ func TestCompareReleases(t *testing.T) {
 	}
 }
 
-// Sorting needs an order: no three releases may go round in a circle.
+// FuzzCompareReleases: the order is transitive, because sorting needs that.
 func FuzzCompareReleases(f *testing.F) {
 	f.Add("1xx9", "1y100", "1y9")
 	f.Add("6.2.0-rc1", "6.2.0", "6.2.0~")
@@ -335,8 +336,7 @@ func FuzzCompareReleases(f *testing.F) {
 	})
 }
 
-// FuzzReadRelease takes any bytes for a kernel's file, of which only the release is
-// wanted.
+// FuzzReadRelease reads the release from arbitrary bytes.
 func FuzzReadRelease(f *testing.F) {
 	f.Add([]byte("\x7fELF....Linux version 6.1.0-13-amd64 (debian@x) #1"))
 	f.Add(append(make([]byte, 0x202), "HdrS\x0f\x02"...))

@@ -11,9 +11,9 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// identity tells whether a path still names the same, unchanged file. ctime is
-// in it because nothing can set it back: a file that was rewritten in place
-// with its size and mtime kept is still seen as changed.
+// identity tells whether a path still names the same, unchanged file. It includes ctime, which
+// nothing can set back, so a file that was rewritten in place with the same size and mtime
+// still differs.
 type identity struct {
 	Absent  bool   `json:",omitempty"`
 	Device  uint64 `json:",omitempty"`
@@ -23,8 +23,8 @@ type identity struct {
 	CtimeNS int64  `json:",omitempty"`
 }
 
-// identify returns path's identity, following links. A path that is not there
-// has an identity too: that it appears is a change.
+// identify returns the identity of the file at path. It follows links. A path that does not
+// exist has an identity too, so that its appearance is a change.
 func identify(path string) (identity, error) {
 	var st unix.Stat_t
 	err := syscalls.IgnoringEINTR(func() error { return unix.Stat(path, &st) })
@@ -55,12 +55,11 @@ func identityOf(st *unix.Stat_t) identity {
 	}
 }
 
-// witnesses is every path a result depends on, each as it was before it was
-// read. The result holds for as long as all of them are the same.
+// witnesses holds every path on which a result depends, with its identity before it was read.
+// The result is valid as long as none has changed.
 type witnesses map[string]identity
 
-// note adds path. It must be called before the path is read: a change that
-// comes between is then seen as a change.
+// note adds path. Call it before path is read, so that a change in between is noticed later.
 func (w witnesses) note(path string) (identity, error) {
 	id, err := identify(path)
 	if err != nil {
@@ -82,12 +81,12 @@ func (w witnesses) unchanged() bool {
 	return true
 }
 
-// racy is how long after a change a second one may leave the same timestamps:
-// file times advance by the kernel's tick, 10 ms at most. Changed by tests only.
+// racy is how long after a change another change may leave the same timestamps. File times
+// advance with the kernel's tick, which is at most 10 ms. Tests change it.
 var racy = 50 * time.Millisecond
 
-// settled says whether no witness changed so recently that a further change
-// could go unseen.
+// settled says whether every witness changed long enough ago that a further change would be
+// noticed.
 func (w witnesses) settled(now time.Time) bool {
 	for _, id := range w {
 		age := now.Sub(time.Unix(0, id.CtimeNS))

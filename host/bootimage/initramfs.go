@@ -6,22 +6,23 @@ import (
 	"strings"
 )
 
-// loadList is the file in the initramfs with the paths of the modules to load,
-// one a line, each after all that it depends on.
+// loadList is the file in the initramfs that lists the paths of the modules to load at boot,
+// one in each line, each after all modules that it depends on.
 const loadList = "/lib/modules/load"
 
-// demandList is the file with those to load when they are asked for: a line has
-// the name that is asked for and a path, in an order as of loadList.
+// demandList is the file that lists the modules to load on demand. A line has the requested
+// name and a path, ordered as in loadList.
 const demandList = "/lib/modules/demand"
 
-// aliasList is the file with the names by which the kernel asks for one of them:
-// a line has a pattern and the name that demandList has.
+// aliasList is the file that lists the names by which the kernel may ask for these modules. A
+// line has a pattern and a name of demandList.
 const aliasList = "/lib/modules/aliases"
 
-// prober is the agent as the program that the kernel asks.
+// prober is the path of the agent as the program that the kernel executes when it lacks a
+// module.
 const prober = "/lib/modules/modprobe"
 
-// File types and permissions of an archive member, as in stat.st_mode.
+// File types and permissions of archive members, as in stat.st_mode.
 const (
 	modeDir  = 0o040000
 	modeChar = 0o020000
@@ -29,13 +30,13 @@ const (
 	modeLink = 0o120000
 )
 
-// cpioWriter writes a newc cpio archive (Documentation/driver-api/early-userspace/
-// buffer-format.rst). The libraries at hand cannot write device nodes, and
-// without /dev/console the guest's init has no standard streams.
+// cpioWriter writes a newc cpio archive
+// (Documentation/driver-api/early-userspace/buffer-format.rst). The available libraries cannot
+// write device nodes, and without /dev/console the guest's init has no standard streams.
 type cpioWriter struct {
 	w     io.Writer
 	inode uint32
-	err   error // the first one; later calls do nothing
+	err   error // the first error; later calls do nothing
 }
 
 func (c *cpioWriter) member(name string, mode uint32, major, minor uint32, data []byte) {
@@ -45,7 +46,7 @@ func (c *cpioWriter) member(name string, mode uint32, major, minor uint32, data 
 		links = 2
 	}
 	name = strings.TrimPrefix(name, "/")
-	// Owner and times are zero: the same input gives the same archive.
+	// Owner and times are zero, so that the same input gives the same archive.
 	header := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
 		c.inode, mode, 0, 0, links, 0, len(data), 0, 0, major, minor, len(name)+1, 0)
 	c.write([]byte(header + name + "\x00"))
@@ -68,10 +69,10 @@ func (c *cpioWriter) close() error {
 	return c.err
 }
 
-// writeInitramfs writes the guest's first root: the agent as /init, the modules
-// in load order with their lists, and the few directories and devices the agent
-// starts from. Equal input gives equal bytes. The archive is not compressed:
-// under emulation, unpacking would cost more than reading.
+// writeInitramfs writes the guest's first root: the agent as /init, the modules in load order
+// with their lists, and the few directories and devices with which the agent starts. The same
+// input gives the same bytes. The archive is not compressed, because under emulation unpacking
+// takes longer than reading.
 func writeInitramfs(w io.Writer, agent []byte, modules []module) error {
 	c := &cpioWriter{w: w}
 	for _, dir := range []string{"dev", "etc", "lib", "lib/modules", "proc", "root", "run", "sys"} {

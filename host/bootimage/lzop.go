@@ -10,18 +10,18 @@ import (
 	lzo "github.com/anchore/go-lzo"
 )
 
-// lzopMagic begins a file of lzop(1), the container that kernels packed with
-// LZO use. go-lzo unpacks the blocks but does not know the container.
+// lzopMagic is at the beginning of a file in the format of lzop(1), in which LZO kernels are
+// packed. go-lzo unpacks its blocks but does not know the file format.
 const lzopMagic = "\x89LZO\x00\r\n\x1a\n"
 
 const (
-	// maxLzopBlock is the largest block lzop writes, in bytes unpacked.
+	// maxLzopBlock is the size of the largest block that lzop writes, in bytes unpacked.
 	maxLzopBlock = 64 << 20
 
 	lzopAdler32D = 0x1   // a checksum of each unpacked block
 	lzopAdler32C = 0x2   // a checksum of each packed block
 	lzopExtra    = 0x40  // an extra field follows the header
-	lzopCRC32D   = 0x100 // as the Adler ones, with CRC-32
+	lzopCRC32D   = 0x100 // CRC-32 of each unpacked block
 	lzopCRC32C   = 0x200
 	lzopFilter   = 0x800
 )
@@ -29,7 +29,7 @@ const (
 type lzopReader struct {
 	r     *bufio.Reader
 	flags uint32
-	block []byte // unpacked and not yet read
+	block []byte // the part of an unpacked block that was not read yet
 	done  bool
 }
 
@@ -41,8 +41,8 @@ func openLzop(r io.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(z), nil
 }
 
-// header reads the file's header. Its checksum is left alone: what matters is
-// checked by the unpacked size and by the ELF file that must come out.
+// header reads the file's header. It ignores the header's checksum: errors are found by the
+// unpacked size and by checking the ELF file that comes out.
 func (z *lzopReader) header() error {
 	fixed := make([]byte, len(lzopMagic)+2+2)
 	if _, err := io.ReadFull(z.r, fixed); err != nil {
@@ -85,7 +85,7 @@ func (z *lzopReader) Read(p []byte) (int, error) {
 		}
 		if err := z.next(); err != nil {
 			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF // a whole file ends in a block of no bytes
+				err = io.ErrUnexpectedEOF // a complete file ends with an empty block
 			}
 			return 0, err
 		}
@@ -132,7 +132,7 @@ func (z *lzopReader) next() error {
 	if len(in) < int(packed) {
 		return io.ErrUnexpectedEOF
 	}
-	if packed == size { // stored
+	if packed == size { // stored without compression
 		z.block = in
 		return nil
 	}

@@ -15,50 +15,50 @@ import (
 )
 
 const (
-	maxModule    = 64 << 20 // of one unpacked module, in bytes; ours are below 4 MiB
-	maxDepFile   = 64 << 20 // modules.dep, modules.builtin; Debian's are below 1 MiB
-	maxModules   = 1024     // in one initramfs; more means a damaged modules.dep
+	maxModule    = 64 << 20 // bytes of one unpacked module; the ones used are below 4 MiB
+	maxDepFile   = 64 << 20 // bytes of modules.dep or modules.builtin; Debian's are below 1 MiB
+	maxModules   = 1024     // modules in one initramfs; with more modules.dep is damaged
 	maxNameBytes = 4096
 )
 
-// wanted are the modules a container's guest needs, by name, in the order in
-// which they are loaded where dependencies leave it open: first the bus and the
-// agent channel, so that the host hears of a failure early.
+// wanted are the modules that the guest of any container needs, by name. Where dependencies
+// allow it they are loaded in this order: first the bus and the agent channel, so that the host
+// learns of a failure early.
 //
-// Each costs boot time, so what only some containers use is left to onDemand.
-// Not here is virtio_pci: microvm has no PCI.
+// Each module costs boot time, so modules that only some containers use are in onDemand.
+// virtio_pci is missing because microvm has no PCI.
 var wanted = []struct {
 	name     string
 	required bool
 }{
 	{"virtio_mmio", true},
-	{"virtio_console", true}, // the agent channel without vsock
+	{"virtio_console", true}, // the agent channel if vsock is not used
 	{"vmw_vsock_virtio_transport", false},
 	{"9pnet_virtio", true},
 	{"9p", true},        // rootfs and volumes
-	{"virtiofs", false}, // the same, faster; brings fuse, which containers use too
+	{"virtiofs", false}, // a faster file system; it loads fuse, which containers use as well
 	{"overlay", false},
 	{"virtio_net", false},
-	{"virtio_rng", false},     // entropy without waiting for it
-	{"virtio_balloon", false}, // returns memory to the host
-	// Built into Debian's kernels; elsewhere programs take them for granted.
+	{"virtio_rng", false},     // entropy at once
+	{"virtio_balloon", false}, // gives memory back to the host
+	// These are built into Debian's kernels. Programs expect them on other kernels too.
 	{"unix", false},
 	{"af_packet", false}, // ping, DHCP clients, tcpdump
 	{"ipv6", false},
 }
 
-// module is one to load in the guest.
+// module is a module of the guest.
 type module struct {
-	Name string // e.g. virtio_net, with underscores
-	Path string // on the host, perhaps compressed
-	// For are those of onDemand that need it; none: it is loaded at boot.
+	Name string // such as virtio_net, with underscores
+	Path string // on the host; the file may be compressed
+	// For lists the modules of onDemand that need it. If it is empty, the module is loaded at
+	// boot.
 	For []string
-	// Aliases are patterns of names by which the kernel asks for one of onDemand.
+	// Aliases are patterns of the names by which the kernel asks for a module of onDemand.
 	Aliases []string
 }
 
-// guestPath is where the module lies in the initramfs: compressed, if it is one of
-// those that few guests load.
+// guestPath returns the module's path in the initramfs. A module on demand is compressed there.
 func (m module) guestPath() string {
 	file := "/lib/modules/" + m.Name + ".ko"
 	if len(m.For) > 0 {
@@ -67,8 +67,7 @@ func (m module) guestPath() string {
 	return file
 }
 
-// moduleNotFoundError says that a kernel cannot carry a container: it lacks a
-// required driver.
+// moduleNotFoundError is returned for a kernel that lacks a driver which every container needs.
 type moduleNotFoundError struct{ name, modulesDir string }
 
 func (e *moduleNotFoundError) Error() string {
@@ -79,9 +78,8 @@ func (e *moduleNotFoundError) Error() string {
 	return fmt.Sprintf("the kernel has no %s: it is neither built in nor a module in %s%s", e.name, e.modulesDir, hint)
 }
 
-// resolveModules returns the wanted modules with their dependencies in load
-// order, as modules.dep and modules.builtin in dir have them. release is for
-// error texts.
+// resolveModules returns the wanted modules and their dependencies in load order, by
+// modules.dep and modules.builtin in dir. release is used in errors.
 func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 	depPath := filepath.Join(dir, "modules.dep")
 	dep, err := readListFile(depPath, seen)
@@ -91,7 +89,7 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Missing is fine: then nothing is known to be built in.
+	// If the file is missing, no module counts as built in.
 	builtin, err := readListFile(filepath.Join(dir, "modules.builtin"), seen)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -135,8 +133,8 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 		if slices.Contains(m.For, name) {
 			m.Aliases = aliases[name]
 		}
-		// Of those on demand modules.dep is witness enough, which whoever installs one
-		// writes anew: 400 more would cost each start a millisecond.
+		// For modules on demand modules.dep is a sufficient witness, because whoever installs a
+		// module writes it again. Noting 400 more files would cost each start a millisecond.
 		note := seen.note
 		if len(m.For) > 0 {
 			note = identify
@@ -153,7 +151,7 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 	return mods, nil
 }
 
-// depmodCommand is the command that makes dir's modules.dep.
+// depmodCommand returns the command that makes modules.dep of dir.
 func depmodCommand(dir, release string) string {
 	base, ok := strings.CutSuffix(filepath.Clean(dir), "/lib/modules/"+release)
 	if ok && base != "" {
@@ -162,7 +160,7 @@ func depmodCommand(dir, release string) string {
 	return fmt.Sprintf("%q", "depmod "+release)
 }
 
-// readListFile reads a file of depmod's whole.
+// readListFile reads a file that depmod has written.
 func readListFile(path string, seen witnesses) ([]byte, error) {
 	if _, err := seen.note(path); err != nil {
 		return nil, err
@@ -184,11 +182,11 @@ func readListFile(path string, seen witnesses) ([]byte, error) {
 
 type depEntry struct {
 	path string   // of the file, relative to the module directory
-	deps []string // names
+	deps []string // names of modules
 }
 
-// parseModulesDep reads modules.dep: "FILE: FILE...", the module and all that
-// must be loaded before it. Of two files with one name the first counts.
+// parseModulesDep parses modules.dep. Its lines are "FILE: FILE...": a module, and all that
+// must be loaded before it. Of two files with the same name the first one counts.
 func parseModulesDep(r io.Reader) (map[string]depEntry, error) {
 	entries := map[string]depEntry{}
 	err := eachLine(r, func(line string) error {
@@ -216,7 +214,7 @@ func parseModulesDep(r io.Reader) (map[string]depEntry, error) {
 	return entries, err
 }
 
-// parseModulesBuiltin reads modules.builtin: one file name a line.
+// parseModulesBuiltin parses modules.builtin, which has one file name in each line.
 func parseModulesBuiltin(r io.Reader) (map[string]bool, error) {
 	names := map[string]bool{}
 	err := eachLine(r, func(line string) error {
@@ -242,8 +240,8 @@ func eachLine(r io.Reader, f func(line string) error) error {
 	return s.Err()
 }
 
-// moduleName returns the name of a module file: the kernel takes - and _ for
-// the same. The file must lie below the module directory.
+// moduleName returns the name of the module in a file. The kernel does not distinguish - and _.
+// file must be below the module directory.
 func moduleName(file string) (string, error) {
 	if !filepath.IsLocal(file) || len(file) > maxNameBytes {
 		return "", fmt.Errorf("module path %.100q is not below the module directory", file)
@@ -258,12 +256,12 @@ func moduleName(file string) (string, error) {
 type resolver struct {
 	entries map[string]depEntry
 	builtin map[string]bool
-	state   map[string]int // 1: its dependencies are being added; 2: added
+	state   map[string]int // 1: its dependencies are being added; 2: it was added
 	order   []string
 }
 
-// add appends name after everything it depends on. It goes by each module's own
-// line rather than by the order within one, which is the reverse of loading.
+// add appends the module name after everything that it depends on. It follows the line of each
+// module. The order within a line, which is the reverse of loading, is not used.
 func (r *resolver) add(name string) error {
 	switch r.state[name] {
 	case 1:
@@ -292,7 +290,7 @@ func (r *resolver) add(name string) error {
 	return nil
 }
 
-// readModule returns a module's bytes, decompressed if need be.
+// readModule returns the module's content, unpacked if the file is compressed.
 func readModule(m module) ([]byte, error) {
 	f, err := os.Open(m.Path)
 	if err != nil {
@@ -306,7 +304,7 @@ func readModule(m module) ([]byte, error) {
 	if len(b) > maxModule {
 		return nil, fmt.Errorf("read module %s: larger than %d MiB", m.Path, maxModule>>20)
 	}
-	// By content, not by the name's ending: that is what decides in the end.
+	// The content decides, not the suffix of the name.
 	if !bytes.HasPrefix(b, elfMagic) {
 		var out bytes.Buffer
 		if _, err := decompress(&out, bytes.NewReader(b), b, maxModule); err != nil {

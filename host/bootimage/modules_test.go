@@ -137,7 +137,7 @@ func TestInitramfs(t *testing.T) {
 	if !bytes.Equal(archive.Bytes(), again.Bytes()) {
 		t.Error("two archives of the same differ")
 	}
-	// The reader of the library does not look at device numbers.
+	// The library's reader ignores device numbers.
 	for _, dev := range []string{"0000000500000001", "0000000100000003"} {
 		if !bytes.Contains(archive.Bytes(), []byte(dev)) {
 			t.Errorf("no device %s", dev)
@@ -267,7 +267,7 @@ func FuzzAliases(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Each becomes half a line of a list whose halves a space divides.
+		// Each becomes a field of a line whose fields are separated by a space.
 		for name, patterns := range aliases {
 			for _, part := range append([]string{name}, patterns...) {
 				if strings.ContainsAny(part, " \n") || part == "" {

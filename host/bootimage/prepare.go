@@ -16,9 +16,9 @@ import (
 // agentSource returns the agent's executable.
 type agentSource func() ([]byte, error)
 
-// agentKey changes whenever the agent does. The agent is part of husk's own
-// executable, so that file's identity stands for it: hashing some megabytes at
-// every container start would cost more than all else here.
+// agentKey changes whenever the agent changes. The agent is part of husk's executable, so the
+// key is that file's identity. Hashing the agent at every start of a container would take
+// longer than everything else here.
 func agentKey() (string, error) {
 	id, err := identify("/proc/self/exe")
 	if err == nil && id.Absent {
@@ -48,7 +48,7 @@ func prepare(ctx context.Context, s Settings, agent agentSource, progress io.Wri
 		return nil, err
 	}
 	defer unlock()
-	// Another run may have made it while this one waited.
+	// Another process may have made it while this one waited for the lock.
 	if img := c.load(name); img != nil {
 		return img, nil
 	}
@@ -57,8 +57,8 @@ func prepare(ctx context.Context, s Settings, agent agentSource, progress io.Wri
 	if err != nil {
 		return nil, err
 	}
-	// Files that changed a moment ago could change again without a trace; then
-	// the next run looks at them anew.
+	// A file that has just changed could change again unnoticed. In that case no index is
+	// written, and the next run looks at all files again.
 	if m.finder.seen.settled(time.Now()) {
 		if err := c.save(name, x); err != nil {
 			return nil, fmt.Errorf("write cache index: %w", err)
@@ -68,7 +68,7 @@ func prepare(ctx context.Context, s Settings, agent agentSource, progress io.Wri
 	return x.image(c), nil
 }
 
-// maker makes what the cache does not have. The cache's lock is held.
+// maker makes what the cache does not have. The caller holds the cache's lock.
 type maker struct {
 	cache    *cache
 	finder   *finder
@@ -92,8 +92,8 @@ func (m *maker) make(ctx context.Context, agent agentSource) (*index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make initramfs for %s: %w", kernel.Path, err)
 	}
-	// A package upgrade in the middle must not leave one kernel with another's
-	// modules.
+	// If a package is upgraded meanwhile, the image must not have one kernel and the modules of
+	// another.
 	paths := []string{kernel.Path}
 	for _, mod := range kernel.modules {
 		if len(mod.For) == 0 {
@@ -117,8 +117,8 @@ func (m *maker) make(ctx context.Context, agent agentSource) (*index, error) {
 	return x, nil
 }
 
-// vmlinux returns the name of the unpacked kernel in the cache and the hex
-// SHA-256 of the file it came from.
+// vmlinux returns the name of the unpacked kernel in the cache, and the hex SHA-256 of the file
+// it came from.
 func (m *maker) vmlinux(ctx context.Context, kernel *Kernel) (name, packedSum string, err error) {
 	f, err := os.Open(kernel.Path)
 	if err != nil {
@@ -144,18 +144,18 @@ func (m *maker) vmlinux(ctx context.Context, kernel *Kernel) (name, packedSum st
 		return "", "", err
 	}
 	defer out.Close()
-	// Unpacked earlier, perhaps for settings under which it had modules.
+	// It may have been unpacked for other settings, with which it had modules.
 	return name, packedSum, checkBootable(out, kernel)
 }
 
-// checkBootable says whether an unpacked kernel boots under QEMU and, where it
-// comes without modules, can do without.
+// checkBootable says whether an unpacked kernel can be booted by QEMU and, if it has no
+// modules, has the required drivers built in.
 func checkBootable(f *os.File, kernel *Kernel) error {
 	if err := checkVMLinux(f); err != nil {
 		return err
 	}
 	if kernel.ModulesDir != "" {
-		return nil // Find has seen to it
+		return nil // Find has checked the modules
 	}
 	missing, err := missingBuiltins(io.NewSectionReader(f, 0, maxVMLinux))
 	if err != nil {
@@ -176,7 +176,7 @@ func isAre(names []string) string {
 	return strings.Join(names, ", ") + verb
 }
 
-// sound says whether the cache has the whole file name, by its checksum.
+// sound says whether the file name in the cache matches its checksum.
 func (m *maker) sound(ctx context.Context, name string) bool {
 	line, err := os.ReadFile(m.cache.path(name + sumSuffix))
 	if err != nil {
@@ -188,8 +188,8 @@ func (m *maker) sound(ctx context.Context, name string) bool {
 
 func sumLine(sum, name string) string { return sum + "  " + name + "\n" }
 
-// unpack makes the cached kernel name out of the image f of size bytes, which
-// kernel describes.
+// unpack unpacks the image f, of size bytes, to the file name in the cache. kernel describes
+// the image.
 func (m *maker) unpack(ctx context.Context, name string, kernel *Kernel, f *os.File, size int64) error {
 	b := newBar(m.progress, "unpacking kernel for guests")
 	defer b.finish()
@@ -212,8 +212,8 @@ func (m *maker) unpack(ctx context.Context, name string, kernel *Kernel, f *os.F
 		if err := checkBootable(out, kernel); err != nil {
 			return err
 		}
-		// The checksum goes first: a crash between the two leaves a checksum
-		// that fits nothing, and the kernel is made again.
+		// The checksum is written first: after a crash between the two it matches no file, and
+		// the kernel is unpacked again.
 		return m.cache.write(name+sumSuffix, func(f *os.File) error {
 			_, err := f.WriteString(sumLine(hex.EncodeToString(h.Sum(nil)), name))
 			return err
@@ -221,9 +221,9 @@ func (m *maker) unpack(ctx context.Context, name string, kernel *Kernel, f *os.F
 	})
 }
 
-// initramfs returns the name of the archive in the cache. It is always made, for
-// only then its name is known, and it is small; but a sound file of that name is
-// left alone, or two husks with one agent would remake each other's for ever.
+// initramfs returns the name of the archive in the cache. It writes the archive each time,
+// because only then its name is known, and it is small. A file of that name that is sound
+// stays; otherwise two husks with the same agent would invalidate each other's index for ever.
 func (m *maker) initramfs(ctx context.Context, agent []byte, modules []module) (string, error) {
 	var archive bytes.Buffer
 	if err := writeInitramfs(&archive, agent, modules); err != nil {

@@ -17,8 +17,8 @@ import (
 
 var fakeAgent = []byte("\x7fELF an agent")
 
-// preparer prepares images of one host and counts how often they were made: the
-// agent is asked for only then.
+// preparer prepares images of one host, and counts how often they were made, because only then
+// the agent is asked for.
 type preparer struct {
 	*fakeHost
 	settings Settings
@@ -47,11 +47,10 @@ func (p *preparer) prepare() *Image {
 	return img
 }
 
-// settle lets the clock pass the time in which a change could go unseen. There
-// is no event to wait for.
+// settle waits until a change would be noticed. No event tells that.
 func (p *preparer) settle() { <-time.After(racy + 20*time.Millisecond) }
 
-// check looks at the files of img.
+// check checks the files of img.
 func (p *preparer) check(img *Image) {
 	p.t.Helper()
 	kernel, err := os.ReadFile(img.Kernel)
@@ -85,8 +84,8 @@ func TestPrepareTwice(t *testing.T) {
 	}
 }
 
-// Whatever an image is made of, a change of it is seen, even one that keeps
-// size and modification time.
+// TestPrepareSeesChanges: a change of anything that an image was made of is noticed, even if
+// size and modification time stay the same.
 func TestPrepareSeesChanges(t *testing.T) {
 	rewrite := func(p *preparer, path string, b []byte) {
 		path = p.path(path)
@@ -112,7 +111,7 @@ func TestPrepareSeesChanges(t *testing.T) {
 	for _, c := range []struct {
 		name                      string
 		change                    func(p *preparer)
-		kernel, initrd, sameImage bool // whether each must differ, or nothing does
+		kernel, initrd, sameImage bool // which parts must differ; sameImage: none
 	}{
 		{"nothing", func(*preparer) {}, false, false, true},
 		{"kernel in place", func(p *preparer) {
@@ -159,13 +158,13 @@ func TestPrepareSeesChanges(t *testing.T) {
 	}
 }
 
-// A change within the same tick of the file system's clock must not hide behind
-// an index written in between.
+// TestPrepareDistrustsFreshFiles: a second change within the same clock tick is noticed
+// although an image was prepared between the two.
 func TestPrepareDistrustsFreshFiles(t *testing.T) {
 	p := newPreparer(t)
 	p.write("/boot/vmlinuz-"+fakeRelease, fakeBzImage(fakeRelease+" (y)", packGzip(t, fakeVMLinux())))
 	usual := racy
-	racy = time.Hour // a busy machine takes longer than the usual from here to the next line
+	racy = time.Hour // a busy machine may need longer than the usual value to reach the next line
 	t.Cleanup(func() { racy = usual })
 	p.prepare()
 	p.prepare()
@@ -318,7 +317,8 @@ func TestPrepareWithoutAgent(t *testing.T) {
 	}
 }
 
-// Agent either has the program make put there or says how to get it.
+// TestAgent: Agent returns the program that make has put there, or an error that says how to
+// get one.
 func TestAgent(t *testing.T) {
 	b, err := Agent()
 	if _, serr := os.Stat("embedded/agent"); serr == nil {
@@ -351,7 +351,7 @@ func TestPrepareCancelled(t *testing.T) {
 	if _, err := prepare(ctx, p.settings, p.agent, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v with an ended context", err)
 	}
-	p.check(p.prepare()) // the wait that was given up must not keep the lock
+	p.check(p.prepare()) // the call that gave up waiting must not hold the lock
 }
 
 func TestProgress(t *testing.T) {

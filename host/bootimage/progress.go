@@ -8,10 +8,10 @@ import (
 	"golang.org/x/term"
 )
 
-// bar shows how far something has got. The zero value shows nothing.
+// bar shows progress. The zero value shows nothing.
 type bar struct{ b *progressbar.ProgressBar }
 
-// newBar draws on w if that is a terminal.
+// newBar returns a bar that draws on w if w is a terminal.
 func newBar(w io.Writer, what string) *bar {
 	f, ok := w.(*os.File)
 	if !ok || f == nil || !term.IsTerminal(int(f.Fd())) {
@@ -26,8 +26,7 @@ func newBar(w io.Writer, what string) *bar {
 	)}
 }
 
-// add moves the bar by n bytes out of the given total. A terminal that went
-// away is no reason to stop.
+// add adds n bytes of a total. An error of the terminal is ignored.
 func (b *bar) add(n int, of int64) {
 	if b.b == nil {
 		return
@@ -38,7 +37,7 @@ func (b *bar) add(n int, of int64) {
 	_ = b.b.Add(n)
 }
 
-// finish takes the bar off the terminal.
+// finish removes the bar from the terminal.
 func (b *bar) finish() {
 	if b.b != nil {
 		_ = b.b.Finish()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestRealKernel prepares the kernel in HUSK_TEST_KERNEL with the modules in
-// HUSK_TEST_MODULES, a distribution's own, as make guest sets them.
+// TestRealKernel prepares the kernel of a distribution in HUSK_TEST_KERNEL with the modules in
+// HUSK_TEST_MODULES. make guest sets both.
 func TestRealKernel(t *testing.T) {
 	s := Settings{Kernel: os.Getenv("HUSK_TEST_KERNEL"), Modules: os.Getenv("HUSK_TEST_MODULES"), CacheDir: t.TempDir()}
 	if s.Kernel == "" {

@@ -11,8 +11,8 @@ import (
 	"github.com/huskvm/husk/host/distro"
 )
 
-// kernelPlaces are where distributions keep their kernels: glob patterns of directories,
-// and of the files in them. Of kernels of one release the first place counts.
+// kernelPlaces are where distributions keep their kernels: a glob pattern for directories, and
+// one for files in them. If a release is found in several places, the first place counts.
 var kernelPlaces = []struct{ dir, file string }{
 	{"/boot", "vmlinuz*"},          // Debian, Fedora, openSUSE: vmlinuz-RELEASE; Arch: vmlinuz-linux; Alpine: vmlinuz-lts
 	{"/boot", "kernel-*"},          // Gentoo
@@ -26,12 +26,12 @@ var kernelPlaces = []struct{ dir, file string }{
 	{"/run/booted-system", "kernel"}, // NixOS
 }
 
-// moduleRoots are where the modules of a release are looked for, below a directory of the
-// release's name.
+// moduleRoots are the directories in which the modules of a release are looked for, in a
+// subdirectory with the release's name.
 var moduleRoots = []string{modulesDir, "/usr/lib/modules", "/run/booted-system/kernel-modules/lib/modules"}
 
-// modulesOf returns the first directory that is there for the modules of a release: one of
-// own, else one below moduleRoots; "" where there is none.
+// modulesOf returns the first existing directory with the modules of a release: one of own,
+// else one below moduleRoots. It returns "" if there is none.
 func (f *finder) modulesOf(release string, own ...string) (string, error) {
 	dirs := own
 	for _, root := range moduleRoots {
@@ -49,7 +49,7 @@ func (f *finder) modulesOf(release string, own ...string) (string, error) {
 	return "", nil
 }
 
-// found is a kernel of the distribution whose release is known.
+// found is a kernel of the distribution with its release.
 type found struct{ path, release string }
 
 func (f *finder) distribution() (*Kernel, error) {
@@ -74,10 +74,11 @@ func (f *finder) distribution() (*Kernel, error) {
 	return nil, &NotFoundError{PassedOver: passedOver}
 }
 
-// search returns the kernels in kernelPlaces, and of those that cannot be read "PATH: why".
+// search returns the kernels in kernelPlaces. passedOver has "PATH: reason" for each that
+// cannot be read.
 func (f *finder) search() (kernels []found, passedOver []string, err error) {
 	for _, place := range kernelPlaces {
-		// The directory that the pattern begins with changes when a kernel is added.
+		// The directory before the first wildcard changes when a kernel is added.
 		parent, _, _ := strings.Cut(place.dir, "/*")
 		if _, err := f.seen.note(f.path(parent)); err != nil {
 			return nil, nil, err
@@ -92,7 +93,7 @@ func (f *finder) search() (kernels []found, passedOver []string, err error) {
 			}
 			release, err := f.release(path)
 			switch {
-			case errors.Is(err, fs.ErrNotExist): // removed meanwhile, or a link to nothing
+			case errors.Is(err, fs.ErrNotExist): // removed since, or a dangling link
 			case err != nil:
 				passedOver = append(passedOver, fmt.Sprintf("%s: %v", path, err))
 			default:
@@ -115,7 +116,7 @@ func (f *finder) candidate(c found) (_ *Kernel, err error) {
 	return k, err
 }
 
-// NotFoundError says that the host has no kernel for guests.
+// NotFoundError means that the host has no kernel for guests.
 type NotFoundError struct {
 	PassedOver []string // "PATH: why it will not do"
 }
@@ -124,7 +125,7 @@ func (e *NotFoundError) Error() string {
 	return "no kernel for guests found: " + e.Why() + ": " + e.Advice()
 }
 
-// Why names the kernels that were seen, each with what it lacks.
+// Why names the kernels that were seen, each with the reason why it cannot be used.
 func (e *NotFoundError) Why() string {
 	if len(e.PassedOver) > 0 {
 		return strings.Join(e.PassedOver, "; ")
@@ -132,12 +133,12 @@ func (e *NotFoundError) Why() string {
 	return "there is none in /boot, " + modulesDir + " or /run/booted-system"
 }
 
-// Advice says what to do on this distribution.
+// Advice says what to install on this distribution.
 func (e *NotFoundError) Advice() string {
 	return distro.Install(distro.Kernel) + ", or set `kernel`, and `modules` if need be, in /etc/husk/config.toml"
 }
 
-// leftOver says that a file is a copy some tool put aside, or a rescue image.
+// leftOver says whether a file is a copy that some tool has put aside, or a rescue image.
 func leftOver(name string) bool {
 	for _, suffix := range []string{".old", ".bak", ".orig", ".sig", ".efi.signed", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", "~"} {
 		if strings.HasSuffix(name, suffix) {

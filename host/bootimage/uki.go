@@ -7,16 +7,16 @@ import (
 	"io"
 )
 
-// imageIn returns the kernel image in a file of size bytes: all of it, or of a unified
-// kernel image (UKI, a PE program that carries a kernel, its initramfs and its command
-// line) the section .linux. A bzImage with an EFI stub is a PE program too, but is the
-// kernel itself.
+// imageIn returns the kernel image in a file of size bytes. For a unified kernel image (UKI: a
+// PE program that contains a kernel, its initramfs and its command line) that is the section
+// .linux, for other files the whole file. A bzImage with an EFI stub is also a PE program, but
+// is itself the kernel.
 func imageIn(file io.ReaderAt, size int64) (*io.SectionReader, error) {
 	whole := io.NewSectionReader(file, 0, size)
 	head := make([]byte, setupHeaderEnd)
 	if n, err := whole.ReadAt(head, 0); err != nil || !bytes.HasPrefix(head[:n], []byte("MZ")) ||
 		bytes.Equal(head[offBootMagic:offBootMagic+4], []byte("HdrS")) {
-		return whole, nil //nolint:nilerr // too short for a kernel, which its reader says in its own words
+		return whole, nil //nolint:nilerr // too short for a kernel, which its reader reports
 	}
 	program, err := pe.NewFile(whole)
 	if err != nil {

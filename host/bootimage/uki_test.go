@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// fakeUKI is a PE program with one section.
+// fakeUKI returns a PE program with one section.
 func fakeUKI(section string, content []byte) []byte {
 	const peOffset, coffSize, sectionSize = 0x80, 20, 40
 	offset := peOffset + 4 + coffSize + sectionSize
@@ -22,15 +22,15 @@ func fakeUKI(section string, content []byte) []byte {
 	le.PutUint16(coff[2:], 1)  // sections
 	header := coff[coffSize:]
 	copy(header[:8], section)
-	le.PutUint32(header[8:], uint32(len(content)))  // in memory
-	le.PutUint32(header[16:], uint32(len(content))) // in the file
+	le.PutUint32(header[8:], uint32(len(content)))  // size in memory
+	le.PutUint32(header[16:], uint32(len(content))) // size in the file
 	le.PutUint32(header[20:], uint32(offset))
 	return append(b, content...)
 }
 
 func TestImageIn(t *testing.T) {
 	kernel := fakeBzImage("6.1.0 (x)", packGzip(t, fakeVMLinux()))
-	stub := bytes.Clone(kernel) // a bzImage that the firmware can start, too
+	stub := bytes.Clone(kernel) // a bzImage that firmware can also start
 	copy(stub, "MZ")
 	for _, c := range []struct {
 		name       string
@@ -64,7 +64,7 @@ func TestImageIn(t *testing.T) {
 	}
 }
 
-// A kernel image is the host's own file, yet a damaged one must cost an error and no more.
+// FuzzImageIn: a damaged kernel image causes an error and nothing else.
 func FuzzImageIn(f *testing.F) {
 	f.Add(fakeUKI(".linux", fakeBzImage("6.1.0 (x)", []byte("payload"))))
 	f.Add(fakeUKI(".text", nil))

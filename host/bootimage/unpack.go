@@ -16,31 +16,31 @@ import (
 )
 
 const (
-	// maxVMLinux bounds an unpacked kernel, in bytes. Distribution kernels are
-	// 40 to 90 MiB; an unstripped one with debugging symbols can pass this.
+	// maxVMLinux bounds the size of an unpacked kernel, in bytes. Kernels of distributions have
+	// 40 to 90 MiB; one with debugging symbols may be too large.
 	maxVMLinux = 512 << 20
 
-	// maxDictionary bounds the memory a decompressor takes for its window, in
-	// bytes. Kernels use up to 128 MiB (zstd -22, and xz since Linux 6.12).
+	// maxDictionary bounds the memory for a decompressor's window, in bytes. Kernels use up to
+	// 128 MiB (zstd -22, and xz since Linux 6.12).
 	maxDictionary = 256 << 20
 )
 
 var errTooLarge = errors.New("unpacks to more than the limit")
 
-// format is a compression format, known by its first bytes.
+// format is a compression format. It is recognized by its first bytes.
 type format struct {
 	name  string
 	magic string
 	open  func(io.Reader) (io.ReadCloser, error)
 }
 
-// formats is what Linux can compress an x86 kernel or a module with.
+// formats are the formats in which Linux can compress an x86 kernel or a module.
 var formats = []format{
 	{"gzip", "\x1f\x8b", openGzip},
 	{"xz", "\xfd7zXZ\x00", openXZ},
 	{"zstd", "\x28\xb5\x2f\xfd", openZstd},
-	{"lz4", "\x02\x21\x4c\x18", openLZ4}, // the legacy frame: lz4 -l
-	{"lz4", "\x04\x22\x4d\x18", openLZ4}, // the frame of today, for modules of one's own
+	{"lz4", "\x02\x21\x4c\x18", openLZ4}, // the legacy frame format (lz4 -l)
+	{"lz4", "\x04\x22\x4d\x18", openLZ4}, // the present frame format, in which users may compress modules
 	{"bzip2", "BZh", openBzip2},
 	{"lzo", lzopMagic, openLzop},
 	{"lzma", "\x5d\x00\x00", openLZMA},
@@ -65,8 +65,8 @@ func openGzip(r io.Reader) (io.ReadCloser, error) {
 	return z, nil
 }
 
-// openXZ uses a port of XZ Embedded: the kernel packs itself with the x86 BCJ
-// filter, which ulikunitz/xz does not know.
+// openXZ uses a port of XZ Embedded, because kernels are packed with the x86 BCJ filter, which
+// ulikunitz/xz does not support.
 func openXZ(r io.Reader) (io.ReadCloser, error) {
 	z, err := xz.NewReader(r, maxDictionary)
 	if err != nil {
@@ -97,15 +97,15 @@ func openLZMA(r io.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(z), nil
 }
 
-// decompress writes what r unpacks to into w, at most limit bytes, and returns
-// how many it wrote. head is the first bytes of r, which r still holds.
+// decompress writes the unpacked content of r to w and returns its size. It returns an error if
+// that is more than limit bytes. head is the first bytes of r; they are still in r.
 func decompress(w io.Writer, r io.Reader, head []byte, limit int64) (n int64, err error) {
 	f, err := detect(head)
 	if err != nil {
 		return 0, err
 	}
-	// The decompressors are other people's code on bytes nobody vouches for: one
-	// that trips over them must cost an error and not the supervisor.
+	// The decompressors are third-party code that reads untrusted bytes. A panic in one becomes
+	// an error.
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("unpack %s: damaged data: %v", f.name, p)
@@ -115,7 +115,7 @@ func decompress(w io.Writer, r io.Reader, head []byte, limit int64) (n int64, er
 	if err != nil {
 		return 0, fmt.Errorf("unpack %s: %w", f.name, unexpected(err))
 	}
-	defer z.Close() // frees memory; reading is over, so it has no error to tell
+	defer z.Close() // frees memory; everything has been read, so there is no error
 	n, err = io.Copy(w, io.LimitReader(z, limit+1))
 	if err != nil {
 		return n, fmt.Errorf("unpack %s: %w", f.name, unexpected(err))
@@ -126,7 +126,7 @@ func decompress(w io.Writer, r io.Reader, head []byte, limit int64) (n int64, er
 	return n, nil
 }
 
-// unexpected names the end of input for what it is here: a truncated file.
+// unexpected replaces io.EOF by an error that says that the file is truncated.
 func unexpected(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, xz.ErrBuf) {
 		return fmt.Errorf("truncated data: %w", err)
@@ -134,9 +134,9 @@ func unexpected(err error) error {
 	return err
 }
 
-// unpackKernel writes the ELF vmlinux inside the kernel image r of size bytes
-// to w. The input may be a bzImage or already an ELF file, which is copied.
-// consumed is told of every piece of the packed kernel that was read.
+// unpackKernel writes the ELF vmlinux in the kernel image r, of size bytes, to w. The image may
+// be a bzImage, or an ELF file, which is copied. consumed is called for every piece of the
+// packed kernel that was read.
 func unpackKernel(w io.Writer, r io.ReaderAt, size int64, consumed func(n int, of int64) error) error {
 	head := make([]byte, 8)
 	if n, err := r.ReadAt(head, 0); err != nil {
@@ -156,7 +156,7 @@ func unpackKernel(w io.Writer, r io.ReaderAt, size int64, consumed func(n int, o
 	return img.unpack(w, r, consumed)
 }
 
-// unpack writes the bzImage's unpacked payload to w.
+// unpack writes the unpacked payload of the bzImage to w.
 func (img *bzImage) unpack(w io.Writer, r io.ReaderAt, consumed func(n int, of int64) error) error {
 	if img.PayloadLength < 16 {
 		return fmt.Errorf("bzImage with a payload of %d bytes", img.PayloadLength)
@@ -168,10 +168,9 @@ func (img *bzImage) unpack(w io.Writer, r io.ReaderAt, consumed func(n int, of i
 	if _, err := r.ReadAt(tail, img.PayloadOffset+img.PayloadLength-4); err != nil {
 		return fmt.Errorf("read payload: %w", err)
 	}
-	// The build (arch/x86/boot/compressed/mkpiggy.c) has every payload end in the
-	// unpacked size: gzip's own trailer, or four bytes after all other formats.
-	// Those must not reach the decompressors, which would take them for the
-	// beginning of another stream.
+	// The kernel's build (arch/x86/boot/compressed/mkpiggy.c) puts the unpacked size at the end
+	// of each payload: gzip's own trailer, or four bytes for other formats. The decompressors
+	// must not see these four bytes, which they would take for another stream.
 	length := img.PayloadLength
 	if !bytes.HasPrefix(head, []byte("\x1f\x8b")) {
 		length -= 4
@@ -196,7 +195,7 @@ func (img *bzImage) unpack(w io.Writer, r io.ReaderAt, consumed func(n int, of i
 	return nil
 }
 
-// countingReader tells of every read, and lets the listener end the reading.
+// countingReader reports each read. The function that it calls can end the reading by an error.
 type countingReader struct {
 	r     io.Reader
 	total int64

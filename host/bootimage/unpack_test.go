@@ -43,8 +43,8 @@ func packZstd(t testing.TB, b []byte) []byte {
 	return pack(t, b, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) })
 }
 
-// packings are the payloads of a bzImage in all formats, as the kernel's build
-// makes them and as the Go packages at hand do.
+// packings returns bzImage payloads in all formats, made as the kernel's build makes them and
+// by Go packages.
 func packings(t testing.TB) map[string][]byte {
 	elf := fakeVMLinux()
 	m := map[string][]byte{
@@ -95,8 +95,8 @@ func TestUnpackKernel(t *testing.T) {
 	}
 }
 
-// The x86 filter is what the choice of the xz library hangs on: the fixture
-// must really use it.
+// TestFixtureUsesBCJ: the fixture really uses the x86 filter, which was the reason for the
+// choice of the xz library.
 func TestFixtureUsesBCJ(t *testing.T) {
 	r, err := ulixz.NewReader(bytes.NewReader(fixture(t, "vmlinux.xz")))
 	if err == nil {
@@ -107,8 +107,8 @@ func TestFixtureUsesBCJ(t *testing.T) {
 	}
 }
 
-// However much is missing, the kernel's own trailer included, it is an error
-// and never half a kernel.
+// TestUnpackTruncated: an image that is cut anywhere, also in the kernel's own trailer, is an
+// error and never a partial kernel.
 func TestUnpackTruncated(t *testing.T) {
 	size := len(fakeVMLinux())
 	for name, payload := range packings(t) {
@@ -173,7 +173,8 @@ func TestUnpackStopsWhenTold(t *testing.T) {
 	}
 }
 
-// A few kilobytes that unpack to many megabytes cost no more than the limit.
+// TestDecompressLimit: a few kilobytes that unpack to many megabytes use no more memory than
+// the limit.
 func TestDecompressLimit(t *testing.T) {
 	bomb := make([]byte, 8<<20)
 	for name, b := range map[string][]byte{"gzip": packGzip(t, bomb), "xz": packXZ(t, bomb), "zstd": packZstd(t, bomb)} {
@@ -224,7 +225,7 @@ func TestMissingBuiltins(t *testing.T) {
 	if m, err := missingBuiltins(bytes.NewReader(fakeVMLinux())); err != nil || m != nil {
 		t.Errorf("missing %v, %v", m, err)
 	}
-	// The marker lies across two pieces of reading.
+	// The marker is spread over two reads.
 	big := make([]byte, 3<<20)
 	copy(big[1<<20-5:], "virtio-mmio\x00")
 	copy(big[2<<20:], "9pnet_virtio\x00")
@@ -242,7 +243,7 @@ func TestFindBanner(t *testing.T) {
 		{"Linux version 5.4.0 x", "5.4.0"},
 		{"Linux version %s\x00Linux version 5.4.0 x", "5.4.0"},
 		{"Linux version ../../etc x", ""},
-		{"Linux version 5.4.0", ""}, // without an end it may be cut off
+		{"Linux version 5.4.0", ""}, // without something after it, it may be cut off
 		{string(far), "6.12.95+deb12-amd64"},
 	} {
 		got, err := findBanner(strings.NewReader(c.in))
@@ -269,7 +270,7 @@ func FuzzUnpackKernel(f *testing.F) {
 			t.Fatalf("payload %d+%d of %d bytes", img.PayloadOffset, img.PayloadLength, len(b))
 		}
 		if end := img.PayloadOffset + img.PayloadLength; binary.LittleEndian.Uint32(b[end-min(4, end):]) > 1<<20 {
-			return // would be slow
+			return // too slow
 		}
 		_, _ = unpackBytes(b)
 	})

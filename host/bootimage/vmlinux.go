@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// notePhys32Entry is XEN_ELFNOTE_PHYS32_ENTRY (xen/interface/elfnote.h): the
-	// 32-bit entry point QEMU starts a PVH guest at.
+	// notePhys32Entry is XEN_ELFNOTE_PHYS32_ENTRY (xen/interface/elfnote.h): the 32-bit entry
+	// point at which QEMU starts a PVH guest.
 	notePhys32Entry = 18
 
-	maxNotes = 1 << 20 // of one segment, in bytes; Linux has about a hundred
+	maxNotes = 1 << 20 // bytes of one segment; Linux has about a hundred
 )
 
 var errNoPVH = errors.New("the kernel lacks CONFIG_PVH (no XEN_ELFNOTE_PHYS32_ENTRY note), which QEMU needs to boot it directly")
 
-// checkVMLinux says whether r is a kernel QEMU can boot through PVH.
+// checkVMLinux returns an error if QEMU cannot boot r through PVH.
 func checkVMLinux(r io.ReaderAt) error {
 	f, err := elf.NewFile(r)
 	if err != nil {
@@ -43,8 +43,8 @@ func checkVMLinux(r io.ReaderAt) error {
 	return errNoPVH
 }
 
-// hasNote walks ELF notes: three words (name size, descriptor size, type), then
-// name and descriptor, each padded to four bytes.
+// hasNote searches ELF notes. A note is three words (size of the name, size of the descriptor,
+// type), then the name and the descriptor, each padded to four bytes.
 func hasNote(b []byte, order binary.ByteOrder, name string, kind uint32) bool {
 	for len(b) >= 12 {
 		nameSize, descSize := uint64(order.Uint32(b)), uint64(order.Uint32(b[4:]))
@@ -63,17 +63,16 @@ func hasNote(b []byte, order binary.ByteOrder, name string, kind uint32) bool {
 	return false
 }
 
-// builtinMarkers are strings that a kernel holds if and only if the driver is
-// built in: names that drivers register under, which no configuration strips.
-// They stand in for modules.builtin where a kernel has no module directory.
+// builtinMarkers are strings that a kernel contains if and only if a driver is built in: names
+// under which drivers register, which no configuration removes. They are used instead of
+// modules.builtin for a kernel without a module directory.
 var builtinMarkers = []struct{ module, marker string }{
 	{"virtio_mmio", "virtio-mmio\x00"},
 	{"virtio_console", "virtio_console\x00"},
 	{"9pnet_virtio", "9pnet_virtio\x00"},
 }
 
-// missingBuiltins returns those required drivers of which the unpacked kernel r
-// holds no trace.
+// missingBuiltins returns the required drivers that are not built into the unpacked kernel r.
 func missingBuiltins(r io.Reader) ([]string, error) {
 	const piece, keep = 1 << 20, 32
 	found := make([]bool, len(builtinMarkers))

@@ -1,5 +1,5 @@
-// Package check finds out whether this host can run husk's containers, and how.
-// Each check says what it found and, where that falls short, what to do.
+// Package check finds out whether this host can run husk's containers, and how. Each check says
+// what it has found and, if that is not good, what to do.
 package check
 
 import (
@@ -16,11 +16,11 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// Status is what a check came to.
+// Status is the result of a check.
 type Status string
 
-// OK also stands for what is missing and not needed, Warn for what works less
-// well than it could, Fail for what keeps containers from running.
+// OK is also the result for something that is missing and not needed. Warn: it works less well
+// than it could. Fail: containers cannot run.
 const (
 	OK   Status = "ok"
 	Warn Status = "warn"
@@ -45,25 +45,24 @@ func (c Check) fail(detail, advice string) Check {
 	return c
 }
 
-// Report is the outcome of all checks. Its fields are only ever added to:
-// scripts read its JSON.
+// Report is the result of all checks. Scripts read its JSON, so fields are only ever added.
 type Report struct {
-	OK     bool             `json:"ok"` // no check failed
+	OK     bool             `json:"ok"` // no check has failed
 	Accel  hypervisor.Accel `json:"accel,omitempty"`
-	QEMU   string           `json:"qemu,omitempty"`   // host path of the binary
-	Kernel string           `json:"kernel,omitempty"` // release of the guest's
+	QEMU   string           `json:"qemu,omitempty"`   // path of the executable
+	Kernel string           `json:"kernel,omitempty"` // release of the guest's kernel
 	Checks []Check          `json:"checks"`
 }
 
-// Options say what to look at.
+// Options say what to check.
 type Options struct {
 	ConfigPath string // settings file; empty: config.DefaultPath if it exists
-	StateRoot  string // --root
-	Trial      *Trial // a container to run when all else is well; nil: none
+	StateRoot  string // value of --root
+	Trial      *Trial // a container to run if no check fails; nil: none
 }
 
-// Run does all checks, but none after one that makes the others meaningless. It changes
-// nothing on the host, unless a container is to be tried.
+// Run does all checks, and stops after one without which the others mean nothing. It changes
+// nothing on the host, unless it runs a container.
 func Run(ctx context.Context, o Options) *Report {
 	r := &Report{}
 	add := func(c Check) { r.Checks = append(r.Checks, c) }
@@ -71,7 +70,7 @@ func Run(ctx context.Context, o Options) *Report {
 
 	add(root())
 	if r.failed() > 0 {
-		return r // what follows would only say that it may not look
+		return r // without rights all other checks would fail
 	}
 	settings, c := loadSettings(o.ConfigPath)
 	add(c)
@@ -108,7 +107,7 @@ func (r *Report) failed() int {
 	return n
 }
 
-// Print writes the report for a person.
+// Print writes the report for users.
 func (r *Report) Print(w io.Writer) error {
 	const padding = 2
 	var b strings.Builder
@@ -136,14 +135,14 @@ func (r *Report) Print(w io.Writer) error {
 	return nil
 }
 
-// oneLine keeps the columns: an error's text may have lines and tabs of its own.
+// oneLine replaces newlines and tabs in an error's text, so that the columns stay.
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 func loadSettings(path string) (*config.Config, Check) {
 	c := Check{Name: "settings", Status: OK, Detail: "defaults, there is no " + config.DefaultPath}
 	settings, err := config.Load(path)
 	if err != nil {
-		// An empty file is the defaults, with which the other checks go on.
+		// /dev/null gives the default settings, with which the other checks go on.
 		if settings, _ = config.Load(os.DevNull); settings == nil {
 			settings = &config.Config{}
 		}

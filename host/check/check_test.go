@@ -20,8 +20,8 @@ import (
 	"github.com/huskvm/husk/hypervisor/qemu"
 )
 
-// want holds a check to a status and to words of its detail and advice; without
-// words there must be no advice.
+// want compares a check with the expected status and words of its detail and advice. An empty
+// advice means that there must be none.
 func want(t *testing.T, c Check, status Status, detail, advice string) {
 	t.Helper()
 	if c.Status != status || !strings.Contains(c.Detail, detail) || !strings.Contains(c.Advice, advice) ||
@@ -39,7 +39,7 @@ func write(t *testing.T, name, content string, mode os.FileMode) string {
 	return path
 }
 
-// TestRun: every check is there once, failures count, and nothing is made.
+// TestRun: every check appears once, failures count, and nothing is made on the host.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	settings := write(t, "config.toml", "accel = \"tcg\"\nqemu = \"/no/such/qemu\"\ncache = \""+dir+"/a/cache\"\n", 0o600)
@@ -227,7 +227,7 @@ func TestEngines(t *testing.T) {
 	want(t, engines(nil, []string{dir}), OK, "no engine is installed", "")
 }
 
-// A trial fails for what its container says, and leaves no file.
+// TestTrial: a trial fails with what its container reports, and leaves no files.
 func TestTrial(t *testing.T) {
 	temp := t.TempDir()
 	t.Setenv("TMPDIR", temp)
@@ -239,7 +239,7 @@ func TestTrial(t *testing.T) {
 		{"works", "echo 6.1.0-9-amd64", OK, `on Linux "6.1.0-9-amd64" in `, ""},
 		{"fails", "echo no guest >&2; exit 1", Fail, "exit status 1: no guest", "troubleshooting"},
 		{
-			// What the second call, which deletes the container, was given.
+			// It records the arguments of the second call, which deletes the container.
 			"is ended", `test "$3" = run && exit 1; echo "$1 $3 $4" >&2; exit 2`, Fail,
 			"no container runs: exit status 1: delete the container: exit status 2: --root delete --force", "troubleshooting",
 		},
@@ -260,7 +260,7 @@ func TestTrial(t *testing.T) {
 	}
 }
 
-// The README promises what the code asks for.
+// TestMinimumInReadme: the README names the kernel version that the code asks for.
 func TestMinimumInReadme(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {

@@ -10,11 +10,11 @@ import (
 	"github.com/huskvm/husk/host/install"
 )
 
-// programDirs are where engines are installed.
+// programDirs are the directories in which engines are installed.
 var programDirs = []string{"/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin", "/run/current-system/sw/bin"}
 
-// engines says which of the engines on this host know husk as a runtime. None has to: podman
-// and ctr can be given husk's path.
+// engines says which engines on this host have husk as a runtime. None needs it: podman and ctr
+// also accept husk's path.
 func engines(all []*install.Engine, dirs []string) Check {
 	c := Check{Name: "engines", Status: OK}
 	var found []string

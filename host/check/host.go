@@ -16,7 +16,7 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// neededCaps are what mounting, entering namespaces and making taps take.
+// neededCaps are needed to mount, to enter namespaces and to make taps.
 var neededCaps = []capability.Cap{capability.CAP_SYS_ADMIN, capability.CAP_NET_ADMIN}
 
 func root() Check {
@@ -46,8 +46,8 @@ func root() Check {
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// cgroups tells v1, v2 and the hybrid of both by their filesystems; magicOf is
-// statfs's f_type of a path.
+// cgroups distinguishes v1, v2 and the hybrid by their filesystems. magicOf returns the f_type
+// of statfs for a path.
 func cgroups(mountPoint string, magicOf func(path string) int64) Check {
 	c := Check{Name: "cgroup", Status: OK}
 	v1 := hasV1(mountPoint, magicOf)
@@ -75,7 +75,7 @@ func hasV1(mountPoint string, magicOf func(path string) int64) bool {
 	})
 }
 
-// magic is 0 where there is nothing.
+// magic returns 0 if path does not exist.
 func magic(path string) int64 {
 	var st unix.Statfs_t
 	if err := syscalls.IgnoringEINTR(func() error { return unix.Statfs(path, &st) }); err != nil {
@@ -96,11 +96,11 @@ func tun(device string) Check {
 	return c
 }
 
-// minHostKernel is the oldest Linux with all that hostKernel asks for.
+// minHostKernel is the oldest Linux that has everything hostKernel checks.
 const minHostKernel = "5.12"
 
-// hostKernel asks for the newest system calls that the supervisor cannot do
-// without, and for the namespaces it lives in.
+// hostKernel checks the newest system calls that the supervisor needs, and the namespaces that
+// it uses.
 func hostKernel() Check {
 	c := Check{Name: "host-kernel", Status: OK}
 	const noSuchFD = 1 << 30
@@ -111,7 +111,7 @@ func hostKernel() Check {
 	} else {
 		missing = append(missing, "pidfd_open")
 	}
-	// Older kernels have the call without this flag, and then answer EINVAL.
+	// Older kernels have the call without this flag and return EINVAL.
 	if err := unix.CloseRange(noSuchFD, noSuchFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		missing = append(missing, "close_range")
 	}
@@ -135,17 +135,16 @@ func hostKernel() Check {
 	return c
 }
 
-// Room husk needs: an unpacked distribution kernel is about 60 MiB, an initramfs
-// 20, and a new pair is made before an old one goes; a container's state is a
-// few small files.
+// Space that husk needs. An unpacked kernel of a distribution has about 60 MiB and an initramfs
+// 20 MiB, and a new pair is made before an old one is removed. A container's state is a few
+// small files.
 const (
 	cacheMiB = 192
 	stateMiB = 1
 )
 
-// directory looks whether husk could make or use a directory of its own, without
-// making it. A private one is refused where somebody else could write: husk boots
-// kernels from its cache.
+// directory checks whether husk could make or use a directory, and does not make it. With
+// private it fails if anybody else may write there, because husk boots kernels from its cache.
 func directory(name, path string, needMiB uint64, private bool) Check {
 	c := Check{Name: name, Status: OK}
 	path, err := filepath.Abs(path)
@@ -186,7 +185,7 @@ func directory(name, path string, needMiB uint64, private bool) Check {
 	return c
 }
 
-// nearest returns path, or else the closest directory above it that exists.
+// nearest returns path, or the closest directory above it that exists.
 func nearest(path string) (string, fs.FileInfo, error) {
 	for {
 		info, err := os.Stat(path)

@@ -17,7 +17,7 @@ func TestRoot(t *testing.T) {
 }
 
 func TestHostKernel(t *testing.T) {
-	// What runs this test is new enough.
+	// The kernel that runs this test is new enough.
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestCgroups(t *testing.T) {
 		})
 	}
 	want(t, cgroups("/no/such", magic), Fail, "/no/such", "mount -t cgroup2")
-	// Whatever runs this test has cgroups, and they are mounted where they belong.
+	// The machine that runs this test has cgroups at the usual place.
 	want(t, cgroups(cgroupRoot, magic), OK, "v", "")
 }
 

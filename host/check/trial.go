@@ -16,19 +16,19 @@ import (
 )
 
 const (
-	// trialTimeout is for a first boot under emulation on a busy host, with a kernel to unpack.
+	// trialTimeout bounds a first boot under emulation on a busy host, with a kernel to unpack.
 	trialTimeout = 5 * time.Minute
-	// endTimeout is how long it may take to delete the container of a trial that failed.
+	// endTimeout bounds the deletion of a container whose trial has failed.
 	endTimeout = time.Minute
-	// maxTrialOutput bounds what is shown of what the container wrote, in bytes.
+	// maxTrialOutput bounds what is shown of the container's output, in bytes.
 	maxTrialOutput = 4096
-	// trialProgram is where the container of the trial sees this executable.
+	// trialProgram is the path of this executable in the container.
 	trialProgram = "/husk"
 )
 
-// Trial says how to run a container on trial: Spec is the spec to start from, Self this
-// executable's path, Global the flags that stand before the verb, and Inside the arguments
-// with which this executable prints the release of the kernel it runs on.
+// Trial describes a container to try. Spec is the spec to start from, Self the path of this
+// executable, Global the flags before the verb, and Inside the arguments with which this
+// executable prints the release of the running kernel.
 type Trial struct {
 	Spec   *specs.Spec
 	Self   string
@@ -36,8 +36,8 @@ type Trial struct {
 	Inside []string
 }
 
-// Run runs a container of nothing but this executable and says which kernel it saw and how
-// long it took. It leaves nothing behind.
+// Run runs a container that contains only this executable, and returns which kernel it saw and
+// how long it took. It leaves nothing behind.
 func (t Trial) Run(ctx context.Context) Check {
 	c := Check{Name: "run", Status: OK}
 	const advice = "docs/troubleshooting.md says what the parts of such an error mean"
@@ -59,7 +59,7 @@ func (t Trial) Run(ctx context.Context) Check {
 	took := time.Since(began).Round(time.Millisecond)
 	if err != nil {
 		said := stderr.String()
-		if eerr := t.end(dir); eerr != nil { //nolint:contextcheck // the run's own time may be up
+		if eerr := t.end(dir); eerr != nil { //nolint:contextcheck // ctx may have ended
 			said += eerr.Error()
 		}
 		return c.fail(fmt.Sprintf("no container runs: %v: %s", err, said[:min(len(said), maxTrialOutput)]), advice)
@@ -72,14 +72,14 @@ func (t Trial) Run(ctx context.Context) Check {
 	return c
 }
 
-// husk is a call of this executable with the state of the trial's container below dir.
+// husk returns a command that calls this executable, with its state below dir.
 func (t Trial) husk(ctx context.Context, dir string, args ...string) *exec.Cmd {
 	global := slices.Concat(t.Global, []string{"--root", filepath.Join(dir, "state")})
 	return exec.CommandContext(ctx, t.Self, append(global, args...)...)
 }
 
-// end ends the container of a run that has failed or was killed for taking too long: its
-// virtual machine would go on without it.
+// end deletes the container of a run that has failed or was killed because it took too long.
+// Its virtual machine would go on otherwise.
 func (t Trial) end(dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
@@ -89,8 +89,8 @@ func (t Trial) end(dir string) error {
 	return nil
 }
 
-// removeUnmounted removes a directory unless something is still mounted below: removing
-// would reach through the mount.
+// removeUnmounted removes a directory, unless something is mounted below it: the files of that
+// mount would be removed.
 func removeUnmounted(dir string) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err == nil && !bytes.Contains(mounts, []byte(dir)) {

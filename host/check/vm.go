@@ -58,7 +58,7 @@ func qemuBinary(ctx context.Context, configured string) (hostPath string, _ Chec
 	return hostPath, c
 }
 
-// firstLine keeps a wrong program's output to a length that can be read.
+// firstLine shortens the output of a program that is not QEMU.
 func firstLine(out []byte) string {
 	const most = 200
 	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
@@ -98,8 +98,7 @@ func embeddedAgent() Check {
 	return c
 }
 
-// channel is about how husk talks to the agent. Without vhost-vsock it works as
-// well, if a little slower.
+// channel checks how husk talks to the agent. Without vhost-vsock it is a little slower.
 func channel(setting string) Check {
 	c := Check{Name: "vhost-vsock", Status: OK}
 	found, reason := qemu.ProbeVsock()

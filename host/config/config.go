@@ -1,6 +1,5 @@
-// Package config is the host-wide settings file: what an administrator may
-// change about every container on this machine. Nothing in it is needed:
-// husk works without the file.
+// Package config reads the host-wide settings file: what an administrator can change for all
+// containers of this machine. husk works without the file.
 package config
 
 import (
@@ -15,14 +14,14 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// DefaultPath is read when --config is not given; it need not exist.
+// DefaultPath is read if --config is not given. It need not exist.
 const DefaultPath = "/etc/husk/config.toml"
 
 // Values of TemplateScope.
 const (
 	ScopeHost       = "host"
 	ScopeContainer  = "container"
-	ScopeAnnotation = "annotation:" // before the annotation's name
+	ScopeAnnotation = "annotation:" // followed by the annotation's name
 )
 
 // Values of Isolation.
@@ -31,46 +30,46 @@ const (
 	IsolationAnnotation = "annotation"
 )
 
-// Config is the settings file. The zero value of a field means its default.
+// Config is the content of the settings file. The zero value of a field means its default.
 type Config struct {
-	// Accel is "auto", "kvm" or "tcg". Default "auto": KVM where it can really
-	// run a guest, else software emulation.
+	// Accel is "auto", "kvm" or "tcg". Default "auto": KVM if it can really run a guest, else
+	// software emulation.
 	Accel string `toml:"accel"`
-	// QEMU is the vmm's executable, absolute. Default: qemu-system-x86_64 in
+	// QEMU is the absolute path of the vmm's executable. Default: qemu-system-x86_64 in
 	// /usr/local/bin, /usr/bin, /usr/libexec.
 	QEMU string `toml:"qemu"`
-	// Kernel is a bzImage or ELF vmlinux, absolute. Default: husk's own kernel
-	// if installed (/usr/lib/husk/vmlinuz), else the newest /boot/vmlinuz-*
-	// that has modules in /lib/modules.
+	// Kernel is the absolute path of a bzImage or an ELF vmlinux. Default: husk's own kernel if
+	// it is installed (/usr/lib/husk/vmlinuz), else the newest /boot/vmlinuz-* that has modules
+	// in /lib/modules.
 	Kernel string `toml:"kernel"`
-	// Modules is the directory with the modules of Kernel, absolute, i.e. one
-	// that holds modules.dep. Default: /lib/modules/RELEASE of the kernel.
+	// Modules is the absolute path of the directory with Kernel's modules and their
+	// modules.dep. Default: /lib/modules/RELEASE.
 	Modules string `toml:"modules"`
-	// KernelParams are added to the end of the guest's kernel command line.
+	// KernelParams are appended to the guest's kernel command line.
 	KernelParams string `toml:"kernel_params"`
-	// MemoryMiB is the guest's RAM for a container without a memory limit, 128
-	// to 1048576. Default: the host's RAM, at most 16384. It is an upper bound: the
-	// host gives what the guest touches.
+	// MemoryMiB is the size of the guest's RAM for a container without a memory limit, 128 to
+	// 1048576 MiB. Default: the host's RAM, at most 16384. It is an upper bound: the host
+	// provides only what the guest uses.
 	MemoryMiB int `toml:"memory_mib"`
-	// VCPUs is the guest's CPU count for a container without a CPU limit, 1 to
-	// 255. Default: the host's CPUs, at most 4; under emulation 1, since emulated
-	// CPUs that wait for each other waste more than they bring.
+	// VCPUs is the number of the guest's CPUs for a container without a CPU limit, 1 to 255.
+	// Default: the number of the host's CPUs, at most 4; under emulation 1, because emulated
+	// CPUs that wait for each other lose more than they gain.
 	VCPUs int `toml:"vcpus"`
-	// NICs is how many network cards a container's VM has ready for the
-	// interfaces that are found in its network namespace at start, 1 to 8.
-	// Default 4, three for networks that an engine connects later: each costs an emulated
-	// start about 2 %. Interfaces that exist at create are always counted in.
+	// NICs is the number of network cards that a VM has for interfaces found in its network
+	// namespace at start, 1 to 8. Default 4, so that an engine can connect three more networks
+	// later. Each card makes an emulated start about 2 % slower. Interfaces that exist at
+	// create always get a card.
 	NICs int `toml:"nics"`
-	// AntiSpoofing is "auto" or "off": whether what a guest sends must have its own
-	// addresses as sender, as far as the container's capabilities hold a process to
-	// that on the host. Default "auto": it must.
+	// AntiSpoofing is "auto" or "off": whether frames from the guest must have the container's
+	// own addresses as sender, as far as its capabilities would restrict a process on the host.
+	// Default "auto": they must.
 	AntiSpoofing string `toml:"anti_spoofing"`
-	// UncarriedFilters is "refuse" or "accept": what is done about a packet filter in
-	// the container's network namespace that the guest can't have, and that would be
-	// passed by. Default "refuse": the container does not start.
+	// UncarriedFilters is "refuse" or "accept": what to do about a packet filter in the
+	// container's network namespace that the guest cannot have, and that would have no effect.
+	// Default "refuse": the container does not start.
 	UncarriedFilters string `toml:"uncarried_filters"`
-	// UnsafeAnnotations allows a container's annotations to turn such walls off.
-	// Default false: whoever may set annotations may not.
+	// UnsafeAnnotations allows a container's annotations to turn off the two settings above.
+	// Default false, because whoever may start containers may set annotations.
 	UnsafeAnnotations bool `toml:"unsafe_annotations"`
 	// Isolation is "vm", each container is a virtual machine, or "annotation": one whose
 	// annotation org.huskvm.isolation is "runc" is handed to Runc instead, without any of
@@ -79,39 +78,39 @@ type Config struct {
 	// Runc is the executable of the OCI runtime for such containers, absolute. Default:
 	// runc in PATH, else crun.
 	Runc string `toml:"runc"`
-	// BootTimeout is how long the guest may take from power-on to the agent's
-	// answer. Default 20 s under KVM, 120 s under emulation.
+	// BootTimeout bounds the time from the guest's start to the agent's answer. Default 20 s
+	// with KVM, 120 s under emulation.
 	BootTimeout Duration `toml:"boot_timeout"`
-	// Vsock is "auto", "on" or "off": whether the agent channel uses
-	// vhost-vsock. Default "auto": where /dev/vhost-vsock exists.
+	// Vsock is "auto", "on" or "off": whether the agent channel uses vhost-vsock. Default
+	// "auto": if /dev/vhost-vsock exists.
 	Vsock string `toml:"vsock"`
-	// Templates is "auto" or "off": whether VMs wake up from a memory template,
-	// which the first of a kind makes, instead of booting. Default "auto": they do.
+	// Templates is "auto" or "off": whether VMs wake up from a memory template, which the first
+	// VM of a kind makes, instead of booting. Default "auto": they do.
 	Templates string `toml:"templates"`
-	// TemplateScope says which containers may start from one template, and so share
-	// what its kernel has drawn at boot: "host", all of them; "annotation:KEY", those
-	// whose annotation KEY names the same tenant, while one without it boots; or
-	// "container", none: each boots. Default "host". A container's own annotation
-	// makes it narrower.
+	// TemplateScope says which containers may start from one template, and so share what its
+	// kernel has drawn at boot. "host": all. "annotation:KEY": those whose annotation KEY has
+	// the same value; a container without it boots. "container": none, each boots. Default
+	// "host". A container's own annotation can narrow it.
 	TemplateScope string `toml:"template_scope"`
-	// TemplatesMaxAge is how long a template stays that nothing starts from.
-	// Default 168h, a week.
+	// TemplatesMaxAge is how long a template is kept from which nothing starts. Default 168h, a
+	// week.
 	TemplatesMaxAge Duration `toml:"templates_max_age"`
-	// TemplatesMaxMiB is how much of the disk all templates together may take
-	// before the ones unused for longest go, 256 to 1048576. Default 4096. One
-	// takes 100 to 450 MiB, by the guest's RAM.
+	// TemplatesMaxMiB bounds the disk space of all templates together, 256 to 1048576 MiB.
+	// Those unused for longest are removed first. Default 4096. One template takes 100 to 450
+	// MiB, depending on the guest's RAM.
 	TemplatesMaxMiB int `toml:"templates_max_mib"`
-	// FreePageReporting makes guests give memory that they have freed back to the
-	// host. Such a guest boots instead of starting from a template. Default false.
+	// FreePageReporting makes guests give memory that they have freed back to the host. Such a
+	// guest boots instead of starting from a template. Default false.
 	FreePageReporting bool `toml:"free_page_reporting"`
-	// Cache holds memory templates, unpacked kernels and initramfs images. Default /var/cache/husk.
+	// Cache is the directory of memory templates, unpacked kernels and initramfs images.
+	// Default /var/cache/husk.
 	Cache string `toml:"cache"`
-	// Failures is the directory in which supervisors note why a virtual machine has
-	// ended under its container. Default /var/log/husk.
+	// Failures is the directory in which supervisors note why a virtual machine has ended under
+	// its container. Default /var/log/husk.
 	Failures string `toml:"failures"`
 }
 
-// Duration is a time.Duration written as "20s" or "2m".
+// Duration is a time.Duration that is written as "20s" or "2m".
 type Duration time.Duration
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -127,8 +126,8 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Load reads the file at path. With path empty it reads DefaultPath if that
-// exists. An unknown key is an error: a misspelt setting must not pass for set.
+// Load reads the settings file at path. If path is empty, it reads DefaultPath if that exists.
+// An unknown key is an error, because a misspelt setting would have no effect.
 func Load(path string) (*Config, error) {
 	optional := path == ""
 	if optional {

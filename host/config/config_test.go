@@ -57,7 +57,7 @@ failures = "/tmp/failures"
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	// A setting added to Config must be added to this test.
+	// If you add a setting to Config, add it to this test.
 	v := reflect.ValueOf(*got)
 	for i := range v.NumField() {
 		if v.Field(i).IsZero() {
@@ -80,7 +80,7 @@ func TestLoadDefaults(t *testing.T) {
 	}
 }
 
-// TestLoadNoFile: without --config the file need not exist, with it it must.
+// TestLoadNoFile: the file need not exist without --config, and must exist with it.
 func TestLoadNoFile(t *testing.T) {
 	if _, err := os.Stat(DefaultPath); err == nil {
 		t.Logf("%s exists on this machine: only the named file is tested", DefaultPath)
@@ -132,8 +132,7 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
-// FuzzParse takes any bytes for the settings file: they are settings within their
-// limits, or an error.
+// FuzzParse: arbitrary bytes are either settings within their limits or an error.
 func FuzzParse(f *testing.F) {
 	f.Add("accel = \"tcg\"\nmemory_mib = 512\nboot_timeout = \"20s\"\n")
 	f.Add("templates = \"off\"\n[x]\n")

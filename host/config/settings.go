@@ -15,12 +15,12 @@ import (
 // Setting documents one key of the settings file.
 type Setting struct {
 	Key     string // as in the file
-	Default string // what holds without the key, in TOML or in words
+	Default string // in TOML or in words
 	Meaning string
 }
 
-// Settings has every key once, in the order of the documentation. docs/settings.md and the
-// sample file are held to it.
+// Settings documents every key once, in the order of the documentation. Tests compare
+// docs/settings.md and the sample file with it.
 var Settings = []Setting{
 	{"accel", `"auto"`, `"kvm", "tcg" (software emulation), or auto: kvm where it can really run a guest`},
 	{"qemu", "found", "absolute path of qemu-system-x86_64"},
@@ -46,7 +46,7 @@ var Settings = []Setting{
 	{"cache", `"/var/cache/husk"`, "memory templates, unpacked kernels, initramfs images"},
 }
 
-// Effective is a setting as it holds on this host.
+// Effective is a setting with its value on this host.
 type Effective struct {
 	Setting
 	Value string // in TOML; empty: the default, which is found or computed when a container starts
@@ -92,7 +92,7 @@ func valuesOf(c *Config) map[string]reflect.Value {
 	return values
 }
 
-// text is a value in TOML.
+// text returns a value in TOML.
 func text(v reflect.Value) string {
 	switch x := v.Interface().(type) {
 	case Duration:
@@ -117,7 +117,7 @@ func WriteSample(w io.Writer) error {
 	return nil
 }
 
-// sampleValues are for settings whose default is not a value that the file can hold.
+// sampleValues are for settings whose default cannot be written in the file.
 var sampleValues = map[string]string{
 	"qemu":         `"/usr/bin/qemu-system-x86_64"`,
 	"kernel":       `"/boot/vmlinuz-6.1.0-48-amd64"`,

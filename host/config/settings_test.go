@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Every field of Config is documented, once, and nothing else is.
+// TestSettingsAreComplete: every field of Config is documented once, and nothing else is.
 func TestSettingsAreComplete(t *testing.T) {
 	seen := map[string]int{}
 	for _, s := range Settings {
@@ -29,7 +29,7 @@ func TestSettingsAreComplete(t *testing.T) {
 	}
 }
 
-// docs/settings.md has the row of each setting, word for word.
+// TestSettingsDocument: docs/settings.md has the row of each setting, word for word.
 func TestSettingsDocument(t *testing.T) {
 	page, err := os.ReadFile("../../docs/settings.md")
 	if err != nil {
@@ -42,7 +42,8 @@ func TestSettingsDocument(t *testing.T) {
 	}
 }
 
-// The sample does nothing as it is, and with its comment signs taken away it is valid.
+// TestSample: the sample sets nothing as it is, and is valid when its comment signs are
+// removed.
 func TestSample(t *testing.T) {
 	var b strings.Builder
 	if err := WriteSample(&b); err != nil {

@@ -1,6 +1,6 @@
-// Package detached opens directories of the host so that nothing but what is in them
-// can be reached: not even by "..", which a descriptor of a directory otherwise leads
-// up by, to the host's root, wherever its holder's own root is.
+// Package detached opens directories of the host so that their holder can reach nothing outside
+// of them. From an ordinary descriptor of a directory ".." leads up to the host's root, even if
+// the holder's own root is another directory.
 package detached
 
 import (
@@ -10,10 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open returns hostDir as the root of a mount that is nowhere mounted. It may be used
-// where a directory is named by its descriptor (openat(2)), and by its path below
-// /proc/self/fd. What is mounted below hostDir is not seen through it. It takes
-// CAP_SYS_ADMIN.
+// Open returns hostDir as the root of a detached mount. It can be used by its descriptor
+// (openat(2)) and by its path in /proc/self/fd. What is mounted below hostDir is not visible in
+// it. Open needs CAP_SYS_ADMIN.
 func Open(hostDir string) (*os.File, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, hostDir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
@@ -22,19 +21,19 @@ func Open(hostDir string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), hostDir), nil
 }
 
-// OpenRoot is Open for a directory that is worked in by names.
+// OpenRoot is Open for code that works with names in the directory.
 func OpenRoot(hostDir string) (*os.Root, error) {
 	f, err := Open(hostDir)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() // the root has a descriptor of its own
+	defer f.Close() // the os.Root has a descriptor of its own
 	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 }
 
-// OpenProgram returns a directory with nothing in it but a program, by a name: the one
-// that this process runs. stage is a directory to mount it on meanwhile, in a mount
-// namespace whose mounts do not show elsewhere.
+// OpenProgram returns a directory that contains only a program, by this name: the one that this
+// process runs. stage is a directory to mount it on for a moment. The mount namespace must not
+// propagate mounts to others.
 func OpenProgram(stage, name string) (_ *os.File, err error) {
 	defer func() {
 		if err != nil {
@@ -63,8 +62,8 @@ func OpenProgram(stage, name string) (_ *os.File, err error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// bindSelf goes by the path: /proc/self/exe is a file of the mount namespace that this
-// process was executed in.
+// bindSelf finds the program by its path, because /proc/self/exe is a file of the mount
+// namespace in which this process was executed.
 func bindSelf(at string) error {
 	path, err := os.Readlink("/proc/self/exe")
 	if err != nil {

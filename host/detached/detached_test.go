@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNothingAbove fails with a plain os.Open.
+// TestNothingAbove: nothing above the directory can be reached. It fails with an ordinary
+// os.Open.
 func TestNothingAbove(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("clones a mount: needs root")
@@ -39,7 +40,7 @@ func TestNothingAbove(t *testing.T) {
 			t.Errorf("open %s: %v, want %v", path, err, want)
 		}
 	}
-	// It is the same directory: what is made there is seen.
+	// It is the same directory, so a file made in it is visible outside.
 	if err := unix.Mkdirat(int(f.Fd()), "made", 0o700); err != nil {
 		t.Error(err)
 	}

@@ -1,5 +1,5 @@
-// Package distro knows which Linux distribution this host runs, so that an error can say
-// what to install in that distribution's own words.
+// Package distro finds out which Linux distribution this host runs, so that an error can name
+// the command that installs something there.
 package distro
 
 import (
@@ -10,16 +10,16 @@ import (
 	"strings"
 )
 
-// Software is something that husk needs and a distribution ships.
+// Software is something that husk needs and distributions have packages for.
 type Software int
 
-// What there is advice for.
+// The software for which there is advice.
 const (
 	QEMU   Software = iota // an emulator with the machine type microvm
 	Kernel                 // a kernel whose modules can serve a guest
 )
 
-// releaseFiles are where os-release(5) wants to be looked for, in this order.
+// releaseFiles are the places of os-release(5), in the order in which they have to be tried.
 var releaseFiles = []string{"/etc/os-release", "/usr/lib/os-release"}
 
 // maxRelease bounds what is read of os-release, in bytes.
@@ -27,11 +27,11 @@ const maxRelease = 64 << 10
 
 // family is a group of distributions that install software in the same way.
 type family struct {
-	ids    []string // of os-release's ID and ID_LIKE
+	ids    []string // values of ID and ID_LIKE in os-release
 	advice map[Software]string
 }
 
-// families has the more special ones first: Ubuntu's ID_LIKE is debian.
+// families are ordered from special to general: the ID_LIKE of Ubuntu is debian.
 var families = []family{
 	{[]string{"ubuntu"}, map[Software]string{
 		QEMU: "apt-get install qemu-system-x86", Kernel: "apt-get install linux-image-generic",
@@ -61,8 +61,8 @@ var families = []family{
 	}},
 }
 
-// Install returns how to get software on this host: a command, or a sentence where there is
-// no command. On a distribution that is not known it names the package of Debian.
+// Install returns how to install software on this host: a command, or a sentence if no command
+// does it. For an unknown distribution it names the package of Debian.
 func Install(s Software) string {
 	for _, path := range releaseFiles {
 		f, err := os.Open(path)
@@ -89,14 +89,14 @@ func install(release io.Reader, s Software) string {
 	return "install a kernel with its modules (Debian's package linux-image-amd64)"
 }
 
-// ids returns what the distribution calls itself, then what it says it is like.
-// opensuse-leap and its siblings count as opensuse.
+// ids returns the distribution's ID and then its ID_LIKE values. opensuse-leap and similar ones
+// count as opensuse.
 func ids(release io.Reader) []string {
 	values := map[string]string{}
 	for lines := bufio.NewScanner(io.LimitReader(release, maxRelease)); lines.Scan(); {
 		key, value, ok := strings.Cut(lines.Text(), "=")
 		if ok {
-			// The ids are lower-case words: quotes are all the shell syntax they may have.
+			// The values are lower-case words, so quotes are the only shell syntax in them.
 			values[key] = strings.Trim(strings.TrimSpace(value), `"'`)
 		}
 	}

@@ -31,7 +31,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// Every family has advice for everything.
+// TestFamilies: every family has advice for all software.
 func TestFamilies(t *testing.T) {
 	for _, f := range families {
 		for _, s := range []Software{QEMU, Kernel} {
@@ -42,7 +42,7 @@ func TestFamilies(t *testing.T) {
 	}
 }
 
-// FuzzInstall takes any bytes for os-release: there is always something to advise.
+// FuzzInstall: there is advice whatever os-release contains.
 func FuzzInstall(f *testing.F) {
 	f.Add("ID=\"opensuse-leap\"\nID_LIKE='suse x'\n")
 	f.Add("ID=\n=\n")

@@ -1,6 +1,6 @@
-// Package failures keeps what there is to know of virtual machines that ended under
-// their containers, and tells the host's log: the engine has an exit code alone, and
-// what the container leaves on the host goes when it is deleted.
+// Package failures keeps the reasons why virtual machines have ended under their containers,
+// and writes them to the host's log. An engine gets only an exit code, and a container's other
+// files are removed when it is deleted.
 package failures
 
 import (
@@ -20,36 +20,37 @@ import (
 	"github.com/huskvm/husk/host/detached"
 )
 
-// Bounds on what is kept.
+// Bounds of what is kept.
 const (
-	// MaxAge is how long a failure is kept, MaxCount how many of all containers, and
-	// MaxOfOne how many of one: a container that is restarted whenever it fails must
-	// not push the others out.
+	// MaxAge is how long a failure is kept. MaxCount is the number of failures of all
+	// containers, and MaxOfOne that of one container, so that a container which is restarted
+	// after each failure does not push out the others.
 	MaxAge   = 30 * 24 * time.Hour
 	MaxCount = 100
 	MaxOfOne = 10
 
-	maxLines = 20   // of the console
-	maxLine  = 400  // bytes
-	maxCause = 1000 // bytes
-	// maxFile bounds what is read of one, in bytes: more than what is written.
+	maxLines = 20   // lines of the console
+	maxLine  = 400  // bytes of one line
+	maxCause = 1000 // bytes of the cause
+	// maxFile bounds what is read of one file, in bytes. It is larger than anything that is
+	// written.
 	maxFile = 64 << 10
-	// halfAge is how long a file that is being written may take.
+	// halfAge is how long writing a file may take. Older unfinished files are removed.
 	halfAge = time.Minute
 )
 
-// Failure is one.
+// Failure describes the end of one virtual machine.
 type Failure struct {
 	Time time.Time `json:"time"`
-	ID   string    `json:"id"` // of the container
-	// Cause and Console, the last lines of the guest's, are single lines without
-	// control characters.
+	ID   string    `json:"id"` // the container's id
+	// Cause and each entry of Console, the last lines of the guest's console, are single lines
+	// without control characters.
 	Cause   string   `json:"cause"`
 	Console []string `json:"console,omitempty"`
 }
 
-// New makes a failure of text that may come from the guest: what is not text is
-// left out of it, and it is cut to a bounded size.
+// New returns a failure. cause and console may come from the guest: control characters are
+// removed and the size is bounded.
 func New(id, cause, console string) Failure {
 	f := Failure{Time: time.Now().UTC(), ID: id, Cause: cleanLine(cause, maxCause)}
 	for line := range strings.Lines(strings.TrimSpace(console)) {
@@ -61,8 +62,8 @@ func New(id, cause, console string) Failure {
 	return f
 }
 
-// cleanLine makes one line of text, at most limit bytes of it, without what a terminal
-// or a log takes for anything but text.
+// cleanLine returns text as one line of at most limit bytes, without characters that a terminal
+// or a log would interpret.
 func cleanLine(text string, limit int) string {
 	text = strings.Map(func(c rune) rune {
 		switch {
@@ -79,7 +80,7 @@ func cleanLine(text string, limit int) string {
 	return text
 }
 
-// Line is the failure as one line.
+// Line returns the failure as one line.
 func (f Failure) Line() string {
 	line := fmt.Sprintf("container %s: %s", f.ID, f.Cause)
 	if len(f.Console) > 0 {
@@ -88,14 +89,14 @@ func (f Failure) Line() string {
 	return line
 }
 
-// Store is the directory that failures are kept in, open: it works without any path.
+// Store is the open directory in which failures are kept. It works without a path.
 type Store struct{ root *os.Root }
 
-// Open opens the directory, which is root's alone, and makes it if it is missing.
+// Open opens the directory, which only root may enter, and makes it if it is missing.
 func Open(dir string) (*Store, error) { return open(dir, os.OpenRoot) }
 
-// OpenDetached is Open for a process that keeps the directory open for long, the
-// supervisor: other directories of the host are not to be reached by it.
+// OpenDetached is Open for the supervisor, which keeps the directory open for long: no other
+// directory of the host can be reached from it.
 func OpenDetached(dir string) (*Store, error) { return open(dir, detached.OpenRoot) }
 
 func open(dir string, openRoot func(string) (*os.Root, error)) (*Store, error) {
@@ -109,19 +110,19 @@ func open(dir string, openRoot func(string) (*os.Root, error)) (*Store, error) {
 	return &Store{root}, nil
 }
 
-// Close closes it.
+// Close closes the directory.
 func (s *Store) Close() error { return s.root.Close() }
 
-// suffix ends the names of one container's failures.
+// suffix returns the end of the file names of one container's failures.
 func suffix(id string) string {
 	sum := sha256.Sum256([]byte(id))
 	return "-" + hex.EncodeToString(sum[:8]) + ".json"
 }
 
-// timeFormat sorts as text.
+// timeFormat makes names whose alphabetical order is that of time.
 const timeFormat = "20060102T150405.000000000"
 
-// Add keeps one more, and no more of the old ones than is allowed.
+// Add keeps a failure, and removes old ones beyond the bounds.
 func (s *Store) Add(f Failure) error {
 	b, err := json.Marshal(f)
 	if err != nil {
@@ -138,7 +139,7 @@ func (s *Store) Add(f Failure) error {
 	return s.prune(f.Time)
 }
 
-// names are the files' names, oldest first.
+// names returns the files' names, the oldest first.
 func (s *Store) names() ([]string, error) {
 	entries, err := fs.ReadDir(s.root.FS(), ".")
 	if err != nil {
@@ -163,7 +164,7 @@ func (s *Store) prune(now time.Time) error {
 	kept, ofOne := 0, map[string]int{}
 	for _, name := range slices.Backward(all) {
 		if half, hidden := strings.CutPrefix(name, "."); hidden {
-			// Being written, or its writer was killed.
+			// The file is being written, or its writer was killed.
 			if half > before(halfAge) {
 				continue
 			}
@@ -172,7 +173,7 @@ func (s *Store) prune(now time.Time) error {
 			ofOne[one]++
 			continue
 		}
-		// Another may have done it meanwhile.
+		// Another process may have removed it.
 		if err := s.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("prune failures: %w", err)
 		}
@@ -180,15 +181,15 @@ func (s *Store) prune(now time.Time) error {
 	return nil
 }
 
-// List returns those of containers whose id begins with prefix, oldest first. What
-// cannot be read is left out.
+// List returns the failures of containers whose id begins with prefix, the oldest first. Files
+// that cannot be read are left out.
 func (s *Store) List(prefix string) ([]Failure, error) {
 	names, err := s.names()
 	if err != nil {
 		return nil, fmt.Errorf("list failures: %w", err)
 	}
 	oldest := time.Now().Add(-MaxAge)
-	all := []Failure{} // which is no null in JSON
+	all := []Failure{} // not nil, which would be null in JSON
 	for _, name := range names {
 		f, err := s.read(name)
 		if name[0] != '.' && err == nil && strings.HasPrefix(f.ID, prefix) && f.Time.After(oldest) {

@@ -24,7 +24,7 @@ func newStore(t *testing.T) *Store {
 	return s
 }
 
-// TestDetached: what the supervisor keeps open leads to nothing but the failures.
+// TestDetached: nothing but the failures can be reached from what the supervisor keeps open.
 func TestDetached(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("clones a mount: needs root")
@@ -79,7 +79,7 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// What a guest writes must not fill the disk, nor be anything but text.
+// TestBounded: text of a guest does not fill the disk, and contains no control characters.
 func TestBounded(t *testing.T) {
 	f := New("x", "a\x1b[2J\nb\u202e"+strings.Repeat("c", 5000), strings.Repeat(strings.Repeat("d", 5000)+"\r\x00\n", 500))
 	if !strings.HasPrefix(f.Cause, "a[2J bc") || len(f.Cause) > maxCause || len(f.Console) != maxLines || len(f.Console[0]) > maxLine {
@@ -121,8 +121,8 @@ func TestBounded(t *testing.T) {
 	}
 }
 
-// A supervisor that was killed while it wrote leaves nothing for good, and what is
-// no failure is passed over.
+// TestOthersFiles: a file that a killed supervisor has left is removed in time, and files that
+// are no failures are ignored.
 func TestOthersFiles(t *testing.T) {
 	s := newStore(t)
 	old := New("killed", "x", "")
@@ -174,7 +174,7 @@ func TestLog(t *testing.T) {
 		}
 		defer server.Close()
 		l := OpenLog(journal, syslog)
-		// Once connected it needs no path.
+		// A connected log needs no path.
 		if err := os.Remove(c.socket); err != nil {
 			t.Fatal(err)
 		}

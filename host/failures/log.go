@@ -14,21 +14,21 @@ const (
 	SyslogSocket  = "/dev/log"
 )
 
-// maxMessage bounds one message to the host's log, in bytes: what a syslog takes by
-// default.
+// maxMessage bounds one message to the host's log, in bytes. It is the default limit of syslog
+// servers.
 const maxMessage = 8 << 10
 
-// sendTimeout bounds the wait for a log that takes nothing.
+// sendTimeout bounds the wait for a log that takes no messages.
 const sendTimeout = time.Second
 
-// Log is the host's log, connected to: it works without any path.
+// Log is a connection to the host's log. It works without a path.
 type Log struct {
 	conn    *net.UnixConn
 	journal bool
 }
 
-// OpenLog connects to systemd's journal, or where there is none to syslog; nil: there
-// is neither.
+// OpenLog connects to systemd's journal or, if there is none, to syslog. It returns nil if
+// there is neither.
 func OpenLog(journal, syslog string) *Log {
 	for _, socket := range []string{journal, syslog} {
 		conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
@@ -39,7 +39,7 @@ func OpenLog(journal, syslog string) *Log {
 	return nil
 }
 
-// Close closes it; of nil it does nothing.
+// Close closes the connection. l may be nil.
 func (l *Log) Close() error {
 	if l == nil {
 		return nil
@@ -47,10 +47,10 @@ func (l *Log) Close() error {
 	return l.conn.Close()
 }
 
-// Priorities of syslog(3).
+// Values of syslog(3).
 const priorityError, facilityDaemon = 3, 3
 
-// Send writes one failure; to nil it does nothing.
+// Send writes one failure to the log. l may be nil.
 func (l *Log) Send(f Failure) error {
 	if l == nil {
 		return nil
@@ -70,8 +70,8 @@ func (l *Log) Send(f Failure) error {
 	return nil
 }
 
-// fields is a message in the journal's native protocol: each value with its length in
-// front, so that no value can begin another field.
+// fields returns a message in the journal's native protocol. Each value follows its length, so
+// that a value cannot start another field.
 func fields(pairs ...string) string {
 	var b strings.Builder
 	for i := 0; i+1 < len(pairs); i += 2 {

@@ -1,5 +1,4 @@
-// Package flock takes file locks that wait with a deadline, which flock(2) does
-// not have.
+// Package flock waits for file locks with a deadline, which flock(2) does not have.
 package flock
 
 import (
@@ -11,11 +10,11 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// Wait takes an exclusive lock on f and waits for it until ctx ends. The lock
-// goes with f's close. When ctx ends first, the wait itself cannot be called
-// back: f must not be used again, and is closed once the wait is over. Nor may a
-// copy of f's descriptor be locked, which would be the same lock. After another
-// error f is closed.
+// Wait takes an exclusive lock on f. It waits until ctx ends. Closing f releases the lock.
+//
+// If ctx ends first, the pending flock(2) cannot be cancelled: the caller must not use f again,
+// and f is closed when the call returns. No duplicate of f may be locked either, because it
+// would be the same lock. After another error f is closed.
 func Wait(ctx context.Context, f *os.File) error {
 	got := make(chan error, 1)
 	fd := int(f.Fd())
@@ -28,7 +27,7 @@ func Wait(ctx context.Context, f *os.File) error {
 		return err
 	case <-ctx.Done():
 		go func() {
-			<-got //nolint:errcheck // nobody is left to be told
+			<-got //nolint:errcheck // nobody waits for it any more
 			f.Close()
 		}()
 		return context.Cause(ctx)

@@ -1,4 +1,4 @@
-// Package hooks runs the hooks of a container that are programs of the host.
+// Package hooks runs hooks of a container that are programs of the host.
 package hooks
 
 import (
@@ -14,7 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Of spares callers a nil check.
+// Of returns *h, or no hooks if h is nil.
 func Of(h *specs.Hooks) specs.Hooks {
 	if h == nil {
 		return specs.Hooks{}
@@ -22,16 +22,16 @@ func Of(h *specs.Hooks) specs.Hooks {
 	return *h
 }
 
-// AtCreate says whether a container has any that run during create. The supervisor
-// is ready for them before they run, and waits until they have.
+// AtCreate says whether a container has hooks that run during create. The supervisor has to be
+// ready before they run, and waits until they have run.
 func AtCreate(h *specs.Hooks) bool {
 	all := Of(h)
 	//nolint:staticcheck // prestart is deprecated, and what Docker before 28 wires its networks with
 	return len(all.Prestart)+len(all.CreateRuntime)+len(all.CreateContainer) > 0
 }
 
-// Timeout is how long hooks may take one after the other. It is not bounded if one of
-// them has no timeout.
+// Timeout returns how long hooks may take together. bounded is false if one of them has no
+// timeout.
 func Timeout(hooks []specs.Hook) (limit time.Duration, bounded bool) {
 	for _, h := range hooks {
 		if h.Timeout == nil {
@@ -42,15 +42,15 @@ func Timeout(hooks []specs.Hook) (limit time.Duration, bounded bool) {
 	return limit, true
 }
 
-// Run runs hooks in order, in the directory dir where that exists, each with the
-// state on its stdin, and stops at the first that fails (runtime-spec, config.md,
-// "POSIX-platform Hooks"). The error has the words of runc.
+// Run runs hooks in order and stops at the first that fails (runtime-spec, config.md,
+// "POSIX-platform Hooks"). Each gets the state on its stdin, and runs in the directory dir if
+// that exists. The error has runc's words.
 func Run(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State, dir string) error {
 	return runEach(ctx, hooks, kind, st, dir, nil)
 }
 
-// RunAll is Run for hooks whose failure is a warning: it hands that to warn and
-// goes on with the next.
+// RunAll is Run for hooks whose failure is only a warning: it calls warn with the error and
+// runs the next one.
 func RunAll(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State, dir string, warn func(error)) {
 	if err := runEach(ctx, hooks, kind, st, dir, warn); err != nil {
 		warn(err)
@@ -88,16 +88,17 @@ func run(ctx context.Context, h specs.Hook, stdin []byte, dir string) error {
 	if len(h.Args) > 0 {
 		cmd.Args = h.Args
 	}
-	// Not nil: an empty environment is the spec's default, nil would be husk's own.
+	// Not nil: the spec's default is an empty environment, and with nil the hook would get
+	// husk's.
 	cmd.Env = append([]string{}, h.Env...)
-	// By the time of poststop the bundle may be gone.
+	// When poststop hooks run, the bundle may be gone.
 	if _, err := os.Stat(dir); err == nil {
 		cmd.Dir = dir
 	}
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Stdout = &stdout
 	cmd.Stderr = &stderr
-	// A child the hook leaves behind with its pipes must not hold husk up.
+	// A child that the hook leaves behind may hold its pipes open. husk does not wait for it.
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	switch {

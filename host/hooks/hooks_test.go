@@ -15,7 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// hook is one that runs a shell script.
+// hook returns a hook that runs a shell script.
 func hook(script string, env ...string) specs.Hook {
 	return specs.Hook{Path: "/bin/sh", Args: []string{"hook-sh", "-c", script}, Env: env}
 }
@@ -28,7 +28,7 @@ func hookState(t *testing.T) *specs.State {
 	}
 }
 
-// runIn runs hooks as create does, in the bundle.
+// runIn runs hooks in the bundle, as create does.
 func runIn(ctx context.Context, hooks []specs.Hook, kind string, st *specs.State) error {
 	return Run(ctx, hooks, kind, st, st.Bundle)
 }
@@ -67,8 +67,8 @@ func TestOf(t *testing.T) {
 	}
 }
 
-// TestHookSurroundings: state on stdin, the bundle as working directory, no
-// environment but its own, and its own argv[0].
+// TestHookSurroundings: a hook gets the state on stdin, the bundle as working directory, only
+// its own environment, and its own argv[0].
 func TestHookSurroundings(t *testing.T) {
 	t.Setenv("HUSK_SECRET", "of the engine")
 	st := hookState(t)
@@ -104,7 +104,7 @@ func TestHookSurroundings(t *testing.T) {
 	}
 }
 
-// TestHookWithoutEnv: nothing of husk's environment passes for the hook's.
+// TestHookWithoutEnv: a hook without an environment does not get husk's.
 func TestHookWithoutEnv(t *testing.T) {
 	t.Setenv("HUSK_SECRET", "of the engine")
 	st := hookState(t)
@@ -116,7 +116,7 @@ func TestHookWithoutEnv(t *testing.T) {
 	}
 }
 
-// TestHookUnreadStdin: a hook need not read its state, however long that is.
+// TestHookUnreadStdin: a hook need not read its state, however long the state is.
 func TestHookUnreadStdin(t *testing.T) {
 	st := hookState(t)
 	st.Annotations["long"] = strings.Repeat("x", 1<<20)
@@ -182,7 +182,7 @@ func TestHookCancelled(t *testing.T) {
 	}
 }
 
-// TestHookLeavesChild: a daemon that keeps the hook's stdout does not hold husk.
+// TestHookLeavesChild: husk does not wait for a daemon that keeps the hook's stdout open.
 func TestHookLeavesChild(t *testing.T) {
 	st := hookState(t)
 	began := time.Now()

@@ -8,14 +8,14 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// Lines around what husk adds at the end of containerd's config.toml: a table can
-// be added there whatever comes before, so nothing else has to be touched.
+// Lines around the text that husk appends to containerd's config.toml. A table can be appended
+// whatever the file contains, so the rest is not changed.
 const (
 	blockBegin = "# Written by husk install containerd; husk uninstall containerd removes it.\n"
 	blockEnd   = "# End of what husk install wrote.\n"
 )
 
-// criPlugin is the table of the CRI plugin by the file's version; 1 is older than
+// criPlugin is the table of the CRI plugin, by the version of the file. Version 1 is older than
 // any containerd that runs shim v2 runtimes by default.
 var criPlugin = map[int64]string{
 	2: "io.containerd.grpc.v1.cri",
@@ -39,7 +39,7 @@ func addContainerd(old []byte, binary string) ([]byte, error) {
 		return nil, fmt.Errorf("is not what containerd reads: %w", err)
 	}
 	if len(bytes.TrimSpace(rest)) == 0 {
-		have.Version = 2 // which containerd 2 reads, too
+		have.Version = 2 // containerd 2 reads this version as well
 		rest = append(rest, "version = 2\n"...)
 	}
 	plugin := criPlugin[have.Version]
@@ -59,7 +59,7 @@ func addContainerd(old []byte, binary string) ([]byte, error) {
 
 func removeContainerd(old []byte) ([]byte, error) { return withoutBlock(old) }
 
-// withoutBlock is the text without what husk has added.
+// withoutBlock returns the text without what husk has added.
 func withoutBlock(text []byte) ([]byte, error) {
 	before, after, found := bytes.Cut(text, []byte(blockBegin))
 	if !found {
@@ -69,7 +69,7 @@ func withoutBlock(text []byte) ([]byte, error) {
 	if !found {
 		return nil, fmt.Errorf("has the line %q but not %q: remove by hand what husk install wrote", blockBegin, blockEnd)
 	}
-	// The empty line before it is husk's, too.
+	// husk has also added the empty line before it.
 	before = bytes.TrimSuffix(before, []byte("\n"))
 	return append(bytes.Clone(before), after...), nil
 }

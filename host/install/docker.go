@@ -10,8 +10,8 @@ import (
 	"github.com/tidwall/sjson"
 )
 
-// daemon.json is edited in place, not decoded and encoded: the order of its keys
-// is the administrator's.
+// daemon.json is edited as text and not decoded and encoded, so that the administrator's order
+// of keys stays.
 
 func addDocker(old []byte, binary string) ([]byte, error) {
 	if len(bytes.TrimSpace(old)) == 0 {

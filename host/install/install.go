@@ -1,5 +1,5 @@
-// Package install makes husk known to engines by their own configuration files,
-// and takes it out again. It changes nothing else in them.
+// Package install adds husk to the configuration files of engines and removes it again. It
+// changes nothing else in them.
 package install
 
 import (
@@ -13,26 +13,25 @@ import (
 	"time"
 )
 
-// Engine is one whose configuration this package knows.
+// Engine is an engine whose configuration this package knows.
 type Engine struct {
 	Name string
-	// DefaultFile is where its configuration is, absolute.
+	// DefaultFile is the absolute path of its configuration file.
 	DefaultFile string
-	// Reload is what the user has to do after a change, as a sentence.
+	// Reload is a sentence that says what the user has to do after a change.
 	Reload string
-	// Try is a command that then runs a container with husk.
+	// Try is a command that runs a container with husk afterwards.
 	Try string
-	// Program is the executable whose presence on a host says that the engine is
-	// installed there.
+	// Program is an executable that exists if the engine is installed.
 	Program string
 
-	// add and remove return the new content of the file, given the old, nil if there
-	// is none. A nil result means that the file goes.
+	// add and remove return the new content of the file. old is nil if there is no file. A nil
+	// result means that the file is removed.
 	add    func(old []byte, binary string) ([]byte, error)
 	remove func(old []byte) ([]byte, error)
 }
 
-// Engines are all there are.
+// Engines are all engines that are supported.
 var Engines = []*Engine{
 	{
 		Name: "docker", DefaultFile: "/etc/docker/daemon.json",
@@ -54,7 +53,7 @@ var Engines = []*Engine{
 	},
 }
 
-// Find returns the engine of that name, nil if there is none.
+// Find returns the engine with this name; nil if there is none.
 func Find(name string) *Engine {
 	for _, e := range Engines {
 		if e.Name == name {
@@ -64,24 +63,24 @@ func Find(name string) *Engine {
 	return nil
 }
 
-// Change is what is to happen to one file.
+// Change is a planned change of one file.
 type Change struct {
 	Path          string
 	Before, After []byte // nil: no file
 }
 
-// Nothing is true if the file is as it should be already.
+// Nothing says whether the file needs no change.
 func (c *Change) Nothing() bool {
 	return bytes.Equal(c.Before, c.After) && (c.Before == nil) == (c.After == nil)
 }
 
-// Add works out the change that makes the engine know binary, an absolute path, as
-// the runtime husk.
+// Add plans the change that adds binary, an absolute path, as the runtime husk. It changes
+// nothing.
 func (e *Engine) Add(file, binary string) (*Change, error) {
 	return e.change(file, func(old []byte) ([]byte, error) { return e.add(old, binary) })
 }
 
-// Remove works out the undo of Add.
+// Remove plans the change that undoes Add. It changes nothing.
 func (e *Engine) Remove(file string) (*Change, error) {
 	return e.change(file, func(old []byte) ([]byte, error) {
 		if old == nil {
@@ -91,7 +90,7 @@ func (e *Engine) Remove(file string) (*Change, error) {
 	})
 }
 
-// Knows says whether the engine's usual configuration file names husk.
+// Knows says whether the engine's default configuration file has husk as a runtime.
 func (e *Engine) Knows() (bool, error) {
 	c, err := e.Remove("")
 	if err != nil {
@@ -104,7 +103,8 @@ func (e *Engine) change(file string, edit func(old []byte) ([]byte, error)) (*Ch
 	if file == "" {
 		file = e.DefaultFile
 	}
-	// A link is followed: renaming over it would leave the file it leads to behind.
+	// A link is followed, because a rename over the link would leave the file that it points to
+	// unchanged.
 	if path, err := filepath.EvalSymlinks(file); err == nil {
 		file = path
 	}
@@ -122,8 +122,8 @@ func (e *Engine) change(file string, edit func(old []byte) ([]byte, error)) (*Ch
 	return c, nil
 }
 
-// Apply makes the change. A file that was there is kept beside it first, under the
-// name that Apply returns.
+// Apply makes the change. If the file exists, it is copied first; backup is the path of the
+// copy.
 func (c *Change) Apply(now time.Time) (backup string, err error) {
 	mode := fs.FileMode(0o644)
 	uid, gid := -1, -1
@@ -156,7 +156,7 @@ func (c *Change) Apply(now time.Time) (backup string, err error) {
 	return backup, nil
 }
 
-// write replaces a file by rename: an engine never reads half of it.
+// write replaces a file by rename, so that an engine never reads half of it.
 func write(path string, content []byte, mode fs.FileMode, uid, gid int) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".husk-*")
 	if err != nil {

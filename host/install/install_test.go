@@ -12,13 +12,13 @@ import (
 
 const binary = "/usr/local/bin/husk"
 
-// TestAddAndRemove: what was there stays, a second time changes nothing, and what
-// was added goes.
+// TestAddAndRemove: other content stays, adding again changes nothing, and removing removes
+// what was added.
 func TestAddAndRemove(t *testing.T) {
 	for name, tc := range map[string]struct {
 		engine string
 		old    string // "-": no file
-		after  string // all of these lines
+		after  string // lines that it must contain
 		undone string
 	}{
 		"docker without a file":    {"docker", "-", "{\n  \"runtimes\": {\n    \"husk\": {\n      \"path\": \"/usr/local/bin/husk\"\n    }\n  }\n}\n", "{}\n"},
@@ -64,7 +64,7 @@ func TestAddAndRemove(t *testing.T) {
 	}
 }
 
-// TestRefuse: a file that would be broken, or stay so, is left alone.
+// TestRefuse: a file that is invalid, or would become so, is not changed.
 func TestRefuse(t *testing.T) {
 	for name, tc := range map[string]struct{ engine, old, add, remove string }{
 		"no JSON":                     {"docker", "{", "not a JSON object", "not a JSON object"},
@@ -88,7 +88,7 @@ func TestRefuse(t *testing.T) {
 	}
 }
 
-// TestApplyKeeps: a link, the mode and a copy.
+// TestApplyKeeps: Apply follows a link, keeps the mode and makes a copy.
 func TestApplyKeeps(t *testing.T) {
 	dir := t.TempDir()
 	real, link := filepath.Join(dir, "real"), filepath.Join(dir, "link")
@@ -187,8 +187,8 @@ func FuzzAddContainerd(f *testing.F) {
 	})
 }
 
-// Whatever a configuration file holds, what is added to it is found again, and the
-// file stays one that its engine can read.
+// FuzzAddDocker: whatever the file contains, what was added is found again, and the engine can
+// still read the file.
 func FuzzAddDocker(f *testing.F) {
 	f.Add([]byte(`{"runtimes":{"x":{"path":"/x"}},"debug":true}`))
 	f.Add([]byte(``))

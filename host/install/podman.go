@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// podman reads every file of containers.conf.d, so husk has one of its own there.
+// podman reads every file in containers.conf.d, so husk has a file of its own there.
 const podmanHeader = "# Written by husk install podman; husk uninstall podman removes it.\n"
 
 func addPodman(old []byte, binary string) ([]byte, error) {

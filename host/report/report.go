@@ -1,5 +1,5 @@
-// Package report gathers what a maintainer needs to know about a host on which husk does not
-// do what it should: one text that its reader can look through before sending it.
+// Package report gathers what a maintainer needs to know about a host on which husk fails. It
+// is one text, which its reader can check before sending it.
 package report
 
 import (
@@ -18,7 +18,8 @@ import (
 	"github.com/huskvm/husk/host/template"
 )
 
-// Bounds on what is taken of one file, in bytes: the end of a log, the beginning of others.
+// Bounds of what is taken from one file, in bytes: the end of a log, the beginning of other
+// files.
 const (
 	maxLog  = 16 << 10
 	maxFile = 64 << 10
@@ -27,13 +28,13 @@ const (
 // Options say what to report on.
 type Options struct {
 	Version    string // what `husk --version` prints
-	ConfigPath string // settings file; empty: the default
-	StateRoot  string // --root
+	ConfigPath string // settings file; empty: the default one
+	StateRoot  string // value of --root
 	Templates  template.Store
 }
 
-// Write writes the report. A part that cannot be had says why, and the others follow. It
-// holds neither the environment nor the arguments of a container's processes.
+// Write writes the report. In place of a part that cannot be read it writes the reason, and
+// goes on. The report contains neither environment nor arguments of a container's processes.
 func Write(ctx context.Context, w io.Writer, o Options) error {
 	var b strings.Builder
 	section := func(title string, content func(io.Writer) error) {

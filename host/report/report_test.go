@@ -13,7 +13,7 @@ import (
 	"github.com/huskvm/husk/host/template"
 )
 
-// The report shows each container with the end of its log, and nothing of its process.
+// TestWrite: the report has each container with the end of its log, and nothing of its process.
 func TestWrite(t *testing.T) {
 	root := t.TempDir()
 	dir, err := state.Create(root, &state.Container{

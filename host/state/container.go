@@ -8,8 +8,8 @@ import (
 	"github.com/huskvm/husk/host/cgroup"
 )
 
-// Container is what is saved of one container. create writes it; from the
-// moment the supervisor has its bootstrap, only the supervisor does.
+// Container is what is saved of one container. create writes it until the supervisor has its
+// bootstrap; from then on only the supervisor does.
 type Container struct {
 	OCIVersion  string            `json:"ociVersion"`
 	ID          string            `json:"id"`
@@ -17,32 +17,31 @@ type Container struct {
 	Rootfs      string            `json:"rootfs"` // absolute
 	Created     time.Time         `json:"created"`
 	Owner       string            `json:"owner"`
-	Annotations map[string]string `json:"annotations,omitempty"` // of config.json
+	Annotations map[string]string `json:"annotations,omitempty"` // from config.json
 	Accel       string            `json:"accel"`                 // in use; `state` says it in an annotation, hooks get config.json's alone
 
-	// Saved is the status as last written. Whoever wants to know the status asks
-	// Status, which also looks whether the supervisor lives.
+	// Saved is the status that was written last. Use Status to get the present one, because
+	// that checks whether the supervisor is alive.
 	Saved Status `json:"status"`
-	// Creator is the create under way, for as long as there is no supervisor yet.
+	// Creator is the create that is running. It is empty when there is a supervisor.
 	Creator    Process `json:"creator"`
 	Supervisor Process `json:"supervisor"`
 
-	// Hooks are those still to run when later verbs come: the bundle may have
+	// Hooks are the hooks that later verbs run. They are saved because the bundle may have
 	// changed or gone by then.
 	Hooks *specs.Hooks `json:"hooks,omitempty"`
 
-	// Process is the container's own, for what exec takes over from it.
+	// Process is the process of config.json. exec takes over some of its fields.
 	Process *specs.Process `json:"process,omitempty"`
 
-	// NetworkProblem is what the container lacks of its network now, empty: nothing.
+	// NetworkProblem says what the container lacks of its network now; empty: nothing.
 	NetworkProblem string `json:"networkProblem,omitempty"`
 
 	// HandedTo is who has the container, where it is none of husk's; nil: husk has. Then
 	// nothing else here says anything of the container but its ID, and who makes it.
 	HandedTo *Handed `json:"handedTo,omitempty"`
 
-	// Cgroup and Network are what delete must remove when no supervisor is left
-	// to do it.
+	// Cgroup and Network are what delete has to remove if the supervisor cannot do it any more.
 	Cgroup  *cgroup.Group `json:"cgroup,omitempty"`
 	Network *Network      `json:"network,omitempty"`
 }
@@ -53,15 +52,15 @@ type Handed struct {
 	Root    string `json:"root"`    // its --root, which has this container alone
 }
 
-// Network is where a supervisor's redirections may be left on interfaces that
-// outlive it: in a network namespace that husk joined by its path.
+// Network says where a dead supervisor's redirections may be left: on interfaces of a network
+// namespace that husk joined by its path, which outlives the supervisor.
 type Network struct {
 	HostPath   string `json:"hostPath"`
 	TapIndexes []int  `json:"tapIndexes"`
 }
 
-// Status is the container's status now: the saved word while the supervisor
-// lives, stopped without it. Before there is one, whoever makes it counts.
+// Status returns the container's status now: the saved one while the supervisor is alive, else
+// stopped. If there is no supervisor yet, the create that is running counts instead.
 func (c *Container) Status() Status {
 	process := c.Supervisor
 	if process.PID == 0 {
@@ -73,8 +72,8 @@ func (c *Container) Status() Status {
 	return c.Saved
 }
 
-// OCI is the container's state in the spec's form, as hooks read it from their
-// stdin. A stopped container has no pid.
+// OCI returns the container's state in the spec's form, as hooks get it on stdin. A stopped
+// container has no pid.
 func (c *Container) OCI(status Status) *specs.State {
 	s := &specs.State{
 		Version:     c.OCIVersion,

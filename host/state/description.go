@@ -7,13 +7,13 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// Description is what state and list print, in runc's form. CRI-O decodes it
-// into a struct of its own: never add created, started, finished, exitCode,
-// oomKilled, error or initPid in another type than it has there.
+// Description is what state and list print, in runc's form. CRI-O decodes it into a struct of
+// its own: never add a field named created, started, finished, exitCode, oomKilled, error or
+// initPid with another type than that struct has.
 type Description struct {
 	Version     string            `json:"ociVersion"`
 	ID          string            `json:"id"`
-	PID         int               `json:"pid"` // 0 when stopped
+	PID         int               `json:"pid"` // 0 if it has stopped
 	Status      Status            `json:"status"`
 	Bundle      string            `json:"bundle"`
 	Rootfs      string            `json:"rootfs"`
@@ -22,7 +22,7 @@ type Description struct {
 	Owner       string            `json:"owner"`
 }
 
-// Describe says what a container is now.
+// Describe describes a container as it is now.
 func Describe(c *Container) Description {
 	status := c.Status()
 	if c.HandedTo != nil {
@@ -44,7 +44,8 @@ func Describe(c *Container) Description {
 	return d
 }
 
-// withAccel adds what the virtual machine runs on, in place of what was asked for.
+// withAccel adds the accelerator that the virtual machine uses, in place of the one that was
+// asked for.
 func withAccel(annotations map[string]string, accel string) map[string]string {
 	if accel == "" {
 		return annotations // not known yet
@@ -52,8 +53,8 @@ func withAccel(annotations map[string]string, accel string) map[string]string {
 	return with(annotations, specconv.AnnotationAccel, accel)
 }
 
-// annotationNetworkProblem is in state only: what a running container lacks of its
-// network, for which no verb failed that the user called.
+// annotationNetworkProblem is printed by state only. It says what a running container lacks of
+// its network, which no verb of the user has failed for.
 const annotationNetworkProblem = "org.huskvm.network_problem"
 
 func with(annotations map[string]string, name, value string) map[string]string {

@@ -20,14 +20,14 @@ import (
 	"github.com/huskvm/husk/host/flock"
 )
 
-// DefaultRoot holds one directory for each container when --root is not given.
+// DefaultRoot holds one directory for each container. --root replaces it.
 const DefaultRoot = "/run/husk"
 
-// Names in a container's directory. Everything husk ever puts there is listed
-// in contents, which is what Remove removes.
+// Names in a container's directory. Remove removes exactly the names in contents, so every file
+// that husk makes there must be listed.
 const (
-	// The file is not called state.json: engines give all their runtimes the
-	// same --root, and runc's file of that name would be taken for ours.
+	// The file is not named state.json, because engines give all runtimes the same --root, and
+	// runc's state.json would be taken for husk's.
 	stateFile     = "husk.json"
 	stateFileTemp = "husk.json.new"
 
@@ -39,38 +39,38 @@ const (
 	HandedDir     = "runtime" // --root of the runtime that a container was handed to
 )
 
-// contents is in the order of Remove: the state goes last, so that a container which
-// is half removed can be found and removed again.
+// contents is in the order of removal. The state comes last, so that a container that is partly
+// removed can be found and removed again.
 var contents = []string{
 	ControlSocket, StreamSocket, LogFile, ShareDir, ShadowDir, HandedDir, stateFileTemp, stateFile,
 }
 
-// maxStateFile bounds what is read back, in bytes.
+// maxStateFile bounds what is read of a state file, in bytes.
 const maxStateFile = 16 << 20
 
-// Errors in the words engines and their tests look for.
+// Errors with the words that engines and their tests match.
 var (
 	ErrNotExist  = errors.New("container does not exist")
 	ErrExist     = errors.New("container with given ID already exists")
 	ErrInvalidID = errors.New("invalid container ID format")
 )
 
-// ErrDamaged is for a container whose state cannot be read.
+// ErrDamaged is returned for a container whose state cannot be read.
 var ErrDamaged = errors.New("the container's state is damaged: all that can be done is to delete it, with --force")
 
-// idFormat is runc's: what may be a file name, and a cgroup's.
+// idFormat is the format of runc's ids. Such an id can be the name of a file and of a cgroup.
 var idFormat = regexp.MustCompile(`^[\w+.-]+$`)
 
-// Dir is a container's directory, open. While it is locked no other process
-// creates or deletes the container.
+// Dir is a container's open directory. While it is locked no other process creates or deletes
+// the container.
 type Dir struct {
 	Path string
 	root *os.Root
-	dir  *os.File // what FDPath names
+	dir  *os.File // FDPath uses it
 	lock *os.File // nil: this Dir does not hold the lock
 }
 
-// ValidID returns ErrInvalidID for an id that is not one clean file name.
+// ValidID returns ErrInvalidID for an id that is not a single, clean file name.
 func ValidID(id string) error {
 	if !idFormat.MatchString(id) || id == "." || id == ".." || len(id) > 1024 {
 		return ErrInvalidID
@@ -78,9 +78,9 @@ func ValidID(id string) error {
 	return nil
 }
 
-// Create makes the directory of a new container with its first state in it,
-// both at once by rename, so that nobody ever sees the one without the other.
-// It returns ErrExist when the id is taken.
+// Create makes the directory of a new container with its first state. Both appear together, by
+// rename, so nobody sees a directory without a state. It returns ErrExist if the id is in use.
+// The Dir is locked.
 func Create(root string, c *Container) (*Dir, error) {
 	if err := ValidID(c.ID); err != nil {
 		return nil, err
@@ -108,15 +108,15 @@ func Create(root string, c *Container) (*Dir, error) {
 	}
 }
 
-// These begin the names of directories that are being filled or removed. The dot keeps
-// them out of list.
+// Prefixes of directories that are being filled or removed. list ignores names that begin with
+// a dot.
 const (
 	creatingPrefix = ".creating-"
 	deletingPrefix = ".deleting-"
 )
 
-// errSwept says that another call has taken a new directory for a leftover: it was
-// there before it was locked.
+// errSwept means that another call has taken a new directory for a leftover, because it was not
+// locked yet.
 var errSwept = errors.New("the directory was taken for a leftover")
 
 func createAt(root, path string, c *Container) (*Dir, error) {
@@ -155,9 +155,9 @@ func createAt(root, path string, c *Container) (*Dir, error) {
 	return d, nil
 }
 
-// Sweep removes what creates and deletes that were killed have left half-made below
-// root: nobody holds the lock of such a directory. What cannot be removed is nobody's
-// loss.
+// Sweep removes what creates and deletes that were killed have left half made below root.
+// Nobody holds the lock of such a directory. Errors are ignored, because the next Sweep tries
+// again.
 func Sweep(root string) {
 	entries, _ := os.ReadDir(root)
 	for _, e := range entries {
@@ -169,8 +169,8 @@ func Sweep(root string) {
 		if err != nil {
 			continue
 		}
-		// Under the lock, and still of that name: its create has ended, or has yet to
-		// lock it and will make another.
+		// The lock is ours and the name is unchanged: either its create has ended, or has not
+		// locked it yet and will make another directory.
 		if d.tryLock() == nil && d.isAt(path) {
 			_ = d.removeRest()
 		}
@@ -178,7 +178,7 @@ func Sweep(root string) {
 	}
 }
 
-// isAt says whether a path names this directory.
+// isAt says whether path names this directory.
 func (d *Dir) isAt(path string) bool {
 	own, err := d.dir.Stat()
 	if err != nil {
@@ -197,7 +197,8 @@ func (d *Dir) fill(c *Container) error {
 	return d.Save(c)
 }
 
-// Open opens the directory of an existing container without locking it.
+// Open opens the directory of an existing container without locking it. It returns ErrNotExist
+// if there is none.
 func Open(root, id string) (*Dir, error) {
 	if err := ValidID(id); err != nil {
 		return nil, err
@@ -209,8 +210,8 @@ func Open(root, id string) (*Dir, error) {
 	return d, err
 }
 
-// OpenFor opens the directory of a container, and refuses a verb that the container's
-// status does not allow.
+// OpenFor opens the directory of a container and loads its state. It returns an *Error if the
+// container's status does not allow the verb.
 func OpenFor(verb Verb, root, id string) (*Container, *Dir, error) {
 	dir, err := Open(root, id)
 	if err != nil {
@@ -230,8 +231,8 @@ func OpenFor(verb Verb, root, id string) (*Container, *Dir, error) {
 // OpenDir opens a container's directory by its path.
 func OpenDir(path string) (*Dir, error) { return open(path) }
 
-// OpenDetached opens it for a process that keeps it for long, the supervisor: other
-// directories of the host are not to be reached by it.
+// OpenDetached is OpenDir for the supervisor, which keeps the directory open for long: no other
+// directory of the host can be reached from it.
 func OpenDetached(path string) (*Dir, error) {
 	f, err := detached.Open(path)
 	if err != nil {
@@ -259,15 +260,15 @@ func open(path string) (*Dir, error) {
 	return &Dir{Path: path, root: root, dir: dir}, nil
 }
 
-// Close closes the directory and gives up its lock.
+// Close closes the directory and releases its lock.
 func (d *Dir) Close() {
 	d.Unlock()
 	d.root.Close()
 	d.dir.Close()
 }
 
-// openLock opens the directory once more: a wait for the lock that has been given
-// up still sits on its descriptor, so each wait has one of its own.
+// openLock opens the directory again. A wait for the lock that was given up is still pending on
+// its descriptor, so each wait uses a descriptor of its own.
 func (d *Dir) openLock() (*os.File, error) {
 	f, err := d.root.OpenFile(".", unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -289,7 +290,7 @@ func (d *Dir) tryLock() error {
 	return nil
 }
 
-// Lock waits for the lock until ctx ends. A Dir is locked by one goroutine at a time.
+// Lock waits for the lock until ctx ends. Only one goroutine may lock a Dir at a time.
 func (d *Dir) Lock(ctx context.Context) error {
 	f, err := d.openLock()
 	if err != nil {
@@ -302,19 +303,20 @@ func (d *Dir) Lock(ctx context.Context) error {
 	return nil
 }
 
-// Unlock gives the lock up, if it is held.
+// Unlock releases the lock if it is held.
 func (d *Dir) Unlock() {
 	if d.lock == nil {
 		return
 	}
-	// Closing alone does not do it: a process that is being started may have a copy.
+	// Closing the descriptor does not suffice: a process that is just being started may have a
+	// duplicate.
 	_ = unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
 	d.lock.Close()
 	d.lock = nil
 }
 
-// Load reads the saved state. It returns ErrNotExist where there is no container, and
-// an error that wraps ErrDamaged where there is one.
+// Load reads the saved state. It returns ErrNotExist if there is no container, and an error
+// that wraps ErrDamaged if there is one that cannot be read.
 func (d *Dir) Load() (*Container, error) {
 	f, err := d.root.Open(stateFile)
 	if errors.Is(err, fs.ErrNotExist) && !d.hasOthers() {
@@ -335,8 +337,8 @@ func (d *Dir) Load() (*Container, error) {
 	return c, nil
 }
 
-// hasOthers says whether a directory without a state is a container's all the same.
-// Other runtimes have directories below the same root.
+// hasOthers says whether a directory without a state belongs to a container of husk's. Other
+// runtimes may have directories below the same root.
 func (d *Dir) hasOthers() bool {
 	for _, name := range []string{ControlSocket, StreamSocket, LogFile} {
 		if _, err := d.root.Lstat(name); err == nil {
@@ -357,9 +359,8 @@ func decode(b []byte) (*Container, error) {
 	return c, ValidID(c.ID)
 }
 
-// Save writes the state by rename: a reader sees the old one or the new one.
-// It works without any path, so also after the supervisor has left the host's
-// mount namespace.
+// Save writes the state by rename: readers see the old state or the new one. It works without a
+// path, so also after the supervisor has left the host's mount namespace.
 func (d *Dir) Save(c *Container) error {
 	staged, err := d.Stage(c)
 	if err != nil {
@@ -369,11 +370,10 @@ func (d *Dir) Save(c *Container) error {
 	return staged.Commit()
 }
 
-// Staged is a state that is written, and needs no more space, but is not the saved one
-// yet.
-type Staged struct{ dir *Dir } // nil: it is, or never will be
+// Staged is a state that is written to disk beside the saved one and needs no more space.
+type Staged struct{ dir *Dir } // nil after Commit or Cancel
 
-// Stage writes a state beside the saved one. There may be one at a time.
+// Stage writes a state beside the saved one. Only one may be staged at a time.
 func (d *Dir) Stage(c *Container) (*Staged, error) {
 	b, err := json.Marshal(c)
 	if err != nil {
@@ -388,7 +388,7 @@ func (d *Dir) Stage(c *Container) (*Staged, error) {
 		err = cerr
 	}
 	if err != nil {
-		_ = d.root.Remove(stateFileTemp) // space is what there is none of
+		_ = d.root.Remove(stateFileTemp) // the disk may be full
 		return nil, fmt.Errorf("save state: %w", err)
 	}
 	return &Staged{d}, nil
@@ -404,10 +404,10 @@ func (s *Staged) Commit() error {
 	return nil
 }
 
-// Cancel removes the staged state unless it was committed.
+// Cancel removes the staged state if it was not committed.
 func (s *Staged) Cancel() {
 	if s.dir != nil {
-		_ = s.dir.root.Remove(stateFileTemp) // the next one is written over it
+		_ = s.dir.root.Remove(stateFileTemp) // the next one overwrites it
 		s.dir = nil
 	}
 }
@@ -417,14 +417,14 @@ func (d *Dir) OpenLog() (*os.File, error) {
 	return d.root.OpenFile(LogFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 }
 
-// FDPath is a path to name in the directory that is short whatever the
-// directory's is: a unix socket's address holds only 107 bytes.
+// FDPath returns a path for name in the directory that is short, however long the directory's
+// path is: the address of a unix socket holds only 107 bytes.
 func (d *Dir) FDPath(name string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", d.dir.Fd(), name)
 }
 
-// SocketError is what went wrong with a socket that FDPath named, without that
-// name, which says nothing to a user.
+// SocketError returns the cause of an error of a socket with a path from FDPath. That path says
+// nothing to a user, so it is left out.
 func SocketError(err error) error {
 	if op := new(net.OpError); errors.As(err, &op) {
 		return op.Err
@@ -432,21 +432,21 @@ func SocketError(err error) error {
 	return err
 }
 
-// Remove removes what husk put into the directory, name by name and never
-// recursively: a mount that should not be there makes it fail instead of
-// reaching through. Removing what is gone already is fine. Until only the state is
-// left the container keeps its name, and can be removed again; then the directory
-// loses it, so that whatever ends this call, the id is free and Sweep does the rest.
+// Remove removes what husk has put into the directory, name by name and never recursively, so
+// that an unexpected mount makes it fail and loses no files. What is gone already is ignored.
+// The container keeps its name until only the state is left, and until then Remove may be
+// called again. After that the directory is renamed, so the id is free however this call ends,
+// and Sweep removes the rest.
 func (d *Dir) Remove() error {
 	for _, name := range contents[:len(contents)-1] {
 		if err := d.removeName(name); err != nil {
 			return err
 		}
 	}
-	// Where there is no room for another directory it goes from where it is.
+	// If there is no space for another directory, it is removed under its own name.
 	if temp, err := os.MkdirTemp(filepath.Dir(d.Path), deletingPrefix); err == nil {
 		if err := os.Rename(d.Path, temp); err != nil {
-			_ = os.Remove(temp) // what is gone already has no name
+			_ = os.Remove(temp) // usually it has been renamed
 		} else {
 			d.Path = temp
 		}
@@ -454,7 +454,7 @@ func (d *Dir) Remove() error {
 	return d.removeRest()
 }
 
-// removeRest removes what there still is, and the directory.
+// removeRest removes the files that are left, and the directory.
 func (d *Dir) removeRest() error {
 	for _, name := range contents {
 		if err := d.removeName(name); err != nil {
@@ -474,7 +474,7 @@ func (d *Dir) removeName(name string) error {
 	return nil
 }
 
-// Find opens, reads and closes: what most verbs need.
+// Find opens a container's directory, loads the state and closes the directory.
 func Find(root, id string) (*Container, error) {
 	d, err := Open(root, id)
 	if err != nil {
@@ -484,9 +484,9 @@ func Find(root, id string) (*Container, error) {
 	return d.Load()
 }
 
-// List returns the containers below root, by id. Directories of other runtimes
-// and containers that vanish meanwhile are passed over; of those that cannot be
-// read, broken has the reasons, and the others are returned all the same.
+// List returns the containers below root, ordered by id. Directories of other runtimes, and
+// containers that are deleted meanwhile, are left out. broken has an error for each container
+// that cannot be read; the others are still returned.
 func List(root string) (all []*Container, broken []error, err error) {
 	entries, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -102,7 +102,7 @@ func TestCreateLoadSaveRemove(t *testing.T) {
 	if _, err := Find(root, "c1"); !errors.Is(err, ErrNotExist) {
 		t.Errorf("find after remove: %v, want %v", err, ErrNotExist)
 	}
-	// Engines delete twice, from two processes.
+	// Engines may call delete twice, from two processes.
 	if err := d.Remove(); err != nil {
 		t.Errorf("second remove: %v", err)
 	}
@@ -124,7 +124,7 @@ func TestCreateTaken(t *testing.T) {
 	}
 }
 
-// TestCreateRace: one wins, the others are told so and leave nothing.
+// TestCreateRace: one create succeeds, and the others get ErrExist and leave nothing.
 func TestCreateRace(t *testing.T) {
 	root := t.TempDir()
 	const racers = 16
@@ -195,8 +195,7 @@ func TestOtherRuntimesState(t *testing.T) {
 	}
 }
 
-// TestRemoveSparesOthers: what husk did not make stays, and so does the
-// directory that holds it.
+// TestRemoveSparesOthers: files that husk did not make stay, and so does their directory.
 func TestRemoveSparesOthers(t *testing.T) {
 	d := create(t, t.TempDir(), "c1")
 	file := filepath.Join(d.Path, ShareDir, "users-file")
@@ -211,7 +210,7 @@ func TestRemoveSparesOthers(t *testing.T) {
 	}
 }
 
-// TestWithoutPath: the supervisor saves after it has left the host's mounts.
+// TestWithoutPath: the supervisor can save after it has left the host's mount namespace.
 func TestWithoutPath(t *testing.T) {
 	root := t.TempDir()
 	d := create(t, root, "c1")
@@ -263,7 +262,7 @@ func TestFDPathIsShort(t *testing.T) {
 
 func TestLock(t *testing.T) {
 	root := t.TempDir()
-	creator := create(t, root, "c1") // holds the lock
+	creator := create(t, root, "c1") // it holds the lock
 	other, err := Open(root, "c1")
 	if err != nil {
 		t.Fatal(err)
@@ -282,8 +281,8 @@ func TestLock(t *testing.T) {
 	defer third.Close()
 	got := make(chan error, 1)
 	go func() { got <- third.Lock(deadline(t)) }()
-	// The wait that was given up above is still in the queue, and gets the lock
-	// before or after; closing gives it up.
+	// The wait that was given up is still pending and may get the lock before or after this.
+	// Closing releases it.
 	creator.Close()
 	other.Close()
 	if err := <-got; err != nil {
@@ -291,11 +290,10 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// TestLockAfterTimeout: a wait that was given up takes nothing with it that the
-// directory is used by later.
+// TestLockAfterTimeout: after a wait was given up the directory can still be used.
 func TestLockAfterTimeout(t *testing.T) {
 	root := t.TempDir()
-	creator := create(t, root, "c1") // holds the lock
+	creator := create(t, root, "c1") // it holds the lock
 	other, err := Open(root, "c1")
 	if err != nil {
 		t.Fatal(err)
@@ -387,7 +385,7 @@ func FuzzDecode(f *testing.F) {
 		if err := ValidID(c.ID); err != nil {
 			t.Errorf("%q: id %q: %v", b, c.ID, err)
 		}
-		// What was read can be written and read again, to the same.
+		// Writing and reading again must not change it.
 		first, err := json.Marshal(c)
 		if err != nil {
 			t.Fatal(err)
@@ -408,8 +406,8 @@ func ExampleError() {
 	// Output: cannot start an already running container
 }
 
-// What a killed create has left is removed by the next call; what a create that runs
-// is filling is not.
+// TestSweep: Sweep removes what a killed create has left, and leaves what a running create is
+// filling.
 func TestSweep(t *testing.T) {
 	root := t.TempDir()
 	left, err := os.MkdirTemp(root, creatingPrefix)
@@ -446,7 +444,7 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// Creates and sweeps at once: each create gets its directory.
+// TestSweepDisturbsNoCreate: each of many concurrent creates gets its directory.
 func TestSweepDisturbsNoCreate(t *testing.T) {
 	root := t.TempDir()
 	done := make(chan struct{})

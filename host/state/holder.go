@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// KillStoppedHolder kills who holds the lock, if that has been stopped (SIGSTOP): a husk
-// call that would never give the lock back, and maybe the very create that the caller
-// takes back.
+// KillStoppedHolder kills the process that holds the lock if a signal (SIGSTOP) has stopped it.
+// Such a process is a call of husk that would never release the lock; it may be the create that
+// the caller wants to undo.
 func (d *Dir) KillStoppedHolder(ctx context.Context) error {
 	pid, err := d.holder()
 	if err != nil || pid <= 0 {
@@ -20,17 +20,17 @@ func (d *Dir) KillStoppedHolder(ctx context.Context) error {
 	}
 	p, err := ProcessOf(pid)
 	if err != nil {
-		return nil //nolint:nilerr // it has ended, and its lock with it
+		return nil //nolint:nilerr // it has ended, and released the lock
 	}
-	// Only who is still the holder after its start time was read is meant.
+	// The process is killed only if it still holds the lock after its start time was read.
 	if again, err := d.holder(); err != nil || again != pid || !p.Suspended() {
 		return err
 	}
 	return p.Kill(ctx)
 }
 
-// holder finds the pid of who holds the lock; 0 is nobody, or nobody to be seen from
-// here.
+// holder returns the pid of the process that holds the lock. It is 0 if no process does, or
+// none that is visible in this pid namespace.
 func (d *Dir) holder() (pid int, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(d.dir.Fd()), &st); err != nil {
@@ -43,12 +43,13 @@ func (d *Dir) holder() (pid int, err error) {
 	return findHolder(string(b), fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)), nil
 }
 
-// findHolder looks for the exclusive flock(2) of a file in the text of /proc/locks:
+// findHolder returns the pid that holds an exclusive flock(2) on a file, by the text of
+// /proc/locks:
 //
 //	1: FLOCK  ADVISORY  WRITE 1351 00:18:1042 0 EOF
 //	1: -> FLOCK  ADVISORY  WRITE 1377 00:18:1042 0 EOF
 //
-// of which the second only waits.
+// The second line is a process that waits.
 func findHolder(locks, file string) int {
 	for line := range strings.Lines(locks) {
 		f := strings.Fields(line)

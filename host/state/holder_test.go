@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holdLock is what a child of the test does instead of the tests.
+// holdLock makes the test binary hold a lock instead of running the tests.
 const holdLock = "HUSK_TEST_HOLD_LOCK"
 
 func init() {
@@ -26,7 +26,8 @@ func init() {
 		os.Exit(1)
 	}
 	_, _ = os.Stdout.WriteString("held\n")
-	// Until the test ends: a program whose only goroutine waits for nothing ends by itself.
+	// The child waits for its stdin, because Go ends a program in which all goroutines wait for
+	// nothing.
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(0)
 }
@@ -55,7 +56,8 @@ func startHolder(t *testing.T, path string) *exec.Cmd {
 	return cmd
 }
 
-// A stopped call that holds the lock is killed; one that runs is not.
+// TestKillStoppedHolder: a stopped process that holds the lock is killed, and a running one is
+// not.
 func TestKillStoppedHolder(t *testing.T) {
 	d, err := Create(t.TempDir(), &Container{ID: "a"})
 	if err != nil {
@@ -78,7 +80,7 @@ func TestKillStoppedHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for !p.Suspended() {
-		runtime.Gosched() // the signal is on its way
+		runtime.Gosched() // the signal is being delivered
 	}
 	if err := d.KillStoppedHolder(deadline(t)); err != nil {
 		t.Error(err)

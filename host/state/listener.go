@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listeners are the processes that listen on the directory's sockets: the container's
-// supervisor, if it lives, whatever the saved state says. The kernel knows them, so one
-// that hangs or is stopped is found, too.
+// Listeners returns the processes that listen on the directory's sockets: the supervisor if it
+// is alive, whatever the saved state says. The kernel knows them, so a supervisor that hangs or
+// was stopped is found as well.
 func (d *Dir) Listeners() ([]Process, error) {
 	var all []Process
 	for _, name := range []string{ControlSocket, StreamSocket} {
@@ -36,7 +36,8 @@ func (d *Dir) listener(name string) (Process, error) {
 	if err != nil {
 		return Process{}, SocketError(err)
 	}
-	// Open until its start time is known: by then it was still who listens.
+	// The connection stays open until the start time is read, so that the process cannot be
+	// another one.
 	defer conn.Close()
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -59,8 +60,9 @@ func (d *Dir) listener(name string) (Process, error) {
 	return p, err
 }
 
-// EndSupervisor ends the process that is saved as a container's, and whoever else
-// serves the container: it is not saved yet, or the container's process is a stand-in.
+// EndSupervisor ends the process that is saved as the container's, and the processes that
+// listen on its sockets. The two differ if the supervisor is not saved yet, or if the
+// container's process is a stand-in.
 func (d *Dir) EndSupervisor(ctx context.Context, saved Process) error {
 	if err := saved.Kill(ctx); err != nil {
 		return err

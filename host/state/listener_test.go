@@ -30,7 +30,7 @@ func TestListeners(t *testing.T) {
 	}
 }
 
-// TestStatusBeforeTheSupervisor: a container that is being made is not stopped.
+// TestStatusBeforeTheSupervisor: a container that is being created does not count as stopped.
 func TestStatusBeforeTheSupervisor(t *testing.T) {
 	self, err := ProcessOf(os.Getpid())
 	if err != nil {

@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process is a host process that cannot be mistaken for a later one with the
-// same pid: it is saved with its start time.
+// Process identifies a host process by pid and start time, so that it cannot be confused with a
+// later one that has the same pid.
 type Process struct {
 	PID       int    `json:"pid"`
-	StartTime uint64 `json:"startTime"` // clock ticks after boot, /proc/PID/stat field 22, proc(5)
+	StartTime uint64 `json:"startTime"` // in clock ticks after boot: field 22 of /proc/PID/stat, proc(5)
 }
 
-// ProcessOf reads the start time of a process that exists.
+// ProcessOf returns the Process with this pid. It returns an error if there is none.
 func ProcessOf(hostPID int) (Process, error) {
 	_, start, err := readStat(hostPID)
 	if err != nil {
@@ -29,8 +29,8 @@ func ProcessOf(hostPID int) (Process, error) {
 	return Process{PID: hostPID, StartTime: start}, nil
 }
 
-// Alive says whether exactly this process still runs; a zombie does not, nor does one
-// that waits, with all it had given back, for the end of its pid namespace.
+// Alive says whether exactly this process runs. A zombie does not, and neither does a process
+// that has released everything and waits for the end of its pid namespace.
 func (p Process) Alive() bool {
 	if p.PID <= 0 {
 		return false
@@ -39,24 +39,25 @@ func (p Process) Alive() bool {
 	return err == nil && start == p.StartTime && status != 'Z' && status != 'X' && !p.gaveBack()
 }
 
-// gaveBack says whether the process has ended but for its pid. The first process of a
-// pid namespace becomes a zombie only when all others there have been reaped, and the
-// parent of one that exec has put there, a stopped cli for example, may never do so.
-// A process gives its namespaces back after its memory and its descriptors.
+// gaveBack says whether the process has ended except for its pid. The first process of a pid
+// namespace becomes a zombie only when all other processes of the namespace were reaped. The
+// parent of a process that exec has put there, such as a stopped cli, may never do that. A
+// process releases its namespaces after its memory and descriptors, so their absence shows that
+// it has ended.
 func (p Process) gaveBack() bool {
 	_, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(p.PID), "ns/mnt"))
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// Suspended says whether a signal has stopped the process (SIGSTOP): it answers nobody
-// until another lets it go on.
+// Suspended says whether a signal (SIGSTOP) has stopped the process. It does not answer until
+// another signal lets it continue.
 func (p Process) Suspended() bool {
 	status, start, err := readStat(p.PID)
 	return err == nil && start == p.StartTime && status == 'T'
 }
 
-// Kill ends the process with SIGKILL and waits, until ctx ends, for it to be
-// gone. One that has ended already is no error. Reaping it is its parent's affair.
+// Kill kills the process with SIGKILL and waits until it has ended or ctx ends. It is no error
+// if the process has ended already. Kill does not reap it; its parent does.
 func (p Process) Kill(ctx context.Context) error {
 	return p.withPidfd(func(pidfd int) error {
 		if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -66,13 +67,13 @@ func (p Process) Kill(ctx context.Context) error {
 	})
 }
 
-// Wait waits until the process has ended or ctx has.
+// Wait waits until the process has ended or ctx ends.
 func (p Process) Wait(ctx context.Context) error {
 	return p.withPidfd(func(pidfd int) error { return p.wait(ctx, pidfd) })
 }
 
-// withPidfd calls f with a pidfd of exactly this process, or not at all when it
-// has ended.
+// withPidfd calls f with a pidfd of exactly this process. If the process has ended, it does not
+// call f.
 func (p Process) withPidfd(f func(pidfd int) error) error {
 	if p.PID <= 0 {
 		return nil
@@ -85,7 +86,8 @@ func (p Process) withPidfd(f func(pidfd int) error) error {
 		return fmt.Errorf("open process %d: %w", p.PID, err)
 	}
 	defer unix.Close(pidfd)
-	// Looked at after the pidfd was opened: from here on it cannot be another.
+	// It is checked after the pidfd was opened, because from then on the pidfd cannot mean
+	// another process.
 	if !p.Alive() {
 		return nil
 	}
@@ -93,7 +95,7 @@ func (p Process) withPidfd(f func(pidfd int) error) error {
 }
 
 func (p Process) wait(ctx context.Context, pidfd int) error {
-	const slice = 100 // ms between two looks at ctx
+	const slice = 100 // milliseconds between two looks at ctx
 	for ctx.Err() == nil {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, slice)
 		if err != nil && !errors.Is(err, unix.EINTR) {
@@ -108,8 +110,8 @@ func (p Process) wait(ctx context.Context, pidfd int) error {
 
 var errStat = errors.New("not in the form of proc(5)")
 
-// readStat returns fields 3 (state) and 22 (starttime). The command name,
-// field 2, may hold spaces and parentheses, so fields count from its last ')'.
+// readStat returns fields 3 (state) and 22 (starttime) of /proc/PID/stat. Field 2, the
+// command's name, may contain spaces and parentheses, so fields are counted from the last ')'.
 func readStat(hostPID int) (status byte, start uint64, err error) {
 	path := filepath.Join("/proc", strconv.Itoa(hostPID), "stat")
 	b, err := os.ReadFile(path)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// statLine is a line of /proc/PID/stat, proc(5), up to field 24.
+// statLine returns a line of /proc/PID/stat, proc(5), up to field 24.
 func statLine(name, status, start string) string {
 	return fmt.Sprintf("7 (%s) %s 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 %s 1000 10\n", name, status, start)
 }
@@ -56,7 +56,7 @@ func FuzzParseStat(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What was understood must be in the line behind its last parenthesis.
+		// What was parsed must be in the line after its last parenthesis.
 		rest := b[bytes.LastIndexByte(b, ')')+1:]
 		fields := bytes.Fields(rest)
 		if fields[0][0] != status || strings.TrimLeft(string(fields[19]), "0") != strings.TrimLeft(fmt.Sprint(start), "0") {
@@ -65,7 +65,7 @@ func FuzzParseStat(f *testing.F) {
 	})
 }
 
-// startSleep starts a child that the test kills by its pid; reap collects it.
+// startSleep starts a child. The test kills it by its pid; cmd.Wait reaps it.
 func startSleep(t *testing.T) (p Process, cmd *exec.Cmd) {
 	t.Helper()
 	cmd = exec.Command("sleep", "300")
@@ -125,7 +125,7 @@ func TestKillAndWait(t *testing.T) {
 	if err := <-waited; err != nil {
 		t.Errorf("wait for a killed process: %v", err)
 	}
-	// It is a zombie until cmd.Wait: ended for husk.
+	// Until cmd.Wait it is a zombie, which husk counts as ended.
 	if p.Alive() {
 		t.Error("a zombie counts as alive")
 	}

@@ -7,11 +7,11 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Status is one of the spec's status words (runtime.md, "State"), or Paused,
-// which runc adds and engines know.
+// Status is a status of the spec (runtime.md, "State"), or Paused, which runc has in addition
+// and engines know.
 type Status string
 
-// The words.
+// The statuses.
 const (
 	Creating Status = Status(specs.StateCreating)
 	Created  Status = Status(specs.StateCreated)
@@ -20,7 +20,7 @@ const (
 	Stopped  Status = Status(specs.StateStopped)
 )
 
-// Verb is a command that depends on the status of its container.
+// Verb is a command whose permission depends on the container's status.
 type Verb string
 
 // The verbs.
@@ -39,9 +39,9 @@ const (
 // ok marks a verb as allowed in the table.
 const ok = ""
 
-// transitions says for each verb what happens in each status: ok, or the text
-// of the refusal. The texts are runc's to the letter, since engines match them;
-// %s is the container's id. A status without an entry gets the general text.
+// transitions says for each verb and status whether the verb is allowed (ok), or gives the text
+// of the error. The texts are exactly runc's, because engines match them; %s is the container's
+// id. A status without an entry gets a general text.
 var transitions = map[Verb]map[Status]string{
 	Start: {
 		Created: ok,
@@ -54,8 +54,8 @@ var transitions = map[Verb]map[Status]string{
 		Stopped: "container not running",
 	},
 	Delete: {
-		// Engines delete what they created and never started; the spec would
-		// refuse, runc and crun do not.
+		// Engines delete containers that they have created and never started. The spec forbids
+		// that; runc and crun allow it.
 		Created: ok, Stopped: ok,
 		Creating: "cannot delete container %s that is not stopped: creating",
 		Running:  "cannot delete container %s that is not stopped: running",
@@ -91,15 +91,15 @@ var transitions = map[Verb]map[Status]string{
 	},
 }
 
-// Error is a verb refused because of the container's status.
+// Error is returned for a verb that the container's status does not allow.
 type Error struct {
 	Verb   Verb
 	ID     string
 	Status Status
 }
 
-// Error gives runc's text where runc has one; it always allows to tell verb, id
-// and status apart.
+// Error returns runc's text for this verb and status, or a general one that names verb, id and
+// status.
 func (e *Error) Error() string {
 	text, known := transitions[e.Verb][e.Status]
 	switch {
@@ -111,7 +111,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// Allowed returns nil when verb may be done to a container in status, else an *Error.
+// Allowed returns nil if the status allows the verb, else an *Error.
 func Allowed(verb Verb, id string, status Status) error {
 	if text, known := transitions[verb][status]; known && text == ok {
 		return nil

@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// TestAllowed has every verb in every status, with runc's words for the refused
-// ones: engines match them.
+// TestAllowed tests every verb in every status, with runc's texts, which engines match.
 func TestAllowed(t *testing.T) {
 	const allowed = ""
 	statuses := []Status{Creating, Created, Running, Paused, Stopped}
@@ -63,7 +62,7 @@ func TestAllowed(t *testing.T) {
 }
 
 func TestAllowedUnknownStatus(t *testing.T) {
-	// A state file of a later husk may have a word this one does not know.
+	// The state file of a later version may have a status that this one does not know.
 	if err := Allowed(Kill, "c1", "hibernated"); err == nil {
 		t.Error("a verb is allowed in an unknown status")
 	}

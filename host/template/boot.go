@@ -14,15 +14,14 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// Boot returns the function that Store.Make wants: it boots a guest of cfg with
-// nics network cards, waits until its agent has opened the channel, and saves it.
-// The agent waits there for a host to speak, and nobody ever has: what a clone
-// wakes up with knows of no container.
+// Boot returns the function that Store.Make needs. It boots a guest of cfg with nics network
+// cards, waits until its agent has opened the channel, and saves it. Nobody ever speaks to that
+// agent, so a clone knows of no container when it wakes up.
 //
-// cfg's taps, share directory and template files are set here.
+// Boot sets the taps, the share directory and the template files of cfg.
 func Boot(starter hypervisor.Starter, cfg hypervisor.Config, nics int) func(ctx context.Context, ram, devices string) error {
 	return func(ctx context.Context, ram, devices string) (err error) {
-		// QEMU would make it readable for all.
+		// QEMU would make the file readable for everybody.
 		f, err := os.OpenFile(ram, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err == nil {
 			err = f.Close()
@@ -61,7 +60,7 @@ func save(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config
 	if !ok {
 		return errors.Join(errors.New("this hypervisor cannot save a VM"), vm.Stop())
 	}
-	// Neither wait ends by itself when the guest dies of a panic.
+	// Neither of the two waits below ends by itself when the guest panics.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -71,8 +70,7 @@ func save(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config
 		case <-ctx.Done():
 		}
 	}()
-	// Nothing is ever written to the channel: what is said to an agent would be in
-	// each clone's memory.
+	// Nothing is ever written to the channel, because it would be in the memory of each clone.
 	err = saver.AwaitChannel(ctx)
 	if err == nil {
 		err = saver.Save(ctx)
@@ -80,13 +78,13 @@ func save(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config
 	return errors.Join(err, vm.Stop())
 }
 
-// tapsToNowhere makes taps in a network namespace of their own, which goes with
-// them: the device state of a card depends on the kind of its backend.
+// tapsToNowhere makes taps in a new network namespace, which ends with them. They are needed
+// because the saved state of a card depends on the kind of its backend.
 func tapsToNowhere(n int) (taps []*network.Tap, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// Not unlocked: the thread ends with its goroutine.
+		// The goroutine is not unlocked, so the thread ends with it.
 		runtime.LockOSThread()
 		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
 			taps, err = network.OpenTaps(n)

@@ -22,7 +22,7 @@ func (s *saver) Channel() hypervisor.Channel {
 	return hypervisor.Channel{Serial: &s.serial, VsockCID: 5}
 }
 
-// written counts what is written to a connection.
+// written counts the bytes written to a connection.
 type written struct {
 	net.Conn
 	bytes int
@@ -47,8 +47,8 @@ func (s *savers) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	return s.vm, nil
 }
 
-// A template's agent is told nothing, least of all a secret: it would be in each
-// clone's memory.
+// TestTemplateIsToldNothing: nothing is sent to a template's agent, because a secret would be
+// in the memory of each clone.
 func TestTemplateIsToldNothing(t *testing.T) {
 	s := &savers{}
 	if err := save(t.Context(), s, hypervisor.Config{}); err != nil {

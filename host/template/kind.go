@@ -13,48 +13,48 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kind is everything that decides what a saved guest looks like and where it can
-// wake up. Two VMs of equal kinds may share a template; any difference is
-// another template.
+// Kind is everything that decides what a saved guest contains and where it can wake up. VMs of
+// equal kinds may share a template.
 type Kind struct {
-	Husk      string `json:"husk"`      // identity of husk's binary
-	Machine   string `json:"machine"`   // digest of the vmm's arguments, those of one VM left out
-	Host      string `json:"host"`      // release of the host's kernel: KVM is part of the machine
+	Husk      string `json:"husk"`      // identity of husk's executable
+	Machine   string `json:"machine"`   // digest of the vmm's arguments, without those that may differ between VMs of a kind
+	Host      string `json:"host"`      // release of the host's kernel, because KVM is part of the machine
 	Guest     string `json:"guest"`     // digest of kernel, modules and agent
-	VMM       string `json:"vmm"`       // identity of the vmm's binary
+	VMM       string `json:"vmm"`       // identity of the vmm's executable
 	Accel     string `json:"accel"`     //
-	CPU       string `json:"cpu"`       // of the host: model, flags, microcode
-	MemoryMiB int    `json:"memoryMiB"` // guest RAM
+	CPU       string `json:"cpu"`       // the host's model, flags and microcode
+	MemoryMiB int    `json:"memoryMiB"` // size of the guest's RAM
 	VCPUs     int    `json:"vcpus"`
 	NICs      int    `json:"nics"`
-	Cmdline   string `json:"cmdline"` // kernel parameters beyond the hypervisor's own
+	Cmdline   string `json:"cmdline"` // kernel parameters in addition to the hypervisor's own
 
-	// Tenant and Part are those of the Scope: what the guest has drawn is theirs alone.
+	// Tenant and Part are those of the Scope. Only containers with the same values share what
+	// the guest has drawn at boot.
 	Tenant string `json:"tenant,omitempty"`
 	Part   string `json:"part,omitempty"`
 }
 
-// Fits says whether what is here now, of which k is any kind, could start from templates of
-// the kind other: the same husk, guest, vmm, processor and kernel of the host. Sizes and
-// tenants do not count.
+// Fits says whether templates of the kind other can be used on this host as it is now, which k
+// describes: husk, guest, vmm, processor and host kernel are the same. Sizes and tenants are
+// not compared.
 func (k Kind) Fits(other Kind) bool {
 	return k.Husk == other.Husk && k.Host == other.Host && k.Guest == other.Guest && k.VMM == other.VMM &&
 		k.CPU == other.CPU && k.Accel == other.Accel && k.Cmdline == other.Cmdline
 }
 
-// Key names a kind's template: a hash, fit for a file name.
+// Key returns the name of a kind's template: a hash that is a valid file name.
 func (k Kind) Key() string {
 	b, err := json.Marshal(k)
 	if err != nil {
-		// A struct of strings and numbers cannot fail to be marshalled.
+		// A struct of strings and numbers can always be marshalled.
 		panic(err)
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:16])
 }
 
-// FileIdentity tells a file from any other, and from itself after a change,
-// without reading it.
+// FileIdentity returns a text that identifies a file's present content, without reading the
+// file.
 func FileIdentity(path string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -64,10 +64,10 @@ func FileIdentity(path string) (string, error) {
 		st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec), nil
 }
 
-// cpuFields are the lines of /proc/cpuinfo a guest's view of its CPU follows from.
+// cpuFields are the lines of /proc/cpuinfo on which the guest's CPU depends.
 var cpuFields = []string{"vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "flags"}
 
-// HostCPU is the identity of the host's processor.
+// HostCPU returns the identity of the host's processor.
 func HostCPU() (string, error) {
 	b, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

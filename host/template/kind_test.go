@@ -2,7 +2,7 @@ package template
 
 import "testing"
 
-// A template of another size fits what is here, one of another husk, guest or host does not.
+// TestFits: a template of another size fits, and one of another husk, guest or host does not.
 func TestFits(t *testing.T) {
 	here := Kind{Husk: "husk", Machine: "machine", Host: "6.1", Guest: "guest", VMM: "qemu", Accel: "tcg", CPU: "cpu", MemoryMiB: 1024, VCPUs: 1, NICs: 2}
 	for name, c := range map[string]struct {

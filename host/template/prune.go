@@ -14,19 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Entry is one template of a store, for people.
+// Entry describes one template of a store for users.
 type Entry struct {
 	Key     string    `json:"key"`
 	Kind    Kind      `json:"kind"`
 	Created time.Time `json:"created"`
 	Used    time.Time `json:"used"`
 	Bytes   int64     `json:"bytes"` // on disk; RAM files are sparse
-	// Usable is set by who knows what is here now: containers can still start from it.
+	// Usable: containers of this husk can start from it on this host. The caller of List sets
+	// it.
 	Usable bool `json:"usable"`
 }
 
-// List returns the store's templates; what cannot be read is listed by its key
-// alone.
+// List returns the store's templates. Of one that cannot be read only the key is known.
 func (s Store) List() ([]Entry, error) {
 	dirs, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,10 +64,9 @@ func entry(dir string) Entry {
 	return e
 }
 
-// Prune removes templates that nobody has started from for longer than unused;
-// with 0 all of them, or those with one of the keys, if any are given. VMs that run
-// on one keep it. It returns what it removed. That there is no template of a key is
-// an error, and nothing is removed then.
+// Prune removes templates from which no VM has started for longer than unused, 0 meaning all.
+// With keys it removes only those of them. Running VMs keep their template's memory. It returns
+// what it has removed. If a key has no template, it returns an error and removes nothing.
 func (s Store) Prune(unused time.Duration, keys ...string) ([]Entry, error) {
 	all, err := s.List()
 	if err != nil {
@@ -94,8 +93,8 @@ func (s Store) Prune(unused time.Duration, keys ...string) ([]Entry, error) {
 	return removed, nil
 }
 
-// limit removes what the store's limits do not allow: templates unused for too
-// long, then those unused for longest until the rest fit.
+// limit removes what exceeds the store's limits: first templates that were unused for too long,
+// then those unused for longest until the rest fits.
 func (s Store) limit() error {
 	if s.MaxAge > 0 {
 		if _, err := s.Prune(s.MaxAge); err != nil {
@@ -116,7 +115,7 @@ func (s Store) limit() error {
 	var total int64
 	for i, e := range all {
 		total += e.Bytes
-		// The newest stays, however large: it is why we are here.
+		// The newest template stays, however large it is, because it was just made.
 		if i == 0 || total <= s.MaxBytes {
 			continue
 		}
@@ -127,8 +126,8 @@ func (s Store) limit() error {
 	return nil
 }
 
-// removeHalfMade removes what makers that were killed have left: nobody holds the
-// lock of such a template.
+// removeHalfMade removes what makers that were killed have left. Nobody holds the lock of such
+// a template.
 func (s Store) removeHalfMade() error {
 	left, err := filepath.Glob(filepath.Join(s.Dir, makingPrefix+"*"))
 	if err != nil {
@@ -149,9 +148,9 @@ func (s Store) removeHalfMade() error {
 	return nil
 }
 
-// noteUse sets the time by which Prune judges.
+// noteUse sets the time of use, by which Prune decides.
 func noteUse(dir string) {
 	now := time.Now()
-	// Where it fails, the template is made anew in a week.
+	// If this fails, the template is removed after a week and made again.
 	_ = os.Chtimes(filepath.Join(dir, descFile), now, now)
 }

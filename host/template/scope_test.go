@@ -31,8 +31,8 @@ func TestScopeOf(t *testing.T) {
 	}
 }
 
-// TestOwnWishNeverWidens: two containers that the setting keeps apart share no
-// template, whatever they ask for themselves.
+// TestOwnWishNeverWidens: containers that the setting separates share no template, whatever
+// they ask for themselves.
 func TestOwnWishNeverWidens(t *testing.T) {
 	kindOf := func(s Scope) string {
 		k := kind()
@@ -59,7 +59,7 @@ func TestOwnWishNeverWidens(t *testing.T) {
 	}
 }
 
-// TestScopesHaveKeys: each of its own.
+// TestScopesHaveKeys: different scopes have different keys.
 func TestScopesHaveKeys(t *testing.T) {
 	keys := map[string]Scope{}
 	for _, s := range []Scope{{}, {Tenant: "a"}, {Part: "a"}, {Tenant: "a", Part: "a"}, {Tenant: "ab"}, {Tenant: "a", Part: "b"}} {

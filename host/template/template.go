@@ -1,10 +1,10 @@
-// Package template keeps memory templates: a guest that has booted once, up to
-// where its agent waits for a host to speak, saved so that later VMs of the same
-// kind wake up there instead of booting. No container has ever been in it.
+// Package template keeps memory templates. A template is a guest that has booted up to where
+// its agent waits for a host, and was saved, so that later VMs of the same kind wake up there
+// instead of booting. No container has ever run in it.
 //
-// A template is a directory: the guest's RAM as a sparse file, the state of its
-// devices, and a description that both are checked against before use. It is made
-// under a lock by whoever needs it first, and appears by rename.
+// A template is a directory with the guest's RAM as a sparse file, the state of its devices,
+// and a description by which both are checked before use. The first call that needs it makes it
+// under a lock; it appears by rename.
 package template
 
 import (
@@ -26,15 +26,15 @@ import (
 	"github.com/huskvm/husk/host/flock"
 )
 
-// Store is the directory templates are kept in, root only, and its limits; zero
-// is no limit. They are looked at when a template is made.
+// Store is the directory of the templates, which only root may enter, and its limits; 0 means
+// no limit. The limits are applied when a template is made.
 type Store struct {
 	Dir      string
 	MaxAge   time.Duration // since the last start from it
-	MaxBytes int64         // on disk, of all together
+	MaxBytes int64         // on disk, of all templates together
 }
 
-// StoreOf is where the settings say that templates are kept.
+// StoreOf returns the store that the settings describe.
 func StoreOf(settings *config.Config) Store {
 	return Store{
 		Dir:    filepath.Join(settings.Cache, "templates"),
@@ -42,32 +42,31 @@ func StoreOf(settings *config.Config) Store {
 	}
 }
 
-// Template is one that was checked and may be used.
+// Template is a template that was checked and may be used.
 type Template struct {
 	Key     string
 	RAM     string // path of the file with the guest's RAM
 	Devices string // path of the device state
 }
 
-// description is what a template says of itself.
+// description is the file that describes a template.
 type description struct {
 	Format      int       `json:"format"`
 	Key         string    `json:"key"`
-	Kind        Kind      `json:"kind"` // for people: the key is made of it
+	Kind        Kind      `json:"kind"` // for users: the key is computed from it
 	Created     time.Time `json:"created"`
 	RAM         ramState  `json:"ram"`
 	DevicesHash string    `json:"devicesHash"`
 }
 
-// ramState tells whether the RAM file is the one that was saved, untouched. Its
-// content is not read: that would take longer than to boot. The time of change
-// cannot be set back by who rewrites the file in place; only damage below the
-// file system goes unseen, and then the guest does not answer. The number of
-// blocks is no part of it: it settles only when the file has reached the disk.
+// ramState identifies the saved RAM file. The file is not read, because that would take longer
+// than booting. Its time of change cannot be set back by somebody who rewrites the file. Damage
+// below the file system is not noticed here; the guest does not answer then. The number of
+// blocks is not compared, because it changes until the file has reached the disk.
 type ramState struct {
 	Inode   uint64 `json:"inode"`
 	Bytes   int64  `json:"bytes"`
-	Mtime   int64  `json:"mtime"` // ns after the epoch
+	Mtime   int64  `json:"mtime"` // nanoseconds after the epoch
 	Ctime   int64  `json:"ctime"`
 	Regular bool   `json:"regular"`
 }
@@ -86,30 +85,31 @@ func stateOf(path string) (ramState, error) {
 }
 
 const (
-	format = 2 // raised when templates of an older husk must not be used
+	format = 2 // raise it when templates of older versions must not be used
 
 	ramFile     = "ram"
 	devicesFile = "devices"
 	descFile    = "template.json"
 
-	// makingPrefix and the key name the directory of a template being made.
+	// makingPrefix and the key form the name of a template's directory while it is being made.
 	makingPrefix = ".making-"
 
-	// retryAfter is how long after a failure to make a template the containers of
-	// its kind boot without another try, which takes as long as their own boot.
+	// retryAfter is how long containers boot, after making a template of their kind has failed,
+	// before it is tried again. A try takes as long as the container's own boot.
 	retryAfter = 10 * time.Minute
 
 	maxDescription = 1 << 20
-	maxDevices     = 64 << 20 // bytes; measured 75 kB
+	maxDevices     = 64 << 20 // bytes; about 75 kB are normal
 )
 
 var contents = []string{ramFile, devicesFile, descFile}
 
-// ErrNone says that there is no usable template of a kind.
+// ErrNone means that there is no usable template of a kind.
 var ErrNone = errors.New("no template")
 
-// Find returns the template of a kind after checking it. What is damaged or no
-// longer what it was is removed, and the error says so and is ErrNone.
+// Find returns the template of a kind after checking it. A template that is damaged or was
+// changed is removed, and the error is a *DiscardedError. If there is none, the error is
+// ErrNone.
 func (s Store) Find(k Kind) (*Template, error) {
 	key := k.Key()
 	dir := filepath.Join(s.Dir, key)
@@ -127,12 +127,12 @@ func (s Store) Find(k Kind) (*Template, error) {
 	return nil, &DiscardedError{err}
 }
 
-// DiscardedError is ErrNone where there was a template that could not be used.
+// DiscardedError is an ErrNone for a template that could not be used and was removed.
 type DiscardedError struct{ Why error }
 
 func (e *DiscardedError) Error() string { return "discarded: " + e.Why.Error() }
 
-// Unwrap returns why, and that there is none.
+// Unwrap returns the reason and ErrNone.
 func (e *DiscardedError) Unwrap() []error { return []error{e.Why, ErrNone} }
 
 func exists(path string) bool {
@@ -140,8 +140,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// check is cheap, for it is on the way of every start: RAM is checked by size
-// and time of change, the device state by its hash.
+// check checks a template. It must be fast, because every start waits for it: RAM is checked by
+// size and time of change, and the device state by its hash.
 func check(dir, key string) error {
 	b, err := readBounded(filepath.Join(dir, descFile), maxDescription)
 	if err != nil {
@@ -171,8 +171,8 @@ func check(dir, key string) error {
 	return nil
 }
 
-// readBounded reads a regular file of at most limit bytes, and nothing else: a
-// fifo in its place would wait for ever.
+// readBounded reads a regular file of at most limit bytes. It returns an error for other kinds
+// of files; a fifo would block it for ever.
 func readBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -198,8 +198,8 @@ func hashFile(path string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// Make makes the template of a kind unless another has made it meanwhile: make
-// boots a guest whose RAM and device state end up in the two files it is given.
+// Make makes the template of a kind, unless another process has made it meanwhile. boot boots a
+// guest and saves its RAM and device state to the two files.
 func (s Store) Make(ctx context.Context, k Kind, boot func(ctx context.Context, ram, devices string) error) (*Template, error) {
 	if err := s.open(); err != nil {
 		return nil, err
@@ -216,12 +216,12 @@ func (s Store) Make(ctx context.Context, k Kind, boot func(ctx context.Context, 
 		return nil, fmt.Errorf("make template: it failed at %s and is tried again after %v: husk template create says why",
 			info.ModTime().Format(time.TimeOnly), retryAfter)
 	}
-	// Each new kernel or husk makes new kinds; the old ones would stay for ever.
+	// Each new kernel or husk makes new kinds, so templates of old ones have to be removed.
 	if err := s.limit(); err != nil {
 		return nil, err
 	}
 	temp := filepath.Join(s.Dir, makingPrefix+k.Key())
-	// Left by a maker that was killed: the lock is ours now.
+	// A maker that was killed has left it, because the lock is ours now.
 	if err := remove(temp); err != nil {
 		return nil, err
 	}
@@ -237,7 +237,7 @@ func (s Store) Make(ctx context.Context, k Kind, boot func(ctx context.Context, 
 	}
 	if err != nil {
 		err = errors.Join(fmt.Errorf("make template: %w", err), remove(temp))
-		// Where not even that can be noted, each container tries.
+		// If this cannot be noted, each container tries again.
 		_ = os.WriteFile(s.failedFile(k.Key()), nil, 0o600)
 		return nil, err
 	}
@@ -263,8 +263,8 @@ func describe(dir string, k Kind) error {
 	return os.WriteFile(filepath.Join(dir, descFile), b, 0o600)
 }
 
-// open makes the store's directory. What lies in it becomes the memory of a
-// container's kernel, so it must be root's alone.
+// open makes the store's directory. Its files become the memory of a container's kernel, so
+// only root may have access.
 func (s Store) open() error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return fmt.Errorf("open template store: %w", err)
@@ -279,8 +279,8 @@ func (s Store) open() error {
 	return nil
 }
 
-// lock waits for the lock of a key until ctx ends. The lock's file stays: to
-// remove it would let two hold "the" lock.
+// lock waits for the lock of a key until ctx ends. The lock's file is never removed: otherwise
+// two processes could each hold a lock on a different file of that name.
 func (s Store) lock(ctx context.Context, key string) (unlock func(), err error) {
 	f, err := os.OpenFile(s.lockFile(key), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -294,19 +294,18 @@ func (s Store) lock(ctx context.Context, key string) (unlock func(), err error) 
 
 func (s Store) failedFile(key string) string { return filepath.Join(s.Dir, ".failed-"+key) }
 
-// Retry lets the template of a key be made at once though it has failed lately.
+// Retry allows making the template of a key at once although it has failed lately.
 func (s Store) Retry(key string) { _ = os.Remove(s.failedFile(key)) }
 
 func (s Store) lockFile(key string) string { return filepath.Join(s.Dir, "."+key+".lock") }
 
-// Discard removes the template of a key, e.g. after a VM could not wake up from it.
+// Discard removes the template of a key, for example after a VM could not wake up from it.
 func (s Store) Discard(key string) error { return remove(filepath.Join(s.Dir, key)) }
 
-// remove removes a template. VMs that map its RAM keep it. First it loses its
-// name, so that nothing that somebody put there can stand in the way of a new
-// one; then its files go, each by its name and none recursively, for a directory
-// in a file's place could hold a mount. What is not a template's own stays, under
-// a name that nobody looks at.
+// remove removes a template. VMs that map its RAM keep it. First the directory is renamed, so
+// that nothing in it can prevent a new template. Then its files are removed by name and never
+// recursively, because a directory in place of a file could be a mount point. Other files stay,
+// under a name that nobody looks at.
 func remove(dir string) error {
 	moved := dir
 	gone, err := os.MkdirTemp(filepath.Dir(dir), ".gone-")
@@ -317,12 +316,12 @@ func remove(dir string) error {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
 		case errors.Is(err, unix.EXDEV):
-			moved = dir // on an overlay, whose directories cannot all be renamed
+			moved = dir // some directories on an overlay cannot be renamed
 		case err != nil:
 			return fmt.Errorf("remove template: %w", err)
 		}
 	}
-	// Without room for another directory the files go from where they are.
+	// If there is no space for another directory, the files are removed under the old name.
 	for _, name := range contents {
 		_ = os.Remove(filepath.Join(moved, name))
 	}

@@ -18,7 +18,7 @@ func kind() Kind {
 	return Kind{Husk: "h", Guest: "g", VMM: "v", Accel: "tcg", CPU: "c", MemoryMiB: 1024, VCPUs: 2, NICs: 1}
 }
 
-// boots counts how often it was called and writes two files as a VM would.
+// boots counts its calls in n and writes two files as a VM would.
 func boots(n *atomic.Int32) func(context.Context, string, string) error {
 	return func(_ context.Context, ram, devices string) error {
 		n.Add(1)
@@ -72,8 +72,7 @@ func TestMakeOnceAndFind(t *testing.T) {
 	}
 }
 
-// TestDamage holds that whatever happens to a template's files it is discarded,
-// and made again.
+// TestDamage: whatever happens to a template's files, it is removed and made again.
 func TestDamage(t *testing.T) {
 	damages := map[string]func(dir string) error{
 		"ram changed": func(dir string) error {
@@ -176,8 +175,8 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// TestLimits holds that making one template removes those the limits do not
-// allow, and what a killed maker has left.
+// TestLimits: making a template removes those beyond the limits, and what a killed maker has
+// left.
 func TestLimits(t *testing.T) {
 	s := newStore(t)
 	var n atomic.Int32
@@ -240,7 +239,8 @@ func TestBootFails(t *testing.T) {
 	}
 }
 
-// TestStoreOfOthers: what lies there becomes a kernel's memory.
+// TestStoreOfOthers: a store that others may write to is refused, because its files become a
+// kernel's memory.
 func TestStoreOfOthers(t *testing.T) {
 	s := newStore(t)
 	if err := os.Mkdir(s.Dir, 0o700); err != nil {

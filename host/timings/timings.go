@@ -1,7 +1,6 @@
-// Package timings accounts for the time a verb takes: where each millisecond
-// between the command line and the container's first instruction went. The
-// processes of one verb measure on one clock, the host's CLOCK_MONOTONIC, so
-// that what each has noted fits into one table.
+// Package timings measures where the time of a verb goes, from the command line to the
+// container's first instruction. All processes of a verb use one clock, the host's
+// CLOCK_MONOTONIC, so that their phases fit into one table.
 package timings
 
 import (
@@ -16,16 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Phase is one stretch of time in one process.
+// Phase is a period of time in one process.
 type Phase struct {
 	Process string        `json:"process"` // cli, supervisor or agent
 	Name    string        `json:"name"`
-	Began   time.Duration `json:"began"` // CLOCK_MONOTONIC of the host
+	Began   time.Duration `json:"began"` // on the host's CLOCK_MONOTONIC
 	Took    time.Duration `json:"took"`
 }
 
-// Log is the phases that one process has noted. A nil Log notes nothing. It is
-// safe for use by many goroutines.
+// Log holds the phases that one process has measured. A nil Log measures nothing. All methods
+// may be called by many goroutines at once.
 type Log struct {
 	process string
 
@@ -34,23 +33,23 @@ type Log struct {
 	phases []Phase
 }
 
-// New starts a log whose first lap begins now.
+// New returns a log whose first lap begins now.
 func New(process string) *Log { return &Log{process: process, last: Now()} }
 
-// NewFromStart is New for a process that has just come to its main function: the
-// first lap is what execve and the language's own start have taken.
+// NewFromStart returns a log for a process that has just entered its main function. The first
+// lap is the time of execve and of Go's own start.
 func NewFromStart(process string) *Log {
 	l := New(process)
 	var cpu unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &cpu); err == nil {
-		// Nothing has waited for anything yet: CPU time is time.
+		// The process has not waited yet, so its CPU time is the time that has passed.
 		took := time.Duration(cpu.Nano())
 		l.phases = append(l.phases, Phase{Process: process, Name: "process start", Began: l.last - took, Took: took})
 	}
 	return l
 }
 
-// Now is the host's CLOCK_MONOTONIC, 0 if there is none.
+// Now returns the host's CLOCK_MONOTONIC, or 0 if there is none.
 func Now() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
@@ -59,7 +58,7 @@ func Now() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// Lap notes the time since the last lap under a name.
+// Lap records the time since the last lap under a name.
 func (l *Log) Lap(name string) {
 	if l == nil {
 		return
@@ -71,7 +70,7 @@ func (l *Log) Lap(name string) {
 	l.last = now
 }
 
-// Begin starts a phase that runs beside the laps.
+// Begin starts a phase that runs in parallel with the laps. The caller calls end.
 func (l *Log) Begin(name string) (end func()) {
 	if l == nil {
 		return func() {}
@@ -80,7 +79,7 @@ func (l *Log) Begin(name string) (end func()) {
 	return func() { l.Add(Phase{Process: l.process, Name: name, Began: began, Took: Now() - began}) }
 }
 
-// Add takes over phases that were measured elsewhere.
+// Add adds phases that were measured elsewhere.
 func (l *Log) Add(phases ...Phase) {
 	if l == nil {
 		return
@@ -90,7 +89,7 @@ func (l *Log) Add(phases ...Phase) {
 	l.phases = append(l.phases, phases...)
 }
 
-// Phases returns what was noted, in the order in which it began.
+// Phases returns the phases by the time at which they began.
 func (l *Log) Phases() []Phase {
 	if l == nil {
 		return nil
@@ -102,8 +101,8 @@ func (l *Log) Phases() []Phase {
 	return phases
 }
 
-// Print writes the phases as a table, times in milliseconds, the first column
-// since the first of them began.
+// Print writes a table of the phases with times in milliseconds. The first column is the time
+// since the first phase began.
 func (l *Log) Print(w io.Writer) error {
 	phases := l.Phases()
 	if len(phases) == 0 {
@@ -121,14 +120,14 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 
 type key struct{}
 
-// With returns a context whose users note their laps in l.
+// With returns a context in which Lap records in l.
 func With(ctx context.Context, l *Log) context.Context { return context.WithValue(ctx, key{}, l) }
 
-// From returns the context's log, nil if it has none.
+// From returns the context's log; nil if it has none.
 func From(ctx context.Context) *Log {
 	l, _ := ctx.Value(key{}).(*Log)
 	return l
 }
 
-// Lap notes a lap in the context's log.
+// Lap records a lap in the context's log.
 func Lap(ctx context.Context, name string) { From(ctx).Lap(name) }
