@@ -34,7 +34,8 @@ type invalid struct {
 	path  string // "a.0.b"; "-" appends to a list
 	value string // JSON; empty removes the field
 	field string // empty: path, with indices in brackets
-	runc  bool   // runc 1.1 accepts it, crashes or hangs
+	// runcDiffers: runc 1.1 accepts the config, crashes or hangs.
+	runcDiffers bool
 }
 
 var indices = regexp.MustCompile(`\.(\d+)`)
@@ -114,7 +115,7 @@ func TestInvalidConfig(t *testing.T) {
 			t.Run(c.path+" "+clip(c.value, 40), func(t *testing.T) {
 				t.Parallel()
 				c.value = strings.ReplaceAll(c.value, "SYMLINK", link)
-				refuse(t, c.apply(t, config), c.named(), c.runc)
+				refuse(t, c.apply(t, config), c.named(), c.runcDiffers)
 			})
 		}
 	})

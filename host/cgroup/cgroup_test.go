@@ -81,13 +81,7 @@ func remove(t *testing.T, g *Group) {
 	}
 }
 
-func TestLifecycle(t *testing.T) { testLifecycle(t) }
-
-func TestLifecycleV2(t *testing.T) {
-	if inLayout(t, "v2") {
-		testLifecycle(t)
-	}
-}
+func TestLifecycle(t *testing.T) { onEachVersion(t, testLifecycle) }
 
 func testLifecycle(t *testing.T) {
 	t.Helper()
@@ -121,13 +115,7 @@ func testLifecycle(t *testing.T) {
 	checkRemoval(t, g, sleep)
 }
 
-func TestAdd(t *testing.T) { testAdd(t) }
-
-func TestAddV2(t *testing.T) {
-	if inLayout(t, "v2") {
-		testAdd(t)
-	}
-}
+func TestAdd(t *testing.T) { onEachVersion(t, testAdd) }
 
 func testAdd(t *testing.T) {
 	t.Helper()
@@ -245,13 +233,7 @@ func TestForbiddenAltogether(t *testing.T) {
 	remove(t, g)
 }
 
-func TestRelativePath(t *testing.T) { testRelativePath(t) }
-
-func TestRelativePathV2(t *testing.T) {
-	if inLayout(t, "v2") {
-		testRelativePath(t)
-	}
-}
+func TestRelativePath(t *testing.T) { onEachVersion(t, testRelativePath) }
 
 func testRelativePath(t *testing.T) {
 	t.Helper()

@@ -42,7 +42,7 @@ func inLayout(t *testing.T, layout string) bool {
 	if os.Getuid() != 0 {
 		t.Skip("mount namespaces need root")
 	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.v")
 	cmd.Env = append(os.Environ(), mountsEnv+"="+layout)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
@@ -50,6 +50,18 @@ func inLayout(t *testing.T, layout string) bool {
 		t.Errorf("with layout %s: %v\n%s", layout, err, out)
 	}
 	return false
+}
+
+// onEachVersion runs a test with the cgroup hierarchies that this machine has, and with cgroup
+// v2 alone.
+func onEachVersion(t *testing.T, test func(t *testing.T)) {
+	t.Helper()
+	t.Run("host", test)
+	t.Run("v2", func(t *testing.T) {
+		if inLayout(t, "v2") {
+			test(t)
+		}
+	})
 }
 
 func arrange(layout string) error {

@@ -9,32 +9,27 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/integration/conformance/options"
 )
 
 // tries of a test that falls short: several of them sleep and hope.
 const tries = 3
 
-type options struct {
-	husk, config, runc string        // binaries and husk's settings file
-	expected           string        // file
-	suite              string        // module version, or a directory
-	only               string        // regexp of test names
-	build              string        // directory for the suite and the tests' output
-	markdown, json     string        // files to write
-	deadline           time.Duration // of one test
+type commandOptions struct {
+	options.Options
+	runc string // path of the binary
+	json string // file to write everything to
 }
 
 func init() {
@@ -43,36 +38,22 @@ func init() {
 }
 
 func main() {
-	var o options
-	flag.StringVar(&o.husk, "husk", "./husk", "husk's `binary`")
-	flag.StringVar(&o.config, "config", "", "husk's settings `file`")
+	o := commandOptions{Options: options.Options{
+		Expected: "integration/conformance/expected.txt", Suite: pinnedVersion, Build: "build/conformance", Deadline: 4 * time.Minute,
+	}}
+	o.Register(flag.CommandLine, "runtime-tools", "")
 	flag.StringVar(&o.runc, "runc", "runc", "the `binary` husk is compared with")
-	flag.StringVar(&o.expected, "expected", "integration/conformance/expected.txt", "`file` of what each test must give")
-	flag.StringVar(&o.suite, "suite", pinnedVersion, "`version` of runtime-tools to fetch, or the directory of a checkout, with a / in it")
-	flag.StringVar(&o.only, "only", ".", "run the tests that match this `regexp`")
-	flag.StringVar(&o.build, "build", "build/conformance", "`directory` for the suite and what its tests print")
-	flag.StringVar(&o.markdown, "markdown", "", "write the table to this `file` as well")
 	flag.StringVar(&o.json, "json", "", "write everything to this `file`")
-	flag.DurationVar(&o.deadline, "deadline", 4*time.Minute, "of one test")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	err := o.run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "conformance:", err)
-		os.Exit(1)
-	}
+	options.Main("conformance", o.run)
 }
 
-func (o *options) run(ctx context.Context) error {
-	if os.Getuid() != 0 {
-		return errors.New("the suite's tests must run as root")
-	}
-	match, err := regexp.Compile(o.only)
+func (o *commandOptions) run(ctx context.Context) error {
+	match, err := o.Match()
 	if err != nil {
 		return err
 	}
-	expected, err := readExpectations(o.expected)
+	expected, err := readExpectations(o.Expected)
 	if err != nil {
 		return err
 	}
@@ -105,26 +86,26 @@ func (o *options) run(ctx context.Context) error {
 		fmt.Fprintf(os.Stderr, "%-34s runc %-8s husk %-8s %4.0f s  %s\n", test, v.Runc, v.Husk, v.Runc.Seconds+v.Husk.Seconds, v.Verdict)
 		r.Tests = append(r.Tests, v)
 	}
-	if o.suite == pinnedVersion {
+	if o.Suite == pinnedVersion {
 		r.Missing = expected.without(suite.tests)
 	}
-	return r.finish(o.markdown, o.json)
+	return r.finish(o.Markdown, o.json)
 }
 
 // compare runs one test with each runtime, again where it falls short.
-func (o *options) compare(ctx context.Context, suite *suite, test string, all expectations, runc, husk *subject) (verdict, error) {
+func (o *commandOptions) compare(ctx context.Context, suite *suite, test string, all expectations, runc, husk *subject) (verdict, error) {
 	e, known := all[test]
 	var v verdict
 	for try := 1; try <= tries; try++ {
 		if try == 1 || (known && !v.Runc.atLeast(e.runc)) {
-			got, err := runc.run(ctx, suite, test, o.deadline)
+			got, err := runc.run(ctx, suite, test, o.Deadline)
 			if err != nil {
 				return v, err
 			}
 			v.Runc = better(v.Runc, got, try)
 		}
 		if try == 1 || v.Verdict != pass {
-			got, err := husk.run(ctx, suite, test, o.deadline)
+			got, err := husk.run(ctx, suite, test, o.Deadline)
 			if err != nil {
 				return v, err
 			}
@@ -149,33 +130,29 @@ func better(best, next outcome, try int) outcome {
 
 // runtimes makes a wrapper script for each runtime: the suite calls its runtime
 // by one path and gives it no global flags.
-func (o *options) runtimes(ctx context.Context, scratch string) (husk, runc *subject, err error) {
-	output, err := filepath.Abs(o.build)
+func (o *commandOptions) runtimes(ctx context.Context, scratch string) (husk, runc *subject, err error) {
+	output, err := filepath.Abs(o.Build)
 	if err != nil {
 		return nil, nil, err
 	}
-	wrap := func(name, binary string, flags ...string) (*subject, error) {
-		path, err := exec.LookPath(binary)
+	argv, err := o.HuskArgv()
+	if err != nil {
+		return nil, nil, err
+	}
+	wrap := func(name string, argv []string) (*subject, error) {
+		path, err := exec.LookPath(argv[0])
 		if err == nil {
 			path, err = filepath.Abs(path)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("find %s: %w", name, err)
 		}
-		return newSubject(ctx, name, scratch, filepath.Join(output, name), append([]string{path}, flags...))
+		return newSubject(ctx, name, scratch, filepath.Join(output, name), append([]string{path}, argv[1:]...))
 	}
-	var settings []string
-	if o.config != "" {
-		config, err := filepath.Abs(o.config)
-		if err != nil {
-			return nil, nil, err
-		}
-		settings = []string{"--config", config}
-	}
-	if husk, err = wrap("husk", o.husk, settings...); err != nil {
+	if husk, err = wrap("husk", argv); err != nil {
 		return nil, nil, err
 	}
-	runc, err = wrap("runc", o.runc)
+	runc, err = wrap("runc", []string{o.runc})
 	return husk, runc, err
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/integration/conformance/options"
 )
 
 // callTimeout bounds the calls made besides the suite's.
@@ -31,11 +33,7 @@ func newSubject(ctx context.Context, name, scratch, output string, argv []string
 		return nil, err
 	}
 	argv = append(argv, "--root", filepath.Join(scratch, name+"-root"))
-	for i, arg := range argv {
-		argv[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-	}
-	script := "#!/bin/sh\nexec " + strings.Join(argv, " ") + " \"$@\"\n"
-	if err := os.WriteFile(s.wrapper, []byte(script), 0o755); err != nil {
+	if err := options.WriteWrapper(s.wrapper, argv); err != nil {
 		return nil, err
 	}
 	out, err := s.call(ctx, "--version")

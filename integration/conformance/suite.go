@@ -28,16 +28,16 @@ type suite struct {
 
 // prepareSuite fetches the suite through the module proxy unless a checkout is
 // given, and builds a copy of it.
-func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
-	from, version := o.suite, "checkout "+o.suite
-	if !strings.Contains(o.suite, "/") {
+func (o *commandOptions) prepareSuite(ctx context.Context) (*suite, error) {
+	from, version := o.Suite, "checkout "+o.Suite
+	if !strings.Contains(o.Suite, "/") {
 		var err error
 		if from, err = o.download(ctx); err != nil {
-			return nil, fmt.Errorf("fetch %s@%s: %w (without a module proxy: clone https://%s and say -suite DIRECTORY)", module, o.suite, err, module)
+			return nil, fmt.Errorf("fetch %s@%s: %w (without a module proxy: clone https://%s and say -suite DIRECTORY)", module, o.Suite, err, module)
 		}
-		version = module + "@" + o.suite
+		version = module + "@" + o.Suite
 	}
-	dir, err := filepath.Abs(filepath.Join(o.build, "suite"))
+	dir, err := filepath.Abs(filepath.Join(o.Build, "suite"))
 	if err != nil {
 		return nil, err
 	}
@@ -56,12 +56,12 @@ func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
 }
 
 // download returns the directory of the module cache that holds the suite.
-func (o *options) download(ctx context.Context) (string, error) {
+func (o *commandOptions) download(ctx context.Context) (string, error) {
 	sum := ""
-	if o.suite == pinnedVersion {
+	if o.Suite == pinnedVersion {
 		sum = pinnedSum
 	}
-	return source.Download(ctx, module, o.suite, sum)
+	return source.Download(ctx, module, o.Suite, sum)
 }
 
 func (s *suite) build(ctx context.Context) error {

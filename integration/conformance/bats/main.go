@@ -8,33 +8,23 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"regexp"
 	"runtime"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/huskvm/husk/integration/conformance/options"
 )
 
 // tries of a test that falls short: many of them wait for a fixed time and hope.
 const tries = 2
 
-type options struct {
-	husk, config string // binary and settings file
-	expected     string // file
-	suite        string // module version, or a directory
-	only         string // regexp of "FILE: NAME"
-	build        string // directory for the suite and what its tests print
-	markdown     string // file to write
-	huskOnly     bool
-	everything   bool // what expected.txt leaves out as well
-	deadline     time.Duration
+type commandOptions struct {
+	options.Options
+	huskOnly   bool
+	everything bool // what expected.txt leaves out as well
 }
 
 func init() {
@@ -43,38 +33,25 @@ func init() {
 }
 
 func main() {
-	var o options
-	flag.StringVar(&o.husk, "husk", "./husk", "husk's `binary`")
-	flag.StringVar(&o.config, "config", "", "husk's settings `file`")
-	flag.StringVar(&o.expected, "expected", "integration/conformance/bats/expected.txt", "`file` of what each test must give")
-	flag.StringVar(&o.suite, "suite", pinnedVersion, "`version` of runc whose suite to fetch, or the directory of a checkout, with a / in it")
-	flag.StringVar(&o.only, "only", ".", "run the tests that match this `regexp`, as in \"state.bats: state (kill + delete)\"")
-	flag.StringVar(&o.build, "build", "build/bats", "`directory` for the suite and what its tests print")
-	flag.StringVar(&o.markdown, "markdown", "", "write the table to this `file` as well")
+	o := commandOptions{Options: options.Options{
+		Expected: "integration/conformance/bats/expected.txt", Suite: pinnedVersion, Build: "build/bats", Deadline: 2 * time.Minute,
+	}}
+	o.Register(flag.CommandLine, "runc whose suite", ", as in \"state.bats: state (kill + delete)\"")
 	flag.BoolVar(&o.huskOnly, "husk-only", false, "do not run the tests with runc")
 	flag.BoolVar(&o.everything, "all", false, "run what expected.txt leaves out as well, without judging it")
-	flag.DurationVar(&o.deadline, "deadline", 2*time.Minute, "of one test")
 	flag.Parse()
-	if err := o.run(); err != nil {
-		fmt.Fprintln(os.Stderr, "bats:", err)
-		os.Exit(1)
-	}
+	options.Main("bats", o.run)
 }
 
-func (o *options) run() error {
-	if os.Getuid() != 0 {
-		return errors.New("the suite's tests must run as root")
-	}
-	match, err := regexp.Compile(o.only)
+func (o *commandOptions) run(ctx context.Context) error {
+	match, err := o.Match()
 	if err != nil {
 		return err
 	}
-	expected, err := readExpectations(o.expected)
+	expected, err := readExpectations(o.Expected)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
 	s, err := o.prepareSuite(ctx)
 	if err != nil {
 		return err
@@ -83,7 +60,7 @@ func (o *options) run() error {
 	if err != nil {
 		return err
 	}
-	r := &report{suite: s.version, pinned: o.suite == pinnedVersion}
+	r := &report{suite: s.version, pinned: o.Suite == pinnedVersion}
 	for _, t := range s.tests {
 		if !match.MatchString(t.String()) {
 			continue
@@ -102,18 +79,18 @@ func (o *options) run() error {
 	if r.pinned {
 		r.missing = expected.without(s.tests)
 	}
-	return r.finish(o.markdown)
+	return r.finish(o.Markdown)
 }
 
 // compare runs one test with both runtimes, husk again where it falls short.
-func (o *options) compare(ctx context.Context, s *suite, v *verdict, husk, runc *subject) (err error) {
+func (o *commandOptions) compare(ctx context.Context, s *suite, v *verdict, husk, runc *subject) (err error) {
 	if !o.huskOnly {
-		if v.runc, err = runc.run(ctx, s, v.test, o.deadline); err != nil {
+		if v.runc, err = runc.run(ctx, s, v.test, o.Deadline); err != nil {
 			return err
 		}
 	}
 	for range tries {
-		if v.husk, err = husk.run(ctx, s, v.test, o.deadline); err != nil {
+		if v.husk, err = husk.run(ctx, s, v.test, o.Deadline); err != nil {
 			return err
 		}
 		if v.husk.is == passed || v.husk.is == skipped || v.expected.want == wantFail {
@@ -125,29 +102,17 @@ func (o *options) compare(ctx context.Context, s *suite, v *verdict, husk, runc 
 
 // runtimes makes a wrapper script for husk: the suite calls its runtime by one
 // path and gives it no flags of husk's.
-func (o *options) runtimes(s *suite) (husk, runc *subject, err error) {
-	path, err := filepath.Abs(o.husk)
+func (o *commandOptions) runtimes(s *suite) (husk, runc *subject, err error) {
+	argv, err := o.HuskArgv()
 	if err != nil {
 		return nil, nil, err
 	}
-	argv := []string{path}
-	if o.config != "" {
-		config, err := filepath.Abs(o.config)
-		if err != nil {
-			return nil, nil, err
-		}
-		argv = append(argv, "--config", config)
-	}
-	for i, arg := range argv {
-		argv[i] = "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
-	}
-	build, err := filepath.Abs(o.build)
+	build, err := filepath.Abs(o.Build)
 	if err != nil {
 		return nil, nil, err
 	}
 	wrapper := filepath.Join(build, "husk")
-	script := "#!/bin/sh\nexec " + strings.Join(argv, " ") + " \"$@\"\n"
-	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
+	if err := options.WriteWrapper(wrapper, argv); err != nil {
 		return nil, nil, err
 	}
 	if husk, err = newSubject(wrapper, filepath.Join(build, "husk-output")); err != nil {

@@ -37,18 +37,18 @@ func (s *suite) integration() string { return filepath.Join(s.dir, "tests", "int
 // prepareSuite fetches runc's source through the module proxy unless a checkout is
 // given, and builds runc, the suite's helpers and its images in a copy of it. What
 // an earlier run has built of the pinned version is used again.
-func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
-	name, from := o.suite, o.suite
-	if strings.Contains(o.suite, "/") {
+func (o *commandOptions) prepareSuite(ctx context.Context) (*suite, error) {
+	name, from := o.Suite, o.Suite
+	if strings.Contains(o.Suite, "/") {
 		name = "checkout"
 	}
-	dir, err := filepath.Abs(filepath.Join(o.build, "runc-"+name))
+	dir, err := filepath.Abs(filepath.Join(o.Build, "runc-"+name))
 	if err != nil {
 		return nil, err
 	}
-	s := &suite{version: module + "@" + o.suite, dir: dir}
+	s := &suite{version: module + "@" + o.Suite, dir: dir}
 	if name == "checkout" {
-		s.version = "runc, checkout " + o.suite
+		s.version = "runc, checkout " + o.Suite
 	}
 	built := filepath.Join(dir, ".built")
 	if _, err := os.Stat(built); err == nil && name != "checkout" {
@@ -56,7 +56,7 @@ func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
 	}
 	if name != "checkout" {
 		if from, err = o.download(ctx); err != nil {
-			return nil, fmt.Errorf("fetch %s@%s: %w (without a module proxy: clone https://%s and say -suite DIRECTORY)", module, o.suite, err, module)
+			return nil, fmt.Errorf("fetch %s@%s: %w (without a module proxy: clone https://%s and say -suite DIRECTORY)", module, o.Suite, err, module)
 		}
 	}
 	if err := source.Copy(from, dir); err != nil {
@@ -65,7 +65,7 @@ func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
 	if err := s.build(ctx); err != nil {
 		return nil, fmt.Errorf("build the suite: %w", err)
 	}
-	if err := s.images(ctx, filepath.Join(o.build, "images")); err != nil {
+	if err := s.images(ctx, filepath.Join(o.Build, "images")); err != nil {
 		return nil, err
 	}
 	if err := s.list(); err != nil {
@@ -75,12 +75,12 @@ func (o *options) prepareSuite(ctx context.Context) (*suite, error) {
 }
 
 // download returns the directory of the module cache that holds runc's source.
-func (o *options) download(ctx context.Context) (string, error) {
+func (o *commandOptions) download(ctx context.Context) (string, error) {
 	sum := ""
-	if o.suite == pinnedVersion {
+	if o.Suite == pinnedVersion {
 		sum = pinnedSum
 	}
-	return source.Download(ctx, module, o.suite, sum)
+	return source.Download(ctx, module, o.Suite, sum)
 }
 
 // build builds runc and every helper, as the suite's Makefile does; that one wants
