@@ -123,8 +123,8 @@ type Channel struct {
 
 // Info is what a running vmm tells about itself.
 type Info struct {
-	HostPID   int // pid of the vmm in the caller's pid namespace
-	Accel     Accel // what the vmm reports, not what was asked for
+	HostPID   int    // pid of the vmm in the caller's pid namespace
+	Accel     Accel  // what the vmm reports, not what was asked for
 	VMM       string // "QEMU 7.2.22"
 	Machine   string // "microvm"
 	GuestArch string // "x86_64"
@@ -163,7 +163,7 @@ type VM interface {
 // files whose owner is mapped there.
 type User struct {
 	Namespace *os.File // stays the caller's
-	UID, GID  uint32 // ids in the namespace
+	UID, GID  uint32   // ids in the namespace
 	// Owns says whether these ids of the host are mapped in the namespace.
 	Owns func(uid, gid uint32) bool
 }

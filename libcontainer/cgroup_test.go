@@ -268,14 +268,16 @@ func TestSettings(t *testing.T) {
 		{"swappiness", &specs.LinuxResources{Memory: &specs.LinuxMemory{Swappiness: ptr(uint64(5))}}, nil, "linux.resources.memory.swappiness is not supported"},
 		{"realtime", &specs.LinuxResources{CPU: &specs.LinuxCPU{RealtimePeriod: ptr(uint64(5))}}, nil, "linux.resources.cpu.realtimePeriod is not supported"},
 	} {
-		got, err := settings(tt.r)
-		text := ""
-		if err != nil {
-			text = err.Error()
-		}
-		if text != tt.err || !reflect.DeepEqual(got, tt.want) {
-			t.Errorf("%s: %v, %q; want %v, %q", tt.name, got, text, tt.want, tt.err)
-		}
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := settings(tt.r)
+			text := ""
+			if err != nil {
+				text = err.Error()
+			}
+			if text != tt.err || !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("%s: %v, %q; want %v, %q", tt.name, got, text, tt.want, tt.err)
+			}
+		})
 	}
 	for shares, want := range map[uint64]uint64{1: 1, 2: 1, 1024: 100, 2048: 174, 262144: 10000, 1 << 40: 10000} {
 		equal(t, "weight of "+strconv.FormatUint(shares, 10), cpuWeight(shares), want)
@@ -328,10 +330,12 @@ func TestCgroupFiles(t *testing.T) {
 		strict bool
 		ok     bool
 	}{{"5", false, false}, {"5", true, false}, {"4094", false, true}, {"4094", true, false}, {"4096", true, true}, {"max", true, true}} {
-		err := c.checkMemory([]setting{{"memory.low", "1"}, {"memory.max", tc.limit}}, tc.strict)
-		if (err == nil) != tc.ok {
-			t.Errorf("limit %s, strict %v: %v", tc.limit, tc.strict, err)
-		}
+		t.Run(tc.limit, func(t *testing.T) {
+			err := c.checkMemory([]setting{{"memory.low", "1"}, {"memory.max", tc.limit}}, tc.strict)
+			if (err == nil) != tc.ok {
+				t.Errorf("limit %s, strict %v: %v", tc.limit, tc.strict, err)
+			}
+		})
 	}
 	if err := c.checkMemory([]setting{{"pids.max", "1"}}, true); err != nil {
 		t.Error(err)

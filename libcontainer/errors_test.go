@@ -94,18 +94,20 @@ func TestErrorTexts(t *testing.T) {
 			"linux.resources.hugepageLimits is not supported",
 		},
 	} {
-		spec := newSpec(rootfs, "true")
-		tt.change(spec)
-		c, err := Create(&Config{ID: "x", Spec: spec, CgroupRoot: root, CgroupPath: name})
-		if err == nil {
-			destroy(t, c)
-			t.Errorf("no error, want %s", tt.want)
-			continue
-		}
-		equal(t, "error", err.Error(), tt.want)
-		if _, err := os.Stat(root + name); err == nil {
-			t.Errorf("%s: the cgroup is left", tt.want)
-		}
+		t.Run(tt.want, func(t *testing.T) {
+			spec := newSpec(rootfs, "true")
+			tt.change(spec)
+			c, err := Create(&Config{ID: "x", Spec: spec, CgroupRoot: root, CgroupPath: name})
+			if err == nil {
+				destroy(t, c)
+				t.Errorf("no error, want %s", tt.want)
+				return
+			}
+			equal(t, "error", err.Error(), tt.want)
+			if _, err := os.Stat(root + name); err == nil {
+				t.Errorf("%s: the cgroup is left", tt.want)
+			}
+		})
 	}
 }
 
@@ -124,14 +126,16 @@ func TestExecErrorTexts(t *testing.T) {
 		{[]string{"true"}, "/etc/passwd", `chdir to cwd ("/etc/passwd") set in config.json failed: not a directory`},
 		{nil, "/", "args must not be empty"},
 	} {
-		p := newProcess("")
-		p.Args, p.Cwd = tt.args, tt.cwd
-		_, err := c.Exec(p, false)
-		if err == nil {
-			t.Errorf("no error, want %s", tt.want)
-			continue
-		}
-		equal(t, "error", err.Error(), tt.want)
+		t.Run(tt.cwd, func(t *testing.T) {
+			p := newProcess("")
+			p.Args, p.Cwd = tt.args, tt.cwd
+			_, err := c.Exec(p, false)
+			if err == nil {
+				t.Errorf("no error, want %s", tt.want)
+				return
+			}
+			equal(t, "error", err.Error(), tt.want)
+		})
 	}
 }
 
@@ -173,13 +177,15 @@ func TestLookPath(t *testing.T) {
 		{"./tool", "", "./tool", ""},
 		{"..", dir, "", `exec: "..": executable file not found in $PATH`},
 	} {
-		got, err := lookPath(tt.name, []string{"X=1", "PATH=" + tt.path})
-		text := ""
-		if err != nil {
-			text = err.Error()
-		}
-		if got != tt.want || text != tt.err {
-			t.Errorf("%s in %q: %q, %q; want %q, %q", tt.name, tt.path, got, text, tt.want, tt.err)
-		}
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := lookPath(tt.name, []string{"X=1", "PATH=" + tt.path})
+			text := ""
+			if err != nil {
+				text = err.Error()
+			}
+			if got != tt.want || text != tt.err {
+				t.Errorf("%s in %q: %q, %q; want %q, %q", tt.name, tt.path, got, text, tt.want, tt.err)
+			}
+		})
 	}
 }

@@ -22,10 +22,12 @@ func TestMayHoldFiles(t *testing.T) {
 		"bound ext4": {plain, []mountConfig{mount("ext4", unix.MS_BIND|unix.MS_REC)}, false},
 		"may mount":  {plain | 1<<unix.CAP_SYS_ADMIN, nil, true},
 	} {
-		p := &plan{init: initConfig{Mounts: c.mounts}}
-		p.init.Process.Caps.Bounding = c.bounding
-		if got := p.mayHoldFiles(); got != c.want {
-			t.Errorf("%s: %v, want %v", name, got, c.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			p := &plan{init: initConfig{Mounts: c.mounts}}
+			p.init.Process.Caps.Bounding = c.bounding
+			if got := p.mayHoldFiles(); got != c.want {
+				t.Errorf("%s: %v, want %v", name, got, c.want)
+			}
+		})
 	}
 }

@@ -49,13 +49,15 @@ func TestParseMountOptions(t *testing.T) {
 		{"tmpcopyup,size=5m,mode=755,rsync,nr_inodes=4", mountOptions{CopyUp: true, Data: "size=5m,mode=755,rsync,nr_inodes=4"}},
 		{"idmap", mountOptions{IDMap: true}},
 	} {
-		var options []string
-		if tt.options != "" {
-			options = strings.Split(tt.options, ",")
-		}
-		if got := parseMountOptions(options); !reflect.DeepEqual(got, tt.want) {
-			t.Errorf("%s: %+v, want %+v", tt.options, got, tt.want)
-		}
+		t.Run(tt.options, func(t *testing.T) {
+			var options []string
+			if tt.options != "" {
+				options = strings.Split(tt.options, ",")
+			}
+			if got := parseMountOptions(options); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("%s: %+v, want %+v", tt.options, got, tt.want)
+			}
+		})
 	}
 }
 

@@ -185,13 +185,15 @@ func TestRecursiveBinds(t *testing.T) {
 		{"rbind,ro", "inner\nwritten\n"},
 		{"rbind,rro", "inner\nrefused\n"},
 	} {
-		// A new mount namespace stands for a host with such mounts.
-		got := inMountNamespace(t, func(dir string) output {
-			spec := newSpec(rootfs, "ls /v/sub | grep . || { echo none; exit 0; }; touch /v/sub/new 2>/dev/null && echo written || echo refused")
-			addMount(spec, dir, "/v", "bind", strings.Split(tt.options, ",")...)
-			return run(t, spec)
+		t.Run(tt.options, func(t *testing.T) {
+			// A new mount namespace stands for a host with such mounts.
+			got := inMountNamespace(t, func(dir string) output {
+				spec := newSpec(rootfs, "ls /v/sub | grep . || { echo none; exit 0; }; touch /v/sub/new 2>/dev/null && echo written || echo refused")
+				addMount(spec, dir, "/v", "bind", strings.Split(tt.options, ",")...)
+				return run(t, spec)
+			})
+			equal(t, tt.options, got.out, tt.want)
 		})
-		equal(t, tt.options, got.out, tt.want)
 	}
 }
 

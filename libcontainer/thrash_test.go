@@ -14,7 +14,9 @@ func TestThrashes(t *testing.T) {
 		"far from the limit":             {limit / 2, 0, 0, false},
 		"all of it anonymous, but below": {limit - 1<<20, 0, 0, false},
 	} {
-		stat := map[string]uint64{"active_file": c.active, "inactive_file": c.inactive, "anon": c.used}
-		equal(t, name, thrashes(limit, c.used, stat), c.want)
+		t.Run(name, func(t *testing.T) {
+			stat := map[string]uint64{"active_file": c.active, "inactive_file": c.inactive, "anon": c.used}
+			equal(t, name, thrashes(limit, c.used, stat), c.want)
+		})
 	}
 }

@@ -246,10 +246,12 @@ func TestFindBanner(t *testing.T) {
 		{"Linux version 5.4.0", ""}, // without something after it, it may be cut off
 		{string(far), "6.12.95+deb12-amd64"},
 	} {
-		got, err := findBanner(strings.NewReader(c.in))
-		if err != nil || got != c.want {
-			t.Errorf("%.40q: %q, %v; want %q", c.in, got, err, c.want)
-		}
+		t.Run(c.in, func(t *testing.T) {
+			got, err := findBanner(strings.NewReader(c.in))
+			if err != nil || got != c.want {
+				t.Errorf("%.40q: %q, %v; want %q", c.in, got, err, c.want)
+			}
+		})
 	}
 }
 

@@ -318,10 +318,12 @@ func TestConvert(t *testing.T) {
 			}},
 		},
 	} {
-		now, asked := resources(t, c.now), resources(t, c.asked)
-		if got := convert(asked, merge(now, asked), c.room); !reflect.DeepEqual(*got, c.want) {
-			t.Errorf("%s:\n got %+v\nwant %+v", c.name, *got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			now, asked := resources(t, c.now), resources(t, c.asked)
+			if got := convert(asked, merge(now, asked), c.room); !reflect.DeepEqual(*got, c.want) {
+				t.Errorf("%s:\n got %+v\nwant %+v", c.name, *got, c.want)
+			}
+		})
 	}
 }
 

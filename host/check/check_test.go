@@ -160,12 +160,14 @@ func TestQEMU(t *testing.T) {
 		{"echo hello; echo there", Fail, "does not say its version: hello", distro.Install(distro.QEMU)},
 		{"echo no such library >&2; exit 127", Fail, "exit status 127: no such library", distro.Install(distro.QEMU)},
 	} {
-		path := write(t, "qemu", "#!/bin/sh\n"+tc.script+"\n", 0o755)
-		found, c := qemuBinary(t.Context(), path)
-		want(t, c, tc.status, tc.detail, tc.advice)
-		if found != path {
-			t.Errorf("found %q, want %q", found, path)
-		}
+		t.Run(tc.script, func(t *testing.T) {
+			path := write(t, "qemu", "#!/bin/sh\n"+tc.script+"\n", 0o755)
+			found, c := qemuBinary(t.Context(), path)
+			want(t, c, tc.status, tc.detail, tc.advice)
+			if found != path {
+				t.Errorf("found %q, want %q", found, path)
+			}
+		})
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()

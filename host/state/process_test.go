@@ -34,16 +34,18 @@ func TestParseStat(t *testing.T) {
 		{name: "start time is no number", line: statLine("sh", "S", "-1"), fails: true},
 		{name: "status of two letters", line: statLine("sh", "SS", "1"), fails: true},
 	} {
-		status, start, err := parseStat([]byte(tc.line))
-		if tc.fails {
-			if !errors.Is(err, errStat) {
-				t.Errorf("%s: error %v, want %v", tc.name, err, errStat)
+		t.Run(tc.name, func(t *testing.T) {
+			status, start, err := parseStat([]byte(tc.line))
+			if tc.fails {
+				if !errors.Is(err, errStat) {
+					t.Errorf("%s: error %v, want %v", tc.name, err, errStat)
+				}
+				return
 			}
-			continue
-		}
-		if err != nil || status != tc.status || start != tc.start {
-			t.Errorf("%s: got %c, %d, %v; want %c, %d", tc.name, status, start, err, tc.status, tc.start)
-		}
+			if err != nil || status != tc.status || start != tc.start {
+				t.Errorf("%s: got %c, %d, %v; want %c, %d", tc.name, status, start, err, tc.status, tc.start)
+			}
+		})
 	}
 }
 

@@ -21,13 +21,15 @@ func TestScopeOf(t *testing.T) {
 		{"annotation:" + key, "tenant:a", "", Scope{Alone: true, Part: "a"}},
 		{"annotation:" + key, "container", "a", Scope{Alone: true}},
 	} {
-		annotations := map[string]string{}
-		if tc.tenant != "" {
-			annotations[key] = tc.tenant
-		}
-		if got := ScopeOf(tc.setting, tc.own, annotations); got != tc.want {
-			t.Errorf("%+v: %+v", tc, got)
-		}
+		t.Run(tc.setting+" own:"+tc.own+" tenant:"+tc.tenant, func(t *testing.T) {
+			annotations := map[string]string{}
+			if tc.tenant != "" {
+				annotations[key] = tc.tenant
+			}
+			if got := ScopeOf(tc.setting, tc.own, annotations); got != tc.want {
+				t.Errorf("%+v: %+v", tc, got)
+			}
+		})
 	}
 }
 

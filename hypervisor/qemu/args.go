@@ -96,7 +96,7 @@ type machine struct {
 	cpu      string
 	memMiB   int
 	ram      string // value of the option -object
-	incoming bool // wait for a saved device state instead of booting
+	incoming bool   // wait for a saved device state instead of booting
 	vcpus    int
 	noPIT    bool
 	kernel   string

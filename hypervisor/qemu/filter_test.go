@@ -105,12 +105,14 @@ func TestFilterOfArguments(t *testing.T) {
 		"x32":                  {data: seccompData{native, x32Bit | unix.SYS_READ, [6]uint64{}}, with: kill, without: kill},
 		"i386":                 {data: seccompData{unix.AUDIT_ARCH_I386, 3, [6]uint64{}}, with: kill, without: kill},
 	} {
-		if got := verdict(t, newVM(t, c.cfg, watched, true), c.data); got != c.with {
-			t.Errorf("%s: %#x, want %#x", name, got, c.with)
-		}
-		if got := verdict(t, newVM(t, c.cfg, watched, false), c.data); got != c.without {
-			t.Errorf("%s, without a listener: %#x, want %#x", name, got, c.without)
-		}
+		t.Run(name, func(t *testing.T) {
+			if got := verdict(t, newVM(t, c.cfg, watched, true), c.data); got != c.with {
+				t.Errorf("%s: %#x, want %#x", name, got, c.with)
+			}
+			if got := verdict(t, newVM(t, c.cfg, watched, false), c.data); got != c.without {
+				t.Errorf("%s, without a listener: %#x, want %#x", name, got, c.without)
+			}
+		})
 	}
 }
 

@@ -20,7 +20,7 @@ type process struct {
 	exited chan struct{} // closed when the process was reaped
 	// These are set before exited is closed.
 	state *os.ProcessState // nil if err is not nil
-	err   error // of waiting for the process
+	err   error            // of waiting for the process
 }
 
 // launch describes how a vmm process is started.

@@ -16,7 +16,7 @@ import (
 // proceed.
 type watcher struct {
 	special *specialFiles // nil without a share
-	ram     *ramFile // nil without a template
+	ram     *ramFile      // nil without a template
 	start   *startFiles   // nil if the vmm is root
 
 	vmm chan target // gets the vmm when it runs; closed if it does not start

@@ -77,24 +77,26 @@ func TestJudge(t *testing.T) {
 		{"unknown and less", "", "3/0", "2/1", "FAIL: less than runc", ""},
 		{"trouble", "a 3/0 3/0", "3/0", "3/0!", "FAIL: less than runc", "husk: expected"},
 	} {
-		var e expectation
-		if c.line != "" {
-			var err error
-			if _, e, err = parseExpectation(c.line); err != nil {
+		t.Run(c.name, func(t *testing.T) {
+			var e expectation
+			if c.line != "" {
+				var err error
+				if _, e, err = parseExpectation(c.line); err != nil {
+					t.Fatal(err)
+				}
+			}
+			runc, err := parseOutcome(c.runc)
+			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		runc, err := parseOutcome(c.runc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		husk, err := parseOutcome(c.husk)
-		if err != nil {
-			t.Fatal(err)
-		}
-		v := judge("a", e, c.line != "", runc, husk)
-		if v.Verdict != c.want || !strings.Contains(v.Reason, c.reason) {
-			t.Errorf("%s: %s (%s), want %s (%s)", c.name, v.Verdict, v.Reason, c.want, c.reason)
-		}
+			husk, err := parseOutcome(c.husk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := judge("a", e, c.line != "", runc, husk)
+			if v.Verdict != c.want || !strings.Contains(v.Reason, c.reason) {
+				t.Errorf("%s: %s (%s), want %s (%s)", c.name, v.Verdict, v.Reason, c.want, c.reason)
+			}
+		})
 	}
 }

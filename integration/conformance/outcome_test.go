@@ -18,9 +18,11 @@ func TestParse(t *testing.T) {
 		{"two documents, results missing", "ok 1 - a\n1..1\nok 1 - b\n1..2\n", "2/0!"},
 		{"no plan", "ok 1 - a\n", "1/0"},
 	} {
-		if got := parse([]byte(c.text)).String(); got != c.want {
-			t.Errorf("%s: %s, want %s", c.name, got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			if got := parse([]byte(c.text)).String(); got != c.want {
+				t.Errorf("%s: %s, want %s", c.name, got, c.want)
+			}
+		})
 	}
 }
 
@@ -41,17 +43,19 @@ func TestAtLeast(t *testing.T) {
 		{"4/4!", "0/0!", true},
 		{"0/0!", "1/4!", false},
 	} {
-		o, err := parseOutcome(c.o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := parseOutcome(c.p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := o.atLeast(p); got != c.want {
-			t.Errorf("%s at least %s: %v, want %v", o, p, got, c.want)
-		}
+		t.Run(c.o, func(t *testing.T) {
+			o, err := parseOutcome(c.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := parseOutcome(c.p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := o.atLeast(p); got != c.want {
+				t.Errorf("%s at least %s: %v, want %v", o, p, got, c.want)
+			}
+		})
 	}
 }
 

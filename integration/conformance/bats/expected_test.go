@@ -77,11 +77,13 @@ func TestJudge(t *testing.T) {
 		{"unknown and less", expectation{}, false, passed, failed, "less than runc"},
 		{"unknown, both fail", expectation{}, false, failed, failed, ""},
 	} {
-		v := verdict{expected: c.expected, known: c.known, runc: outcome{is: c.runc}, husk: outcome{is: c.husk}}
-		v.judge()
-		if (c.wrong == "") != (v.wrong == "") || !strings.Contains(v.wrong, c.wrong) {
-			t.Errorf("%s: %q, want %q", c.name, v.wrong, c.wrong)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			v := verdict{expected: c.expected, known: c.known, runc: outcome{is: c.runc}, husk: outcome{is: c.husk}}
+			v.judge()
+			if (c.wrong == "") != (v.wrong == "") || !strings.Contains(v.wrong, c.wrong) {
+				t.Errorf("%s: %q, want %q", c.name, v.wrong, c.wrong)
+			}
+		})
 	}
 }
 
@@ -93,9 +95,11 @@ func TestParse(t *testing.T) {
 		{"1..0\n", "", ""},
 		{"bats: no such file\n", "", ""},
 	} {
-		got, err := parse(c.tap)
-		if (err != nil) != (c.is == "") || got.is != c.is || got.why != c.why || got.took != time.Duration(0) {
-			t.Errorf("%q: %+v, %v", c.tap, got, err)
-		}
+		t.Run(c.tap, func(t *testing.T) {
+			got, err := parse(c.tap)
+			if (err != nil) != (c.is == "") || got.is != c.is || got.why != c.why || got.took != time.Duration(0) {
+				t.Errorf("%q: %+v, %v", c.tap, got, err)
+			}
+		})
 	}
 }
