@@ -201,7 +201,7 @@ func execDetached(t *testing.T, c *container) {
 	}), e.path("pid")
 	p := e.start(call{pipe: true}, "exec", "--process", file, "--detach", "--pid-file", pidFile, c.id)
 	if code := p.code(); code != 0 {
-		t.Fatalf("%s: exit code %d: %s", p, code, p.stderr)
+		t.Fatalf("%s: exit code %d: %s", p, code, p.log())
 	}
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)

@@ -89,7 +89,7 @@ func TestFaultFullState(t *testing.T) {
 	free()
 	p := e.start(call{dir: e.dir}, s.createArgs()...)
 	if code := p.code(); code != 0 {
-		t.Fatalf("%s: exit code %d: %s", p, code, p.stderr)
+		t.Fatalf("%s: exit code %d: %s", p, code, p.log())
 	}
 	s.out = p.stdout
 	s.reap()

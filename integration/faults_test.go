@@ -159,7 +159,7 @@ func faultsOf(t *testing.T, v *faultVerb) []fault {
 			t.Fatal(err)
 		}
 		if code := p.code(); code != 0 {
-			t.Fatalf("%s: exit code %d: %s", p, code, p.stderr)
+			t.Fatalf("%s: exit code %d: %s", p, code, p.log())
 		}
 		s.remove()
 	})
@@ -214,7 +214,7 @@ func (v *faultVerb) prepare(t *testing.T) *subject {
 		// Nobody waits for the supervisor: a wait would take its stops from the tracer.
 		p := e.start(call{dir: e.dir}, args...)
 		if code := p.code(); code != 0 {
-			t.Fatalf("%s: exit code %d: %s", p, code, p.stderr)
+			t.Fatalf("%s: exit code %d: %s", p, code, p.log())
 		}
 		if verb == "create" {
 			s.out = p.stdout
