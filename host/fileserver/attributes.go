@@ -2,6 +2,7 @@ package fileserver
 
 import (
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,8 +10,19 @@ import (
 const statxMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME | unix.STATX_MNT_ID
 
 // statx looks at the inode that fd holds.
-func statx(fd int, st *unix.Statx_t) unix.Errno {
-	return errnoOf(unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, statxMask, st))
+func statx(fd int, st *unix.Statx_t) unix.Errno { return statxOf(fd, statxMask, st) }
+
+// noName is the empty string of C, which package unix would allocate for each call.
+var noName byte
+
+func statxOf(fd int, mask int, st *unix.Statx_t) unix.Errno {
+	const flags = unix.AT_EMPTY_PATH | unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
+	for {
+		_, _, errno := unix.Syscall6(unix.SYS_STATX, uintptr(fd), uintptr(unsafe.Pointer(&noName)), flags, uintptr(mask), uintptr(unsafe.Pointer(st)), 0)
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
 }
 
 func (s *Server) getattr(c *call) unix.Errno {

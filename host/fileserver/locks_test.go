@@ -44,7 +44,7 @@ func TestLocks(t *testing.T) {
 	c.must(opSetlk, node, lockArgs(one, 1, 10, 19, unix.F_WRLCK, 0))
 	c.must(opSetlk, node, lockArgs(two, 1, 15, 24, unix.F_WRLCK, 0)) // the same owner
 	c.refused(unix.EAGAIN, opSetlk, node, lockArgs(two, 2, 19, 30, unix.F_RDLCK, 0))
-	if err := onHost(unix.F_RDLCK, 20, 1); err != unix.EAGAIN {
+	if err := onHost(unix.F_RDLCK, 20, 1); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("the host locks what the client has locked: %v", err)
 	}
 	if err := onHost(unix.F_WRLCK, 100, 10); err != nil {
@@ -79,7 +79,7 @@ func TestLocks(t *testing.T) {
 	}
 
 	c.must(opSetlk, node, lockArgs(one, 9, 0, toEnd, unix.F_WRLCK, lockFlock))
-	if err := unix.Flock(int(host.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != unix.EAGAIN {
+	if err := unix.Flock(int(host.Fd()), unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("flock: %v", err)
 	}
 	c.must(opRelease, node, u64(one), make([]byte, 16))
@@ -181,6 +181,66 @@ func TestWaits(t *testing.T) {
 	wait(lockFlock, 5)
 	c.server.Close()
 	expect("closed", unix.EINTR)
+}
+
+// A process's locks below the mount are what they are on the bare file.
+func TestLocksBelowMount(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	mounted, _, source := beside(t, Export{})
+	write(t, filepath.Join(source, "file"), "x")
+	open := func(dir string) *os.File {
+		f, err := os.OpenFile(filepath.Join(dir, "file"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	host, one, two := open(source), open(mounted), open(mounted)
+	try := func(what string, f *os.File, command int, kind int16, start int64, want error) {
+		t.Helper()
+		lock := unix.Flock_t{Type: kind, Start: start, Len: 10}
+		if err := unix.FcntlFlock(f.Fd(), command, &lock); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	const process, file = unix.F_SETLK, unix.F_OFD_SETLK
+	try("process", one, process, unix.F_WRLCK, 0, nil)
+	try("the same process by another file", two, process, unix.F_WRLCK, 5, nil)
+	try("the host", host, file, unix.F_WRLCK, 12, unix.EAGAIN)
+	try("a file", two, file, unix.F_WRLCK, 0, unix.EAGAIN)
+	other := open(mounted)
+	other.Close() // drops all of the process
+	try("the host after a close", host, file, unix.F_WRLCK, 0, nil)
+	try("process", one, process, unix.F_RDLCK, 0, unix.EAGAIN)
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(one.Fd(), unix.F_GETLK, &lock); err != nil || lock.Type != unix.F_WRLCK || lock.Start != 0 || lock.Len != 10 {
+		t.Errorf("in the way is %+v, %v", lock, err)
+	}
+	try("the host", host, file, unix.F_UNLCK, 0, nil)
+
+	third := open(mounted)
+	try("a file", third, file, unix.F_WRLCK, 0, nil)
+	try("another file", two, file, unix.F_WRLCK, 0, unix.EAGAIN)
+	open(mounted).Close()
+	try("the host", host, file, unix.F_WRLCK, 0, unix.EAGAIN)
+	third.Close()
+	// The last close is told to the server when the process has gone on.
+	wait := unix.Flock_t{Type: unix.F_WRLCK, Len: 10}
+	if err := unix.FcntlFlock(host.Fd(), unix.F_OFD_SETLKW, &wait); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Flock(int(one.Fd()), unix.LOCK_SH); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Flock(int(two.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Flock(int(host.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("flock by the host: %v", err)
+	}
 }
 
 // A process below the mount waits for a lock of the host's, and is killed while it waits.

@@ -438,6 +438,11 @@ func fileTimes(s *script) {
 			s.say("%d %d", st.Atim, st.Mtim)
 		}
 	}
+	var first, second unix.Stat_t
+	s.say("%v", unix.Stat(s.path("file"), &first))
+	s.say("chown to nobody: %v", unix.Chown(s.path("file"), -1, -1))
+	s.say("%v", unix.Stat(s.path("file"), &second))
+	s.say("noted: %v", first.Ctim != second.Ctim)
 	var st unix.Statx_t
 	before := time.Now()
 	s.say("%v", unix.UtimesNanoAt(unix.AT_FDCWD, s.path("file"), []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}, 0))

@@ -38,6 +38,7 @@ type Server struct {
 	running atomic.Int64 // calls
 	last    sync.Once
 	syncing sync.Mutex
+	xattrAt bool // the kernel has system calls on extended attributes that take a directory
 }
 
 // New returns a server of export. Close ends it.
@@ -78,7 +79,7 @@ func New(export Export) (*Server, error) {
 		export: export, uids: export.UIDs, gids: export.GIDs, proc: proc,
 		nodes:   newNodes(&node{fd: root, identity: identityOf(&st), format: unix.S_IFDIR}, export.Limits),
 		handles: newHandles(export.Limits.Handles),
-		locks:   newLocks(export.Limits), threads: threads,
+		locks:   newLocks(export.Limits), threads: threads, xattrAt: hasXattrAt(proc),
 	}, nil
 }
 

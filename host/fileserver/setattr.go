@@ -42,7 +42,9 @@ func (s *Server) setattr(c *call) unix.Errno {
 		return errno
 	}
 	defer s.nodes.done(n)
-	if w.valid&(setUID|setGID) != 0 {
+	const others = setMode | setSize | setAtime | setMtime | setAtimeNow | setMtimeNow
+	// Of chown(-1, -1) nothing is left but that the host notes the time of a change.
+	if w.valid&(setUID|setGID) != 0 || w.valid&others == 0 {
 		// Whether the user could keep a set-group-id bit that does not come with the right to
 		// run, the message does not say; root's processes can.
 		errno = s.stripping(c, n, c.uid != 0, func() unix.Errno { return s.chown(n, &w) })
@@ -136,8 +138,7 @@ func (s *Server) stripping(c *call, n *node, kill bool, do func() unix.Errno) un
 // setsID tells whether the file has a set-user-id or set-group-id bit.
 func (n *node) setsID() bool {
 	var st unix.Statx_t
-	err := unix.Statx(n.fd, "", unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW, unix.STATX_MODE, &st)
-	return err == nil && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
+	return statxOf(n.fd, unix.STATX_MODE, &st) == 0 && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0
 }
 
 func setTimes(n *node, w *change) unix.Errno {

@@ -164,8 +164,9 @@ func (th *thread) become(as credential) unix.Errno {
 		return 0
 	}
 	const ask = -1 // no id: changes nothing, answers with what is
-	unix.SetfsgidRetGid(int(as.gid))
-	unix.SetfsuidRetUid(int(as.uid))
+	// Neither call says whether the id was taken.
+	_, _ = unix.SetfsgidRetGid(int(as.gid))
+	_, _ = unix.SetfsuidRetUid(int(as.uid))
 	uid, _ := unix.SetfsuidRetUid(ask)
 	gid, _ := unix.SetfsgidRetGid(ask)
 	th.now.uid, th.now.gid = uint32(uid), uint32(gid)

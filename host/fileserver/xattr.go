@@ -36,14 +36,17 @@ func (s *Server) xattrRefused(name string, set bool) unix.Errno {
 	return unix.EOPNOTSUPP
 }
 
-// onNode calls do with a path to the inode that a thread of its own can use: system calls on
-// extended attributes take no O_PATH descriptor.
+// onNode calls do with the inode's name in /proc/self/fd, as system calls on extended
+// attributes take no O_PATH descriptor.
 func (s *Server) onNode(c *call, do func(path string) error) unix.Errno {
 	n, errno := s.nodes.use(c.nodeID)
 	if errno != 0 {
 		return errno
 	}
 	defer s.nodes.done(n)
+	if s.xattrAt {
+		return errnoOf(do(link(n.fd)))
+	}
 	return s.threads.run(s.threads.own, func() unix.Errno { return errnoOf(do(link(n.fd))) })
 }
 
@@ -60,7 +63,11 @@ func (s *Server) getxattr(c *call) unix.Errno {
 	value := c.room(min(size, maxXattr))
 	n := 0
 	errno = s.onNode(c, func(path string) (err error) {
-		n, err = unix.Getxattr(path, name, value)
+		if s.xattrAt {
+			n, err = xattrAt(unix.SYS_GETXATTRAT, s.proc, path, name, value, 0)
+		} else {
+			n, err = unix.Getxattr(path, name, value)
+		}
 		return err
 	})
 	if errno != 0 {
@@ -111,10 +118,14 @@ func (s *Server) setxattr(c *call) unix.Errno {
 	if !known {
 		return unix.EINVAL
 	}
-	return s.onNode(c, func(path string) error {
-		err := unix.Setxattr(path, name, value, int(flags))
+	return s.onNode(c, func(path string) (err error) {
+		if s.xattrAt {
+			_, err = xattrAt(unix.SYS_SETXATTRAT, s.proc, path, name, value, int(flags))
+		} else {
+			err = unix.Setxattr(path, name, value, int(flags))
+		}
 		if err == nil && name == accessACL && more&setxattrKillGroup != 0 {
-			return stripGroup(path)
+			return s.stripGroup(path)
 		}
 		return err
 	})
@@ -122,12 +133,12 @@ func (s *Server) setxattr(c *call) unix.Errno {
 
 // stripGroup takes the set-group-id bit from a file whose ACL was set by one who is not of
 // its group.
-func stripGroup(path string) error {
+func (s *Server) stripGroup(path string) error {
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_ISGID == 0 {
+	if err := unix.Fstatat(s.proc, path, &st, 0); err != nil || st.Mode&unix.S_ISGID == 0 {
 		return err
 	}
-	return unix.Chmod(path, st.Mode&0o7777&^unix.S_ISGID)
+	return unix.Fchmodat(s.proc, path, st.Mode&0o7777&^unix.S_ISGID, 0)
 }
 
 // mapACL changes the ids in the value of an ACL. Anything else it leaves alone, as it does a
@@ -155,9 +166,15 @@ func (s *Server) listxattr(c *call) unix.Errno {
 	if s.export.NoXattr {
 		return unix.EOPNOTSUPP
 	}
-	list, n := make([]byte, maxXattr), 0
+	memory := buffers.get()
+	defer buffers.put(memory)
+	list, n := memory.slice()[:maxXattr], 0
 	errno := s.onNode(c, func(path string) (err error) {
-		n, err = unix.Listxattr(path, list)
+		if s.xattrAt {
+			n, err = listxattrAt(s.proc, path, list)
+		} else {
+			n, err = unix.Listxattr(path, list)
+		}
 		return err
 	})
 	if errno != 0 {
@@ -190,5 +207,10 @@ func (s *Server) removexattr(c *call) unix.Errno {
 	if errno := s.xattrRefused(name, true); errno != 0 {
 		return errno
 	}
-	return s.onNode(c, func(path string) error { return unix.Removexattr(path, name) })
+	return s.onNode(c, func(path string) error {
+		if s.xattrAt {
+			return removexattrAt(s.proc, path, name)
+		}
+		return unix.Removexattr(path, name)
+	})
 }
