@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withoutCapabilities takes some from the process.
+// withoutCapabilities removes capabilities from the process.
 func withoutCapabilities(names ...string) specOption {
 	return func(s *specs.Spec) {
 		c := s.Process.Capabilities
@@ -27,14 +27,14 @@ func withoutCapabilities(names ...string) specOption {
 	}
 }
 
-// withSettings has the calls of e read the suite's settings with lines added.
+// withSettings makes the calls of e use the suite's settings with lines added.
 func (e *env) withSettings(lines string) {
 	e.t.Helper()
 	e.settings = e.path("settings")
 	writeFile(e.t, e.settings, readFile(e.t, settings)+lines)
 }
 
-// capture is a socket that hears every frame that comes out of an interface.
+// capture is a socket that receives every frame leaving an interface.
 type capture struct {
 	t *testing.T
 	f *os.File
@@ -60,8 +60,8 @@ func (n *netNS) capture(name string) *capture {
 	return c
 }
 
-// until returns the frames that come before the one that ends so, as hexadecimal
-// without destination; none within the time fails the test.
+// until returns the frames that come before the one with this end, as hexadecimal text without
+// the destination address. It fails the test if that one does not come in time.
 func (c *capture) until(end string) (frames []string) {
 	c.t.Helper()
 	if err := c.f.SetReadDeadline(time.Now().Add(60 * time.Second)); err != nil {
@@ -82,13 +82,13 @@ func (c *capture) until(end string) (frames []string) {
 }
 
 const (
-	ownFrameMAC   = "0242ac110002" // wire's
+	ownFrameMAC   = "0242ac110002" // the address that wire sets
 	otherFrameMAC = "0242ac110063"
-	lastFrame     = "6c617374206672616d65" // the end of the frame that is sent last
+	lastFrame     = "6c617374206672616d65" // the end of the last frame
 )
 
-// forgedFrames are by a name, each with a text of its own at its end; the last is one
-// that may pass.
+// forgedFrames returns names and frames. Each frame ends with a text of its own, and the last
+// one may pass.
 func forgedFrames() (names, frames []string) {
 	everybody := "ffffffffffff"
 	ip4 := func(source, rest string) string {
@@ -123,8 +123,8 @@ func forgedFrames() (names, frames []string) {
 	return names, append(frames, everybody+ownFrameMAC+ip4(own4, udp)+lastFrame)
 }
 
-// An exec'd process has CAP_NET_RAW here that the container lacks: it stands for a
-// hostile kernel in the guest, which sends what it likes.
+// TestForgedFramesStayInTheGuest: an exec'd process with CAP_NET_RAW, which the container
+// lacks, stands for a hostile kernel in the guest that sends anything.
 func TestForgedFramesStayInTheGuest(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -168,7 +168,7 @@ func TestForgedFramesStayInTheGuest(t *testing.T) {
 	}
 }
 
-// What a container without CAP_NET_RAW may send, arrives.
+// TestNetworkWithoutRaw: frames that a container without CAP_NET_RAW may send arrive.
 func TestNetworkWithoutRaw(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -185,8 +185,8 @@ func TestNetworkWithoutRaw(t *testing.T) {
 	bigDatagram(t, c, outer, "10.99.0.1:7005")
 	bigDatagram(t, c, outer, "[fd99::1]:7006")
 
-	// A new address counts from the moment on that the container has it, and for the
-	// neighbours that ask for it.
+	// A new address may be used as soon as the container has it, and neighbours that ask for it
+	// get an answer.
 	inner.do(func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -199,7 +199,7 @@ func TestNetworkWithoutRaw(t *testing.T) {
 	c.stop()
 }
 
-// bigDatagram sends more than a packet holds.
+// bigDatagram sends more than fits into one packet.
 func bigDatagram(t *testing.T, c *container, outer *netNS, address string) {
 	t.Helper()
 	heard := make(chan int, 1)

@@ -72,14 +72,14 @@ func forbidden(from, to string) string {
 	return ""
 }
 
-// containerRooms is the host's code that knows what a container is.
+// containerRooms are the packages of the host that know what a container is.
 var containerRooms = []string{
 	"host/supervisor", "host/machine", "host/mounts", "host/install", "host/specconv", "host/state", "host/config", "host/network",
 	"host/cgroup", "host/bootimage", "host/check", "host/report", "host/template", "host/create", "host/caller",
 	"host/exec", "host/lifecycle", "host/limits", "protocol",
 }
 
-// listed is the part of `go list -json` that is needed.
+// listed holds the fields of `go list -json` that are needed.
 type listed struct {
 	ImportPath string
 	Deps       []string
@@ -87,7 +87,7 @@ type listed struct {
 
 func list(t *testing.T) []listed {
 	t.Helper()
-	// Test files may import anything; -deps without -test leaves them out.
+	// Test files may import anything. -deps without -test leaves them out.
 	out, err := exec.Command("go", "list", "-e", "-json=ImportPath,Deps", module+"/...").Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -107,8 +107,8 @@ func list(t *testing.T) []listed {
 	}
 }
 
-// TestArrows holds the arrows of docs/architecture.md, directly or through
-// others: who may know what.
+// TestArrows: no package depends on another, directly or through others, against the rules of
+// docs/architecture.md.
 func TestArrows(t *testing.T) {
 	packages := list(t)
 	var host, guest int
@@ -132,7 +132,7 @@ func TestArrows(t *testing.T) {
 
 func short(pkg string) string { return strings.TrimPrefix(pkg, module+"/") }
 
-// The rules themselves: each must still be able to fail.
+// TestArrowRules: each rule can fail.
 func TestArrowRules(t *testing.T) {
 	for _, c := range []struct {
 		from, to string
@@ -187,7 +187,7 @@ func TestArrowRules(t *testing.T) {
 	}
 }
 
-// TestTopHoldsVerbs: a file at the top is main.go or holds a verb, named as the file is.
+// TestTopHoldsVerbs: each file at the top is main.go or holds the verb that it is named after.
 func TestTopHoldsVerbs(t *testing.T) {
 	files, err := filepath.Glob("../*.go")
 	if err != nil || len(files) < 10 {
@@ -195,7 +195,7 @@ func TestTopHoldsVerbs(t *testing.T) {
 	}
 	for _, path := range files {
 		name := filepath.Base(path)
-		// pages.go is main for a build of its own, which writes the man page.
+		// pages.go is the main of another build, which writes the man page.
 		if strings.HasSuffix(name, "_test.go") || name == "main.go" || name == "pages.go" {
 			continue
 		}

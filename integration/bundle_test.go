@@ -49,7 +49,7 @@ func withNetNS(path string) specOption {
 	return withNamespace(specs.NetworkNamespace, path)
 }
 
-// withNamespace adds or replaces one namespace entry.
+// withNamespace adds a namespace, or replaces the one of this type.
 func withNamespace(kind specs.LinuxNamespaceType, path string) specOption {
 	return func(s *specs.Spec) {
 		withoutNamespace(kind)(s)
@@ -69,13 +69,13 @@ func withoutNamespace(kind specs.LinuxNamespaceType) specOption {
 	}
 }
 
-// dockerCaps is the capability set engines give a container by default.
+// dockerCaps are the capabilities that engines give containers by default.
 var dockerCaps = []string{
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
 	"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 }
 
-// defaultSpec is what engines write for a plain container.
+// defaultSpec returns what engines write for a plain container.
 func defaultSpec() *specs.Spec {
 	return &specs.Spec{
 		Version: "1.0.2",
@@ -113,7 +113,7 @@ func defaultSpec() *specs.Spec {
 	}
 }
 
-// bundle makes a bundle with its own copy of the rootfs and returns its directory.
+// bundle makes a bundle with a copy of the rootfs and returns its directory.
 func (e *env) bundle(options ...specOption) string {
 	e.t.Helper()
 	dir := e.mkdir("bundle")
@@ -135,8 +135,8 @@ func writeSpec(t *testing.T, bundle string, spec *specs.Spec) {
 	writeFile(t, filepath.Join(bundle, "config.json"), string(data))
 }
 
-// copyTree copies directories, regular files and symlinks. Files are copied,
-// not linked: a test may write to them.
+// copyTree copies directories, regular files and symbolic links. Files are copied and not
+// linked, because a test may write to them.
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {

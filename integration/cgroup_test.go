@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostFile reads a file of a container's cgroup on the host. It skips the test where
-// the host has not that controller on cgroup v1.
+// hostFile reads a file of a container's cgroup on the host. It skips the test if the host does
+// not have the controller on cgroup v1.
 func hostFile(t *testing.T, controller, path, file string) string {
 	t.Helper()
 	root := filepath.Join("/sys/fs/cgroup", controller)
@@ -41,8 +41,8 @@ func hostNumber(t *testing.T, controller, path, file string) int64 {
 	return n
 }
 
-// There are programs that look for the id of their container in what their cgroup is
-// called, and for an engine's name.
+// TestNameOfCgroup: programs look in the name of their cgroup for their container's id and for
+// an engine's name.
 func TestNameOfCgroup(t *testing.T) {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); isVM && err != nil {
 		t.Skip("husk does not name the guest's cgroup on a host with cgroup v1")
@@ -60,8 +60,9 @@ func TestNameOfCgroup(t *testing.T) {
 	}
 }
 
-// Engines and the validation suite read the limits of a created container on the
-// host. From the start on those that count the machine have room for it.
+// TestLimitsOnHost: on the host engines and the validation suite read a created container's
+// limits as they were asked for. From the start on, limits that count the machine have room for
+// it.
 func TestLimitsOnHost(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -112,7 +113,7 @@ func TestLimitsOnHost(t *testing.T) {
 	}
 }
 
-// update changes the guest and the host, or neither.
+// TestUpdateOnHost: update changes both the guest and the host, or neither.
 func TestUpdateOnHost(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -132,7 +133,7 @@ func TestUpdateOnHost(t *testing.T) {
 	if got := inside(); got != "70000 100000" {
 		t.Errorf("cpu limit inside: %q", got)
 	}
-	// What one side cannot have, the other does not get: a CPU that the host has not.
+	// A CPU that the host does not have: the guest must not get the quota either.
 	r := e.do("update", "--cpu-quota", "80000", "--cpuset-cpus", "4000", c.id)
 	if r.code == 0 {
 		t.Error("CPU 4000 was taken")
@@ -151,8 +152,8 @@ func TestUpdateOnHost(t *testing.T) {
 	c.stop()
 }
 
-// oomEvents counts what dockerd and conmon listen to: events of the memory cgroup
-// of the container's pid on the host.
+// oomEvents counts the events that dockerd and conmon listen to: those of the memory cgroup of
+// the container's pid on the host.
 func oomEvents(t *testing.T, pid int) func() int {
 	t.Helper()
 	dir := filepath.Join("/sys/fs/cgroup/memory", controllersOf(t, pid)["memory"])
@@ -179,9 +180,8 @@ func oomEvents(t *testing.T, pid int) func() int {
 	}
 }
 
-// A process that is killed for want of memory in the guest is an event on the
-// host, for whoever asks husk and for who asks the kernel, and nothing else of the
-// container comes to harm.
+// TestOOMEvent: if the guest's kernel kills a process because memory is short, husk and the
+// host's kernel report an event, and the container's other processes go on.
 func TestOOMEvent(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -212,7 +212,8 @@ func TestOOMEvent(t *testing.T) {
 	events.wait().is(0)
 }
 
-// So is one in a container without a limit, which has taken all of the guest's RAM.
+// TestOOMWithoutLimit: the same for a container without a limit that has taken all of the
+// guest's RAM.
 func TestOOMWithoutLimit(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -227,13 +228,13 @@ func TestOOMWithoutLimit(t *testing.T) {
 	events.stdout.expect(t, `{"type":"oom","id":"`+c.id+`"}`+"\n")
 	eventually(t, "the kernel of the host tells of it", 30*time.Second, func() bool { return happened() > 0 })
 	e.failure(c.id, "out of memory of the 512 MiB of its virtual machine")
-	// What the guest's kernel and the agent need was left to them.
+	// The guest's kernel and the agent still have the memory that they need.
 	c.exec("true").is(0)
 	c.stop()
 	events.wait().is(0)
 }
 
-// So is that of the container's first process, which ends it.
+// TestOOMOfContainer: the same for the container's first process, which ends the container.
 func TestOOMOfContainer(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestDecisionsAreListed: docs/adr/README.md lists every decision, and says of one that
-// another has taken its place.
+// TestDecisionsAreListed: docs/adr/README.md lists every decision, and says which ones another
+// has replaced.
 func TestDecisionsAreListed(t *testing.T) {
 	index, err := os.ReadFile("../docs/adr/README.md")
 	if err != nil {

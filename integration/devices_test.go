@@ -25,8 +25,8 @@ func withoutMount(destinations ...string) specOption {
 	}
 }
 
-// TestNothingMountedOnDev: the default devices and links are there all the same,
-// beside what the image has in its /dev, and mounts below /dev.
+// TestNothingMountedOnDev: without a mount on /dev the default devices and links exist too,
+// beside what the image has there and what is mounted below.
 func TestNothingMountedOnDev(t *testing.T) {
 	t.Parallel()
 	for name, readonly := range map[string]bool{"writable": false, "read-only": true} {
@@ -83,7 +83,7 @@ func TestDeviceNodes(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// withDevice gives the container a device, as engines do with --device.
+// withDevice adds a device to the container, as engines do for --device.
 func withDevice(path string, major, minor int64) specOption {
 	return func(s *specs.Spec) {
 		s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor})
@@ -99,8 +99,7 @@ func withCapabilities(names ...string) specOption {
 	}
 }
 
-// TestDriversOnDemand: devices whose driver the guest loads for the container
-// that asks for them.
+// TestDriversOnDemand: the guest loads the drivers of devices that a container has.
 func TestDriversOnDemand(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -134,8 +133,8 @@ func TestDriversOnDemand(t *testing.T) {
 	}
 }
 
-// TestModulesOnDemand: the kernel gets what it asks for when a container has use for
-// it. The host of RUNTIME=runc has loaded bridge and veth for its own containers.
+// TestModulesOnDemand: the guest's kernel gets modules that it asks for. With RUNTIME=runc the
+// host has loaded bridge and veth for its own containers.
 func TestModulesOnDemand(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -163,9 +162,9 @@ func TestModulesOnDemand(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// TestLoopDevices: a privileged container has its machine's.
+// TestLoopDevices: a privileged container has the loop devices of its machine.
 func TestLoopDevices(t *testing.T) {
-	needVM(t) // or it would take one of the host's
+	needVM(t) // runc would take one of the host's
 	t.Parallel()
 	e := newEnv(t)
 	c := e.createStarted(e.bundle(withDevice("/dev/loop-control", 10, 237), withCapabilities("CAP_SYS_ADMIN"),
@@ -186,8 +185,8 @@ func TestLoopDevices(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// TestOtherDevicesAreRefused: a node that would open something else in the guest
-// than on the host, or nothing, is not made.
+// TestOtherDevicesAreRefused: a device node that would mean another device in the guest than on
+// the host, or none, is refused.
 func TestOtherDevicesAreRefused(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -225,8 +224,8 @@ func loopDevice(t *testing.T, file string, size int64) (path string, minor int64
 	return path, int64(unix.Minor(st.Rdev))
 }
 
-// TestBlockDevices: block devices of the host are the container's to read and,
-// where the rules say so, to write.
+// TestBlockDevices: the container can read block devices of the host and, if the rules allow
+// it, write them.
 func TestBlockDevices(t *testing.T) {
 	t.Parallel()
 	const loop, size = int64(7), int64(3 << 20)
@@ -266,7 +265,7 @@ func TestBlockDevices(t *testing.T) {
 	}
 }
 
-// writeAt writes to the beginning of a device and through to it.
+// writeAt writes to the beginning of a device and syncs.
 func writeAt(t *testing.T, path, text string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_SYNC, 0)
@@ -281,12 +280,12 @@ func writeAt(t *testing.T, path, text string) {
 	}
 }
 
-// TestDeviceRules: what linux.resources.devices does not allow can be made, and not
-// opened; the devices that every container has always can.
+// TestDeviceRules: a device that linux.resources.devices does not allow can be made but not
+// opened. The default devices can always be opened.
 func TestDeviceRules(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		access string // to kmsg
+		access string // access to kmsg
 		want   string
 	}{
 		"denied": {"", "null open\nkmsg shut\n"},

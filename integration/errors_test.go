@@ -11,11 +11,11 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// want is one call and how it fails; "ID" in args stands for the container.
+// want is one call and how it fails. "ID" in args stands for the container.
 type want struct {
 	args string
 	code int
-	text string // empty: it succeeds
+	text string // empty: the call succeeds
 }
 
 func (e *env) check(id string, calls []want) {
@@ -80,7 +80,7 @@ func TestErrorsBadUsage(t *testing.T) {
 	}
 }
 
-// One container goes through every state, and every verb is tried in each.
+// TestErrorsByState tries every verb in every state of one container.
 func TestErrorsByState(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -139,14 +139,14 @@ func TestErrorsByState(t *testing.T) {
 
 const startFailed = "unable to start container process: "
 
-// Every failing create leaves nothing (the leak check) and destroys nothing:
-// the file in the rootfs is still there.
+// TestCreateErrors: a create that fails leaves nothing, which the leak check tests, and
+// destroys nothing: the file in the rootfs still exists.
 func TestCreateErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		option specOption
-		text   string // BUNDLE stands for its directory
+		text   string // BUNDLE stands for the bundle's directory
 		flags  []string
 	}{
 		{name: "missing binary", option: withArgs("/no/such"), text: startFailed + `exec: "/no/such": stat /no/such: no such file or directory`},
@@ -214,8 +214,8 @@ func TestBadConfig(t *testing.T) {
 	}
 }
 
-// Odd but well-formed configurations: one clear line or a working container,
-// never a crash, and nothing left behind.
+// TestOddConfigs: odd but valid configurations give one clear error line or a working
+// container, never a crash, and leave nothing.
 func TestOddConfigs(t *testing.T) {
 	t.Parallel()
 	for name, config := range map[string]string{

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// One container serves all: exec is what is tested, not create.
+// One container serves all subtests, because they test exec and not create.
 func TestExec(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -70,7 +70,7 @@ func TestExec(t *testing.T) {
 	c.stop()
 }
 
-// report is testprog's.
+// report is what testprog reports.
 type report struct {
 	UID, GID   int
 	Groups     []int
@@ -112,7 +112,7 @@ func execFlags(t *testing.T, c *container) {
 	if bounding&(1<<unix.CAP_SYS_TIME) == 0 {
 		t.Errorf("CapBnd %x lacks CAP_SYS_TIME", bounding)
 	}
-	// Without flags: those of config.json.
+	// Without flags exec uses the capabilities of config.json.
 	r = parseReport(t, c.exec("testprog", "status").is(0).stdout)
 	if r.Cwd != "/tmp" || !slices.Contains(r.Env, "FROM_CONFIG=1") || r.UID != 0 {
 		t.Errorf("without flags: cwd %s, uid %d, env %q", r.Cwd, r.UID, r.Env)
@@ -122,8 +122,8 @@ func execFlags(t *testing.T, c *container) {
 	}
 }
 
-// What exec adds can be ambient only where the container has inheritable
-// capabilities; one that cannot be is said, and no failure.
+// TestAmbientCapabilities: a capability that exec adds can become ambient only if the container
+// has it inheritable. If it cannot, exec says so and does not fail.
 func TestAmbientCapabilities(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -155,7 +155,7 @@ func TestAmbientCapabilities(t *testing.T) {
 	if got := ambient(r); got != chown {
 		t.Errorf("with one that is not inheritable: CapAmb %x, want %x", got, chown)
 	}
-	// runc says it since 1.2.
+	// runc prints this since 1.2.
 	if isVM && !strings.Contains(r.log+r.stderr, "can't raise ambient capability CAP_FOWNER") {
 		t.Errorf("nothing says that CAP_FOWNER is not ambient: log %q, stderr %q", r.log, r.stderr)
 	}
@@ -192,8 +192,8 @@ func execProcessFile(t *testing.T, c *container) {
 	}
 }
 
-// As the shim does it: the process file goes away at once, the pid becomes the
-// shim's child and ends with the process's exit code.
+// execDetached does what the shim does: the process file is removed at once, the pid becomes
+// the shim's child, and the child exits with the process's exit code.
 func execDetached(t *testing.T, c *container) {
 	e := c.e
 	file, pidFile := writeProcess(t, e, specs.Process{
@@ -208,7 +208,7 @@ func execDetached(t *testing.T, c *container) {
 	}
 	pid := readPID(t, pidFile)
 	exit := reap(pid)
-	// runc's own process becomes the command only after exec has returned.
+	// runc's own process executes the command only after exec has returned.
 	eventually(t, "argv of the exec's pid", 10*time.Second, func() bool { return strings.Contains(describe(pid), "read line") })
 	if _, err := p.stdin.WriteString("text\n"); err != nil {
 		t.Fatal(err)
@@ -235,7 +235,7 @@ func execMany(t *testing.T, c *container) {
 	}
 }
 
-// Engines end an exec'd process with kill(2) on its pid.
+// execKilled: engines end an exec'd process with kill(2) on its pid.
 func execKilled(t *testing.T, c *container) {
 	e := c.e
 	for _, s := range []struct {
@@ -270,7 +270,8 @@ func TestExecInCreated(t *testing.T) {
 	c.stop()
 }
 
-// A container that ends takes its execs along: their pids end too.
+// TestExecEndsWithContainer: when a container ends, its exec'd processes and their pids end
+// too.
 func TestExecEndsWithContainer(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fingerprint lists a tree's files with their sizes and modes, in order.
+// fingerprint lists the files of trees with their sizes and modes, in order.
 func fingerprint(t *testing.T, dirs ...string) string {
 	t.Helper()
 	var b strings.Builder
@@ -43,15 +43,16 @@ func fingerprint(t *testing.T, dirs ...string) string {
 	return b.String()
 }
 
-// lost returns the lines of before that after lacks: a failed create may add a
-// mount point to the rootfs, but must not take anything away.
+// lost returns the lines of before that are not in after. A failed create may add a mount point
+// to the rootfs, but must remove nothing.
 func lost(before, after string) []string {
 	kept := strings.Split(after, "\n")
 	return slices.DeleteFunc(strings.Split(before, "\n"), func(line string) bool { return slices.Contains(kept, line) })
 }
 
-// Creates that fail at every step there is, with files in the rootfs and in two
-// volumes, one of which has a mount below it. Kata 1.x deleted users' files so.
+// TestFailedCreateKeepsFiles makes create fail at every step, with files in the rootfs and in
+// two volumes, one of which has a mount below it. Kata 1.x has deleted users' files in this
+// way.
 func TestFailedCreateKeepsFiles(t *testing.T) {
 	t.Parallel()
 	memory := int64(1) // far too little for anything
@@ -124,7 +125,7 @@ func TestFailedCreateKeepsFiles(t *testing.T) {
 			if gone := lost(before, fingerprint(t, bundle, one, two)); len(gone) > 0 {
 				t.Errorf("a failed create has lost or changed:\n%s", strings.Join(gone, "\n"))
 			}
-			// The same id works once the reason is gone.
+			// The same id works when the cause of the failure is gone.
 			writeSpec(t, bundle, func() *specs.Spec {
 				s := defaultSpec()
 				withArgs("true")(s)
@@ -137,8 +138,8 @@ func TestFailedCreateKeepsFiles(t *testing.T) {
 	}
 }
 
-// cleanAfterDeath checks what a container is whose processes were killed:
-// stopped, deletable, and its files untouched.
+// cleanAfterDeath checks a container whose processes were killed: it is stopped, can be
+// deleted, and its files are unchanged.
 func (c *container) cleanAfterDeath() {
 	t := c.e.t
 	t.Helper()
@@ -174,8 +175,8 @@ func TestKillSupervisor(t *testing.T) {
 	}
 }
 
-// vmmsOf finds the VM processes that belong to this test: those of its
-// processes that are not a pid-file process.
+// vmms returns the vmm processes of this test: those of its processes whose pid is in no pid
+// file.
 func (e *env) vmms() []int {
 	var found []int
 	for pid := range e.processes() {
@@ -212,7 +213,7 @@ func TestKillVMM(t *testing.T) {
 	e.failure(c.id, "virtual machine ended: ", "killed")
 }
 
-// failure checks what is left to read of a container that has been deleted.
+// failure checks what husk failures says of a deleted container.
 func (e *env) failure(id string, says ...string) {
 	e.t.Helper()
 	out := e.ok("failures", id)
@@ -226,7 +227,7 @@ func (e *env) failure(id string, says ...string) {
 	}
 }
 
-// A guest whose kernel panics: its last words are kept.
+// TestPanicUnderContainer: the last lines of a guest whose kernel panics are kept.
 func TestPanicUnderContainer(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -239,8 +240,8 @@ func TestPanicUnderContainer(t *testing.T) {
 	e.failure(c.id, "sysrq", "Kernel panic - not syncing")
 }
 
-// A cli killed in the middle of create, as by its parent's death: whatever there
-// is then is stopped or nothing, and delete --force removes it.
+// TestKillCreateMidway: if a cli is killed during create, as when its parent dies, the
+// container is stopped or does not exist, and delete --force removes it.
 func TestKillCreateMidway(t *testing.T) {
 	if !isVM {
 		t.Skip("runc leaves cgroups and processes when it is killed in create")
@@ -249,7 +250,7 @@ func TestKillCreateMidway(t *testing.T) {
 	e := newEnv(t)
 	bundle := e.bundle(withArgs("sleep", "1000"))
 	writeFile(t, filepath.Join(bundle, "rootfs/precious"), "rootfs")
-	// How long a whole create takes here, so that the kills spread over it.
+	// The duration of a whole create on this machine, over which the kills are spread.
 	began := time.Now()
 	c := e.create(bundle)
 	whole := time.Since(began)
@@ -266,7 +267,7 @@ func TestKillCreateMidway(t *testing.T) {
 			}
 			<-p.done
 		}
-		// The supervisor notices by itself; its death may take a moment.
+		// The supervisor notices by itself and may need a moment to end.
 		if e.do("state", id).code == 0 {
 			eventually(t, "a half-made container is stopped or gone", 15*time.Second, func() bool {
 				r := e.do("state", id)
@@ -287,12 +288,12 @@ func TestKillCreateMidway(t *testing.T) {
 	}
 }
 
-// soon is how long delete --force may take beside a husk call that has been stopped: much
-// less than its own deadline of 30 s, whatever the machine is busy with.
+// soon bounds delete --force while another husk call is stopped. It is much less than that
+// call's own deadline of 30 s, with room for a busy machine.
 const soon = 15 * time.Second
 
-// A stopped cli does not reap its exec process, which keeps the first process of the
-// container's pid namespace from ending: delete --force does not wait for that.
+// TestDeleteBesideStoppedExec: a stopped cli does not reap its exec process, so the first
+// process of the container's pid namespace cannot end. delete --force does not wait for that.
 func TestDeleteBesideStoppedExec(t *testing.T) {
 	needVM(t) // runc waits 10 s and fails
 	t.Parallel()
@@ -307,8 +308,8 @@ func TestDeleteBesideStoppedExec(t *testing.T) {
 	e.exitOf(c.exit)
 }
 
-// A create that is stopped holds the container's lock: delete --force takes it back all
-// the same.
+// TestDeleteOfStoppedCreate: a create that is stopped holds the container's lock, and delete
+// --force deletes the container all the same.
 func TestDeleteOfStoppedCreate(t *testing.T) {
 	needVM(t) // runc has no lock
 	t.Parallel()
@@ -325,7 +326,7 @@ func TestDeleteOfStoppedCreate(t *testing.T) {
 		return err == nil
 	})
 	e.deleteWhileStopped(p, id)
-	<-p.done // killed: it was the holder
+	<-p.done // it held the lock and was killed
 	if status := p.cmd.ProcessState; status.Success() {
 		t.Errorf("create: %v", status)
 	}
@@ -360,14 +361,15 @@ func (e *env) deleteWhileStopped(p *process, id string) {
 	_ = p.cmd.Process.Signal(unix.SIGCONT)
 }
 
-// Several verbs at once on one container: one wins, the others say why not.
+// TestConcurrentVerbs: of several verbs at once on one container one succeeds, and the others
+// say why they fail.
 func TestConcurrentVerbs(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	c := e.create(e.bundle(withArgs("sleep", "1000")))
 	n := 4
 	if !isVM {
-		n = 1 // runc 1.1: two starts race for one fifo, and now and then one hangs
+		n = 1 // with runc 1.1 two starts use one fifo, and sometimes one hangs
 	}
 	var starts []*process
 	for range n {
@@ -396,7 +398,8 @@ func TestConcurrentVerbs(t *testing.T) {
 	e.do("state", c.id).fails(1, missing)
 }
 
-// Two creates of one id: one wins, and the loser does it no harm.
+// TestConcurrentCreatesOfOneID: of two creates with one id one succeeds, and the other does not
+// harm it.
 func TestConcurrentCreatesOfOneID(t *testing.T) {
 	if !isVM {
 		t.Skip("runc 1.1 has no lock: both creates may fail")
@@ -430,8 +433,8 @@ func TestConcurrentCreatesOfOneID(t *testing.T) {
 	e.exitOf(exit)
 }
 
-// A program that cannot be executed is known only at start, and start says so:
-// the end of the container, which follows at once, must not come before it.
+// TestStartSaysWhyNotExecuted: only start finds out that a program cannot be executed. start
+// has to report that before the container's end, which follows at once, is noticed.
 func TestStartSaysWhyNotExecuted(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStoppedSupervisor: what answers nobody keeps no verb waiting for ever, and KILL
+// TestStoppedSupervisor: if a supervisor does not answer, no verb waits for ever, and kill KILL
 // and delete --force work at once.
 func TestStoppedSupervisor(t *testing.T) {
 	needVM(t)
@@ -26,7 +26,8 @@ func TestStoppedSupervisor(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// All at once: each takes as long as the guest may take under load.
+	// The calls run at the same time, because each takes as long as a guest may take under
+	// load.
 	var calls []*process
 	for _, args := range [][]string{
 		{"start", created.id},
@@ -54,7 +55,7 @@ func TestStoppedSupervisor(t *testing.T) {
 	created.exits(137)
 }
 
-// TestStoppedVMM: a guest that does not run any more is killed all the same.
+// TestStoppedVMM: a guest that no longer runs can still be killed.
 func TestStoppedVMM(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -72,8 +73,8 @@ func TestStoppedVMM(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// TestDamagedState: delete --force ends and removes a container whatever has become of
-// its state file.
+// TestDamagedState: delete --force ends and removes a container whatever its state file
+// contains.
 func TestDamagedState(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -97,13 +98,13 @@ func TestDamagedState(t *testing.T) {
 	}
 }
 
-// TestFullStateDirectory: what cannot be saved is not done.
+// TestFullStateDirectory: a change that cannot be saved is not made.
 func TestFullStateDirectory(t *testing.T) {
 	needVM(t)
 	t.Parallel()
 	e := newEnv(t)
-	// Not below the test's own directory: whoever unshares mounts meanwhile keeps a copy
-	// of the mount, which would count as left behind.
+	// It is outside of the test's directory: other tests that unshare their mounts meanwhile
+	// keep a copy of this mount, which the leak check would find.
 	root, err := os.MkdirTemp("", "full-")
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +166,7 @@ func TestFullStateDirectory(t *testing.T) {
 	empty()
 	e.ok("resume", c.id)
 	fill()
-	e.ok("delete", "--force", c.id) // which needs no space
+	e.ok("delete", "--force", c.id) // this needs no space
 	c.exits(137)
 	empty()
 }

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Faults of the host: what husk needs is used up, or not there any more. They are
-// judged as in faults_test.go.
+// Faults of the host: something that husk needs is used up or no longer exists. The results are
+// checked as in faults_test.go.
 
-// someFaults takes n of them for the suite, all of them where FAULTS asks for more.
+// someFaults returns n of them for the suite, or all of them if FAULTS asks for more.
 func someFaults[T any](all []T, n int) []T {
 	if os.Getenv("FAULTS") == "" {
 		return pick(all, n)
@@ -25,7 +25,7 @@ func someFaults[T any](all []T, n int) []T {
 	return all
 }
 
-// smallDisk mounts a file system of some size, which the test unmounts with remove.
+// smallDisk mounts a filesystem of this size. The test unmounts it by remove.
 func (e *env) smallDisk(dir string, size string) (remove func()) {
 	e.t.Helper()
 	if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -42,7 +42,7 @@ func (e *env) smallDisk(dir string, size string) (remove func()) {
 	}
 }
 
-// fill writes until nothing more fits, and returns what makes room again.
+// fill writes a file until the disk is full. free removes it.
 func (e *env) fill(dir string) (free func()) {
 	e.t.Helper()
 	path := filepath.Join(dir, "full")
@@ -65,7 +65,7 @@ func (e *env) fill(dir string) (free func()) {
 	}
 }
 
-// failsCleanly checks that a create has failed and left nothing of its container.
+// failsCleanly checks that a create has failed and has left nothing of its container.
 func (e *env) failsCleanly(id string, r *result) {
 	e.t.Helper()
 	if r.code == 0 {
@@ -77,7 +77,7 @@ func (e *env) failsCleanly(id string, r *result) {
 	e.do("state", id).fails(1, missing)
 }
 
-// The disk of the state directory is full while verbs run.
+// TestFaultFullState: the disk of the state directory is full while verbs run.
 func TestFaultFullState(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -115,8 +115,8 @@ func TestFaultFullState(t *testing.T) {
 	remove()
 }
 
-// The disk of the cache is full: before the kernel is unpacked, and when a template is
-// made, without which a container boots.
+// TestFaultFullCache: the disk of the cache is full, before the kernel is unpacked and when a
+// template is made, without which a container boots.
 func TestFaultFullCache(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -148,8 +148,8 @@ func TestFaultFullCache(t *testing.T) {
 	}
 }
 
-// copyKernel copies the unpacked kernel and initramfs of the tests' cache; without
-// its index, they are made anew.
+// copyKernel copies the unpacked kernel and initramfs of the tests' cache. Without the index
+// they are made again.
 func copyKernel(t *testing.T, cache string) {
 	t.Helper()
 	for _, pattern := range []string{"vmlinux*", "initramfs*"} {
@@ -162,7 +162,7 @@ func copyKernel(t *testing.T, cache string) {
 	}
 }
 
-// halfMade lists what no call that has ended should have left in a cache.
+// halfMade lists files in a cache that a finished call should not have left.
 func halfMade(t *testing.T, cache string) []string {
 	t.Helper()
 	var left []string
@@ -176,8 +176,8 @@ func halfMade(t *testing.T, cache string) []string {
 	return left
 }
 
-// The cli may open only so many files: a create with it works, or fails and leaves
-// nothing.
+// TestFaultFewDescriptorsOfCLI: if the cli may open only few files, a create works, or fails
+// and leaves nothing.
 func TestFaultFewDescriptorsOfCLI(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -197,8 +197,8 @@ func TestFaultFewDescriptorsOfCLI(t *testing.T) {
 	}
 }
 
-// The supervisor can open no more files: verbs fail, kill works, and with descriptors
-// again all do.
+// TestFaultNoDescriptorsOfSupervisor: if the supervisor cannot open files, verbs fail, kill
+// works, and later all verbs work again.
 func TestFaultNoDescriptorsOfSupervisor(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -238,7 +238,7 @@ func TestFaultNoDescriptorsOfSupervisor(t *testing.T) {
 	s.goes(t, &faultRow{})
 }
 
-// The kernel, or what was unpacked of it, vanishes between two calls.
+// TestFaultVanishedKernel: the kernel, or its unpacked files, vanish between two calls.
 func TestFaultVanishedKernel(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -283,7 +283,7 @@ func TestFaultVanishedKernel(t *testing.T) {
 	if !strings.Contains(r.stderr, mine) {
 		t.Errorf("the error does not name the kernel: %q", r.stderr)
 	}
-	// Who runs already needs neither.
+	// A container that runs needs neither.
 	if r := e.do("exec", id, "echo", "well"); r.stdout != "well\n" {
 		t.Errorf("exec: exit code %d, %q", r.code, r.stderr)
 	}
@@ -294,7 +294,8 @@ func TestFaultVanishedKernel(t *testing.T) {
 	}
 }
 
-// Each file of a template, damaged in each way: the container starts all the same.
+// TestFaultTemplateFiles damages each file of a template in each way: the container starts all
+// the same.
 func TestFaultTemplateFiles(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -346,7 +347,7 @@ func TestFaultTemplateFiles(t *testing.T) {
 	}
 }
 
-// Two verbs at once on one container: whatever wins, state tells the truth after it.
+// TestFaultPairs: after two verbs at once on one container, state tells the truth.
 func TestFaultPairs(t *testing.T) {
 	needVM(t)
 	verbs := map[string][]string{
@@ -398,8 +399,8 @@ func TestFaultPairs(t *testing.T) {
 	}
 }
 
-// A container that is paused while a process is added goes on when it is resumed: in
-// the guest, a fork into a cgroup that freezes must not hold up all else.
+// TestExecDuringPause: a container that is paused while a process is added continues when it is
+// resumed. In the guest a fork into a cgroup that freezes must not block everything else.
 func TestExecDuringPause(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -16,36 +16,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Faults: at a named point of a verb one process of husk's is killed or stopped.
-// After each, state tells the truth, delete --force works at once, nothing is left,
-// and a witness, a container beside it, has noticed nothing.
+// Faults: at a given point of a verb one of husk's processes is killed or stopped. After each
+// fault state tells the truth, delete --force works at once, nothing is left, and a container
+// beside it, the witness, is not affected.
 //
-// FAULTS says how many are tried: a number, spread over all there are, or "all".
+// FAULTS says how many faults are tried: a number, spread over all of them, or "all".
 
-// quickFaults is how many of them are part of the suite.
+// quickFaults is how many faults are part of the suite.
 const quickFaults = 25
 
-// subject is the container that faults are put to.
+// subject is the container that suffers the faults.
 type subject struct {
 	wake   func() // continues what the test's tracer has stopped; nil: there is no tracer
 	e      *env
 	bundle string
 	id     string
-	pid    int // 0: not known
+	pid    int // 0: unknown
 	out    *stream
 }
 
-// ticks is the container's program: its output says whether it runs.
+// ticks is the container's program. Its output shows whether it runs.
 const ticks = "while :; do echo tick; sleep 0.1; done"
 
-// faultVerb is a verb with what has to be there for it.
+// faultVerb is a verb, with what has to exist before it.
 type faultVerb struct {
 	name   string
-	userNS bool                      // of a container with a stand-in
+	userNS bool                      // a container with a stand-in
 	before []string                  // verbs that come first
-	args   func(s *subject) []string // of the verb itself
-	points map[string]int            // how many of each
-	vmm    bool                      // faults of the vmm too
+	args   func(s *subject) []string // arguments of the verb
+	points map[string]int            // how many points there are of each kind
+	vmm    bool                      // the vmm suffers faults too
 }
 
 func plain(verb string, more ...string) func(*subject) []string {
@@ -73,11 +73,11 @@ func (s *subject) createArgs() []string {
 	return []string{"create", "--bundle", s.bundle, "--pid-file", s.e.dir + "/pid", s.id}
 }
 
-// fault is one combination.
+// fault is one combination of point, process and signal.
 type fault struct {
 	verb   *faultVerb
 	at     point
-	victim string // role
+	victim string // role of the process
 	signal unix.Signal
 }
 
@@ -94,7 +94,7 @@ func TestFaults(t *testing.T) {
 	if os.Getenv("HUSK_EXPECT_ACCEL") == "kvm" {
 		t.Skip("the emulated outer machine is too slow for tracing")
 	}
-	w := newWitness(t) // first: what is made only once is no part of any verb
+	w := newWitness(t) // first, because some things are made only once and belong to no verb
 	var all []fault
 	for i := range faultVerbs {
 		all = append(all, faultsOf(t, &faultVerbs[i])...)
@@ -131,7 +131,7 @@ func faultCount(t *testing.T, all int) int {
 	}
 }
 
-// pick takes n of them, spread evenly.
+// pick returns n elements, spread evenly.
 func pick[T any](all []T, n int) []T {
 	if n >= len(all) {
 		return all
@@ -143,7 +143,7 @@ func pick[T any](all []T, n int) []T {
 	return picked
 }
 
-// faultsOf does a verb once, undisturbed, to learn its points, and chooses some.
+// faultsOf runs a verb once without a fault, to learn its points, and chooses some of them.
 func faultsOf(t *testing.T, v *faultVerb) []fault {
 	t.Helper()
 	seen := map[string][]point{}
@@ -164,7 +164,7 @@ func faultsOf(t *testing.T, v *faultVerb) []fault {
 		s.remove()
 	})
 	if !ran {
-		return nil // only faults of other verbs are asked for
+		return nil // FAULTS asks only for faults of other verbs
 	}
 	var faults []fault
 	for _, role := range []string{roleCLI, roleStandIn, roleSupervisor, roleExec} {
@@ -180,12 +180,12 @@ func faultsOf(t *testing.T, v *faultVerb) []fault {
 	if v.vmm {
 		role := roleCLI
 		if v.name == "create" {
-			role = roleSupervisor // the cli only waits while there is a vmm
+			role = roleSupervisor // while there is a vmm the cli only waits
 		}
 		points := seen[role]
 		late := []point{points[len(points)*2/3], points[len(points)-1]}
 		if v.name == "delete" {
-			late = []point{points[0], points[len(points)/4]} // later it has gone
+			late = []point{points[0], points[len(points)/4]} // later the process has gone
 		}
 		for _, at := range late {
 			for _, signal := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP} {
@@ -196,7 +196,7 @@ func faultsOf(t *testing.T, v *faultVerb) []fault {
 	return faults
 }
 
-// prepare makes the container that the verb is for.
+// prepare makes the container that the verb needs.
 func (v *faultVerb) prepare(t *testing.T) *subject {
 	t.Helper()
 	e := newEnv(t)
@@ -211,7 +211,7 @@ func (v *faultVerb) prepare(t *testing.T) *subject {
 		if verb == "create" {
 			args = s.createArgs()
 		}
-		// Nobody waits for the supervisor: a wait would take its stops from the tracer.
+		// Nobody waits for the supervisor, because a wait would take its stops from the tracer.
 		p := e.start(call{dir: e.dir}, args...)
 		if code := p.code(); code != 0 {
 			t.Fatalf("%s: exit code %d: %s", p, code, p.log())
@@ -230,7 +230,7 @@ func (s *subject) readPID() {
 	}
 }
 
-// live are the processes of the container that a tracer can follow.
+// live returns the processes of the container that a tracer can follow, with their roles.
 func (s *subject) live() map[int]string {
 	live := map[int]string{}
 	for pid, role := range s.roles() {
@@ -241,7 +241,7 @@ func (s *subject) live() map[int]string {
 	return live
 }
 
-// roles are the container's processes that live.
+// roles returns the living processes of the container with their roles.
 func (s *subject) roles() map[int]string {
 	roles := map[int]string{}
 	for pid := range s.e.processes() {
@@ -275,8 +275,7 @@ func (s *subject) remove() {
 	s.reap()
 }
 
-// hit sends the signal once the point has come; victim is 0 where there is no such
-// process yet.
+// hit sends the signal when the point has come. victim is 0 if the process does not exist yet.
 func (f fault) hit(s *subject, pid int) (victim int, err error) {
 	if f.victim == f.at.Role {
 		return pid, unix.Kill(pid, f.signal)
@@ -318,7 +317,7 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 	select {
 	case <-p.done:
 		s.reapOrphans(others)
-	case <-time.After(settle): // one that is stopped, or waits for one that is
+	case <-time.After(settle): // a process is stopped, or waits for one that is
 		s.wakeOthers(stopped)
 	}
 	s.readPID()
@@ -341,8 +340,8 @@ func runFault(t *testing.T, f fault, w *witness, row *faultRow) {
 	w.isWell(t)
 }
 
-// reapOrphans reaps what has lost its parent, the cli, as engines do: the kernel does
-// not let the first process of a pid namespace end before.
+// reapOrphans reaps processes whose parent, the cli, has died, as engines do. Until then the
+// kernel does not let the first process of a pid namespace end.
 func (s *subject) reapOrphans(pids []int) {
 	for _, pid := range pids {
 		if pid != s.pid {
@@ -351,9 +350,9 @@ func (s *subject) reapOrphans(pids []int) {
 	}
 }
 
-// wakeOthers continues all but the process that is meant to be stopped: a thread that
-// was just born when its tracer went has the SIGSTOP still to come by which it would
-// have been attached.
+// wakeOthers continues all processes except the one that is meant to be stopped. A thread that
+// was just created when its tracer went may still get the SIGSTOP by which it would have been
+// attached.
 func (s *subject) wakeOthers(stopped int) {
 	for pid := range s.e.processes() {
 		if st := procStat(pid); pid != stopped && len(st) > 0 && st[0] == "T" {
@@ -364,15 +363,14 @@ func (s *subject) wakeOthers(stopped int) {
 
 const (
 	settle = time.Second
-	// endsIn is how long a verb may go on when the container it waits for has gone.
+	// endsIn bounds how long a verb may go on when the container that it waits for has gone.
 	endsIn = 15 * time.Second
-	// truthIn is how long state may lag behind what has happened.
+	// truthIn bounds how long state may be out of date.
 	truthIn = 15 * time.Second
 )
 
-// tellsTheTruth compares what state says with the processes that there are and the
-// output that comes. Of a container one of whose processes has been stopped there is
-// none.
+// tellsTheTruth compares what state says with the processes that exist and the output that
+// comes. A container with a stopped process gives no output.
 func (s *subject) tellsTheTruth(t *testing.T, stopped bool) {
 	t.Helper()
 	var lie string
@@ -385,14 +383,14 @@ func (s *subject) tellsTheTruth(t *testing.T, stopped bool) {
 			t.Errorf("state lies: %s", lie)
 			return
 		}
-		time.Sleep(100 * time.Millisecond) // nothing tells of it
+		time.Sleep(100 * time.Millisecond) // no event tells it
 		if s.wake != nil {
 			s.wake()
 		}
 	}
 }
 
-// lie says what is not true of what state says, or nothing.
+// lie returns what is wrong in what state says; "" if nothing is.
 func (s *subject) lie(t *testing.T, stopped bool) string {
 	t.Helper()
 	r := s.e.do("state", s.id)
@@ -405,7 +403,7 @@ func (s *subject) lie(t *testing.T, stopped bool) string {
 		return fmt.Sprintf("exit code %d: %s", r.code, r.stderr)
 	}
 	alive := s.has(roleSupervisor) || s.has(roleStandIn) || s.has(roleVMM)
-	// Of a container that has ended meanwhile, the answer is older than the look.
+	// If the container has ended meanwhile, the answer is older than the look.
 	switch word {
 	case "none", "stopped":
 		if alive {
@@ -429,9 +427,9 @@ func (s *subject) lie(t *testing.T, stopped bool) string {
 	return ""
 }
 
-// A delete --force that waits for nothing takes promptly at most. On a busy machine it
-// may take as long as usually times what it takes there to delete a container that has
-// suffered nothing, and never so long that it must have met a deadline of husk's.
+// delete --force that waits for nothing takes promptly at most. On a busy machine it may take
+// usually times as long as the deletion of a healthy container there, and never so long that it
+// must have met a deadline of husk's.
 const (
 	promptly       = 2 * time.Second
 	usually        = 5
@@ -455,7 +453,7 @@ func (s *subject) goes(t *testing.T, row *faultRow) {
 	s.e.do("state", s.id).fails(1, missing)
 }
 
-// healthyDelete measures delete --force of a container that has suffered nothing.
+// healthyDelete measures delete --force of a healthy container.
 func (e *env) healthyDelete() time.Duration {
 	e.t.Helper()
 	c := e.createStarted(e.bundle(withScript(ticks)))
@@ -466,7 +464,7 @@ func (e *env) healthyDelete() time.Duration {
 	return took
 }
 
-// witness is a container that nothing is done to.
+// witness is a container to which nothing is done.
 type witness struct {
 	mu sync.Mutex
 	c  *container
@@ -478,7 +476,7 @@ func newWitness(t *testing.T) *witness {
 	return &witness{c: e.createStarted(e.bundle(withScript(ticks)))}
 }
 
-// isWell asks the witness for its output and a process.
+// isWell checks the witness's output and starts a process in it.
 func (w *witness) isWell(t *testing.T) {
 	t.Helper()
 	w.mu.Lock()
@@ -492,7 +490,7 @@ func (w *witness) isWell(t *testing.T) {
 	}
 }
 
-// faultRow is what became of one fault.
+// faultRow is the result of one fault.
 type faultRow struct {
 	fault
 	hit     bool // the point has come
@@ -511,7 +509,7 @@ func (ft *faultTable) add(r *faultRow) {
 	ft.rows = append(ft.rows, r)
 }
 
-// print sums up by verb, victim and signal.
+// print prints a summary by verb, process and signal.
 func (ft *faultTable) print(t *testing.T) {
 	type sum struct {
 		n, hit, failed int

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostHook is a shell script on the host, with $0 a directory to write to.
+// hostHook returns a hook that runs a shell script on the host. $0 is a directory to write to.
 func hostHook(script, dir string) specs.Hook {
 	return specs.Hook{
 		Path: "/bin/sh", Args: []string{"sh", "-c", script, dir},
@@ -23,14 +23,14 @@ func hostHook(script, dir string) specs.Hook {
 	}
 }
 
-// guestHook is a shell script in the container.
+// guestHook returns a hook that runs a shell script in the container.
 func guestHook(script string) specs.Hook {
 	return specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin"}}
 }
 
-// TestContainerHooks: hooks of createContainer are the host's programs in the
-// container's namespaces, with the rootfs as their directory; those of
-// startContainer are the container's own, and come last.
+// TestContainerHooks: createContainer hooks are programs of the host that run in the
+// container's namespaces, with the rootfs as their directory. startContainer hooks are programs
+// of the container and run last.
 func TestContainerHooks(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -40,7 +40,7 @@ func TestContainerHooks(t *testing.T) {
 		s.Annotations = map[string]string{"key": "value"}
 		s.Process.Env = append(s.Process.Env, "MARK=of-the-process")
 		s.Hooks = &specs.Hooks{
-			Prestart:      []specs.Hook{order("prestart")}, //nolint:staticcheck // it comes before createRuntime
+			Prestart:      []specs.Hook{order("prestart")}, //nolint:staticcheck // it runs before createRuntime
 			CreateRuntime: []specs.Hook{order("createRuntime")},
 			CreateContainer: []specs.Hook{
 				hostHook(`cat > "$0/state"; pwd > "$0/cwd"; cp "$0/order" order; echo createContainer >> order
@@ -48,7 +48,7 @@ func TestContainerHooks(t *testing.T) {
 			},
 			StartContainer: []specs.Hook{
 				guestHook("cat > /started; echo >> /started; pwd >> /started; echo startContainer >> /order"),
-				{Path: "/bin/cp", Args: []string{"cp", "/proc/self/environ", "/env"}}, // as the process's
+				{Path: "/bin/cp", Args: []string{"cp", "/proc/self/environ", "/env"}}, // the process's environment
 			},
 		}
 	})
@@ -88,8 +88,8 @@ func TestContainerHooks(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// TestHookMounts: what hooks mount in the rootfs before the container enters it,
-// its process finds there, and nobody else.
+// TestHookMounts: what hooks mount in the rootfs before the container enters it is visible to
+// its process and to nobody else.
 func TestHookMounts(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -210,8 +210,8 @@ func TestCreateContainerHookFails(t *testing.T) {
 	}
 }
 
-// TestStartContainerHookFails: the process never runs, and the rest of its life
-// is as that of any container that has ended.
+// TestStartContainerHookFails: the process never runs, and the container is in all else like
+// one that has ended.
 func TestStartContainerHookFails(t *testing.T) {
 	t.Parallel()
 	one := 1
@@ -236,7 +236,7 @@ func TestStartContainerHookFails(t *testing.T) {
 			c := e.create(bundle)
 			r := e.do("start", c.id)
 			c.exits(1)
-			told := c.stderr.String() // where runc writes it, whose start knows of nothing
+			told := c.stderr.String() // runc writes it there, and its start reports nothing
 			if isVM {
 				told = r.is(1).stderr
 				r.oneLogLine(strings.TrimSpace(r.stderr))
@@ -256,7 +256,7 @@ func TestStartContainerHookFails(t *testing.T) {
 	}
 }
 
-// TestKillInStartContainerHook: a hook that never ends holds start, and no more.
+// TestKillInStartContainerHook: a hook that never ends blocks start and nothing else.
 func TestKillInStartContainerHook(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -275,8 +275,8 @@ func TestKillInStartContainerHook(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// TestKillCreateInHook: a cli that is killed while a createContainer hook runs
-// takes the hook and the container with it.
+// TestKillCreateInHook: if a cli is killed while a createContainer hook runs, the hook and the
+// container end too.
 func TestKillCreateInHook(t *testing.T) {
 	needVM(t) // runc leaves its half-made container
 	t.Parallel()

@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// hook writes the state it gets, and what it sees of the pid, to a file.
+// hook returns a hook that writes the state it gets, and what it sees of the pid, to a file.
 func hook(dir, name string) specs.Hook {
 	return specs.Hook{
 		Path: "/bin/sh",
@@ -59,7 +59,7 @@ func TestHooks(t *testing.T) {
 			t.Errorf("%s: env %q", name, got)
 		}
 	}
-	// runc says creating, crun created; the validation suite wants created.
+	// runc says creating and crun created. The validation suite expects created.
 	creating := "creating"
 	if isVM {
 		creating = "created"
@@ -113,7 +113,8 @@ func TestHookFails(t *testing.T) {
 	}
 }
 
-// A poststart hook that fails is the end of the container, a poststop hook a warning.
+// TestLateHookFails: if a poststart hook fails the container ends; if a poststop hook fails
+// there is a warning.
 func TestLateHookFails(t *testing.T) {
 	needVM(t) // runc 1.1 runs poststart hooks in create, and stops at the first poststop hook that fails
 	t.Parallel()

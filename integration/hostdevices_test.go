@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deviceGroup is the directory of the cgroup by which a process is kept from devices.
+// deviceGroup returns the cgroup directory that controls a process's access to devices.
 func deviceGroup(t *testing.T, pid int) string {
 	t.Helper()
 	unified := ""
@@ -33,7 +33,7 @@ func deviceGroup(t *testing.T, pid int) string {
 	return unified
 }
 
-// openIn has a process of the cgroup open a device node, and returns its error.
+// openIn opens a device node in a process of the cgroup and returns its error.
 func (e *env) openIn(group, node string) string {
 	t := e.t
 	t.Helper()
@@ -55,9 +55,8 @@ func (e *env) openIn(group, node string) string {
 	return out.String()
 }
 
-// TestHostDevices: in the cgroup of a container, whose spec allows no device, no
-// process of the host's opens one, whether the host has cgroup v1 or v2, before start
-// and after, and after an update.
+// TestHostDevices: in the cgroup of a container whose spec allows no device, no process of the
+// host can open one, with cgroup v1 and v2, before and after start and after an update.
 func TestHostDevices(t *testing.T) {
 	t.Parallel()
 	for name, rules := range map[string][]specs.LinuxDeviceCgroup{
@@ -96,7 +95,7 @@ func TestHostDevices(t *testing.T) {
 				e.ok("update", "--pids-limit", "100", c.id)
 				check("updated")
 			}
-			c.exec("true").is(0) // what an exec needs is still there
+			c.exec("true").is(0) // an exec still has what it needs
 			c.stop()
 			if _, err := os.Stat(group); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("%s is left: %v", group, err)

@@ -23,8 +23,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostile9PHusk builds a husk whose guest's kernel does not mount the share: the agent,
-// husk's own but for that, drives the virtio-9p device itself and sends what it likes.
+// hostile9PHusk builds a husk whose guest attacks the file server: its agent does not let the
+// kernel mount the share, but drives the virtio-9p device itself.
 var hostile9PHusk = sync.OnceValues(func() (string, error) {
 	source, err := filepath.Abs("..")
 	if err != nil {
@@ -61,27 +61,26 @@ var hostile9PHusk = sync.OnceValues(func() (string, error) {
 	return husk, nil
 })
 
-// hostile9P is a container whose guest attacks the server of its files, and what of the
-// host lies around those.
+// hostile9P is a container whose guest attacks its file server, and the host's files around the
+// share.
 type hostile9P struct {
 	*env
 	t *testing.T
-	// host has the volumes, and beside them what the guest must not reach.
+	// host has the volumes and, beside them, what the guest must not reach.
 	host, outside, vol string
 	bundle             string
 	before             map[string]string
 }
 
 const (
-	// canary is in what the guest must never see; its client looks for it in each answer.
+	// canary is in what the guest must never see. The client looks for it in each reply.
 	canary = "HUSK-CANARY"
-	// hostileOverheadMiB is what the vmm may have beside its guest's memory, in MiB,
-	// whatever the guest opens: emulation takes 100 of them.
+	// hostileOverheadMiB bounds the vmm's memory beside its guest's, in MiB, whatever the guest
+	// opens. Emulation needs 100 of them.
 	hostileOverheadMiB = 512
 	hostileMemoryMiB   = 256
-	// maxHostileFDs is how many descriptors the vmm may have, and maxHostileDataMiB how
-	// much memory at the very most, by the kernel's limits. It takes a guest longer than
-	// a test lasts to get there.
+	// maxHostileFDs and maxHostileDataMiB are the vmm's hard limits for descriptors and memory.
+	// A guest needs longer than a test to reach them.
 	maxHostileFDs     = 65536
 	maxHostileDataMiB = hostileMemoryMiB + 2048
 )
@@ -127,14 +126,14 @@ func newHostile9P(t *testing.T, options ...specOption) *hostile9P {
 		}, options...)
 	h.bundle = e.bundle(options...)
 	writeFile(t, filepath.Join(h.bundle, "neighbour"), canary)
-	// The guest's kernel keeps programs from the registers of devices that have drivers,
-	// and several devices are in one page.
+	// The guest's kernel protects the registers of devices that have drivers, and several
+	// devices are in one page.
 	e.settings = e.otherSettings(map[string]string{"kernel_params": `"iomem=relaxed"`})
 	return h
 }
 
-// run has the guest attack for so many seconds, and returns what it says. Afterwards
-// nothing on the host has changed but what the guest was given to write.
+// run runs an attack for this many seconds and returns what the guest prints. Afterwards it
+// checks that on the host only what the guest may write has changed.
 func (h *hostile9P) run(attack string, seconds int, mayDie bool) string {
 	h.t.Helper()
 	code, out := h.runWhatever(attack, seconds)
@@ -187,7 +186,7 @@ func (h *hostile9P) runWhatever(attack string, seconds int) (code int, out strin
 
 const exitOfLostVM = 137
 
-// seed is HOSTILE9P_SEED, to see a failure again, or another at each run.
+// seed returns HOSTILE9P_SEED, to repeat a failure, or a new seed for each run.
 func seed(t *testing.T) int64 {
 	t.Helper()
 	if text := os.Getenv("HOSTILE9P_SEED"); text != "" {
@@ -200,8 +199,8 @@ func seed(t *testing.T) int64 {
 	return time.Now().UnixNano()
 }
 
-// snapshot describes everything that the guest must leave as it is: all of the test's
-// directory but the writable binds and husk's own state.
+// snapshot describes everything that the guest must leave unchanged: the test's directory
+// except the writable binds and husk's own state.
 func (h *hostile9P) snapshot() map[string]string {
 	h.t.Helper()
 	all := map[string]string{}
@@ -240,13 +239,13 @@ func (h *hostile9P) snapshot() map[string]string {
 	return all
 }
 
-// swap exchanges a directory of the volume with a symbolic link out of it until the
-// result is called.
+// swap exchanges a directory of the volume and a symbolic link out of it, again and again,
+// until the result is called.
 func (h *hostile9P) swap() func() {
 	stop, ended := make(chan struct{}), make(chan int)
 	dir, link := filepath.Join(h.vol, "swap"), filepath.Join(h.vol, "swap.link")
 	go func() {
-		// Not as fast as can be: the guest has to have a turn.
+		// Not as fast as possible, because the guest needs time to run.
 		tick := time.NewTicker(100 * time.Microsecond)
 		defer tick.Stop()
 		for n := 0; ; n++ {
@@ -257,12 +256,13 @@ func (h *hostile9P) swap() func() {
 			case <-tick.C:
 			}
 			if err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, link, unix.RENAME_EXCHANGE); err != nil {
-				// The guest has removed one of them: it is given back.
+				// The guest has removed one of them, so it is made again.
 				_ = os.Mkdir(dir, 0o777)
 				_ = os.Symlink(h.outside, link)
 			}
 			if n%64 == 0 {
-				// What the guest has made of the secret, too. Not followed if this is the link.
+				// Makes the secret again if the guest has removed it. O_NOFOLLOW, because this
+				// may be the link.
 				if fd, err := unix.Open(dir, unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0); err == nil {
 					if f, err := unix.Openat(fd, "secret", unix.O_CREAT|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o666); err == nil {
 						_ = unix.Close(f)
@@ -278,8 +278,8 @@ func (h *hostile9P) swap() func() {
 	}
 }
 
-// watch looks at what the vmm has of the host's memory and descriptors until the
-// result is called, which judges the most.
+// watch samples the vmm's memory and descriptors until the result is called, which checks the
+// maximum.
 func (h *hostile9P) watch() func() {
 	vmms := h.vmms()
 	if len(vmms) != 1 {
@@ -324,8 +324,8 @@ func (h *hostile9P) watch() func() {
 	}
 }
 
-// TestHostile9PClient: a guest whose kernel is hostile gets by no message to the
-// server of its files what lies outside of them, and changes nothing there.
+// TestHostile9PClient: no message of a hostile guest to its file server reaches or changes
+// anything outside of its files.
 func TestHostile9PClient(t *testing.T) {
 	t.Parallel()
 	const seconds = 5 // of racing
@@ -335,16 +335,16 @@ func TestHostile9PClient(t *testing.T) {
 	}
 }
 
-// ownedBefore are in the volume from before, and the host's root's.
+// ownedBefore are files of the host's root that were in the volume before.
 var ownedBefore = map[string]bool{
 	"roots": true, "shut": true, "shut/secret": true, "host.zero": true,
 	"swap": true, "swap/secret": true, "swap.link": true, "swap.link/secret": true,
 }
 
-// TestHostile9POwn: what a hostile guest can make in its files that would be of use on
-// the host: with a user namespace nothing that is root's, nor a node of a device, nor a
-// program with capabilities that count outside; without one, no more of the latter two
-// than its capabilities say.
+// TestHostile9POwn: what a hostile guest can make in its files that would be useful on the
+// host. With a user namespace nothing belongs to root, and there are no device nodes and no
+// programs with capabilities that count outside. Without one there are only those that the
+// container's capabilities allow.
 func TestHostile9POwn(t *testing.T) {
 	t.Parallel()
 	for name, users := range map[string]bool{"user namespace": true, "plain": false} {
@@ -377,7 +377,7 @@ func TestHostile9POwn(t *testing.T) {
 					t.Errorf("root's file in the volume is\n%s, was\n%s", is, rootsBefore)
 				}
 			} else {
-				// The guest is given the files of root, which is its own.
+				// The guest gets files of root, which are its own.
 				h.runWhatever("own", 1)
 			}
 			made := 0
@@ -390,7 +390,7 @@ func TestHostile9POwn(t *testing.T) {
 					if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFBLK || kind == unix.S_IFCHR {
 						t.Errorf("the guest has made the node %s of device %d", path, st.Rdev)
 					}
-					// The vmm's own, which is nobody's.
+					// The vmm's own ids, which belong to nobody else.
 					const first = 0xc0000000
 					nobodys := st.Uid >= first && st.Gid >= first
 					if mapped := st.Uid >= outerUID && st.Uid < outerUID+65536 && st.Gid >= outerGID && st.Gid < outerGID+65536; users && !mapped && !nobodys {
@@ -409,7 +409,7 @@ func TestHostile9POwn(t *testing.T) {
 	}
 }
 
-// giveAway gives directories with all that is in them to the container's root.
+// giveAway makes the container's root the owner of directories with their content.
 func (h *hostile9P) giveAway(dirs ...string) {
 	for _, dir := range dirs {
 		for path := range h.contents(dir) {
@@ -423,7 +423,7 @@ func (h *hostile9P) giveAway(dirs ...string) {
 	}
 }
 
-// contents describes a directory and what is in it, by paths in it.
+// contents describes a directory and its content, by relative path.
 func (h *hostile9P) contents(dir string) map[string]syscall.Stat_t {
 	h.t.Helper()
 	all := map[string]syscall.Stat_t{}
@@ -461,7 +461,7 @@ func describeFile(t *testing.T, path string) string {
 	return fmt.Sprintf("%v %d:%d, %d links, changed %v, %x", info.Mode(), st.Uid, st.Gid, st.Nlink, st.Ctim, sha256.Sum256([]byte(readFile(t, path))))
 }
 
-// TestHostile9PFuzz: HOSTILE9P_FUZZ is for how many seconds, 600 by hand.
+// TestHostile9PFuzz runs for HOSTILE9P_FUZZ seconds; by hand use 600.
 func TestHostile9PFuzz(t *testing.T) {
 	t.Parallel()
 	seconds := 8
@@ -475,8 +475,8 @@ func TestHostile9PFuzz(t *testing.T) {
 	newHostile9P(t).run("fuzz", seconds, true)
 }
 
-// TestHostile9PExhaust: what a guest opens and never closes costs the host a bounded
-// amount of memory and of descriptors.
+// TestHostile9PExhaust: what a guest opens and never closes uses a bounded amount of the host's
+// memory and descriptors.
 func TestHostile9PExhaust(t *testing.T) {
 	t.Parallel()
 	const seconds = 20

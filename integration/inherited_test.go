@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// A process whose spec sets no limits has the caller's, as a child of the
-// runtime's would.
+// TestRlimitsOfCaller: a process whose spec sets no limits has the caller's, as a child of the
+// runtime would.
 func TestRlimitsOfCaller(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -20,7 +20,7 @@ func TestRlimitsOfCaller(t *testing.T) {
 		t.Helper()
 		want := "hard 3000 soft 700 core 5\n"
 		if !isVM {
-			// That of Debian 12 passes on what Go has made of the soft one.
+			// Debian 12's runc passes on the soft limit that Go has raised.
 			want, out = "hard 3000 core 5\n", out[:strings.Index(out, " soft")]+out[strings.Index(out, " core"):]
 		}
 		if out != want {
@@ -33,7 +33,8 @@ func TestRlimitsOfCaller(t *testing.T) {
 	c.stop()
 }
 
-// What an administrator sets on the host for containers holds in them.
+// TestSysctlsOfHost: settings that an administrator has made on the host for containers apply
+// in them.
 func TestSysctlsOfHost(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// base is a config that is accepted; ROOTFS stands for a directory.
+// base is a valid config. ROOTFS stands for a directory.
 const base = `{
 	"ociVersion": "1.0.2",
 	"root": {"path": "ROOTFS"},
@@ -29,7 +29,7 @@ const base = `{
 	}
 }`
 
-// invalid is one change to base, and the field that the error names.
+// invalid is one change to base, and the field that the error has to name.
 type invalid struct {
 	path  string // "a.0.b"; "-" appends to a list
 	value string // JSON; empty removes the field
@@ -47,7 +47,7 @@ func (c invalid) named() string {
 	return indices.ReplaceAllString(c.path, "[$1]")
 }
 
-// apply makes the change.
+// apply returns config with the change.
 func (c invalid) apply(t *testing.T, config string) string {
 	t.Helper()
 	var doc, value any
@@ -70,7 +70,7 @@ func (c invalid) apply(t *testing.T, config string) string {
 	return string(b)
 }
 
-// set returns node with the value at keys, making what is missing on the way.
+// set returns node with the value at keys. Missing objects on the way are made.
 func set(node any, keys []string, value any, remove bool) any {
 	if len(keys) == 0 {
 		return value
@@ -96,8 +96,8 @@ func set(node any, keys []string, value any, remove bool) any {
 	return object
 }
 
-// TestInvalidConfig: each is refused with one line that names the field, before
-// anything has been made.
+// TestInvalidConfig: each config is refused with one line that names the field, before anything
+// is made.
 func TestInvalidConfig(t *testing.T) {
 	t.Parallel()
 	shared := newEnv(t)
@@ -121,7 +121,7 @@ func TestInvalidConfig(t *testing.T) {
 	})
 }
 
-// TestInvalidJSON: what is no JSON, or not an object, or ambiguous.
+// TestInvalidJSON: text that is no JSON, no object, or ambiguous.
 func TestInvalidJSON(t *testing.T) {
 	t.Parallel()
 	const syntax = "invalid character"
@@ -157,12 +157,12 @@ func TestInvalidJSON(t *testing.T) {
 	}
 }
 
-// refuse calls run and wants it to fail, with text in its one line; nothing
-// may be left. runcDiffers says that runc accepts the config or crashes.
+// refuse calls run, which must fail with one line that contains text and must leave nothing.
+// runcDiffers: runc accepts the config or crashes.
 func refuse(t *testing.T, config, text string, runcDiffers bool) {
 	t.Helper()
 	if !isVM && runcDiffers {
-		return // what runc does with it is its own matter
+		return // not tested with runc
 	}
 	e := newEnv(t)
 	bundle, id := e.mkdir("bundle"), e.id()

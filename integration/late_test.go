@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestExecLateOutput: what other processes write to an exec's output after the exec'd
-// process has ended arrives. In the foreground exec waits for the last of them; a
-// detached one's pid ends with its process.
+// TestExecLateOutput: what other processes write to an exec'd process's output after it has
+// ended arrives. In the foreground exec waits for the last of them; when exec is detached its
+// pid ends with the process.
 func TestExecLateOutput(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -43,8 +43,8 @@ func TestExecLateOutput(t *testing.T) {
 		}
 	})
 	t.Run("to a file", func(t *testing.T) {
-		// There is nobody to see the end of a file: what the process itself has written
-		// is there when its pid ends.
+		// With a file nobody sees its end, so everything that the process has written must be
+		// there when its pid ends.
 		file, pidFile := e.path("out"), e.path("pid")
 		out, err := os.Create(file)
 		if err != nil {
@@ -91,7 +91,7 @@ func TestExecLateOutput(t *testing.T) {
 			t.Fatalf("exit code %d", code)
 		}
 		e.exitOf(reap(readPID(t, pidFile)))
-		if _, err := io.ReadFull(r, make([]byte, 100000)); err != nil { // far beyond what the process has written
+		if _, err := io.ReadFull(r, make([]byte, 100000)); err != nil { // far more than the process has written
 			t.Error(err)
 		}
 		r.Close()
@@ -112,8 +112,8 @@ func TestExecLateOutput(t *testing.T) {
 	e.ok("delete", "--force", c.id)
 }
 
-// TestKillDoesNotStayConnected: a supervisor that ends waits two seconds for a verb that
-// is connected, and says so.
+// TestKillDoesNotStayConnected: kill does not keep a connection to the supervisor, which waits
+// two seconds for connected verbs when it ends, and logs that.
 func TestKillDoesNotStayConnected(t *testing.T) {
 	needVM(t)
 	t.Parallel()

@@ -15,15 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// leakGrace is how long after the last delete something may still be on its way
-// out. An engine unmounts the rootfs right after delete.
+// leakGrace bounds how long things may still exist after the last delete. An engine unmounts
+// the rootfs right after delete.
 const leakGrace = 2 * time.Second
 
 // tagPattern matches the tag of any test.
 var tagPattern = regexp.MustCompile(`hi-[0-9]+x`)
 
-// close removes what the test left, as an engine would, and fails the test if
-// anything at all remains.
+// close removes what the test has left, as an engine would, and fails the test if anything
+// remains.
 func (e *env) close() {
 	e.t.Helper()
 	for _, id := range strings.Fields(e.do("list", "-q").stdout) {
@@ -34,7 +34,7 @@ func (e *env) close() {
 	deadline := time.Now().Add(leakGrace)
 	leaks := e.leaks()
 	for len(leaks) > 0 && time.Now().Before(deadline) {
-		time.Sleep(50 * time.Millisecond) // things vanish without telling us
+		time.Sleep(50 * time.Millisecond) // nothing tells that they have gone
 		leaks = e.leaks()
 	}
 	if len(leaks) > 0 {
@@ -86,8 +86,8 @@ func (e *env) leaks() []string {
 	return append(leaks, e.networkLeaks()...)
 }
 
-// networkLeaks looks into the network namespaces that the test has made. A tap in any
-// other lives as long as the process that holds it, which the leak check finds too.
+// networkLeaks looks into the network namespaces that the test has made. A tap in another
+// namespace lives as long as its process, which the leak check finds too.
 func (e *env) networkLeaks() []string {
 	var leaks []string
 	for _, n := range e.namespaces {
@@ -109,7 +109,7 @@ func (e *env) directories(place string) []string {
 	var found []string
 	_ = filepath.WalkDir(place, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil //nolint:nilerr // other containers' directories vanish meanwhile
+			return nil //nolint:nilerr // directories of other containers disappear meanwhile
 		}
 		if path == e.dir {
 			return fs.SkipDir // TMPDIR may be below /run
@@ -125,10 +125,10 @@ func (e *env) directories(place string) []string {
 	return found
 }
 
-// processes finds live processes with any tie to this test, and says which. All that
-// the runtime starts descends from this process, the subreaper; another's process
-// never counts, though its mount namespace may be a copy made while the test's mounts
-// were there.
+// processes returns living processes that have to do with this test, with the reason.
+// Everything that the runtime starts descends from this process, the subreaper. A process of
+// another test never counts, even if its mount namespace is a copy made while this test's
+// mounts existed.
 func (e *env) processes() map[int]string {
 	found := map[int]string{}
 	self := os.Getpid()
@@ -145,7 +145,7 @@ func (e *env) processes() map[int]string {
 
 func (e *env) tie(pid int) string {
 	dir := fmt.Sprintf("/proc/%d/", pid)
-	anothers := false // it belongs to another test, which runs in parallel
+	anothers := false // it belongs to a test that runs in parallel
 	for _, file := range []string{"cmdline", "environ", "cgroup"} {
 		data, _ := os.ReadFile(dir + file)
 		if strings.Contains(string(data), e.tag) {
@@ -176,7 +176,7 @@ func (e *env) tie(pid int) string {
 	return ""
 }
 
-// killLeaked ends leaked processes, so that one leak does not fail every later test.
+// killLeaked ends leaked processes, so that one leak does not fail all later tests.
 func (e *env) killLeaked() {
 	for pid := range e.processes() {
 		_ = unix.Kill(pid, unix.SIGKILL)
@@ -205,7 +205,7 @@ func allPIDs() []int {
 	return pids
 }
 
-// alive tells a running process from a zombie, which its parent has yet to reap.
+// alive tells a running process from a zombie that its parent has not reaped yet.
 func alive(pid int) bool {
 	s := procStat(pid)
 	return len(s) > 0 && s[0] != "Z" && s[0] != "X"
@@ -225,7 +225,7 @@ func descends(pid, ancestor int) bool {
 	return false
 }
 
-// procStat returns /proc/PID/stat from field 3 (state) on.
+// procStat returns the fields of /proc/PID/stat from field 3 (state) on.
 func procStat(pid int) []string {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -244,8 +244,8 @@ func describe(pid int) string {
 	return text
 }
 
-// mountsBelow returns this mount namespace's mount points at or below dir, the
-// deepest first.
+// mountsBelow returns the mount points of this mount namespace at or below dir, the deepest
+// first.
 func mountsBelow(dir string) []string {
 	data, _ := os.ReadFile("/proc/self/mountinfo")
 	var found []string

@@ -54,8 +54,8 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
-// The pid in the pid file stays a zombie until the engine reaps it; the
-// container is stopped all the same.
+// TestStateOfZombieIsStopped: the pid in the pid file is a zombie until the engine reaps it,
+// and the container counts as stopped.
 func TestStateOfZombieIsStopped(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -212,7 +212,7 @@ func TestRunDetached(t *testing.T) {
 	e.ok("delete", id)
 }
 
-// A foreground run passes the signals it gets on to the container.
+// TestRunForwardsSignals: a foreground run passes signals on to the container.
 func TestRunForwardsSignals(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -22,8 +22,8 @@ func withMemory(mib int64) specOption {
 	}
 }
 
-// More memory than allowed ends the hog, and as the hog is the container's
-// process, the container, by SIGKILL.
+// TestMemoryLimitKills: the kernel kills a process that uses more memory than allowed by
+// SIGKILL. Here it is the container's first process, so the container ends.
 func TestMemoryLimitKills(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -41,7 +41,8 @@ func TestMemoryWithinLimit(t *testing.T) {
 	}
 }
 
-// A limit can be used up to a little for the runtime, also in the smallest guest.
+// TestMemoryUpToLimit: a container can use its limit except for a little that the runtime
+// needs, also in the smallest guest.
 func TestMemoryUpToLimit(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -50,7 +51,7 @@ func TestMemoryUpToLimit(t *testing.T) {
 	}
 }
 
-// Any limit is taken, also one that is more than the host has.
+// TestLargeMemoryLimit: any limit is accepted, also one above the host's memory.
 func TestLargeMemoryLimit(t *testing.T) {
 	t.Parallel()
 	var info unix.Sysinfo_t
@@ -67,7 +68,8 @@ func TestLargeMemoryLimit(t *testing.T) {
 	}
 }
 
-// Without a limit there is as much as the host has, up to a bound.
+// TestMemoryWithoutLimit: without a limit a container has as much memory as the host, up to a
+// bound.
 func TestMemoryWithoutLimit(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -76,7 +78,7 @@ func TestMemoryWithoutLimit(t *testing.T) {
 	}
 }
 
-// An OOM kill of one child leaves the container alive.
+// TestMemoryLimitKillsChild: an OOM kill of a child leaves the container alive.
 func TestMemoryLimitKillsChild(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -124,7 +126,7 @@ func controllersOf(t *testing.T, pid int) map[string]string {
 	return found
 }
 
-// docker stats, podman stats and kubelet read the host cgroup of the pid.
+// TestCgroupOfPID: docker stats, podman stats and kubelet read the host cgroup of the pid.
 func TestCgroupOfPID(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -134,7 +136,7 @@ func TestCgroupOfPID(t *testing.T) {
 	for _, name := range []string{"memory", "cpu", "cpuacct", "pids", "freezer", "devices"} {
 		mount := filepath.Join("/sys/fs/cgroup", name)
 		if _, err := os.Stat(mount + "/cgroup.procs"); err != nil {
-			continue // not mounted here, e.g. in the outer machine of the KVM test bed
+			continue // not mounted, for example in the outer machine of the KVM test bed
 		}
 		if got := controllers[name]; got != path {
 			t.Errorf("%s cgroup of the pid: %s, want %s", name, got, path)
@@ -160,8 +162,8 @@ func TestCgroupOfPID(t *testing.T) {
 	_ = os.Remove(filepath.Join("/sys/fs/cgroup/unified", filepath.Dir(path)))
 }
 
-// linux_cgroups_* of the validation suite: a tight limit with the OOM killer
-// off, at create, must not hang or kill the runtime's own processes.
+// TestTightLimitAtCreate: a tight limit with the OOM killer disabled, set at create, must not
+// hang or kill the runtime's own processes. The validation suite does this (linux_cgroups_*).
 func TestTightLimitAtCreate(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

@@ -7,21 +7,22 @@ import (
 	"time"
 )
 
-// madMode is one guest.
+// madMode is one kind of mad guest.
 type madMode struct {
-	// name is what the guest is told: "point:how", more than one separated by commas.
+	// name is what the guest is told: "point:how", several separated by commas.
 	name string
-	// early is told before the guest is spoken to; others when the container is created.
+	// early: the guest is told on the kernel's command line. Others are told when the container
+	// is created.
 	early   bool
 	silence time.Duration // boot_timeout, for a guest that create waits for
-	// fails and works are verbs that must; of others there is nothing to say, as of
-	// all that come after the end of the guest.
+	// fails and works are verbs that must fail or work. Of the others nothing is expected, as
+	// of those that come after the end of the guest.
 	fails, works []string
-	skips        []string // verbs that a guest may make last for ever, as exec
-	says         string   // what the first that fails says
-	exit         *int     // the container's exit code
+	skips        []string // verbs that a guest may delay for ever, such as exec
+	says         string   // text of the first error
+	exit         *int     // exit code of the container
 	with         func(*env) []specOption
-	logs         string // what the supervisor writes into its log of it
+	logs         string // what the supervisor writes to its log
 	terminal     bool   // the container has one
 }
 
@@ -46,7 +47,7 @@ func code(n int) *int { return &n }
 
 func verbs(list string) []string { return strings.Fields(list) }
 
-// early is a mode before Create, which then fails.
+// early returns a mode that acts before Create, which then fails.
 func early(name, says string) madMode {
 	return madMode{name: name, early: true, fails: verbs("create"), says: says}
 }
@@ -54,10 +55,10 @@ func early(name, says string) madMode {
 const all = "start state exec pause resume update events ps list kill"
 
 var madModes = []madMode{
-	// A guest without madness: what the others are compared with.
+	// A guest that does nothing wrong, with which the others are compared.
 	{name: "none", works: verbs("create " + all), exit: code(137)},
 
-	// Before the first word.
+	// Before the greeting.
 	early("boot:panic", "panic"), early("boot:reboot", "ended"), early("boot:poweroff", ""),
 	early("greeting:garbage", "greeting"), early("greeting:long", "greeting"), early("greeting:early", "greeting"),
 	early("greeting:version", "999"), early("greeting:build", "another"),
@@ -104,7 +105,7 @@ var madModes = []madMode{
 	{name: "resize:error", terminal: true, works: verbs("create " + all), exit: code(137), logs: "follow window size"},
 	{name: "resize:huge", terminal: true},
 
-	// Calls of a container that runs: those that end nothing share a guest.
+	// Calls of a running container. Those that end nothing share a guest.
 	{
 		name:  "exec:error,pause:error,resume:error,update:error,stats:error",
 		works: verbs("create start state ps list kill"), fails: verbs("exec pause resume update events"), exit: code(137),
@@ -163,7 +164,7 @@ var madModes = []madMode{
 	{name: "names:cut", with: withMadNames, logs: "relay names", works: verbs("create start state kill")},
 }
 
-// madNever has the modes that cost a deadline of the product's, 30 s.
+// madNever are modes that each cost a deadline of husk's, 30 s.
 var madNever = []madMode{
 	{name: "start:never", works: verbs("create"), fails: verbs("start")},
 	{name: "network:never", with: withMadNetwork, works: verbs("create"), fails: verbs("start")},
@@ -182,7 +183,7 @@ var madNever = []madMode{
 	{name: "channel:stall", works: verbs("create"), skips: verbs("exec")},
 }
 
-// madSilent has the early modes that create finds out by boot_timeout.
+// madSilent are early modes that end only by boot_timeout.
 var madSilent = []string{
 	"boot:halt", "greeting:never", "greeting:half", "greeting:close", "console:flood,greeting:never",
 	"channel:unknown", "channel:window", "channel:cut", "channel:mute", "channel:stall",

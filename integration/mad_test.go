@@ -25,28 +25,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a guest may cost the host at most, whatever it sends.
+// The most that a guest may cost the host, whatever it sends.
 const (
-	// madVerb is how long a verb may take: the product's own deadline for a call to
-	// the guest is 30 s.
+	// madVerb bounds a verb. husk's own deadline for a call to the guest is 30 s.
 	madVerb = 30*time.Second + 15*time.Second
-	// madDelete is how long delete --force may take. It asks the guest for nothing.
+	// madDelete bounds delete --force, which does not ask the guest for anything.
 	madDelete = 10 * time.Second
-	// madMemoryKiB bounds the memory (VmHWM) of a cli, of a supervisor and of an exec
-	// process. Without a mad guest they have 20 to 35 MiB.
+	// madMemoryKiB bounds the memory (VmHWM) of a cli, a supervisor and an exec process.
+	// Without a mad guest they use 20 to 35 MiB.
 	madMemoryKiB = 96 << 10
-	// madBoot is the boot_timeout, which bounds create, and madSilence that of guests
-	// that never answer before Create: it is doubled, up to the longest, where the
-	// machine is so busy that it comes before they have done their worst.
+	// madBoot is the boot_timeout, which bounds create. madSilence is that of guests that never
+	// answer before Create. It is doubled, up to the longest, if the machine is so busy that it
+	// passes before the guest has done its worst.
 	madBoot           = 60 * time.Second
 	madSilence        = 6 * time.Second
 	madLongestSilence = 80 * time.Second
-	// madAtOnce is how many of those boot at the same time.
+	// madAtOnce bounds the guests that boot at the same time.
 	madAtOnce = 4
 )
 
-// madHusk builds a husk that carries the mad agent in place of its own. Built
-// again it is not linked again, so that its memory template stays.
+// madHusk builds a husk with the mad agent in place of its own. If nothing changes it is not
+// linked again, so its memory template stays valid.
 var madHusk = sync.OnceValues(func() (string, error) {
 	dir, err := filepath.Abs("../build/mad")
 	if err != nil {
@@ -83,7 +82,7 @@ var madHusk = sync.OnceValues(func() (string, error) {
 	return husk, nil
 })
 
-// madEnv is a test's world with the mad husk in it.
+// madEnv returns an env that uses the mad husk.
 func madEnv(t *testing.T) *env {
 	t.Helper()
 	husk, err := madHusk()
@@ -95,7 +94,7 @@ func madEnv(t *testing.T) *env {
 	return e
 }
 
-// needMadHusk skips where no husk can be built.
+// needMadHusk skips the test where no husk can be built.
 func needMadHusk(t *testing.T) {
 	t.Helper()
 	needVM(t)
@@ -104,7 +103,7 @@ func needMadHusk(t *testing.T) {
 	}
 }
 
-// madRun is one container of a mad guest.
+// madRun is one container with a mad guest.
 type madRun struct {
 	*env
 	t        *testing.T
@@ -113,11 +112,10 @@ type madRun struct {
 	id       string
 	pidFile  string
 	memory   *memoryWatch
-	output   *stream // the container's standard error
+	output   *stream // the container's stderr
 }
 
-// runMad lives through a container's life with a guest of that mode, and checks
-// the host's side of it.
+// runMad runs all verbs for a container with a guest of this mode, and checks the host's side.
 func runMad(t *testing.T, mode madMode) {
 	t.Helper()
 	e := madEnv(t)
@@ -143,7 +141,7 @@ func runMad(t *testing.T, mode madMode) {
 		args = append(args, "--console-socket", e.consoleSocket().path)
 	}
 	create, created := r.verb(append(args, r.id)...)
-	// A flood leaves no line of the console but its own.
+	// After a flood the console has only the flood.
 	if mode.silence > 0 && !strings.Contains(create.stderr, "plays ") && !strings.Contains(create.stderr, "flood mad") {
 		if mode.silence == madLongestSilence {
 			t.Errorf("create failed before the guest did: %s", create.stderr)
@@ -161,7 +159,7 @@ func runMad(t *testing.T, mode madMode) {
 		exit = reap(pid)
 		r.lifeOf()
 	}
-	if created && mode.exit != nil { // it ends by itself, or by the last verb
+	if created && mode.exit != nil { // it ends by itself or by the last verb
 		if code := e.exitOf(exit); code != *mode.exit {
 			t.Errorf("the container's process ended with %d, want %d", code, *mode.exit)
 		}
@@ -171,14 +169,14 @@ func runMad(t *testing.T, mode madMode) {
 		if mode.exit == nil {
 			e.exitOf(exit)
 		}
-		// It is the container's, and not husk's to write to.
+		// It is the container's output, and husk must not write to it.
 		if text := r.output.String(); strings.Contains(text, "level=") || strings.Contains(text, "goroutine ") {
 			t.Errorf("the container's standard error has lines of husk's: %.1000q", text)
 		}
 	}
 }
 
-// lifeOf is every verb, once.
+// lifeOf calls every verb once.
 func (r *madRun) lifeOf() {
 	for _, args := range [][]string{
 		{"start", r.id},
@@ -201,8 +199,8 @@ func (r *madRun) lifeOf() {
 	}
 }
 
-// verb calls husk and checks all that is true of each call, and whether it failed
-// where the mode makes it fail.
+// verb calls husk, checks what must be true of each call, and checks that it fails if the mode
+// makes it fail.
 func (r *madRun) verb(args ...string) (*result, bool) {
 	t := r.t
 	t.Helper()
@@ -210,7 +208,7 @@ func (r *madRun) verb(args ...string) (*result, bool) {
 	p := r.start(call{}, append([]string{"--config", r.settings}, args...)...)
 	r.memory.add(p.cmd.Process.Pid)
 	code := p.code()
-	if took := time.Since(began); took > madVerb && args[0] != "create" { // which has boot_timeout
+	if took := time.Since(began); took > madVerb && args[0] != "create" { // create has boot_timeout
 		t.Errorf("%s took %v", args[0], took)
 	}
 	res := &result{e: r.env, what: p.String(), code: code, log: p.log()}
@@ -263,7 +261,7 @@ func (r *madRun) delete() {
 	}
 }
 
-// supervisorLog looks at what the supervisor has written down.
+// supervisorLog checks the supervisor's log.
 func (r *madRun) supervisorLog() {
 	r.t.Helper()
 	path := filepath.Join(r.root, r.id, "supervisor.log")
@@ -286,7 +284,7 @@ func (r *madRun) supervisorLog() {
 	}
 }
 
-// unsafeText says what of a text must not reach a terminal, "" if nothing.
+// unsafeText returns what in s must not reach a terminal; "" if nothing.
 func unsafeText(s string) string {
 	if !utf8.ValidString(s) {
 		return "bytes that are not UTF-8"
@@ -299,7 +297,7 @@ func unsafeText(s string) string {
 	return ""
 }
 
-// memoryWatch samples the peak of the memory of husk's processes.
+// memoryWatch samples the peak memory of husk's processes.
 type memoryWatch struct {
 	t    *testing.T
 	done chan struct{}
@@ -330,7 +328,7 @@ func watchMemory(t *testing.T) *memoryWatch {
 	return w
 }
 
-// forget leaves the judgement to another.
+// forget leaves the check to another watch.
 func (w *memoryWatch) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -355,7 +353,7 @@ func (w *memoryWatch) look() {
 		if kib > w.peak {
 			w.peak, w.who = kib, name
 		}
-		// A supervisor is its cli's child at first.
+		// At first a supervisor is a child of its cli.
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 		for child := range strings.FieldsSeq(string(children)) {
 			if n, err := strconv.Atoi(child); err == nil && isHusk(n) {
@@ -401,8 +399,8 @@ func (w *memoryWatch) stop() {
 	w.t.Logf("peak of memory: %s, %d KiB", w.who, w.peak)
 }
 
-// TestMadAgent is the host's side of guests whose agent lies, floods, stalls, cuts
-// short and replays.
+// TestMadAgent tests the host with guests whose agent lies, floods, stalls, truncates and
+// replays.
 func TestMadAgent(t *testing.T) {
 	needMadHusk(t)
 	if n := countModes(); n < 40 {
@@ -416,8 +414,8 @@ func TestMadAgent(t *testing.T) {
 	}
 }
 
-// TestMadAgentNever is of guests that never answer a call: each verb ends by its own
-// deadline. They wait at the same time.
+// TestMadAgentNever tests guests that never answer a call: each verb ends by its own deadline.
+// The guests run at the same time.
 func TestMadAgentNever(t *testing.T) {
 	needMadHusk(t)
 	t.Parallel()
@@ -430,8 +428,8 @@ func TestMadAgentNever(t *testing.T) {
 	all.Wait()
 }
 
-// TestMadAgentSilent is of guests that never answer before Create: boot_timeout ends
-// them. They wait at the same time.
+// TestMadAgentSilent tests guests that never answer before Create: boot_timeout ends them. The
+// guests run at the same time.
 func TestMadAgentSilent(t *testing.T) {
 	needMadHusk(t)
 	t.Parallel()
@@ -449,8 +447,8 @@ func TestMadAgentSilent(t *testing.T) {
 	all.Wait()
 }
 
-// A memory template whose clones do not greet is given up, and so is the guest that
-// boots then.
+// TestMadTemplate: a template whose clones do not greet is discarded, and the guest that boots
+// then is given up too.
 func TestMadTemplate(t *testing.T) {
 	needMadHusk(t)
 	t.Parallel()
@@ -468,7 +466,7 @@ func TestMadTemplate(t *testing.T) {
 	}
 }
 
-// withMadNotify gives the container a socket of a service manager's.
+// withMadNotify gives the container a notification socket.
 func withMadNotify(e *env) []specOption {
 	path := e.path("manager")
 	c := manager(e.t, path)
@@ -482,9 +480,9 @@ func withMadNotify(e *env) []specOption {
 	return []specOption{withBind(path, "/sock", "bind"), withEnv("NOTIFY_SOCKET=/sock")}
 }
 
-// processNetNS is a network namespace of a process. A mount of one would be in the mount
-// namespace of each container that is being created meanwhile, which the leak check
-// takes for a tie to this test.
+// processNetNS returns a network namespace that a process holds. A mounted one would be copied
+// to the mount namespace of each container created meanwhile, and the leak check would take
+// that for a leak of this test.
 func (e *env) processNetNS() *netNS {
 	e.t.Helper()
 	cmd := exec.Command("sleep", "1000")
@@ -499,7 +497,7 @@ func (e *env) processNetNS() *netNS {
 	return &netNS{t: e.t, path: fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)}
 }
 
-// withMadNetwork gives the container an interface that the guest is told of.
+// withMadNetwork gives the container an interface.
 func withMadNetwork(e *env) []specOption {
 	outer, inner := e.processNetNS(), e.processNetNS()
 	wire(e.t, outer, inner, 1500)

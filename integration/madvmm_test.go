@@ -20,10 +20,10 @@ import (
 	"github.com/huskvm/husk/integration/injector"
 )
 
-// The tests here hold a vmm for taken over by its guest: they have the QEMU process of
-// a running container make system calls, and see what each gets.
+// The tests in this file treat a vmm as taken over by its guest: they make the QEMU process of
+// a running container execute system calls, and check what each returns.
 
-// fileCaps are what QEMU's file server always has.
+// fileCaps are the capabilities that QEMU's file server always has.
 const fileCaps = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID
 
 func withCaps(caps ...string) specOption {
@@ -32,7 +32,7 @@ func withCaps(caps ...string) specOption {
 	}
 }
 
-// vmmOf starts a container that waits, and returns it and its vmm.
+// vmmOf starts a container that waits, and returns it and the pid of its vmm.
 func vmmOf(t *testing.T, options ...specOption) (*container, int) {
 	t.Helper()
 	e := newEnv(t)
@@ -74,7 +74,7 @@ func fdOf(t *testing.T, pid int, what string, is func(link string, st unix.Stat_
 	return -1
 }
 
-// shareFD is the descriptor by which QEMU's file server reaches the share.
+// shareFD returns the descriptor by which QEMU's file server reaches the share.
 func shareFD(t *testing.T, pid int) int {
 	return fdOf(t, pid, "the share", func(link string, _ unix.Stat_t) bool { return link == "/share" })
 }
@@ -92,7 +92,7 @@ func argOf(t *testing.T, pid int, key string) string {
 	return ""
 }
 
-// attempt is a call and what it is to get.
+// attempt is a call and its expected result.
 type attempt struct {
 	name string
 	call injector.Call
@@ -120,7 +120,7 @@ func attempts(t *testing.T, pid int, all []attempt) {
 	}
 }
 
-// TestMadVMMIsRefused has a vmm try what it may not, but might by mistake.
+// TestMadVMMIsRefused: calls that a vmm may not make, but may make by mistake, fail.
 func TestMadVMMIsRefused(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -150,7 +150,7 @@ func TestMadVMMIsRefused(t *testing.T) {
 		{"name a handle", try(unix.SYS_NAME_TO_HANDLE_AT, share, "rootfs", 0, 0, 0), unix.EPERM},
 		{"signal everybody", try(unix.SYS_KILL, -1, int(unix.SIGKILL)), unix.EPERM},
 		{"signal the supervisor", try(unix.SYS_KILL, c.pid, int(unix.SIGKILL)), unix.EPERM},
-		// Allowed, for its threads; but nobody else is in its pid namespace.
+		// tgkill is allowed for its own threads, and no other process is in its pid namespace.
 		{"signal a thread of the supervisor", try(unix.SYS_TGKILL, c.pid, c.pid, int(unix.SIGKILL)), unix.ESRCH},
 		{"start a process", try(unix.SYS_CLONE, int(unix.SIGCHLD), 0, 0, 0, 0), unix.EPERM},
 		{"start a process anew", try(unix.SYS_CLONE3, make([]byte, 64), 64), unix.ENOSYS},
@@ -178,12 +178,12 @@ func TestMadVMMIsRefused(t *testing.T) {
 		all = append(all, attempt{name + " of a tap", try(unix.SYS_IOCTL, tap, request, make([]byte, 64)), unix.ENOTTY})
 	}
 	attempts(t, vmm, all)
-	// QEMU goes on where it was.
+	// QEMU continues where it was.
 	c.exec("cat", "/proc/sys/kernel/hostname").is(0)
 	c.stop()
 }
 
-// TestMadVMMAndTheTemplate: what one guest writes no other may see.
+// TestMadVMMAndTheTemplate: no guest sees what another one writes.
 func TestMadVMMAndTheTemplate(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -214,7 +214,7 @@ func TestMadVMMAndTheTemplate(t *testing.T) {
 	c.stop()
 }
 
-// TestMadVMMIsKilled: a call that QEMU never makes is the end of it, and told.
+// TestMadVMMIsKilled: a call that QEMU never makes ends the vmm, and the reason names the call.
 func TestMadVMMIsKilled(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -366,8 +366,8 @@ func sharing(t *testing.T, kind, name string) []int {
 	return users
 }
 
-// TestFilesWithoutCapabilities: a user of a container that may nothing can do with
-// files what a user can, though QEMU, which is root, does it.
+// TestFilesWithoutCapabilities: a user of a container without capabilities can do with files
+// only what a user can, although QEMU, which does it, is root.
 func TestFilesWithoutCapabilities(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -397,9 +397,9 @@ ls`
 	}
 }
 
-// TestLateMounts: what the host mounts below a shared directory after create is neither
-// in the container nor in reach of a vmm, for which it would be neither read-only nor
-// nodev. With hooks of create the rootfs is shared in another way.
+// TestLateMounts: what the host mounts below a shared directory after create is neither in the
+// container nor within the vmm's reach, for which it would be neither read-only nor nodev. With
+// hooks of create the rootfs is shared in another way.
 func TestLateMounts(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -424,7 +424,7 @@ func TestLateMounts(t *testing.T) {
 				})
 			}
 			mount(host)
-			// As systemd has all of the host's mounts.
+			// systemd makes all mounts of the host shared.
 			if err := unix.Mount("", host, "", unix.MS_SHARED, ""); err != nil {
 				t.Fatal(err)
 			}

@@ -1,9 +1,8 @@
 //go:build integration
 
-// Package integration holds black-box tests: they know the runtime under test
-// only as a program. RUNTIME names it (default: ../husk); everything not marked
-// VM-specific must also pass with RUNTIME=runc, which is what keeps the tests
-// honest about being "as runc does it".
+// Package integration holds black-box tests: they know the runtime under test only as a
+// program. RUNTIME is its path (default: ../husk). Everything that is not specific to VMs must
+// also pass with RUNTIME=runc, which shows that the tests expect what runc does.
 package integration
 
 import (
@@ -22,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Set once by TestMain, read-only afterwards.
+// TestMain sets these once.
 var (
 	runtimePath string // absolute
 	runtimeName string // first word of --version: "husk" or "runc"
@@ -31,14 +30,14 @@ var (
 	settings    string // husk's settings file; empty for other runtimes
 )
 
-// testTimeout bounds one call of the runtime. Generous, because an emulated
-// guest on a busy two-core machine may take many seconds to boot. HUSK_TEST_TIMEOUT
-// changes it: in the KVM test bed the whole machine is emulated.
+// testTimeout bounds one call of the runtime. It is long, because an emulated guest on a busy
+// machine with two cores may need many seconds to boot. HUSK_TEST_TIMEOUT changes it, as in the
+// KVM test bed, where the whole machine is emulated.
 var testTimeout = 90 * time.Second
 
-// The main thread stays with the main goroutine: one that a test's goroutine
-// leaves in another namespace is parked there, not ended as any other is, and
-// /proc/PID/ns shows that namespace as the process's from then on.
+// The main goroutine keeps the main thread. If a test's goroutine left the main thread in
+// another namespace, Go would park it instead of ending it, and /proc/PID/ns would show that
+// namespace as the process's.
 func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
@@ -50,7 +49,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		return 1
 	}
-	defer os.RemoveAll(assetsDir) // holds plain copies only, nothing is ever mounted in it
+	defer os.RemoveAll(assetsDir) // it contains only copies, nothing is mounted in it
 	code := m.Run()
 	if left := liveDescendants(); len(left) > 0 && code == 0 {
 		fmt.Fprintf(os.Stderr, "integration: processes left after the last test:\n%s\n", strings.Join(left, "\n"))
@@ -70,8 +69,8 @@ func setUp() error {
 		}
 		testTimeout = d
 	}
-	// What the runtime leaves behind must reparent to this process, as it does
-	// to containerd's shim and to conmon, so that tests can wait for it.
+	// Processes that the runtime leaves behind become children of this process, as they become
+	// children of containerd's shim and of conmon, so that tests can wait for them.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become subreaper: %w", err)
 	}
@@ -119,9 +118,9 @@ func findRuntime() error {
 	return nil
 }
 
-// writeSettings points husk at the kernel that make fetched, so that results do
-// not depend on what happens to be installed in /boot. HUSK_KERNEL and
-// HUSK_MODULES name it; HUSK_SETTINGS adds lines (accel = "kvm", ...).
+// writeSettings writes settings with the kernel that make has fetched, so that results do not
+// depend on what is installed in /boot. HUSK_KERNEL and HUSK_MODULES name it; HUSK_SETTINGS
+// adds lines (accel = "kvm", ...).
 func writeSettings() error {
 	kernel, modules := os.Getenv("HUSK_KERNEL"), os.Getenv("HUSK_MODULES")
 	if kernel == "" {
@@ -154,8 +153,8 @@ func writeSettings() error {
 	return os.WriteFile(settings, []byte(b.String()), 0o644)
 }
 
-// buildAssets makes the tree every rootfs is copied from: busybox with its
-// applets as symlinks, and the test program for what busybox cannot do.
+// buildAssets makes the tree that every rootfs is copied from: busybox with its applets as
+// symbolic links, and the test program for what busybox cannot do.
 func buildAssets(dir string) error {
 	root := filepath.Join(dir, "rootfs")
 	for _, d := range []string{"bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr/bin", "var"} {
@@ -191,7 +190,7 @@ func buildAssets(dir string) error {
 		}
 	}
 	prog := filepath.Join(root, "bin/testprog")
-	// The outer machine of the KVM test bed has no compiler: it is handed the program.
+	// The outer machine of the KVM test bed has no compiler, so it gets the program.
 	if built := os.Getenv("HUSK_TESTPROG"); built != "" {
 		return copyFile(built, prog, 0o755)
 	}
@@ -216,7 +215,7 @@ func copyFile(src, dst string, mode os.FileMode) error {
 	return os.Chmod(dst, mode)
 }
 
-// needVM skips a test of something only a virtual machine has.
+// needVM skips a test of something that only a virtual machine has.
 func needVM(t *testing.T) {
 	t.Helper()
 	if !isVM {

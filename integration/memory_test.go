@@ -15,7 +15,7 @@ import (
 
 var rssLine = regexp.MustCompile(`(?m)^Rss:\s+(\d+) kB`)
 
-// rssMiB is how much memory a process has of the host.
+// rssMiB returns how much of the host's memory a process uses.
 func rssMiB(t *testing.T, pid int) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
@@ -33,8 +33,8 @@ func rssMiB(t *testing.T, pid int) int {
 	return kib / 1024
 }
 
-// Memory that a container has freed goes back to the host where that was asked
-// for.
+// TestFreedMemoryGoesBack: with free_page_reporting the host gets memory back that a container
+// has freed.
 func TestFreedMemoryGoesBack(t *testing.T) {
 	needVM(t)
 	t.Parallel()

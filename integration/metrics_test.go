@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMetrics: what a monitor reads of a running, a paused and a silent container.
+// TestMetrics: what a monitor reads about a running, a paused and a silent container.
 func TestMetrics(t *testing.T) {
 	needVM(t)
 	t.Parallel()

@@ -22,8 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netNS is a network namespace with a name in the file system, as engines make
-// them.
+// netNS is a network namespace with a path, as engines make them.
 type netNS struct {
 	t    *testing.T
 	path string
@@ -37,8 +36,8 @@ func (e *env) netNS() *netNS {
 	n := &netNS{t: e.t, path: path}
 	done := make(chan error, 1)
 	go func() {
-		// The thread is not unlocked: it ends with the goroutine, and with it its
-		// place in the namespace.
+		// The goroutine is not unlocked, so the thread, which is in the namespace, ends with
+		// it.
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			done <- err
@@ -67,8 +66,8 @@ func (e *env) netNS() *netNS {
 	return n
 }
 
-// remove unmounts the name; after it the leak check finds no mount. The namespace
-// lives until that check has looked into it.
+// remove unmounts the path, so that the leak check finds no mount. The namespace lives until
+// the leak check has looked into it.
 func (n *netNS) remove() {
 	n.t.Helper()
 	if err := unix.Unmount(n.path, unix.MNT_DETACH); err != nil {
@@ -117,8 +116,8 @@ func addr(t *testing.T, cidr string) *netlink.Addr {
 	return a
 }
 
-// wire joins two namespaces by a veth pair: "eth0" in inner with .2 and a default
-// route, "host0" in outer with .1.
+// wire connects two namespaces by a veth pair: "eth0" in inner with the address .2 and a
+// default route, "host0" in outer with .1.
 func wire(t *testing.T, outer, inner *netNS, mtu int) {
 	t.Helper()
 	mac, _ := net.ParseMAC("02:42:ac:11:00:02")
@@ -137,7 +136,7 @@ func wire(t *testing.T, outer, inner *netNS, mtu int) {
 		}
 		return errors.Join(
 			netlink.AddrAdd(veth, addr(t, "10.99.0.1/24")), netlink.AddrAdd(veth, addr(t, "fd99::1/64")), netlink.LinkSetUp(veth),
-			// Something behind the gateway, to show that routes count.
+			// An address behind the gateway shows that routes are used.
 			netlink.AddrAdd(veth, addr(t, "10.98.0.1/32")), netlink.AddrAdd(veth, addr(t, "fd98::1/128")),
 		)
 	})
@@ -202,7 +201,7 @@ func TestNetworkVeth(t *testing.T) {
 				t.Errorf("ping %s: %s%s", target, r.stdout, r.stderr)
 			}
 		}
-		// Packets of the full MTU arrive, larger ones are refused by it.
+		// Packets of the full MTU arrive, and larger ones are refused.
 		if r := c.exec("ping", "-c", "1", "-W", "5", "-s", "1372", "10.99.0.1"); r.code != 0 {
 			t.Errorf("ping of the full MTU: %s%s", r.stdout, r.stderr)
 		}
@@ -216,8 +215,8 @@ func TestNetworkVeth(t *testing.T) {
 	inner.do(func() error { return sameAsBefore("eth0") })
 }
 
-// sameAsBefore checks that the engine's interface is as it was: no other beside it,
-// no queueing discipline left on it.
+// sameAsBefore checks that the engine's interface is unchanged, without another one beside it
+// and without a queueing discipline.
 func sameAsBefore(name string) error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -231,9 +230,8 @@ func sameAsBefore(name string) error {
 	return errors.Join(leftByRuntime()...)
 }
 
-// leftByRuntime says what a runtime has left in the network namespace of this
-// thread: taps, and the queueing disciplines that redirect to them. No test makes
-// such by itself.
+// leftByRuntime returns what a runtime has left in the network namespace of this thread: taps,
+// and the queueing disciplines that redirect to them. No test makes any itself.
 func leftByRuntime() []error {
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -312,7 +310,7 @@ func tcpIn(t *testing.T, c *container, outer *netNS, address string) {
 	}
 }
 
-// dnsQuery has busybox's resolver ask a server in the outer namespace.
+// dnsQuery makes busybox's resolver ask a server in the outer namespace.
 func dnsQuery(t *testing.T, c *container, outer *netNS) {
 	t.Helper()
 	var server net.PacketConn
@@ -351,7 +349,8 @@ func dnsAnswer(query []byte) []byte {
 	return append(answer, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 55)
 }
 
-// Docker 28 and later wires the namespace between create and start.
+// TestNetworkAppearsBeforeStart: Docker 28 and later wires the namespace between create and
+// start.
 func TestNetworkAppearsBeforeStart(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -368,7 +367,7 @@ func TestNetworkAppearsBeforeStart(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// As the above, through the pid's own new namespace, as dockerd does it.
+// TestNetworkThroughPID does the same in the new namespace of the pid, as dockerd does.
 func TestNetworkThroughPID(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -379,8 +378,8 @@ func TestNetworkThroughPID(t *testing.T) {
 	e.ok("start", c.id)
 	c.exits(0)
 	e.ok("delete", c.id)
-	// The kernel destroys a network namespace some time after its last user's end:
-	// one worker does it for all of them.
+	// The kernel destroys a network namespace some time after its last user has ended; one
+	// worker does it for all.
 	eventually(t, "the veth goes with the container's network namespace", 30*time.Second, func() bool {
 		return outer.try(func() error {
 			_, err := netlink.LinkByName("host0")
@@ -440,8 +439,8 @@ func TestNetworkTwoInterfaces(t *testing.T) {
 	}
 }
 
-// The leak check finds what is left in a namespace of the test's own, and is not
-// disturbed by what another does in the host's network at the same time.
+// TestLeakCheckJudgesItsOwn: the leak check finds what is left in a namespace of the test, and
+// is not disturbed by what others do in the host's network at the same time.
 func TestLeakCheckJudgesItsOwn(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

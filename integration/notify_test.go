@@ -18,7 +18,7 @@ func withEnv(entries ...string) specOption {
 	return func(s *specs.Spec) { s.Process.Env = append(s.Process.Env, entries...) }
 }
 
-// manager is a service manager's end of sd_notify(3).
+// manager returns a service manager's end of sd_notify(3).
 func manager(t *testing.T, path string) *net.UnixConn {
 	t.Helper()
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: path})
@@ -45,8 +45,8 @@ func hears(t *testing.T, c *net.UnixConn, want string) {
 	}
 }
 
-// NOTIFY_SOCKET in a bind, as podman --sdnotify=container makes it: the service
-// manager hears the process while it runs, and what it says last.
+// TestNotifySocket: NOTIFY_SOCKET is in a bind, as podman --sdnotify=container makes it. The
+// service manager gets the process's messages while it runs, and its last ones.
 func TestNotifySocket(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -63,7 +63,7 @@ func TestNotifySocket(t *testing.T) {
 	hears(t, c, "STOPPING=1")
 }
 
-// The socket alone is bound.
+// TestNotifySocketBoundAlone: only the socket is bound.
 func TestNotifySocketBoundAlone(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -74,7 +74,8 @@ func TestNotifySocketBoundAlone(t *testing.T) {
 	hears(t, c, "READY=1\nSTATUS=x")
 }
 
-// A guest is not to name processes of the host's, nor to be led to another socket.
+// TestNotifySocketIsNarrow: a guest cannot name processes of the host and cannot use another
+// socket.
 func TestNotifySocketIsNarrow(t *testing.T) {
 	if !isVM {
 		t.Skip("with runc the process has the host's socket")

@@ -18,7 +18,7 @@ func withOverlay(destination, lower, upper, work string) specOption {
 	return withMount(m)
 }
 
-// What podman makes of -v DIR:DIR:O and of --mount type=image.
+// TestOverlayMounts: what podman makes for -v DIR:DIR:O and for --mount type=image.
 func TestOverlayMounts(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -39,7 +39,7 @@ func TestOverlayMounts(t *testing.T) {
 	e.do("create", "--bundle", e.bundle(withOverlay("/x", e.path("missing"), "", "")), e.id()).is(1)
 }
 
-// A container that is to run systemd has cgroups of its own to manage.
+// TestWritableCgroups: a container in which systemd is to run can manage cgroups of its own.
 func TestWritableCgroups(t *testing.T) {
 	if !isVM {
 		t.Skip("with runc they are the host's")

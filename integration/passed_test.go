@@ -17,7 +17,7 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// preserve-fds: 3.. go to the container, the rest is closed.
+// TestPreserveFDs: --preserve-fds passes descriptors from 3 on, and all others are closed.
 func TestPreserveFDs(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -34,7 +34,7 @@ func TestPreserveFDs(t *testing.T) {
 	}
 }
 
-// execWithFDs passes one of each kind: a file to read, a pipe to write, a socket.
+// execWithFDs passes a descriptor of each kind: a file to read, a pipe to write, and a socket.
 func execWithFDs(t *testing.T, c *container) {
 	path := c.e.path("file")
 	writeFile(t, path, "from the host\n")
@@ -65,13 +65,13 @@ func execWithFDs(t *testing.T, c *container) {
 	if b, err := io.ReadAll(ours); err != nil || string(b) != "answer\n" {
 		t.Errorf("from the socket: %q, %v", b, err)
 	}
-	// 6 is the directory itself.
+	// 6 is the listed directory itself.
 	if got := p.wait().is(0).stdout; got != "from the host\n0\n1\n2\n3\n4\n5\n6\n" {
 		t.Errorf("stdout: %q", got)
 	}
 }
 
-// What a socket-activated service gets.
+// TestPreservedListener: a service gets a listening socket.
 func TestPreservedListener(t *testing.T) {
 	t.Parallel()
 	for network, address := range map[string]string{"tcp": "127.0.0.1:0", "tcp6": "[::1]:0", "unix": ""} {
@@ -128,7 +128,7 @@ func converse(t *testing.T, to net.Addr, text string) string {
 	return string(b)
 }
 
-// A service manager says how many sockets it hands over, and to whom.
+// TestSocketActivation: a service manager says how many sockets it passes, and to whom.
 func TestSocketActivation(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

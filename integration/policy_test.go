@@ -33,7 +33,7 @@ func (n *netNS) run(stdin string, command ...string) {
 	})
 }
 
-// reaches says whether the container gets an answer from a port of outer's.
+// reaches says whether the container gets an answer from a port in outer.
 func reaches(t *testing.T, c *container, address string) bool {
 	t.Helper()
 	return c.exec("testprog", "tcp", "send", address, "0").code == 0
@@ -52,8 +52,8 @@ func listenAt(t *testing.T, outer *netNS, addresses ...string) {
 	}
 }
 
-// What the host has put into the network namespace holds: before start, and changed
-// while the container runs.
+// TestPacketFilterOfTheNamespace: the host's packet filter in the network namespace is
+// effective before start and when it is changed while the container runs.
 func TestPacketFilterOfTheNamespace(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -112,7 +112,7 @@ func TestSysctlsOfTheNamespace(t *testing.T) {
 	defer inner.remove()
 	wire(t, outer, inner, 1500)
 	for _, s := range []string{
-		// As Docker does where only one of the networks has IPv6.
+		// Docker does this if only one of the networks has IPv6.
 		"ipv6/conf/all/disable_ipv6 1", "ipv6/conf/eth0/disable_ipv6 0",
 		"ipv4/tcp_keepalive_time 77", "ipv4/tcp_fin_timeout 33", "ipv4/conf/all/rp_filter 2", "ipv4/conf/eth0/arp_ignore 1",
 		"ipv6/conf/eth0/accept_ra 0", "ipv4/ip_local_port_range 40000 41000",
@@ -125,7 +125,7 @@ func TestSysctlsOfTheNamespace(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return netlink.AddrAdd(link, addr(t, "fd99::2/64")) // which went
+		return netlink.AddrAdd(link, addr(t, "fd99::2/64")) // the address has gone
 	})
 	read := []string{"sh", "-c", "cd /proc/sys/net && cat ipv4/tcp_keepalive_time ipv4/tcp_fin_timeout ipv4/conf/all/rp_filter ipv4/conf/eth0/arp_ignore ipv6/conf/eth0/accept_ra ipv4/ip_local_port_range ipv4/ip_default_ttl"}
 	box := e.createStarted(e.bundle(withArgs("sleep", "1000"), withNetNS(inner.path), func(s *specs.Spec) {
@@ -137,7 +137,7 @@ func TestSysctlsOfTheNamespace(t *testing.T) {
 	for range 2 {
 		box.exec("ping", "-c", "1", "-W", "5", "fd99::1").is(0)
 		box.exec("sh", "-c", "test $(cat /proc/sys/net/ipv6/conf/lo/disable_ipv6) = 1").is(0)
-		// Once more, now that the guest has the first.
+		// Again, when the guest has the first one.
 		inner.do(func() error {
 			link, err := netlink.LinkByName("eth0")
 			if err != nil {
@@ -146,7 +146,7 @@ func TestSysctlsOfTheNamespace(t *testing.T) {
 			return netlink.AddrReplace(link, addr(t, "fd99::7/64"))
 		})
 	}
-	// One of those the kernel tells of, with one that it does not.
+	// One setting that the kernel reports, together with one that it does not.
 	inner.run("", "sh", "-c", "cd /proc/sys/net/ipv4; echo 60 > tcp_keepalive_time; echo 0 > conf/all/rp_filter; echo 1 > conf/all/rp_filter")
 	eventually(t, "changed settings reach the container", 30*time.Second, func() bool {
 		return strings.HasPrefix(box.exec(read...).is(0).stdout, "60\n44\n1\n1\n")
@@ -154,7 +154,7 @@ func TestSysctlsOfTheNamespace(t *testing.T) {
 	box.stop()
 }
 
-// uncarriable puts filters into a namespace that no guest can have.
+// uncarriable are filters that no guest can have.
 var uncarriable = map[string]struct {
 	put  func(n *netNS)
 	text string
@@ -228,8 +228,8 @@ func TestFilterThatCannotBeCarried(t *testing.T) {
 	})
 }
 
-// A filter that can't be carried and comes while the container runs cuts it off, as
-// long as it is there.
+// TestFilterThatCannotBeCarriedLater: while such a filter exists in a running container's
+// namespace, the container has no network.
 func TestFilterThatCannotBeCarriedLater(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -260,7 +260,8 @@ func TestFilterThatCannotBeCarriedLater(t *testing.T) {
 	box.stop()
 }
 
-// Docker's rules for its resolver are of no concern: the guest has a stand-in for it.
+// TestResolverRulesAreNoFilter: Docker's rules for its resolver do not count, because the agent
+// stands in for the resolver.
 func TestResolverRulesAreNoFilter(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -284,7 +285,7 @@ func TestResolverRulesAreNoFilter(t *testing.T) {
 					inner.run("", append([]string{tool, "-t", "nat"}, strings.Fields(rule)...)...)
 				}
 			}
-			// It may change its own: no rule is there.
+			// The container may change its own tables, and no rule is in them.
 			out := e.ok("run", "--bundle", e.bundle(withNetNS(inner.path), withScript("cat /proc/net/ip_tables_names /proc/modules 2>/dev/null | grep -E '^(nat|nf_tables) '; echo done")), e.id())
 			if out != "done\n" {
 				t.Errorf("the guest has something of them: %q", out)
@@ -293,8 +294,8 @@ func TestResolverRulesAreNoFilter(t *testing.T) {
 	}
 }
 
-// TestNetworkConnectedBeyondCards: an interface too many is told of where an operator
-// looks.
+// TestNetworkConnectedBeyondCards: if an interface is connected for which the guest has no
+// card, operators can read that.
 func TestNetworkConnectedBeyondCards(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -329,7 +330,7 @@ func TestNetworkConnectedBeyondCards(t *testing.T) {
 	box.stop()
 }
 
-// startIn starts a program of the host in the namespace, and ends it with the test.
+// startIn starts a program of the host in the namespace. The test's end ends it.
 func (n *netNS) startIn(attr *unix.SysProcAttr, command ...string) *exec.Cmd {
 	n.t.Helper()
 	cmd := exec.Command(command[0], command[1:]...)
@@ -342,7 +343,8 @@ func (n *netNS) startIn(attr *unix.SysProcAttr, command ...string) *exec.Cmd {
 	return cmd
 }
 
-// The network of a container of another runtime stays its own.
+// TestNetworkOfAnotherRuntimesContainer: husk does not take the network of a container of
+// another runtime.
 func TestNetworkOfAnotherRuntimesContainer(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -360,7 +362,8 @@ func TestNetworkOfAnotherRuntimesContainer(t *testing.T) {
 	inner.do(func() error { return sameAsBefore("eth0") })
 }
 
-// A program of the host that looks at a namespace is no container.
+// TestVisitorInTheNamespace: a program of the host that only uses a namespace does not count as
+// a container.
 func TestVisitorInTheNamespace(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

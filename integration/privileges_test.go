@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// statusOf reads the fields of each thread of a process, and fails if they differ.
+// statusOf returns the status fields of a process. It fails if they differ between its threads.
 func statusOf(t *testing.T, pid int) map[string]string {
 	t.Helper()
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
@@ -43,9 +43,8 @@ func statusOf(t *testing.T, pid int) map[string]string {
 	return all
 }
 
-// holds fails if a process has a capability beyond those of a mask, gains any, is not
-// under a filter, can be looked into, or has a directory of the host's open that leads
-// anywhere else.
+// holds fails if a process has a capability that is not in atMost, can gain one, is under no
+// filter, can be traced, or has a directory of the host open from which others can be reached.
 func holds(t *testing.T, what string, pid int, atMost uint64) {
 	t.Helper()
 	fields := statusOf(t, pid)
@@ -73,7 +72,7 @@ func holds(t *testing.T, what string, pid int, atMost uint64) {
 		if info, err := os.Stat(path); err != nil || !info.IsDir() {
 			continue
 		}
-		// What is above it is itself.
+		// The directory above it must be itself.
 		dir, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0)
 		if err != nil {
 			t.Errorf("%s: %s: %v", what, name, err)
@@ -97,12 +96,12 @@ func bit(caps ...int) (mask uint64) {
 	return mask
 }
 
-// answeringCaps are those that work on files in the place of others, which QEMU has, and who
-// answers some of its calls.
+// answeringCaps are capabilities on files, which QEMU has and the process that answers some of
+// its calls needs.
 var answeringCaps = bit(unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD, unix.CAP_SETFCAP)
 
-// TestProcessesDropPrivileges: what of husk's stays on the host with a container has
-// next to no rights. That it can do its work all the same, all other tests show.
+// TestProcessesDropPrivileges: husk's processes that stay on the host with a container have
+// hardly any rights. All other tests show that they can still do their work.
 func TestProcessesDropPrivileges(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -122,7 +121,7 @@ func TestProcessesDropPrivileges(t *testing.T) {
 				for pid := range e.processes() {
 					exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 					switch {
-					case pid == cli: // it waits, and hears of no guest
+					case pid == cli: // it waits and gets nothing from a guest
 						continue
 					case strings.Contains(filepath.Base(exe), "qemu"):
 						continue
@@ -149,7 +148,7 @@ func TestProcessesDropPrivileges(t *testing.T) {
 						exec = pid
 					}
 				}
-				// The process in the guest may have said its first word before.
+				// The process in the guest may have written its first line before.
 				status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", exec))
 				return err == nil && strings.Contains(string(status), "Seccomp:\t2")
 			})

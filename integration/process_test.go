@@ -78,7 +78,7 @@ func TestProcessSettings(t *testing.T) {
 	if r.PID != 1 {
 		t.Errorf("pid %d, want 1", r.PID)
 	}
-	// A user that is not root keeps across execve only what is ambient.
+	// At execve a user other than root keeps only ambient capabilities.
 	for field, want := range map[string]string{
 		"CapBnd": capMask(unix.CAP_CHOWN, unix.CAP_KILL, unix.CAP_NET_BIND_SERVICE, unix.CAP_SETUID),
 		"CapInh": capMask(unix.CAP_NET_BIND_SERVICE, unix.CAP_KILL),
@@ -108,7 +108,7 @@ func TestCapabilitiesOfRoot(t *testing.T) {
 			want = capMask(unix.CAP_CHOWN, unix.CAP_SYS_CHROOT)
 		}
 		for _, field := range []string{"CapBnd", "CapPrm", "CapEff"} {
-			if caps == nil { // runc leaves the process with what the runtime had; never more than asked is what counts
+			if caps == nil { // runc leaves the process with the runtime's; it must never have more than was asked for
 				continue
 			}
 			if r.Status[field] != want {
@@ -121,7 +121,7 @@ func TestCapabilitiesOfRoot(t *testing.T) {
 	}
 }
 
-// Root by file capabilities: with no_new_privs off, root's bounding set counts.
+// With no_new_privs off, root gets the capabilities of its bounding set.
 func TestSysctlAndDomainname(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -158,7 +158,7 @@ func TestWorkingDirectoryAndPATH(t *testing.T) {
 	if out := e.ok("run", "--bundle", bundle, e.id()); out != "own /opt/tools/own in /\n" {
 		t.Errorf("stdout %q", out)
 	}
-	// HOME comes from the rootfs's passwd where the config has none.
+	// If the config has no HOME, it comes from the rootfs's passwd.
 	r := e.ok("run", "--bundle", e.bundle(withScript("echo $HOME"), func(s *specs.Spec) {
 		s.Process.User = specs.User{UID: 1, GID: 1}
 		s.Process.Env = []string{"PATH=/bin"}
@@ -166,7 +166,7 @@ func TestWorkingDirectoryAndPATH(t *testing.T) {
 	if r != "/tmp\n" {
 		t.Errorf("HOME %q", r)
 	}
-	// A user the rootfs does not know works too.
+	// A user that the rootfs does not know works too.
 	if out := e.ok("run", "--bundle", e.bundle(withArgs("id", "-u"), func(s *specs.Spec) {
 		s.Process.User = specs.User{UID: 12345}
 	}), e.id()); out != "12345\n" {
@@ -174,7 +174,7 @@ func TestWorkingDirectoryAndPATH(t *testing.T) {
 	}
 }
 
-// The container's first process adopts orphans and is pid 1.
+// TestInitIsPIDOne: the container's first process is pid 1 and gets orphans.
 func TestInitIsPIDOne(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

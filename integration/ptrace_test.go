@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// callNames are the system calls that a fault may be put before: those by which a
-// runtime changes something outside of itself, or talks. Not those that Go's own
-// runtime makes at any time.
+// callNames are the system calls before which a fault may happen: those by which a runtime
+// changes something outside of itself or communicates. Calls that Go's own runtime makes at any
+// time are left out.
 var callNames = map[uint64]string{
 	unix.SYS_OPENAT: "openat", unix.SYS_MKDIRAT: "mkdirat", unix.SYS_UNLINKAT: "unlinkat",
 	unix.SYS_RENAMEAT: "renameat", unix.SYS_RENAMEAT2: "renameat2", unix.SYS_FLOCK: "flock", unix.SYS_WRITE: "write",
@@ -30,7 +30,7 @@ var callNames = map[uint64]string{
 	unix.SYS_FSMOUNT: "fsmount", unix.SYS_CHROOT: "chroot",
 }
 
-// What a process of husk's is, as its environment says, or as its program does.
+// Roles of husk's processes, by their environment or their program.
 const (
 	roleCLI        = "cli"
 	roleSupervisor = "supervisor"
@@ -39,7 +39,7 @@ const (
 	roleVMM        = "vmm"
 )
 
-// point is the moment before one system call of a process: the N-th of its name.
+// point is the moment before the N-th system call of this name in a process.
 type point struct {
 	Role, Call string
 	N          int
@@ -54,9 +54,9 @@ type tracee struct {
 	counts map[string]int
 }
 
-// tracer follows the system calls of a call of the runtime, and of the processes of
-// the runtime that it starts or that are there already. The vmm runs free: its calls
-// are too many, and in no order.
+// tracer follows the system calls of a call of the runtime, and of the runtime's processes that
+// it starts or that exist already. It does not follow the vmm, which makes too many calls in no
+// fixed order.
 type tracer struct {
 	at      func(p point, pid int) (enough bool)
 	cli     int
@@ -66,7 +66,7 @@ type tracer struct {
 
 type thread struct {
 	proc *tracee
-	born bool // its first stop has been seen
+	born bool // its first stop was seen
 }
 
 const (
@@ -76,11 +76,11 @@ const (
 	eventStop = 128 // PTRACE_EVENT_STOP, ptrace(2)
 )
 
-// startTraced starts the runtime as start does and calls at before each system call
-// of interest, with the process stopped. When at says that this is enough, or the
-// runtime's process ends, all go on untraced: the tracing thread ends, and the kernel
-// lets go of whatever it traced. live are running processes to follow too, whose end
-// nobody may wait for meanwhile. It returns whom it has followed but the cli.
+// startTraced starts the runtime as start does, and calls at before each system call of
+// interest, while the process is stopped. When at returns enough, or the runtime's process
+// ends, all processes continue untraced: the tracing thread ends, and the kernel releases what
+// it traced. live are running processes to follow as well; nobody may wait for their end
+// meanwhile. It returns the pids of the processes that it has followed, without the cli.
 func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int) (enough bool), args ...string) (p *process, others []int, err error) {
 	e.t.Helper()
 	p, ours := e.prepare(c, args...)
@@ -121,15 +121,15 @@ func (e *env) startTraced(c call, live map[int]string, at func(p point, pid int)
 	return p, others, err
 }
 
-// onOwnThread runs f on a thread that has no children and ends with f. Other goroutines
-// may have started processes on a thread before it became f's, and a tracer that waits
-// for all of its thread's children would take their ends from who waits for them.
+// onOwnThread runs f on a new thread that has no children and ends afterwards. Other goroutines
+// may have started processes on the thread of a goroutine, and a tracer, which waits for all
+// children of its thread, would take their exit status.
 func onOwnThread(f func()) {
 	go func() {
 		runtime.LockOSThread()
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", unix.Gettid()))
 		if len(children) > 0 {
-			// While this goroutine holds it, the next one is on another.
+			// While this goroutine is locked to the thread, the next one runs on another.
 			onOwnThread(f)
 			<-time.After(testTimeout)
 			runtime.UnlockOSThread()
@@ -139,9 +139,9 @@ func onOwnThread(f func()) {
 	}()
 }
 
-// run traces until it is enough; the status is the cli's, if it has ended.
+// run traces until at returns enough. The status is the cli's, if it has ended.
 func (t *tracer) run(live map[int]string) (*unix.WaitStatus, error) {
-	// The cli stops at its execve; only this thread's own are waited for.
+	// The cli stops at its execve. Only children of this thread are waited for.
 	var status unix.WaitStatus
 	if err := t.wait(t.cli, &status); err != nil {
 		return nil, fmt.Errorf("wait for the traced cli: %w", err)
@@ -190,7 +190,7 @@ func (t *tracer) wait(pid int, status *unix.WaitStatus) error {
 	}
 }
 
-// seize follows a process that runs, all its threads.
+// seize follows a running process with all its threads.
 func (t *tracer) seize(pid int, role string) error {
 	proc := &tracee{pid: pid, role: role, counts: map[string]int{}}
 	t.procs[pid] = proc
@@ -220,7 +220,7 @@ func seizeThread(tid int) error {
 	return unix.PtraceInterrupt(tid)
 }
 
-// stopped handles one stop of a thread and lets it go on.
+// stopped handles one stop of a thread and continues it.
 func (t *tracer) stopped(tid int, status unix.WaitStatus) (enough bool, err error) {
 	th := t.threads[tid]
 	if th == nil {
@@ -235,7 +235,7 @@ func (t *tracer) stopped(tid int, status unix.WaitStatus) (enough bool, err erro
 			return true, nil
 		}
 	case event == unix.PTRACE_EVENT_EXEC:
-		// One thread is left, and its id is the process's.
+		// After execve one thread is left, and its id is the process's.
 		th.proc = &tracee{pid: tid, role: roleOf(tid), counts: map[string]int{}}
 		t.procs[tid] = th.proc
 		if th.proc.role == roleVMM {
@@ -243,7 +243,7 @@ func (t *tracer) stopped(tid int, status unix.WaitStatus) (enough bool, err erro
 			return false, gone(unix.PtraceDetach(tid))
 		}
 	case event != 0: // a new thread or process, or the stop of a seized one
-	case sig == unix.SIGSTOP && !th.born: // a new one's first
+	case sig == unix.SIGSTOP && !th.born: // the first stop of a new one
 	default:
 		deliver = int(sig)
 	}
@@ -251,7 +251,7 @@ func (t *tracer) stopped(tid int, status unix.WaitStatus) (enough bool, err erro
 	return false, gone(unix.PtraceSyscall(tid, deliver))
 }
 
-// gone is nil for a thread that has been killed since it stopped.
+// gone returns nil for an error of a thread that was killed after it stopped.
 func gone(err error) error {
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -259,7 +259,7 @@ func gone(err error) error {
 	return err
 }
 
-// procOf finds the process of a new thread; a new process is what it is only once it
+// procOf returns the process of a new thread. The role of a new process is known only when it
 // has executed its program.
 func (t *tracer) procOf(tid int) *tracee {
 	pid := tid
@@ -296,7 +296,7 @@ func (p *tracee) entered(tid int) (point, bool) {
 	return point{Role: p.role, Call: name, N: p.counts[name]}, true
 }
 
-// roleOf says what a process of husk's is; "" for one that is none of those above.
+// roleOf returns the role of a process of husk; "" for other processes.
 func roleOf(pid int) string {
 	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if strings.Contains(filepath.Base(exe), "qemu") {

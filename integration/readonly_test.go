@@ -9,7 +9,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// What a runtime makes in a rootfs it makes before the rootfs becomes read-only.
+// TestReadonlyRootfsIsMadeReadyFirst: what a runtime makes in a rootfs is made before the
+// rootfs becomes read-only.
 func TestReadonlyRootfsIsMadeReadyFirst(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

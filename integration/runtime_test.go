@@ -22,26 +22,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// env is one test's private world: a directory, a --root in it, containers with
-// ids nobody else uses. Its end is a leak check.
+// env is the world of one test: a directory, a --root in it, and containers with unique ids. At
+// its end the leak check runs.
 type env struct {
 	t    *testing.T
-	dir  string // short: unix socket paths must fit below it
+	dir  string // short, because paths of unix sockets below it must not be too long
 	root string
 	tag  string // part of every container id of this test
-	// runtime is the program under test, absolute.
+	// runtime is the absolute path of the program under test.
 	runtime string
-	// settings is husk's settings file in place of the suite's; empty: that.
+	// settings is husk's settings file for this test; empty: the suite's.
 	settings string
 
 	mu         sync.Mutex
 	next       int
-	namespaces []*netNS // that the test has made
+	namespaces []*netNS // made by the test
 }
 
 func newEnv(t *testing.T) *env {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hi-*x") // x: no tag is the beginning of another
+	dir, err := os.MkdirTemp("", "hi-*x") // with x no tag is the beginning of another
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,10 +57,10 @@ func (e *env) number() int {
 	return e.next
 }
 
-// id returns a container id unique on this machine.
+// id returns a container id that is unique on this machine.
 func (e *env) id() string { return fmt.Sprintf("%s-%d", e.tag, e.number()) }
 
-// path returns a fresh path in the test's directory.
+// path returns an unused path in the test's directory.
 func (e *env) path(name string) string {
 	return filepath.Join(e.dir, fmt.Sprintf("%s%d", name, e.number()))
 }
@@ -74,17 +74,17 @@ func (e *env) mkdir(name string) string {
 	return dir
 }
 
-// call is how the runtime is called beyond its arguments.
+// call is how the runtime is called, apart from its arguments.
 type call struct {
 	dir    string
 	stdin  *os.File // nil is /dev/null
-	pipe   bool     // give it a pipe as stdin and keep the other end in process.stdin
-	stdout *os.File // nil is a pipe that is read into process.stdout
+	pipe   bool     // stdin is a pipe whose other end is process.stdin
+	stdout *os.File // nil: a pipe that is read into process.stdout
 	stderr *os.File
 	extra  []*os.File // inherited as 3, 4, ...
-	env    []string   // nil inherits
+	env    []string   // nil: this process's
 	attr   *unix.SysProcAttr
-	via    []string // a command that executes the runtime, which is its last arguments
+	via    []string // a command that executes the runtime; the runtime's command line is appended
 }
 
 // process is a started call of the runtime.
@@ -96,7 +96,7 @@ type process struct {
 	stdout, stderr *stream
 	logPath        string
 	done           chan struct{}    // the runtime's process has been reaped
-	status         *unix.WaitStatus // by a tracer, not by cmd
+	status         *unix.WaitStatus // set by a tracer instead of cmd
 }
 
 // start runs "RUNTIME --root ... --log ... ARGS" without waiting for it.
@@ -111,14 +111,14 @@ func (e *env) start(c call, args ...string) *process {
 		e.t.Fatalf("start %s: %v", p, err)
 	}
 	go func() {
-		// Files, not writers, were given: Wait does not wait for pipes.
+		// cmd has files and not writers, so Wait does not wait for pipes.
 		_ = p.cmd.Wait()
 		close(p.done)
 	}()
 	return p
 }
 
-// prepare makes what start starts, and returns the files to close then.
+// prepare makes what start starts. The caller closes the files when it is started.
 func (e *env) prepare(c call, args ...string) (_ *process, ours []*os.File) {
 	e.t.Helper()
 	p := &process{e: e, args: args, logPath: e.path("log"), done: make(chan struct{})}
@@ -130,7 +130,7 @@ func (e *env) prepare(c call, args ...string) (_ *process, ours []*os.File) {
 	if len(c.via) > 0 {
 		p.cmd = exec.Command(c.via[0], append(append(c.via[1:len(c.via):len(c.via)], e.runtime), p.cmd.Args[1:]...)...)
 	} else {
-		p.cmd.Args[0] = runtimeName // usage errors quote it
+		p.cmd.Args[0] = runtimeName // usage errors print it
 	}
 	p.cmd.Dir, p.cmd.Stdin, p.cmd.ExtraFiles, p.cmd.Env = c.dir, nil, c.extra, c.env
 	p.cmd.SysProcAttr = c.attr
@@ -188,8 +188,8 @@ func (p *process) code() int {
 	return status.ExitStatus()
 }
 
-// wait waits for the process and for end-of-file on its output: engines do so
-// too, and hang when some helper has inherited a pipe.
+// wait waits for the process and for end-of-file on its output. Engines do so too, and hang if
+// a helper process has inherited a pipe.
 func (p *process) wait() *result {
 	p.e.t.Helper()
 	r := &result{e: p.e, what: p.String(), code: p.code()}
@@ -221,14 +221,14 @@ type result struct {
 	stdout, stderr, log string
 }
 
-// do calls the runtime with stdin on /dev/null and waits.
+// do calls the runtime with stdin from /dev/null and waits.
 func (e *env) do(args ...string) *result {
 	e.t.Helper()
 	return e.start(call{}, args...).wait()
 }
 
-// detach calls the runtime and waits for its process only: what it starts keeps
-// its output. The pid in the pid file reparents to this process.
+// detach calls the runtime and waits for its process only: what it starts keeps its output. The
+// pid in the pid file becomes a child of this process.
 func (e *env) detach(pidFile string, args ...string) (*process, <-chan int) {
 	e.t.Helper()
 	p := e.start(call{}, args...)
@@ -238,7 +238,7 @@ func (e *env) detach(pidFile string, args ...string) (*process, <-chan int) {
 	return p, reap(readPID(e.t, pidFile))
 }
 
-// ok calls the runtime and fails the test unless it succeeds; returns stdout.
+// ok calls the runtime, fails the test if it fails, and returns its stdout.
 func (e *env) ok(args ...string) string {
 	e.t.Helper()
 	return e.do(args...).is(0).stdout
@@ -253,9 +253,8 @@ func (r *result) is(code int) *result {
 	return r
 }
 
-// fails checks a failure as engines see it: exit code, text on stderr, and
-// exactly one line of JSON in the log. Texts are runc's; its name stands for
-// that of the runtime under test.
+// fails checks a failure as engines see it: exit code, text on stderr, and exactly one line of
+// JSON in the log. Texts are runc's, in which the runtime's name stands for "runc".
 func (r *result) fails(code int, text string) *result {
 	r.e.t.Helper()
 	want := strings.ReplaceAll(text, "runc", runtimeName)
@@ -281,8 +280,8 @@ func (r *result) oneLogLine(want string) {
 	}
 }
 
-// container is a created container whose exit code this process waits for, as a
-// shim or conmon does.
+// container is a created container whose exit code this process waits for, as a shim or conmon
+// does.
 type container struct {
 	e              *env
 	id             string
@@ -314,7 +313,7 @@ func (e *env) createWith(c call, bundle string, flags ...string) *container {
 	}
 }
 
-// createStarted creates and starts.
+// createStarted creates and starts a container.
 func (e *env) createStarted(bundle string, flags ...string) *container {
 	e.t.Helper()
 	c := e.create(bundle, flags...)
@@ -322,7 +321,7 @@ func (e *env) createStarted(bundle string, flags ...string) *container {
 	return c
 }
 
-// readPID reads a pid file: decimal, nothing else.
+// readPID reads a pid file, which contains a decimal number and nothing else.
 func readPID(t *testing.T, path string) int {
 	t.Helper()
 	text := readFile(t, path)
@@ -333,8 +332,8 @@ func readPID(t *testing.T, path string) int {
 	return pid
 }
 
-// reap waits for a process that has reparented to this one; 128+n stands for
-// signal n, -1 for a process that is not ours to wait for.
+// reap waits for a process that has become this process's child. It returns 128+n for signal n,
+// and -1 for a process that is no child.
 func reap(pid int) <-chan int {
 	exit := make(chan int, 1)
 	go func() {
@@ -357,8 +356,8 @@ func reap(pid int) <-chan int {
 	return exit
 }
 
-// exitCode waits for the pid-file process and checks its exit code, then waits
-// for end-of-file on the container's output.
+// exits waits for the process in the pid file and checks its exit code, and then waits for
+// end-of-file on the container's output.
 func (c *container) exits(code int) {
 	c.e.t.Helper()
 	got := c.e.exitOf(c.exit)
@@ -386,7 +385,7 @@ func (e *env) exitOf(exit <-chan int) int {
 	}
 }
 
-// stop ends a container however it is.
+// stop ends a container in whatever state it is.
 func (c *container) stop() {
 	c.e.t.Helper()
 	c.e.ok("delete", "--force", c.id)
@@ -399,7 +398,7 @@ func (c *container) exec(args ...string) *result {
 	return c.e.do(append([]string{"exec", c.id}, args...)...)
 }
 
-// status is what `state` and each element of `list` say.
+// status is what `state` and each element of `list` print.
 type status struct {
 	OCIVersion  string            `json:"ociVersion"`
 	ID          string            `json:"id"`
@@ -431,7 +430,7 @@ func mustJSON(t *testing.T, text string, into any) {
 	}
 }
 
-// eventually polls for something the runtime gives no event for.
+// eventually polls for something for which the runtime has no event.
 func eventually(t *testing.T, what string, limit time.Duration, done func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)

@@ -20,7 +20,7 @@ func withSeccomp(s *specs.LinuxSeccomp, noNewPrivileges bool) specOption {
 	}
 }
 
-// rule makes an entry of a profile about one system call.
+// rule returns an entry of a profile for one system call.
 func rule(name string, action specs.LinuxSeccompAction, errno unix.Errno, args ...specs.LinuxSeccompArg) specs.LinuxSyscall {
 	r := specs.LinuxSyscall{Names: []string{name}, Action: action, Args: args}
 	if errno != 0 {
@@ -29,8 +29,7 @@ func rule(name string, action specs.LinuxSeccompAction, errno unix.Errno, args .
 	return r
 }
 
-// systemCalls runs a command that makes system calls, and compares their error
-// numbers.
+// systemCalls runs a command that makes system calls, and compares their error numbers.
 func (c *container) systemCalls(want []unix.Errno, calls ...string) {
 	c.e.t.Helper()
 	r := c.exec(append([]string{"testprog", "syscall"}, calls...)...).is(0)
@@ -47,8 +46,8 @@ func numbers(errnos []unix.Errno) []int {
 	return n
 }
 
-// A profile that forbids: every action but those for tracers, conditions on 64
-// bits and masks, in a process of exec too, with and without no_new_privs.
+// TestSeccompForbids: a profile that forbids calls, with every action except those for tracers,
+// and conditions on 64 bits and masks, for exec'd processes too, with and without no_new_privs.
 func TestSeccompForbids(t *testing.T) {
 	t.Parallel()
 	profile := &specs.LinuxSeccomp{
@@ -88,13 +87,14 @@ func TestSeccompForbids(t *testing.T) {
 	}
 }
 
-// num writes a system call for testprog.
+// num formats a system call for testprog.
 func num(call ...uint64) string {
 	return strings.Join(strings.Fields(strings.Trim(fmt.Sprint(call), "[]")), ",")
 }
 
-// A profile that allows, as engines send it: what it leaves out gives EPERM, and
-// what is newer than all of it ENOSYS. The container's own process is under it.
+// TestSeccompAllows: a profile that allows calls, as engines send it. Calls that it leaves out
+// give EPERM, and calls newer than all of its own ENOSYS. It applies to the container's own
+// process.
 func TestSeccompAllows(t *testing.T) {
 	t.Parallel()
 	var names []string
@@ -112,7 +112,7 @@ func TestSeccompAllows(t *testing.T) {
 			Syscalls: []specs.LinuxSyscall{
 				{Names: names, Action: specs.ActAllow},
 				rule("acct", specs.ActErrno, unix.ENOMEDIUM),
-				rule("setdomainname", specs.ActErrno, unix.ENOMEDIUM), // it is allowed above
+				rule("setdomainname", specs.ActErrno, unix.ENOMEDIUM), // allowed above
 			},
 		}, false)), e.id()).is(0)
 	if got, want := strings.TrimSpace(r.stdout), fmt.Sprintf("%d %d %d %d", unix.EPERM, unix.ENOMEDIUM, unix.ENOSYS, unix.EPERM); got != want {
@@ -120,10 +120,10 @@ func TestSeccompAllows(t *testing.T) {
 	}
 }
 
-// What the runtime itself asks the kernel between the filter and execve, the
-// filter need not allow.
+// TestSeccompIsNotForTheRuntime: the filter need not allow calls that the runtime makes between
+// loading the filter and execve.
 func TestSeccompIsNotForTheRuntime(t *testing.T) {
-	needVM(t) // runc 1.1 fails where getcwd is forbidden
+	needVM(t) // runc 1.1 fails if getcwd is forbidden
 	t.Parallel()
 	e := newEnv(t)
 	r := e.do("run", "--bundle", e.bundle(withArgs("testprog", "syscall", num(unix.SYS_GETCWD)), withSeccomp(&specs.LinuxSeccomp{

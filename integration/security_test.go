@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// heldBy is the heading of the column that names the tests of a sentence.
+// heldBy is the heading of the column with the tests that prove a sentence.
 const heldBy = "held by"
 
 var (
@@ -17,9 +17,8 @@ var (
 	testDefinition = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Z][A-Za-z0-9_]*)\(`)
 )
 
-// TestSecurityDocument keeps docs/security.md from promising what nothing proves: each
-// row of a table with the column "held by" must name a test, and each test named
-// anywhere on the page must exist.
+// TestSecurityDocument: each row of a table in docs/security.md with the column "held by" names
+// a test, and each test named on the page exists.
 func TestSecurityDocument(t *testing.T) {
 	text, err := os.ReadFile("../docs/security.md")
 	if err != nil {
@@ -35,7 +34,7 @@ func TestSecurityDocument(t *testing.T) {
 	}
 }
 
-// The check itself must still be able to fail.
+// TestSecurityDocumentCheck: the check can fail.
 func TestSecurityDocumentCheck(t *testing.T) {
 	tests := map[string]bool{"TestA": true, "FuzzB": true}
 	for _, c := range []struct {
@@ -58,8 +57,8 @@ func TestSecurityDocumentCheck(t *testing.T) {
 	}
 }
 
-// checkClaims counts the rows of the tables that have the column heldBy, and says what is
-// wrong with the page.
+// checkClaims counts the rows of tables with the column heldBy, and returns what is wrong with
+// the page.
 func checkClaims(text string, tests map[string]bool) (rows int, problems []string) {
 	column := -1
 	for line := range strings.Lines(text) {

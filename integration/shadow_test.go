@@ -25,8 +25,8 @@ func nsOf(t *testing.T, pid int, name string) string {
 	return link
 }
 
-// Engines, pod members and the validation suite look at /proc/PID/ns/* of the
-// pid-file process, already in the created state.
+// TestNamespacesOfPID: engines, pod members and the validation suite look at /proc/PID/ns/* of
+// the process in the pid file, already in the created state.
 func TestNamespacesOfPID(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -59,8 +59,8 @@ func TestNamespacesOfHost(t *testing.T) {
 	c.stop()
 }
 
-// What a container was to share with the host and cannot is refused where an engine
-// asks for it: it would start, and not find the host's.
+// TestHostNamespacesAreRefused: a host namespace that a container cannot share is refused.
+// Otherwise the container would start and not find the host's.
 func TestHostNamespacesAreRefused(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -75,8 +75,8 @@ func TestHostNamespacesAreRefused(t *testing.T) {
 	}
 }
 
-// A container that is given no name has that of its uts namespace: of the host, of
-// another container, or of a new one, which has the host's.
+// TestNameOfUTSNamespace: a container without a hostname has that of its uts namespace: the
+// host's, another container's, or that of a new one, which is a copy of the host's.
 func TestNameOfUTSNamespace(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -101,8 +101,8 @@ func TestNameOfUTSNamespace(t *testing.T) {
 	other.stop()
 }
 
-// A config without namespaces: the pid is in the host's, with the rootfs for its
-// root, and what is done for the container leaves no trace there.
+// TestNoNamespaces: with a config without namespaces the pid is in the host's, with the rootfs
+// as its root, and the container leaves no trace in them.
 func TestNoNamespaces(t *testing.T) {
 	needVM(t) // runc leaves the container's mounts behind
 	t.Parallel()
@@ -131,7 +131,8 @@ func TestNoNamespaces(t *testing.T) {
 	c.stop()
 }
 
-// As podman's pods and CRI's do it: a member names its sandbox's namespaces.
+// TestNamespacesJoined: a member of a pod, of podman or CRI, names the namespaces of its
+// sandbox.
 func TestNamespacesJoined(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -149,7 +150,7 @@ func TestNamespacesJoined(t *testing.T) {
 	c := e.create(e.bundle(withArgs("sleep", "1000"), withNamespace(specs.IPCNamespace, path("ipc")),
 		withNamespace(specs.UTSNamespace, path("uts")), withNamespace(specs.NetworkNamespace, path("net")),
 		func(s *specs.Spec) { s.Hostname = "" }, func(s *specs.Spec) {
-			if isVM { // runc mounts there, and removes nothing of it
+			if isVM { // runc mounts there and removes nothing of it
 				withNamespace(specs.MountNamespace, path("mnt"))(s)
 			}
 		}))
@@ -166,8 +167,8 @@ func TestNamespacesJoined(t *testing.T) {
 	c.stop()
 }
 
-// `podman cp` enters the pid's mount namespace and writes: it must land in the
-// container's rootfs and binds, never on the host.
+// TestRootOfPID: `podman cp` enters the pid's mount namespace and writes. The files must be in
+// the container's rootfs and binds, never on the host.
 func TestRootOfPID(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -205,19 +206,19 @@ func TestRootOfPID(t *testing.T) {
 	if _, err := os.Stat("/entered"); err == nil {
 		t.Error("setns into the pid's mount namespace wrote onto the host")
 	}
-	// A /proc of its own: not the host's processes.
+	// The pid's /proc does not show the host's processes.
 	var n int
 	if _, err := fmt.Sscan(string(out), &n); err != nil || n > 20 {
 		t.Errorf("/proc after setns shows %q processes", out)
 	}
-	// And the container sees what was written from outside.
+	// The container sees what was written from outside.
 	if r := c.exec("cat", "/written", "/entered", "/mnt/volume/entered").is(0); r.stdout != "through the pidentered\nvol\n" {
 		t.Errorf("seen inside: %q", r.stdout)
 	}
 	c.stop()
 }
 
-// `docker top` shows the host's command line of the pid.
+// TestArgvOfPID: `docker top` shows the host's command line of the pid.
 func TestArgvOfPID(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -227,7 +228,8 @@ func TestArgvOfPID(t *testing.T) {
 	c.stop()
 }
 
-// A pid file is there, whole, when create returns; no temporary name is left.
+// TestPIDFileIsRenamed: the pid file is complete when create returns, and no temporary file is
+// left.
 func TestPIDFileIsRenamed(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -241,7 +243,8 @@ func TestPIDFileIsRenamed(t *testing.T) {
 	e.ok("delete", "--force", id)
 }
 
-// The shim and conmon start the runtime with PDEATHSIG: it is for the cli only.
+// TestParentDeathSignalIsNotInherited: the shim and conmon start the runtime with PDEATHSIG,
+// which applies to the cli only.
 func TestParentDeathSignalIsNotInherited(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -253,8 +256,8 @@ func TestParentDeathSignalIsNotInherited(t *testing.T) {
 	c.stop()
 }
 
-// podman calls with no environment but an empty XDG_RUNTIME_DIR and PATH, HEAD
-// without even PATH; from the working directory /.
+// TestEmptyEnvironment: podman calls the runtime with an empty XDG_RUNTIME_DIR and PATH only,
+// newer ones even without PATH, in the working directory /.
 func TestEmptyEnvironment(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -267,7 +270,7 @@ func TestEmptyEnvironment(t *testing.T) {
 	e.start(bare, "delete", "--force", c.id).wait().is(0)
 }
 
-// Nothing of the daemon's environment reaches the container.
+// TestEnvironmentDoesNotLeak: the container gets nothing of the daemon's environment.
 func TestEnvironmentDoesNotLeak(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -281,8 +284,8 @@ func TestEnvironmentDoesNotLeak(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// podman cp writes through the pid's mount namespace. Into a tmpfs of the guest's own
-// it can not, and has to be told so.
+// TestGuestsTmpfsIsReadOnlyOnHost: podman cp writes through the pid's mount namespace. It
+// cannot write to a tmpfs of the guest, and must get an error.
 func TestGuestsTmpfsIsReadOnlyOnHost(t *testing.T) {
 	needVM(t) // runc's is the container's own
 	t.Parallel()

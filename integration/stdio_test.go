@@ -31,7 +31,7 @@ func TestStdinEndOfFile(t *testing.T) {
 	}
 }
 
-// What is piped in while the guest still boots is not lost.
+// TestStdinBig: bytes that are written to stdin while the guest boots are not lost.
 func TestStdinBig(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -60,8 +60,8 @@ func TestStdoutAndStderrDoNotMerge(t *testing.T) {
 	}
 }
 
-// Output, all of it, in order and with no byte changed. HUSK_STDOUT_MIB sets how
-// much where emulation is too slow for a GiB.
+// TestStdoutWhole: output arrives complete, in order and unchanged. HUSK_STDOUT_MIB sets how
+// much, where emulation is too slow for a GiB.
 func TestStdoutWhole(t *testing.T) {
 	t.Parallel()
 	mib := 1024
@@ -95,7 +95,7 @@ func TestStdoutWhole(t *testing.T) {
 	}
 }
 
-// A reader that does not read stderr must not hold stdout up.
+// TestStalledStderrDoesNotStallStdout: if nobody reads stderr, stdout goes on.
 func TestStalledStderrDoesNotStallStdout(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -108,8 +108,8 @@ func TestStalledStderrDoesNotStallStdout(t *testing.T) {
 	c.stop()
 }
 
-// The validation suites give regular files and read them as soon as the state
-// is stopped.
+// TestStdoutToRegularFile: the validation suites pass regular files, and read them as soon as
+// the state is stopped.
 func TestStdoutToRegularFile(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -137,7 +137,7 @@ func TestStdoutToRegularFile(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// Output to a pipe nobody reads any more ends the writer by SIGPIPE.
+// TestStdoutClosed: output to a pipe without a reader ends the writer by SIGPIPE.
 func TestStdoutClosed(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -154,8 +154,8 @@ func TestStdoutClosed(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// The shim's first create leaks descriptor 3, its own listening socket: nothing
-// may keep it, and the container must not see it.
+// TestInheritedDescriptorsAreClosed: the first create of a shim inherits descriptor 3, the
+// shim's listening socket. No process may keep it, and the container must not see it.
 func TestInheritedDescriptorsAreClosed(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -168,7 +168,7 @@ func TestInheritedDescriptorsAreClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pr, pw := e.osPipe() // its end shows whether anyone still holds the other
+	pr, pw := e.osPipe() // it shows whether anyone still holds the other end
 	c := e.createWith(call{extra: []*os.File{socket, pw}}, e.bundle(withScript("testprog fds; exec sleep 1000")))
 	l.Close()
 	socket.Close()
@@ -190,17 +190,19 @@ func TestInheritedDescriptorsAreClosed(t *testing.T) {
 	c.stop()
 }
 
-// The caller of `start` is not the container's parent: its stdio is not kept.
+// TestStartKeepsNoStdio: the caller of start is not the container's parent, so its stdio is not
+// kept.
 func TestStartKeepsNoStdio(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	c := e.create(e.bundle(withScript("echo once; exec sleep 1000")))
-	e.do("start", c.id).is(0) // wait() inside do fails if the pipe stays open
+	e.do("start", c.id).is(0) // wait in do fails if the pipe stays open
 	c.stdout.expect(t, "once\n")
 	c.stop()
 }
 
-// Signals to the pid-file process are for the container: conmon sends them so.
+// TestSignalsToPIDReachContainer: conmon sends signals for the container to the process in the
+// pid file.
 func TestSignalsToPIDReachContainer(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

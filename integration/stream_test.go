@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// stream collects what arrives on a pipe or pty and lets tests wait for it.
+// stream collects what arrives on a pipe or pty, and lets tests wait for it.
 type stream struct {
 	mu     sync.Mutex
 	text   strings.Builder
@@ -30,7 +30,7 @@ func newStream(r *os.File) *stream {
 			n, err := r.Read(buf)
 			s.add(buf[:n], err != nil)
 			if err != nil {
-				return // EOF on a pipe, EIO on a pty whose other end is gone
+				return // EOF of a pipe, or EIO of a pty whose other end is gone
 			}
 		}
 	}()
@@ -46,7 +46,7 @@ func (s *stream) add(b []byte, eof bool) {
 	s.more = make(chan struct{})
 }
 
-// String is what has arrived so far; a nil stream is empty.
+// String returns what has arrived so far. A nil stream is empty.
 func (s *stream) String() string {
 	if s == nil {
 		return ""

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// By default a container does not boot.
+// TestStartsFromTemplate: by default a container starts from a template and does not boot.
 func TestStartsFromTemplate(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -31,18 +31,18 @@ func TestStartsFromTemplate(t *testing.T) {
 	c.stop()
 }
 
-// clones is how many containers start from one template at the same moment.
+// clones is the number of containers that start from one template at the same moment.
 const clones = 20
 
-// Containers that start from one memory template have nothing in common that a
-// stranger could use: what they draw from every source of randomness differs,
-// their clocks are right, and their names are their own.
+// TestClonesAreNotTwins: containers from one memory template share nothing that a stranger
+// could use: what they draw from every source of randomness differs, their clocks are right,
+// and each has its own names.
 func TestClonesAreNotTwins(t *testing.T) {
 	needVM(t)
 	t.Parallel()
 	e := newEnv(t)
 	bundle := e.bundle(withArgs("testprog", "draws"))
-	e.ok("run", "--bundle", bundle, e.id()) // makes the template if need be
+	e.ok("run", "--bundle", bundle, e.id()) // it makes the template if there is none
 	n := clones
 	if os.Getenv("HUSK_EXPECT_ACCEL") == "kvm" {
 		n = 2 // the emulated outer machine has one processor
@@ -94,13 +94,14 @@ func (e *env) cacheWithKernel() string {
 	for _, pattern := range []string{"vmlinux*", "initramfs*", "index*"} {
 		files, _ := filepath.Glob(filepath.Join(unpacked, pattern))
 		for _, file := range files {
-			_ = os.Link(file, filepath.Join(cache, filepath.Base(file))) // else it is made anew
+			_ = os.Link(file, filepath.Join(cache, filepath.Base(file))) // if this fails the file is made again
 		}
 	}
 	return cache
 }
 
-// Whatever happens to a template, containers start, and a sound one is made.
+// TestDamagedTemplate: whatever happens to a template, containers start, and a new template is
+// made.
 func TestDamagedTemplate(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -133,7 +134,7 @@ func TestDamagedTemplate(t *testing.T) {
 		}},
 		{"RAM of other bytes", func(dir string) error { return flip(filepath.Join(dir, "ram"), 16<<20) }},
 		{"description cut short", func(dir string) error { return os.Truncate(filepath.Join(dir, "template.json"), 100) }},
-		// Nothing but the guest itself can tell.
+		// Only the guest itself can find this.
 		{"RAM empty and described so", emptyRAM},
 	} {
 		t.Run(damage.name, func(t *testing.T) {
@@ -152,8 +153,8 @@ func TestDamagedTemplate(t *testing.T) {
 	}
 }
 
-// Two tenants have different templates, containers of one share theirs, and who has no
-// tenant, or wants to be alone, boots.
+// TestTemplateScope: two tenants have different templates, containers of one tenant share
+// theirs, and a container without a tenant, or one that asks for it, boots.
 func TestTemplateScope(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -168,7 +169,7 @@ func TestTemplateScope(t *testing.T) {
 		what        string
 		settings    string
 		annotations map[string]string
-		templates   int // in all, afterwards
+		templates   int // total number afterwards
 		boots       bool
 	}{
 		{"no tenant", byTenant, nil, 0, true},
@@ -199,8 +200,8 @@ func TestTemplateScope(t *testing.T) {
 	}
 }
 
-// Where a guest's kernel lies is the same in each boot, so that no template gives away
-// what a boot would keep. Were it not so, ADR 24 would have to say who shares it.
+// TestKernelLayout: the addresses of a guest's kernel are the same in each boot, so a template
+// reveals nothing that a boot would hide. If that changes, ADR 24 has to say who shares it.
 func TestKernelLayout(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -240,7 +241,7 @@ func flip(path string, at int64) error {
 	return err
 }
 
-// emptyRAM makes a template whose RAM holds zeros and whose description fits it.
+// emptyRAM makes a template whose RAM is zero and whose description matches it.
 func emptyRAM(dir string) error {
 	ram := filepath.Join(dir, "ram")
 	info, err := os.Stat(ram)
@@ -275,7 +276,7 @@ func emptyRAM(dir string) error {
 	return os.WriteFile(path, text, 0o600)
 }
 
-// Containers with different limits start from one template, and nproc is right
+// TestCPUsOfLimit: containers with different limits start from one template, and nproc is right
 // from the first instruction.
 func TestCPUsOfLimit(t *testing.T) {
 	t.Parallel()
@@ -298,7 +299,7 @@ func TestCPUsOfLimit(t *testing.T) {
 	}
 }
 
-// husk --timings accounts for every phase of a start.
+// TestTimings: husk --timings prints every phase of a start.
 func TestTimings(t *testing.T) {
 	needVM(t)
 	t.Parallel()

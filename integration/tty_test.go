@@ -35,9 +35,9 @@ func (e *env) consoleSocket() *consoleSocket {
 	return &consoleSocket{e.t, path, l}
 }
 
-// receive accepts one connection and returns the pty master sent on it: one
-// message, at least one byte, exactly one descriptor, then the end. The shim
-// accepts only after create has returned, and so does this.
+// receive accepts one connection and returns the pty master that comes on it: one message of at
+// least one byte with exactly one descriptor, then the end. As the shim, it accepts only after
+// create has returned.
 func (s *consoleSocket) receive() *os.File {
 	s.t.Helper()
 	if err := s.l.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
@@ -116,8 +116,8 @@ func TestConsoleSocket(t *testing.T) {
 		s.Process.ConsoleSize = &specs.Box{Height: 31, Width: 97}
 		s.Process.Env = append(s.Process.Env, "PS1=prompt# ", "TERM=xterm")
 	})
-	// As the shim does: stdin /dev/null, stdout and stderr a pipe it reads to its
-	// end before it goes on. A helper that inherits it hangs `docker run -t`.
+	// As with the shim, stdin is /dev/null, and stdout and stderr are a pipe that is read to
+	// its end first. A helper process that inherits the pipe would hang `docker run -t`.
 	id, pidFile := e.id(), e.path("pid")
 	e.do("create", "--bundle", bundle, "--console-socket", socket.path, "--pid-file", pidFile, id).is(0)
 	exit := reap(readPID(t, pidFile))
@@ -126,7 +126,7 @@ func TestConsoleSocket(t *testing.T) {
 
 	m.out.expect(t, "prompt# ")
 	terminalBehaves(t, m, e, id)
-	m.typeIn("exit 6\nexit 6\n") // the first may answer that a job was stopped
+	m.typeIn("exit 6\nexit 6\n") // the first may be answered by a message about a stopped job
 	if code := e.exitOf(exit); code != 6 {
 		t.Errorf("exit code %d, want 6", code)
 	}
@@ -136,7 +136,7 @@ func TestConsoleSocket(t *testing.T) {
 	e.ok("delete", id)
 }
 
-// terminalBehaves is what people notice first when a terminal is not one.
+// terminalBehaves tests what people notice first if a terminal is not a real one.
 func terminalBehaves(t *testing.T, m *terminal, e *env, id string) {
 	t.Helper()
 	m.typeIn("stty size; tty\n")
@@ -146,7 +146,7 @@ func terminalBehaves(t *testing.T, m *terminal, e *env, id string) {
 	m.typeIn("test -t 0 && test -t 1 && test -t 2 && echo three ttys\n")
 	m.out.expect(t, "\r\nthree ttys\r\n")
 
-	// A resize is seen as SIGWINCH by a program that is already running.
+	// A running program gets SIGWINCH at a resize.
 	m.typeIn("sh -c 'trap \"echo winch; stty size; exit\" WINCH; echo trapped; while :; do sleep 0.1; done'\n")
 	m.out.expect(t, "\r\ntrapped\r\n")
 	m.resize(40, 120)
@@ -169,7 +169,7 @@ func terminalBehaves(t *testing.T, m *terminal, e *env, id string) {
 	m.out.expect(t, "\r\njobs done\r\n")
 }
 
-// waitForExec waits until a command line shows up inside the container.
+// waitForExec waits until a command line appears inside the container.
 func waitForExec(t *testing.T, e *env, id, command string) {
 	t.Helper()
 	eventually(t, command+" runs", testTimeout/2, func() bool {
@@ -178,7 +178,8 @@ func waitForExec(t *testing.T, e *env, id, command string) {
 	})
 }
 
-// The terminal makes \n into \r\n exactly once, whatever conmon does to the master.
+// TestTerminalOutputIsNotTranslatedTwice: the terminal turns \n into \r\n exactly once,
+// whatever conmon does to the master.
 func TestTerminalOutputIsNotTranslatedTwice(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -237,7 +238,7 @@ func TestExecConsoleSocket(t *testing.T) {
 	c.stop()
 }
 
-// onTerminal starts the runtime as from a person's terminal.
+// onTerminal starts the runtime as a person does on a terminal.
 func (e *env) onTerminal(rows, columns uint16, args ...string) (*process, *terminal, *os.File) {
 	e.t.Helper()
 	master, slave, err := pty.Open()
@@ -321,7 +322,7 @@ func TestExecOnTerminal(t *testing.T) {
 	c.stop()
 }
 
-// The pidfd of --pidfd-socket is of the process whose pid is in the pid file.
+// TestPidfdSocket: the pidfd of --pidfd-socket is that of the process in the pid file.
 func TestPidfdSocket(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -356,10 +357,10 @@ func TestPidfdSocket(t *testing.T) {
 	e.exitOf(exit)
 }
 
-// A process has a terminal, and its output is read by a program: lines end as
-// programs know it. runc 1.1 may set the terminal up after the process has begun to
-// write, and may lose what it writes just before its end, so it does neither here: it
-// waits for Enter before and after.
+// TestOutputOfTerminalToPipe: a process has a terminal and a program reads its output, so lines
+// must end as programs expect. runc 1.1 may set the terminal up after the process has begun to
+// write, and may lose what it writes just before its end. So the process waits for Enter before
+// and after writing.
 func TestOutputOfTerminalToPipe(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -372,7 +373,7 @@ func TestOutputOfTerminalToPipe(t *testing.T) {
 		{"exec", "\nthree\n", []string{"exec", "--tty", c.id, "sh", "-c", "read x; echo three; read x"}},
 	} {
 		started, master, slave := e.pipedTerminal(p.args...)
-		// The last the runtime does before it passes on what is typed.
+		// This is the last thing that the runtime does before it passes input on.
 		eventually(t, p.name+" has made the terminal raw", testTimeout/2, func() bool {
 			return termiosOf(t, slave).Lflag&unix.ICANON == 0
 		})
@@ -392,7 +393,8 @@ func TestOutputOfTerminalToPipe(t *testing.T) {
 	c.stop()
 }
 
-// What a process writes to its terminal and then ends at once is not lost.
+// TestLastOutputOfTerminal: output that a process writes to its terminal just before it ends is
+// not lost.
 func TestLastOutputOfTerminal(t *testing.T) {
 	needVM(t) // see TestOutputOfTerminalToPipe
 	t.Parallel()
@@ -409,8 +411,7 @@ func TestLastOutputOfTerminal(t *testing.T) {
 	c.stop()
 }
 
-// pipedTerminal starts the runtime with a terminal as its stdin and a pipe as its
-// stdout.
+// pipedTerminal starts the runtime with a terminal as stdin and a pipe as stdout.
 func (e *env) pipedTerminal(args ...string) (p *process, master, slave *os.File) {
 	e.t.Helper()
 	master, slave, err := pty.Open()
@@ -421,7 +422,8 @@ func (e *env) pipedTerminal(args ...string) (p *process, master, slave *os.File)
 	return e.start(call{stdin: slave, attr: &unix.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}}, args...), master, slave
 }
 
-// A console socket that nobody serves fails create; nothing is left.
+// TestConsoleSocketRefused: if nobody accepts on the console socket, create fails and leaves
+// nothing.
 func TestConsoleSocketRefused(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

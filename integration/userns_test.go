@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Of the tests' user namespaces: what root is outside.
+// Ids outside of the tests' user namespaces: those of their root.
 const (
 	outerUID = 100000
 	outerGID = 200000
@@ -33,8 +33,8 @@ func withUserNS(path string) specOption {
 	}
 }
 
-// mappedBundle is a bundle whose rootfs is the mapped root's, and can be reached
-// by him.
+// mappedBundle returns a bundle whose rootfs belongs to the mapped root, who may enter its
+// directory.
 func (e *env) mappedBundle(options ...specOption) string {
 	e.t.Helper()
 	bundle := e.bundle(options...)
@@ -51,7 +51,7 @@ func (e *env) mappedBundle(options ...specOption) string {
 	return bundle
 }
 
-// open lets everybody through to a directory of the test.
+// open lets all users enter a directory of the test.
 func (e *env) open(dir string) {
 	e.t.Helper()
 	for ; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
@@ -65,8 +65,7 @@ func (e *env) open(dir string) {
 	}
 }
 
-// TestUserNamespace: the container's ids are mapped, and its files have the mapped
-// ids outside.
+// TestUserNamespace: the container's ids are mapped, and its files have the mapped ids outside.
 func TestUserNamespace(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -79,7 +78,7 @@ func TestUserNamespace(t *testing.T) {
 		cat /shut/file; touch /shut/new 2>/dev/null || echo not mine
 		echo x >/dev/null; hostname
 		touch /made && chown 7:8 /made; cat /tmp/a/b/file; echo end; exec sleep 1000`
-	// With a limit, as the machine that it counts is then not the pid's.
+	// With a limit, because then the counted machine is not in the pid's cgroup at first.
 	bundle := e.mappedBundle(withScript(script), withUserNS(""), withMemory(256),
 		withBind(filepath.Join(shut, "open"), "/shut"), withBind(filepath.Join(shut, "open/file"), "/tmp/a/b/file"))
 	c := e.createStarted(bundle)
@@ -98,7 +97,7 @@ func TestUserNamespace(t *testing.T) {
 			t.Errorf("%s is %d:%d's outside, want %v", name, st.Uid, st.Gid, ids)
 		}
 	}
-	// The pid on the host is in a user namespace with these mappings as well.
+	// The pid on the host is in a user namespace with these mappings too.
 	proc := fmt.Sprintf("/proc/%d/", c.pid)
 	for file, want := range map[string]string{"uid_map": "0 100000 65536", "gid_map": "0 200000 65536"} {
 		if got := strings.Join(strings.Fields(readFile(t, proc+file)), " "); got != want {
@@ -119,8 +118,8 @@ func TestUserNamespace(t *testing.T) {
 	c.stop()
 }
 
-// TestUserNamespaceEnds: whatever ends the pid, or the process behind it, ends both,
-// with an exit code that tells.
+// TestUserNamespaceEnds: whatever ends the pid, or the process behind it, ends both, with a
+// meaningful exit code.
 func TestUserNamespaceEnds(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -143,7 +142,7 @@ func TestUserNamespaceEnds(t *testing.T) {
 	c.e.ok("delete", c.id)
 
 	c = e.create(e.mappedBundle(withArgs("sleep", "1000"), withUserNS("")))
-	c.stop() // as created
+	c.stop() // in the created state
 
 	c = e.createStarted(e.mappedBundle(withArgs("sleep", "1000"), withUserNS("")))
 	if runtimeName == "husk" {
@@ -165,10 +164,10 @@ func TestUserNamespaceEnds(t *testing.T) {
 	c.stop()
 }
 
-// TestUserNamespaceJoined: the mappings of another container's user namespace, and
-// its namespace on the host, by its pid and by a file.
+// TestUserNamespaceJoined: a container uses the mappings and the namespace of another
+// container's user namespace, by its pid and by a file.
 func TestUserNamespaceJoined(t *testing.T) {
-	needVM(t) // runc 1.1 does not read the mappings of what it joins
+	needVM(t) // runc 1.1 does not read the mappings of a joined namespace
 	t.Parallel()
 	e := newEnv(t)
 	first := e.createStarted(e.mappedBundle(withArgs("sleep", "1000"), withUserNS("")))
@@ -201,7 +200,7 @@ func TestUserNamespaceJoined(t *testing.T) {
 	}
 }
 
-// TestTimeOffsets: the clocks of the container are ahead, for exec as well.
+// TestTimeOffsets: the container's clocks are ahead, for exec'd processes too.
 func TestTimeOffsets(t *testing.T) {
 	needVM(t) // older runc has no time namespaces
 	t.Parallel()
@@ -232,8 +231,8 @@ func TestTimeOffsets(t *testing.T) {
 	}
 }
 
-// TestIDMappedMount: the files of a bind have other ids than on the disk, alone and
-// together with a user namespace.
+// TestIDMappedMount: the files of a bind have other ids than on the disk, alone and together
+// with a user namespace.
 func TestIDMappedMount(t *testing.T) {
 	needVM(t) // older runc has no id-mapped mounts
 	t.Parallel()
@@ -275,8 +274,8 @@ func TestIDMappedMount(t *testing.T) {
 	e.do("run", "--bundle", e.mappedBundle(withScript("true"), withMount(mount), withUserNS("")), e.id()).is(1)
 }
 
-// TestNetDevice: an interface of the runtime's network namespace becomes the
-// container's, under another name, with what it had.
+// TestNetDevice: an interface of the runtime's network namespace becomes the container's under
+// another name, with its addresses.
 func TestNetDevice(t *testing.T) {
 	needVM(t) // older runc knows nothing of them
 	t.Parallel()

@@ -49,14 +49,15 @@ func TestList(t *testing.T) {
 	c.stop()
 }
 
-// A root directory is shared with other runtimes: what is not ours is left alone.
+// TestListIgnoresStrangers: the root directory is shared with other runtimes, whose directories
+// are left alone.
 func TestListIgnoresStrangers(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	if err := os.MkdirAll(filepath.Join(e.root, "stranger"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if runtimeName != "runc" { // runc lists every directory, with an error for each stranger
+	if runtimeName != "runc" { // runc lists every directory, with an error for foreign ones
 		if out := e.ok("list", "-q"); out != "" {
 			t.Errorf("list -q: %q", out)
 		}
@@ -83,7 +84,7 @@ func TestPs(t *testing.T) {
 	if !slices.Contains(pids, c.pid) || !slices.Contains(pids, execPID) {
 		t.Errorf("ps: %v, want %d and the exec's %d in it", pids, c.pid, execPID)
 	}
-	// As `docker top` shows it: the host's ps lines for these pids.
+	// As `docker top` shows it: the lines of the host's ps for these pids.
 	table := e.ok("ps", c.id)
 	for _, w := range []string{"PID", "sleep 1000", "sleep 1001"} {
 		if !strings.Contains(table, w) {
@@ -115,7 +116,7 @@ func TestSpec(t *testing.T) {
 	if spec.Process == nil || spec.Root == nil || spec.Linux == nil || !spec.Process.Terminal || !slices.Equal(spec.Process.Args, []string{"sh"}) {
 		t.Errorf("spec: %+v", spec)
 	}
-	// What spec writes must run.
+	// The config that spec writes must run.
 	spec.Process.Terminal = false
 	spec.Process.Args = []string{"echo", "from spec"}
 	writeSpec(t, bundle, &spec)
@@ -209,8 +210,9 @@ func TestPauseStopsProcesses(t *testing.T) {
 		err := c.stdout.until(leakGrace/4, func(text string, _ bool) bool { return len(text) > before })
 		return err != nil
 	})
-	// A process added meanwhile is frozen with them. Whether it would have ended by
-	// itself cannot be known; that it does not, while they stand still, is what counts.
+	// A process that is added to a paused container is frozen too. Nobody can know whether it
+	// would have ended by itself, so the test checks that it does not end while the container
+	// is paused.
 	late := e.start(call{}, "exec", "--ignore-paused", c.id, "echo", "late")
 	if err := late.stdout.waitEOF(leakGrace / 4); err == nil {
 		t.Errorf("exec --ignore-paused ended in a paused container: %q, %q", late.stdout, late.stderr)
@@ -223,7 +225,7 @@ func TestPauseStopsProcesses(t *testing.T) {
 	if got := c.status(); got != "running" {
 		t.Errorf("state after resume: %s", got)
 	}
-	// A paused container can be deleted by force, which may be said behind its id.
+	// delete --force deletes a paused container. The flag may come after the id.
 	e.ok("pause", c.id)
 	e.ok("delete", c.id, "--force")
 	c.exits(137)
@@ -231,7 +233,7 @@ func TestPauseStopsProcesses(t *testing.T) {
 
 var cgroupMemoryFiles = regexp.MustCompile(`\d+`)
 
-// memoryLimit reads the limit as the container sees it, on either version.
+// memoryLimit reads the limit as the container sees it, with either version of cgroups.
 const memoryLimit = `cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes`
 
 func TestUpdate(t *testing.T) {
@@ -250,7 +252,7 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("limit after update --memory: %s", got)
 	}
 
-	// containerd: --resources - with JSON on stdin; 2.x: --resources=-.
+	// containerd sends --resources - with JSON on stdin, containerd 2 --resources=-.
 	for i, args := range [][]string{{"update", "--resources", "-", c.id}, {"update", "--resources=-", c.id}} {
 		want := strconv.Itoa((40 + i) << 20)
 		p := e.start(call{pipe: true}, args...)
@@ -280,7 +282,7 @@ func TestUpdate(t *testing.T) {
 	c.stop()
 }
 
-// A limit below what is in use is refused, and changes nothing.
+// TestUpdateBelowUsage: a limit below what is in use is refused and changes nothing.
 func TestUpdateBelowUsage(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -298,7 +300,7 @@ func TestUpdateBelowUsage(t *testing.T) {
 	c.stop()
 }
 
-// The directory of the state may be given from where the caller is.
+// TestRelativeRoot: --root may be relative to the caller's directory.
 func TestRelativeRoot(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)

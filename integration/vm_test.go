@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// otherSettings writes a settings file: the suite's own with lines replaced.
+// otherSettings writes the suite's settings with lines replaced, and returns the file.
 func (e *env) otherSettings(values map[string]string) string {
 	e.t.Helper()
 	var b strings.Builder
@@ -62,7 +62,7 @@ func TestGuestHasItsOwnKernel(t *testing.T) {
 	}
 }
 
-// The state says which acceleration is in use; it is never a silent fall-back.
+// TestAccelInState: the state says which acceleration is used. There is no silent fall-back.
 func TestAccelInState(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -82,7 +82,8 @@ func TestAccelInState(t *testing.T) {
 	c.stop()
 }
 
-// More vCPUs than the host has CPUs would wait for each other, while booting most of all.
+// TestMoreVCPUsThanTheHost: more vCPUs than the host has CPUs would wait for each other, most
+// of all while booting.
 func TestMoreVCPUsThanTheHost(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -135,19 +136,19 @@ func TestCheck(t *testing.T) {
 	if out := e.ok("check", "--json"); !json.Valid([]byte(out)) {
 		t.Errorf("check --json: %q", out)
 	}
-	// A container on trial says what kernel it sees. Whether that is the guest's, which may
-	// be of the same release as the host's, TestGuestHasItsOwnKernel tells.
+	// A container on trial prints the release of its kernel. TestGuestHasItsOwnKernel tests
+	// that it is the guest's, because host and guest may have the same release.
 	if trial := e.ok("check", "--run"); !strings.Contains(trial, "a container ran on Linux") {
 		t.Errorf("check --run:\n%s", trial)
 	}
-	// Without a kernel there is something to do, and it says what.
+	// Without a kernel check says what to do.
 	r := e.with(e.otherSettings(map[string]string{"kernel": `"/no/such/kernel"`}), "check")
 	if r.code == 0 || !strings.Contains(r.stdout+r.stderr, "/no/such/kernel") {
 		t.Errorf("check with a missing kernel: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 }
 
-// Bad settings are one clear line naming what is wrong.
+// TestBadSettings: bad settings give one clear line that names what is wrong.
 func TestBadSettings(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -182,7 +183,7 @@ func TestBadSettings(t *testing.T) {
 	}
 }
 
-// A guest that panics ends create at once, with the tail of its console.
+// TestGuestPanic: a guest that panics ends create at once, with the end of its console.
 func TestGuestPanic(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -200,7 +201,7 @@ func TestGuestPanic(t *testing.T) {
 	e.do("state", id).fails(1, missing)
 }
 
-// A guest that never answers is killed at the deadline.
+// TestBootTimeout: a guest that never answers is killed at the deadline.
 func TestBootTimeout(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -217,7 +218,7 @@ func TestBootTimeout(t *testing.T) {
 	e.do("state", id).fails(1, missing)
 }
 
-// Two creates with an empty cache race for it: both succeed.
+// TestCacheRace: two creates at once with an empty cache both succeed.
 func TestCacheRace(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -234,7 +235,7 @@ func TestCacheRace(t *testing.T) {
 	}
 }
 
-// The guest's clock is the host's.
+// TestClock: the guest's clock is the host's.
 func TestClock(t *testing.T) {
 	needVM(t)
 	t.Parallel()
@@ -249,8 +250,8 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// In the KVM test bed: KVM and vhost-vsock are truly in use, by the processor's
-// own word inside the guest and by what the vmm holds open outside.
+// TestKVMIsUsed: in the KVM test bed KVM and vhost-vsock are really used, by what the processor
+// tells inside the guest and by what the vmm has open outside.
 func TestKVMIsUsed(t *testing.T) {
 	if os.Getenv("HUSK_EXPECT_ACCEL") != "kvm" {
 		t.Skip("for the KVM test bed (make test-kvm); elsewhere the guest is emulated")
@@ -274,7 +275,7 @@ func TestKVMIsUsed(t *testing.T) {
 	}
 	for _, fd := range fds {
 		target, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", vmms[0], fd.Name()))
-		held[filepath.Base(target)] = true // in a mount namespace of its own: no whole paths
+		held[filepath.Base(target)] = true // the vmm has its own mount namespace, so paths are incomplete
 	}
 	for _, want := range []string{"anon_inode:kvm-vm", "vhost-vsock"} {
 		if !held[want] {
@@ -294,7 +295,7 @@ func TestKVMIsUsed(t *testing.T) {
 	c.stop()
 }
 
-// Emulated or not, the guest's processor and the state say the same.
+// TestAccelIsWhatTheGuestSees: the guest's processor and the state agree, emulated or not.
 func TestAccelIsWhatTheGuestSees(t *testing.T) {
 	needVM(t)
 	t.Parallel()

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMadVMMOfUserNamespace: the vmm of a container with a user namespace is nobody's
-// user. Taken over, it gets nowhere with what is not the container's.
+// TestMadVMMOfUserNamespace: the vmm of a container with a user namespace is a user without
+// rights. If it is taken over, it reaches nothing but what belongs to the container.
 func TestMadVMMOfUserNamespace(t *testing.T) {
 	needVM(t)
 	t.Parallel()

@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needVsock skips a test of a VM's vsock where husk does not give it one.
+// needVsock skips a test of a VM's vsock where husk does not use one.
 func needVsock(t *testing.T) {
 	t.Helper()
 	needVM(t)
@@ -32,14 +32,14 @@ func needVsock(t *testing.T) {
 	}
 }
 
-// Every process of the host can dial a guest's vsock, and read its cid. None but
-// the supervisor gets a word from the agent: not at the one moment at which the
-// agent's port is open, and not later, whatever it says.
+// TestVsockTakesNoOrders: every process of the host can dial a guest's vsock and read its cid.
+// Only the supervisor gets a byte from the agent: no other process does at the moment when the
+// agent's port is open, or later, whatever it sends.
 func TestVsockTakesNoOrders(t *testing.T) {
 	needVsock(t)
 	e := newEnv(t)
 	bundle := e.bundle(withArgs("sleep", "1000"))
-	e.ok("run", "--bundle", e.bundle(), e.id()) // makes the template if need be
+	e.ok("run", "--bundle", e.bundle(), e.id()) // it makes the template if there is none
 
 	nobody, root := e.nobodyKnocks(), e.plainContainerKnocks()
 	c := e.createStarted(bundle)
@@ -51,7 +51,7 @@ func TestVsockTakesNoOrders(t *testing.T) {
 
 	vmm := e.vmm()
 	cid := match(t, describe(vmm), `guest-cid=(\d+)`)
-	// This container's own secret: it has been used.
+	// This container's own secret, which has been used.
 	secret := "KNOCK_SECRET=" + hex.EncodeToString(findSecret(t, vmm, cid))
 	refused := func(who, out string) {
 		t.Helper()
@@ -73,20 +73,20 @@ func TestVsockTakesNoOrders(t *testing.T) {
 		t.Errorf("uid 65534 may bind a reserved port:\n%s", out)
 	}
 	refused("a plain container", e.plainContainer(secret, "knock", cid))
-	// The loopback of vsock, the guest itself, and the host under its own name.
+	// By the loopback of vsock, by the guest's own cid, and by the host's.
 	refused("a process in the container", e.ok("exec", "--env", secret, c.id, "testprog", "knock", "1", cid, "2"))
 	c.stop()
 }
 
-// What the host tells the agent is not in the template: a template's agent has
-// been told nothing.
+// TestTemplateHoldsNoSecret: a template does not contain what the host tells agents, because
+// its agent was told nothing.
 func TestTemplateHoldsNoSecret(t *testing.T) {
 	needVsock(t)
 	e := newEnv(t)
 	c := e.createStarted(e.bundle(withArgs("sleep", "1000")))
 	vmm := e.vmm()
 	line := describe(vmm)
-	// That it is found here shows that the search works.
+	// That the secret is found here shows that the search works.
 	secret := findSecret(t, vmm, match(t, line, `guest-cid=(\d+)`))
 	ram, err := os.Open(match(t, line, `mem-path=([^, ]+)`))
 	if err != nil {
@@ -134,7 +134,7 @@ func match(t *testing.T, text, pattern string) string {
 	return m[1]
 }
 
-// nobody is testprog as a user without any rights.
+// nobody returns a command that runs testprog as a user without rights.
 func (e *env) nobody(args ...string) *exec.Cmd {
 	e.t.Helper()
 	prog := e.path("testprog")
@@ -150,7 +150,7 @@ func (e *env) nobody(args ...string) *exec.Cmd {
 	return cmd
 }
 
-// knocker is a stranger who knocks at the port of every agent until end.
+// knocker is a stranger who knocks at the port of every agent until end is called.
 type knocker struct {
 	e     *env
 	cmd   *exec.Cmd
@@ -178,7 +178,7 @@ func (e *env) knocks(cmd *exec.Cmd) *knocker {
 func (e *env) nobodyKnocks() *knocker         { return e.knocks(e.nobody("knock")) }
 func (e *env) plainContainerKnocks() *knocker { return e.knocks(e.plain("", "knock")) }
 
-// end checks that who knocked has knocked and got nothing.
+// end checks that the stranger has knocked and got nothing.
 func (k *knocker) end(who string) {
 	k.e.t.Helper()
 	k.stdin.Close()
@@ -198,8 +198,8 @@ func (k *knocker) end(who string) {
 	}
 }
 
-// plain is testprog as root in a container of runc's, with the capabilities that
-// engines give by default, which sees the host's processes.
+// plain returns a command that runs testprog as root in a container of runc's, with the default
+// capabilities of engines, in which the host's processes are visible.
 func (e *env) plain(env string, args ...string) *exec.Cmd {
 	e.t.Helper()
 	bundle := e.bundle(withArgs(append([]string{"testprog"}, args...)...), withoutNamespace(specs.PIDNamespace), func(s *specs.Spec) {
@@ -219,7 +219,7 @@ func (e *env) plainContainer(env string, args ...string) string {
 	return string(out)
 }
 
-// greeting is the line that a husk begins with: it knows its agent by the build.
+// greeting is the line that husk sends first; its agent is recognized by the build.
 var greeting = regexp.MustCompile(`husk/[0-9]+ [0-9a-f]{16}\n`)
 
 func greetingIn(b []byte) int {
@@ -229,8 +229,8 @@ func greetingIn(b []byte) int {
 	return -1
 }
 
-// findSecret finds what the supervisor has told the agent in the memory of the
-// VM: it follows the greeting and the cid.
+// findSecret finds the secret of the agent in the VM's memory: it follows the greeting and the
+// cid.
 func findSecret(t *testing.T, vmm int, cid string) []byte {
 	t.Helper()
 	n, err := strconv.ParseUint(cid, 10, 32)
@@ -266,8 +266,8 @@ func findSecret(t *testing.T, vmm int, cid string) []byte {
 	return nil
 }
 
-// search returns where find first finds something in r, which is at most overlap
-// long, -1 if nowhere.
+// search returns the offset of what find finds first in r, which is at most overlap bytes long;
+// -1 if it finds nothing.
 func search(t *testing.T, r *io.SectionReader, find func([]byte) int) int64 {
 	t.Helper()
 	const step, overlap = 1 << 20, 256
@@ -286,14 +286,13 @@ func search(t *testing.T, r *io.SectionReader, find func([]byte) int) int64 {
 	}
 }
 
-// TestSocketsOfAContainer: a running container of husk's listens on two sockets of
-// the host's, which root alone can reach, and on nothing else: no port, no abstract
-// name, no vsock port.
+// TestSocketsOfAContainer: a running container listens only on two sockets of the host, which
+// only root can reach, and on no port, abstract name or vsock port.
 func TestSocketsOfAContainer(t *testing.T) {
 	needVM(t)
 	t.Parallel()
 	e := newEnv(t)
-	// An engine's umask may be anything.
+	// An engine's umask may have any value.
 	c := e.createWith(call{via: []string{"sh", "-c", `umask 0; exec "$@"`, "sh"}}, e.bundle(withArgs("sleep", "1000")))
 	e.ok("start", c.id)
 	p := e.start(call{}, "exec", c.id, "sh", "-c", "echo up; sleep 1000")
@@ -327,7 +326,7 @@ func TestSocketsOfAContainer(t *testing.T) {
 	p.code()
 }
 
-// socket is one of a process's, by its addresses.
+// socket is a socket of a process, by its addresses.
 type socket struct {
 	own, peer string
 	listens   bool

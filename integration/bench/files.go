@@ -15,15 +15,15 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// How husk exports files and mounts them: what bare guests do too, so that only
-// husk differs. checkExport holds both to what husk does.
+// How husk exports files and mounts them. Bare guests do the same, so that only husk itself
+// differs. checkExport compares both with what husk does.
 const (
 	husksExport = "security_model=passthrough,multidevs=remap"
 	husksMount  = "trans=virtio,version=9p2000.L,cache=mmap,msize=512000,access=client"
 	husksTag    = "husk"
 )
 
-// text is what a container of the bundle prints.
+// text returns what a container of the bundle prints.
 func (b *bench) text(r *oci, bundle string) (string, error) {
 	var said []byte
 	err := r.output(bundle, b.id(), func(out io.Reader) (err error) {
@@ -33,7 +33,7 @@ func (b *bench) text(r *oci, bundle string) (string, error) {
 	return string(said), err
 }
 
-// rates adds the figures that a piece of testprog's work has printed.
+// rates adds the figures that testprog has printed for one kind of work.
 func (b *bench) rates(place, subject, printed string) error {
 	var rates map[string][]float64
 	if err := json.Unmarshal([]byte(printed), &rates); err != nil {
@@ -47,12 +47,12 @@ func (b *bench) rates(place, subject, printed string) error {
 	return nil
 }
 
-// rootfsFiles and volumeFiles time work on files in either.
+// rootfsFiles and volumeFiles measure work on files in a rootfs and in a volume.
 func (b *bench) rootfsFiles() error { return b.files("/tmp", "rootfs: ") }
 func (b *bench) volumeFiles() error { return b.files("/volume", "volume: ") }
 
-// files times work on files in a container's directory, and in bare QEMU's mount
-// of the same export.
+// files measures work on files in a container's directory, and in bare QEMU's mount of the same
+// export.
 func (b *bench) files(dir, place string) error {
 	vm, err := b.huskVM()
 	if err != nil {
@@ -96,7 +96,7 @@ func (b *bench) files(dir, place string) error {
 	return b.rates(place, floorName, said)
 }
 
-// checkExport fails if husk no longer exports and mounts as the floors do.
+// checkExport fails if husk does not export and mount in the same way as the floors.
 func (b *bench) checkExport(vm *vmArgs) error {
 	fsdev := vm.value("-fsdev")
 	if !strings.HasSuffix(fsdev, husksExport) {
@@ -116,8 +116,8 @@ func (b *bench) checkExport(vm *vmArgs) error {
 			continue
 		}
 		for option := range strings.SplitSeq(husksMount, ",") {
-			// The kernel does not show the version it assumes anyway, and before
-			// Linux 6.4 shows the kind of cache alone.
+			// The kernel does not show the default version, and before Linux 6.4 it shows only
+			// the kind of cache.
 			shown := strings.TrimPrefix(option, "cache=")
 			if !strings.HasPrefix(option, "version=") && !strings.Contains(line, shown) {
 				return fmt.Errorf("husk's rootfs is not mounted with %s, as the floor's: %q", option, line)

@@ -23,14 +23,14 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// floorName is the subject of what bare QEMU takes: below it no runtime that
-// uses QEMU the same way can get.
+// floorName is the subject of what bare QEMU needs. No runtime that uses QEMU in the same way
+// can be faster.
 const floorName = "bare qemu"
 
 // vmArgs is the command line of a VM that husk has started from a template.
 type vmArgs struct{ argv []string }
 
-// huskVM starts a container and reads its VM's command line.
+// huskVM starts a container and returns its VM's command line.
 func (b *bench) huskVM() (*vmArgs, error) {
 	r, id := b.runtimes[0], b.id()
 	if err := r.call("run", "--detach", "--bundle", b.bundle("sleep 1000"), id); err != nil {
@@ -58,7 +58,7 @@ func (b *bench) huskVM() (*vmArgs, error) {
 	return nil, errors.New("husk's VM was not found below its supervisor")
 }
 
-// value is the argument after a flag, "" without the flag.
+// value returns the argument after a flag, "" without the flag.
 func (v *vmArgs) value(flag string) string {
 	if i := slices.Index(v.argv, flag); i >= 0 && i+1 < len(v.argv) {
 		return v.argv[i+1]
@@ -66,7 +66,7 @@ func (v *vmArgs) value(flag string) string {
 	return ""
 }
 
-// property is a key's value in an option such as "tap,id=net0,fd=6".
+// property returns the value of a key in an option such as "tap,id=net0,fd=6".
 func property(option, key string) string {
 	for part := range strings.SplitSeq(option, ",") {
 		if name, value, ok := strings.Cut(part, "="); ok && name == key {
@@ -76,7 +76,7 @@ func property(option, key string) string {
 	return ""
 }
 
-// boot runs the same kernel on the same machine to the end of its init.
+// boot runs the same kernel on the same machine until its init ends.
 func (v *vmArgs) boot(initrd string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
@@ -95,7 +95,7 @@ func (v *vmArgs) boot(initrd string) error {
 	return nil
 }
 
-// writeFloorInitrd writes an initramfs with nothing but testprog as its init.
+// writeFloorInitrd writes an initramfs that contains only testprog, as its init.
 func writeFloorInitrd(path, prog string) error {
 	program, err := os.ReadFile(prog)
 	if err != nil {
@@ -122,8 +122,8 @@ func writeFloorInitrd(path, prog string) error {
 	return errors.Join(err, w.Close(), f.Close())
 }
 
-// restore wakes a clone up with nothing around QEMU but what it needs, says hello
-// to the agent and returns the time from starting QEMU to the agent's answer.
+// restore wakes up a clone with nothing but QEMU, greets its agent, and returns the time from
+// starting QEMU to the agent's answer.
 func (v *vmArgs) restore(dir string) (took time.Duration, err error) {
 	share, err := os.MkdirTemp(dir, "share-")
 	if err != nil {
@@ -170,7 +170,7 @@ func (v *vmArgs) restore(dir string) (took time.Duration, err error) {
 	if err := wake(conns[0], devices); err != nil {
 		return 0, err
 	}
-	// The agent answers a greeting before it judges it.
+	// The agent answers a greeting before it checks it.
 	if _, err := io.WriteString(conns[2], "husk/1 bench\n"); err != nil {
 		return 0, err
 	}
@@ -181,8 +181,8 @@ func (v *vmArgs) restore(dir string) (took time.Duration, err error) {
 	return time.Since(began), err
 }
 
-// cloneArgs is the command line with descriptors of our own: QMP, console and
-// agent channel, in the order in which husk passes them, then a tap for each card.
+// cloneArgs returns the command line with descriptors of this process: QMP, console and agent
+// channel in husk's order, then a tap for each card.
 func (v *vmArgs) cloneArgs(share string) (argv []string, files []*os.File, conns []*net.UnixConn, err error) {
 	argv = slices.Clone(v.argv)
 	for i, arg := range argv {
@@ -212,7 +212,7 @@ func (v *vmArgs) cloneArgs(share string) (argv []string, files []*os.File, conns
 	return argv, files, conns, nil
 }
 
-// openTap makes a tap in a network namespace of its own, which goes with it.
+// openTap makes a tap in a new network namespace, which ends with the tap.
 func openTap() (tap *os.File, err error) {
 	err = onThread(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -224,7 +224,7 @@ func openTap() (tap *os.File, err error) {
 	return tap, err
 }
 
-// openTapHere makes a tap in the thread's network namespace, of husk's kind.
+// openTapHere makes a tap in the thread's network namespace with the same options as husk's.
 func openTapHere() (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -241,7 +241,7 @@ func openTapHere() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "tap"), nil
 }
 
-// wake is the least that QMP needs to resume a clone.
+// wake sends the QMP commands that resume a clone.
 func wake(conn *net.UnixConn, devices string) error {
 	r := bufio.NewReader(conn)
 	await := func(what string) error {

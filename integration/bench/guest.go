@@ -18,23 +18,22 @@ import (
 	"time"
 )
 
-// guestTimeout bounds a bare guest's boot and each command it is given.
+// guestTimeout bounds the boot of a bare guest and each of its commands.
 const guestTimeout = 5 * time.Minute
 
-// bareGuest is a VM on husk's machine, with husk's kernel, its modules and its
-// devices, but with testprog as its init: what husk does can be done there
-// without husk.
+// bareGuest is a VM with husk's machine, kernel, modules and devices, and testprog as its init:
+// what husk does can be done there without husk.
 type bareGuest struct {
 	cmd  *exec.Cmd
-	end  context.CancelFunc // of cmd
+	end  context.CancelFunc // ends cmd
 	said bytes.Buffer
 	port *net.UnixConn
 	in   *bufio.Reader
 	ours []io.Closer
 }
 
-// bareGuest boots one. fsdev is the value of -fsdev without its id and path; tap
-// is the card's other end, a tap to nowhere if nil.
+// bareGuest boots one. fsdev is the value of -fsdev without id and path. tap is the other end
+// of the card; with nil it is a tap that leads nowhere.
 func (b *bench) bareGuest(v *vmArgs, share, fsdev string, tap *os.File) (_ *bareGuest, err error) {
 	initrd := filepath.Join(b.dir, "guest.cpio")
 	if err := writeGuestInitrd(initrd, v.value("-initrd"), b.prog); err != nil {
@@ -72,7 +71,7 @@ func (b *bench) bareGuest(v *vmArgs, share, fsdev string, tap *os.File) (_ *bare
 	g.cmd.ExtraFiles = files
 	g.cmd.Stderr = &g.said
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	// QEMU waits for a reader of its console no longer than the socket's buffer.
+	// If nobody reads the console, QEMU blocks when the socket's buffer is full.
 	go func() { _, _ = io.Copy(io.Discard, conns[1]) }()
 	if err := g.cmd.Start(); err != nil {
 		g.cmd = nil
@@ -82,7 +81,7 @@ func (b *bench) bareGuest(v *vmArgs, share, fsdev string, tap *os.File) (_ *bare
 	return g, g.command(io.Discard, "hello")
 }
 
-// bootArgs makes the command line of a clone one of a boot.
+// bootArgs turns the command line of a clone into one that boots.
 func bootArgs(argv []string, initrd, share, fsdev string) []string {
 	var boot []string
 	for i := 0; i < len(argv); i++ {
@@ -113,8 +112,8 @@ func bootArgs(argv []string, initrd, share, fsdev string) []string {
 	return boot
 }
 
-// writeGuestInitrd writes husk's initramfs with testprog in the agent's place:
-// of two archives the kernel unpacks both, the second over the first.
+// writeGuestInitrd writes husk's initramfs with testprog in place of the agent. The kernel
+// unpacks the second of two archives over the first.
 func writeGuestInitrd(path, husks, prog string) error {
 	over := path + ".init"
 	if err := writeFloorInitrd(over, prog); err != nil {
@@ -132,7 +131,7 @@ func writeGuestInitrd(path, husks, prog string) error {
 	return os.WriteFile(path, all, 0o644)
 }
 
-// command has the guest's testprog run a command and hands its output to out.
+// command makes the guest's testprog run a command, and copies its output to out.
 func (g *bareGuest) command(out io.Writer, words ...string) error {
 	return g.stream(func(r *bufio.Reader) error {
 		line, err := r.ReadBytes('\n')
@@ -145,7 +144,7 @@ func (g *bareGuest) command(out io.Writer, words ...string) error {
 	}, words...)
 }
 
-// stream is command for output that is not lines: read reads all of it and the
+// stream is command for output that does not consist of lines: read reads all of it and the
 // newline after it.
 func (g *bareGuest) stream(read func(*bufio.Reader) error, words ...string) error {
 	doc, err := json.Marshal(words)
@@ -172,7 +171,7 @@ func (g *bareGuest) stream(read func(*bufio.Reader) error, words ...string) erro
 	return nil
 }
 
-// text is what a command prints.
+// text returns what a command prints.
 func (g *bareGuest) text(words ...string) (string, error) {
 	var out bytes.Buffer
 	err := g.command(&out, words...)

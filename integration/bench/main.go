@@ -1,9 +1,8 @@
-// Command bench measures husk beside runc, what other runtimes there are, and
-// bare QEMU, all in one run on one machine, sample by sample in turn, so that
-// whatever else the machine does hits all of them alike. Its figures are ratios
-// first: the milliseconds of one machine mean little on another.
+// Command bench measures husk, runc, other runtimes if they are installed, and bare QEMU, in
+// one run on one machine. It takes samples in turn, so that other load hits all of them alike.
+// The figures are foremost ratios, because milliseconds of one machine mean little on another.
 //
-// What is timed is also checked: a wrong exit code or output ends the section.
+// Results are checked: a wrong exit code or output ends the section.
 package main
 
 import (
@@ -24,15 +23,15 @@ type bench struct {
 	husk    string // path of the binary
 	config  string // husk's settings file
 	prog    string // path of testprog
-	dir     string // scratch, removed at the end
+	dir     string // scratch directory, removed at the end
 	samples int
-	mib     int // of stdout
+	mib     int // size of the output in the section stdout, in MiB
 
 	runtimes []*oci // husk first, then runc
 	results  results
 }
 
-// sections in the order they are run.
+// The sections in the order in which they run.
 var sections = []struct {
 	name string
 	run  func(*bench) error
@@ -52,7 +51,7 @@ var sections = []struct {
 }
 
 func init() {
-	// QEMU is to end with the thread that has started it: keep that one.
+	// QEMU ends with the thread that has started it, so the main goroutine keeps its thread.
 	runtime.LockOSThread()
 }
 
@@ -91,7 +90,7 @@ func (b *bench) main(only, out string) (err error) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%5.0f s  %s\n", time.Since(began).Seconds(), s.name)
-		// What the others say is worth as much without it.
+		// One section's failure does not make the others' figures worthless.
 		if err := s.run(b); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", s.name, err)
 			failed = append(failed, s.name)
@@ -110,7 +109,7 @@ func (b *bench) main(only, out string) (err error) {
 	return nil
 }
 
-// write leaves the figures in a file.
+// write writes the figures to a file.
 func (b *bench) write(out string) error {
 	doc, err := json.MarshalIndent(map[string]any{"machine": machine(), "figures": b.results.rows, "notes": b.results.notes}, "", "  ")
 	if err != nil {
@@ -119,7 +118,7 @@ func (b *bench) write(out string) error {
 	return os.WriteFile(out, append(doc, '\n'), 0o644)
 }
 
-// setUp finds the runtimes and makes a bundle for each command that is timed.
+// setUp finds the runtimes, and makes a bundle for each command that is measured.
 func (b *bench) setUp() error {
 	var err error
 	for _, path := range []*string{&b.husk, &b.config, &b.prog} {
@@ -152,7 +151,7 @@ func (b *bench) setUp() error {
 			return err
 		}
 	}
-	// A runtime that does not work here at all is left out, and said to be.
+	// A runtime that does not work on this machine is left out, with a message.
 	working := b.runtimes[:0]
 	for _, r := range b.runtimes {
 		if err := r.run(b.bundle("true"), b.id()); err != nil {
@@ -168,7 +167,7 @@ func (b *bench) setUp() error {
 	return nil
 }
 
-// machine names where the figures are from.
+// machine describes the machine on which the figures were taken.
 func machine() string {
 	model := "unknown CPU"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

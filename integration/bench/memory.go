@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// parallel starts many containers at the same moment and checks that each did
-// its own work.
+// parallel starts many containers at once and checks each one's result.
 func (b *bench) parallel() error {
 	const containers = 50
 	rootfs := filepath.Join(b.dir, "rootfs")
@@ -51,8 +50,8 @@ func each(n int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// memory measures what idle containers add to the host: the proportional set
-// size of every process of theirs. At the end each of them must still answer.
+// memory measures what idle containers use on the host: the proportional set size of all their
+// processes. At the end each container must still answer.
 func (b *bench) memory() error {
 	for _, r := range b.runtimes {
 		var ids []string
@@ -82,7 +81,7 @@ func (b *bench) memory() error {
 	return nil
 }
 
-// memory is what all processes of the containers take, in MiB.
+// memory returns what all processes of the containers use, in MiB.
 func (r *oci) memory(ids []string) (float64, error) {
 	total := 0.0
 	for _, id := range ids {
@@ -101,8 +100,8 @@ func (r *oci) memory(ids []string) (float64, error) {
 	return total, nil
 }
 
-// many has more idle VMs than anybody would expect of the machine, and asks each
-// whether it still answers.
+// many starts more idle VMs than anybody would expect of the machine, and checks that each
+// still answers.
 func (b *bench) many() error {
 	const (
 		containers = 200
@@ -152,7 +151,7 @@ func (b *bench) many() error {
 
 var availableLine = regexp.MustCompile(`(?m)^MemAvailable:\s+(\d+) kB`)
 
-// availableMiB is what the host could give to new processes.
+// availableMiB returns the memory that the host could give to new processes.
 func availableMiB() (float64, error) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -168,7 +167,7 @@ func availableMiB() (float64, error) {
 
 var pssLine = regexp.MustCompile(`(?m)^Pss:\s+(\d+) kB`)
 
-// pss is a process's proportional set size in KiB.
+// pss returns the proportional set size of a process in KiB.
 func pss(pid int) (float64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 	if err != nil {

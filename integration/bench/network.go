@@ -28,8 +28,8 @@ const (
 	peerAddress   = "10.111.0.1:5001"
 )
 
-// network times TCP between a container and the host's end of its veth, and
-// between a bare guest and the host's end of its tap.
+// network measures TCP between a container and the host's end of its veth, and between a bare
+// guest and the host's end of its tap.
 func (b *bench) network() error {
 	for _, r := range b.runtimes {
 		said, err := b.throughVeth(r)
@@ -129,7 +129,7 @@ func (b *bench) netWork() []string {
 	return []string{"testprog", "network", peerAddress, strconv.Itoa(b.samples)}
 }
 
-// withPeer runs f while somebody in ns answers testprog's network.
+// withPeer runs f while a server in ns answers testprog's network command.
 func (b *bench) withPeer(ns netNS, f func() error) error {
 	var l net.Listener
 	err := ns.do(func() (err error) {
@@ -146,7 +146,7 @@ func (b *bench) withPeer(ns netNS, f func() error) error {
 	return errors.Join(err, <-done)
 }
 
-// peer takes one connection, checks what comes and sends it back.
+// peer accepts one connection, checks what comes and sends it back.
 func (b *bench) peer(l net.Listener) error {
 	c, err := l.Accept()
 	if err != nil {
@@ -205,7 +205,7 @@ func (b *bench) newNetNS(name string) (netNS, error) {
 
 func (n netNS) remove() error { return unix.Unmount(string(n), unix.MNT_DETACH) }
 
-// do runs f on a thread in the namespace. Sockets opened there stay there.
+// do runs f on a thread in the namespace. Sockets that f opens stay there.
 func (n netNS) do(f func() error) error {
 	return onThread(func() error {
 		handle, err := netns.GetFromPath(string(n))
@@ -220,7 +220,7 @@ func (n netNS) do(f func() error) error {
 	})
 }
 
-// onThread runs f on a thread of its own, which ends with it.
+// onThread runs f on a new thread, which ends afterwards.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -230,7 +230,7 @@ func onThread(f func() error) error {
 	return <-done
 }
 
-// wire joins two namespaces by a veth pair whose inner end is eth0.
+// wire connects two namespaces by a veth pair. Its inner end is eth0.
 func wire(host, inner netNS) error {
 	err := host.do(func() error {
 		target, err := netns.GetFromPath(string(inner))

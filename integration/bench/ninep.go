@@ -12,9 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ninepSettings are the ways to share files over 9p that bare QEMU is tried
-// with: name, export, mount options. The first is husk's own, and so is the last:
-// what those two differ by is noise.
+// ninepSettings are ways to share files over 9p that are measured with bare QEMU: name, export,
+// mount options. The first and the last are husk's own, and their difference is the noise.
 var ninepSettings = []struct{ name, export, mount string }{
 	{"husk's", husksExport, husksMount},
 	{"msize=8192", husksExport, "trans=virtio,version=9p2000.L,cache=mmap,msize=8192,access=client"},
@@ -28,8 +27,8 @@ var ninepSettings = []struct{ name, export, mount string }{
 	{"husk's, again", husksExport, husksMount},
 }
 
-// ninep compares settings of the file share: how quick each is, and whether host
-// and guest agree about the files.
+// ninep compares settings of the file share: how fast each is, and whether host and guest see
+// the same files.
 func (b *bench) ninep() error {
 	vm, err := b.huskVM()
 	if err != nil {
@@ -45,8 +44,7 @@ func (b *bench) ninep() error {
 }
 
 func (b *bench) trySetting(vm *vmArgs, share, name, export, mount string) (err error) {
-	// Two file systems whose inode numbers are the same, as those of a container
-	// with volumes may be.
+	// Two filesystems with equal inode numbers, as the volumes of a container may have.
 	for _, fs := range []string{"a", "b"} {
 		dir := filepath.Join(share, fs)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -81,7 +79,7 @@ func (b *bench) trySetting(vm *vmArgs, share, name, export, mount string) (err e
 	return b.rates("9p settings: ", subject, said)
 }
 
-// disagreements returns in what host and guest do not see the same files.
+// disagreements returns the ways in which host and guest see different files.
 func disagreements(g *bareGuest, share string) (wrong []string, err error) {
 	host := func(name string) string { return filepath.Join(share, name) }
 	hostWrites := func(name, text string) {

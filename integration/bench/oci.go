@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// callTimeout bounds every call of a runtime: what takes longer hangs.
+// callTimeout bounds each call of a runtime. A longer call hangs.
 const callTimeout = 5 * time.Minute
 
 // oci is one runtime.
@@ -31,7 +31,7 @@ type oci struct {
 
 var lastID atomic.Int64
 
-// id returns an id nobody else uses.
+// id returns an unused id.
 func (b *bench) id() string {
 	return fmt.Sprintf("%s-%d", filepath.Base(b.dir), lastID.Add(1))
 }
@@ -40,8 +40,8 @@ func (b *bench) bundle(command string) string {
 	return filepath.Join(b.dir, "bundle-"+strings.ReplaceAll(command, " ", "-"))
 }
 
-// call runs the runtime with stdout and stderr in files: a pipe would be held
-// open by the container.
+// call runs the runtime with stdout and stderr in files, because the container would keep a
+// pipe open.
 func (r *oci) call(args ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
@@ -61,7 +61,7 @@ func (r *oci) call(args ...string) error {
 
 func (r *oci) run(bundle, id string) error { return r.call("run", "--bundle", bundle, id) }
 
-// output runs a container and hands its stdout to read.
+// output runs a container and calls read with its stdout.
 func (r *oci) output(bundle, id string, read func(io.Reader) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
@@ -99,7 +99,7 @@ func timed(f func() error) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// makeRootfs makes a root file system of busybox and testprog.
+// makeRootfs makes a root filesystem with busybox and testprog.
 func makeRootfs(dir, prog string) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -127,13 +127,13 @@ func makeRootfs(dir, prog string) error {
 	return nil
 }
 
-// makeBundle writes the configuration that every runtime's own spec command
-// would, for a command without a terminal.
+// makeBundle writes the configuration that a runtime's spec command writes, for a command
+// without a terminal.
 func (b *bench) makeBundle(dir, rootfs string, args []string, mounts ...specs.Mount) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	// Two sections may make one of a name, and spec overwrites nothing.
+	// Two sections may make a bundle of the same name, and spec does not overwrite.
 	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -167,7 +167,7 @@ func editSpec(bundle string, edit func(*specs.Spec)) error {
 	return os.WriteFile(path, doc, 0o644)
 }
 
-// pid is the container's process on the host.
+// pid returns the pid of the container's process on the host.
 func (r *oci) pid(id string) (int, error) {
 	out, err := r.ask("state", id)
 	if err != nil {
@@ -180,7 +180,7 @@ func (r *oci) pid(id string) (int, error) {
 	return st.Pid, nil
 }
 
-// descendants returns a process and all below it.
+// descendants returns a process and all processes below it.
 func descendants(pid int) []int {
 	all := []int{pid}
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
@@ -198,8 +198,8 @@ func descendants(pid int) []int {
 	return all
 }
 
-// cleanUp deletes what containers are left and removes the scratch directory,
-// which by then no mount hangs below.
+// cleanUp deletes the containers that are left, and then the scratch directory, in which
+// nothing is mounted by then.
 func (b *bench) cleanUp() {
 	for _, r := range b.runtimes {
 		out, err := r.ask("list", "-q")
@@ -216,5 +216,5 @@ func (b *bench) cleanUp() {
 		return
 	}
 	_ = os.RemoveAll(b.dir)
-	unix.Sync() // the next run should not pay for this one's files
+	unix.Sync() // otherwise the next run would have to write this one's files
 }

@@ -16,18 +16,18 @@ type row struct {
 	Unit    string  `json:"unit"`
 	Samples int     `json:"samples"`
 	P50     float64 `json:"p50"`
-	// P95 is what 95 of 100 samples are no worse than: no longer than a time, no
-	// less than a rate.
+	// P95: 95 of 100 samples are at least as good, that is, not longer for a time and not lower
+	// for a rate.
 	P95 float64 `json:"p95"`
-	// Taken is every sample, in the order in which they were taken.
+	// Taken has all samples in the order in which they were taken.
 	Taken []float64 `json:"taken"`
-	// Floor is what bare QEMU takes for the same, where that was measured.
+	// Floor is the subject with what bare QEMU needs for the same, if it was measured.
 	Floor string `json:"floor,omitempty"`
 }
 
 type results struct {
 	rows  []row
-	notes []string // below the table
+	notes []string // printed below the table
 }
 
 // durations adds a figure in milliseconds.
@@ -52,7 +52,7 @@ func (r *results) values(figure, subject, unit, floor string, values []float64) 
 	})
 }
 
-// percentile of sorted values, by the nearest rank.
+// percentile returns a percentile of sorted values, by the nearest rank.
 func percentile(sorted []float64, p int) float64 {
 	if len(sorted) == 0 {
 		return 0
@@ -69,12 +69,12 @@ func (r *results) find(figure, subject string) *row {
 	return nil
 }
 
-// columns are the subjects that are set side by side.
+// columns are the subjects that are printed side by side.
 var columns = []string{"husk", "runc", "crun", "runsc", floorName}
 
-// print writes Markdown: a line for each figure, with the subjects' "p50 (p95)"
-// side by side and husk's p50 as a ratio to runc's and to the floor's. Subjects
-// that are not runtimes follow in a table of their own.
+// print writes Markdown: a line for each figure, with "p50 (p95)" of each subject and the ratio
+// of husk's p50 to runc's and to the floor's. Subjects that are no runtimes follow in a table
+// of their own.
 func (r *results) print(w io.Writer) {
 	var shown []string
 	for _, c := range columns {
@@ -111,7 +111,7 @@ func (r *results) print(w io.Writer) {
 	}
 }
 
-// printOthers writes what has subjects of its own.
+// printOthers writes the figures that have subjects of their own.
 func (r *results) printOthers(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
 	began := false
@@ -128,7 +128,7 @@ func (r *results) printOthers(w io.Writer) {
 	_ = t.Flush()
 }
 
-// String is what the table shows of a figure; nothing of one that was not taken.
+// String returns a figure as the table shows it; "" if it was not taken.
 func (r *row) String() string {
 	switch {
 	case r == nil:
@@ -140,7 +140,7 @@ func (r *row) String() string {
 	}
 }
 
-// short is a number with about three digits.
+// short formats a number with about three digits.
 func short(v float64) string {
 	if v < 100 {
 		return fmt.Sprintf("%.1f", v)
@@ -159,8 +159,8 @@ func ratio(a, b *row) string {
 	return fmt.Sprintf("%.2g", v)
 }
 
-// grouped is the rows with those of one figure together, in the order in which
-// the figures were first taken.
+// grouped returns the rows ordered by figure, in the order in which the figures were first
+// taken.
 func (r *results) grouped() []row {
 	first := map[string]int{}
 	for i, row := range r.rows {

@@ -13,22 +13,21 @@ import (
 	"time"
 )
 
-// Figures that floors are named after.
+// Figures that the floors refer to.
 const (
 	figureRun     = "run true"
 	figureCold    = "run true, cold"
 	figureRestore = "restore to the agent's answer"
 )
 
-// step is one thing that is timed.
+// step is one thing to measure.
 type step struct {
 	figure, subject string
-	floor           string // the figure whose floor is this one's, if any
+	floor           string // the figure whose floor is this one's; empty: none
 	f               func() (time.Duration, error)
 }
 
-// inTurn takes samples of all steps in turn, so that what else the machine does
-// hits them alike.
+// inTurn takes samples of all steps in turn, so that other load hits them alike.
 func (b *bench) inTurn(steps []step) error {
 	samples := make([][]time.Duration, len(steps))
 	for range b.samples {
@@ -46,13 +45,13 @@ func (b *bench) inTurn(steps []step) error {
 	return nil
 }
 
-// timing makes a step of a function.
+// timing turns a function into a step.
 func timing(f func() error) func() (time.Duration, error) {
 	return func() (time.Duration, error) { return timed(f) }
 }
 
-// warm times containers that start from a template, and bare QEMU that wakes up
-// from the same.
+// warm measures containers that start from a template, and bare QEMU that wakes up from the
+// same template.
 func (b *bench) warm() error {
 	vm, err := b.huskVM()
 	if err != nil {
@@ -71,8 +70,8 @@ func (b *bench) warm() error {
 	return b.inTurn(steps)
 }
 
-// cold times containers whose guest boots, and bare QEMU that boots the same
-// kernel to an init that ends it.
+// cold measures containers whose guest boots, and bare QEMU that boots the same kernel with an
+// init that ends at once.
 func (b *bench) cold() error {
 	husk, err := b.coldHusk()
 	if err != nil {
@@ -92,7 +91,7 @@ func (b *bench) cold() error {
 	})
 }
 
-// create times what engines call a container's creation and its removal.
+// create measures creating and deleting a container, as engines do it.
 func (b *bench) create() error {
 	var steps []step
 	for _, r := range b.runtimes {
@@ -109,7 +108,7 @@ func (b *bench) create() error {
 	return b.inTurn(steps)
 }
 
-// exec times one more process in a container that runs.
+// exec measures one more process in a running container.
 func (b *bench) exec() (err error) {
 	var steps []step
 	for _, r := range b.runtimes {
@@ -118,7 +117,7 @@ func (b *bench) exec() (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, r.call("delete", "--force", id)) }()
-		// The first exec of an emulated guest translates what the others reuse.
+		// The first exec in an emulated guest translates code that the others reuse.
 		if err := r.call("exec", id, "true"); err != nil {
 			return err
 		}
@@ -127,7 +126,7 @@ func (b *bench) exec() (err error) {
 	return b.inTurn(steps)
 }
 
-// coldHusk is husk without templates, its kernel unpacked already.
+// coldHusk returns husk without templates, with its kernel unpacked already.
 func (b *bench) coldHusk() (*oci, error) {
 	settings, err := os.ReadFile(b.config)
 	if err != nil {
@@ -140,8 +139,8 @@ func (b *bench) coldHusk() (*oci, error) {
 	return &oci{name: "husk", argv: []string{b.husk, "--config", path, "--root", filepath.Join(b.dir, "husk")}}, nil
 }
 
-// restoreTime is how long husk's supervisor took from starting the vmm to the
-// agent's answer, of one run, by husk's own account.
+// restoreTime returns the time from starting the vmm to the agent's answer in one run, from
+// husk's own timings.
 func (b *bench) restoreTime() (time.Duration, error) {
 	r := b.runtimes[0]
 	var said bytes.Buffer

@@ -14,14 +14,14 @@ import (
 
 const mib = 1 << 20
 
-// block is what testprog fills its blocks with.
+// block returns a block as testprog writes it.
 func block(seed byte) []byte {
 	b := make([]byte, mib)
 	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b) // never fails
 	return b
 }
 
-// stdout times how quickly a container's output arrives, and that all of it does.
+// stdout measures how fast a container's output arrives, and checks that it is complete.
 func (b *bench) stdout() error {
 	bundle := b.bundle("stdout")
 	words := []string{"testprog", "blocks", strconv.Itoa(b.mib)}
@@ -40,7 +40,7 @@ func (b *bench) stdout() error {
 		}
 		b.results.values(figure, r.name, "MiB/s", figure, rates)
 	}
-	// The floor is one virtio-serial port with nothing above it.
+	// The floor is one virtio-serial port without any protocol.
 	vm, err := b.huskVM()
 	if err != nil {
 		return err
@@ -64,14 +64,14 @@ func (b *bench) stdout() error {
 	return nil
 }
 
-// readBlocks reads what testprog blocks writes and returns the rate of each
-// twentieth of it, in MiB/s.
+// readBlocks reads what testprog blocks writes, and returns the rate of each twentieth of it,
+// in MiB/s.
 func (b *bench) readBlocks(in io.Reader) ([]float64, error) {
 	want, got := block(4), make([]byte, mib)
 	piece := max(b.mib/20, 1)
 	var rates []float64
-	// The start of the container is another figure: the clock starts at its first
-	// byte. A reader that is buffered so already stays the same.
+	// Starting the container is another figure, so the clock starts at its first byte. A reader
+	// that has a buffer of this size already stays the same.
 	buffered := bufio.NewReaderSize(in, mib)
 	if _, err := buffered.Peek(1); err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ type expectation struct {
 
 type expectations map[string]expectation
 
-// virtual marks a reason for which a virtual machine may do less than runc.
+// virtual begins a reason why a virtual machine may do less than runc.
 const virtual = "vm:"
 
 func readExpectations(path string) (expectations, error) {
@@ -43,8 +43,8 @@ func readExpectations(path string) (expectations, error) {
 	return all, lines.Err()
 }
 
-// parseExpectation reads: test, husk's outcome, runc's, and the reason, without
-// which nothing but a clean outcome is accepted, and no difference.
+// parseExpectation parses a line: test, husk's outcome, runc's outcome, and a reason. Without a
+// reason both outcomes must be clean and equal.
 func parseExpectation(line string) (string, expectation, error) {
 	fields := strings.Fields(line)
 	if len(fields) < 3 {
@@ -70,23 +70,24 @@ func parseExpectation(line string) (string, expectation, error) {
 	return fields[0], e, nil
 }
 
-// verdict is what has become of one test.
+// verdict is the result of one test.
 type verdict struct {
 	Test     string  `json:"test"`
 	Runc     outcome `json:"runc"`
 	Husk     outcome `json:"husk"`
 	Expected string  `json:"expected,omitempty"`
-	Verdict  string  `json:"verdict"` // pass, or why not
+	Verdict  string  `json:"verdict"` // "pass", or why it is not
 	Reason   string  `json:"reason,omitempty"`
-	// HeldToRunc: this machine does not give what expected.txt says.
+	// HeldToRunc: on this machine even runc does not give what expected.txt says, so husk was
+	// compared with runc only.
 	HeldToRunc bool `json:"heldToRunc,omitempty"`
 }
 
 const pass = "pass"
 
-// judge holds husk to what is expected of it and to what runc did. Where runc
-// itself falls short of its line, this is another machine than the counts are
-// from (cgroup v2, say), and runc alone is the measure.
+// judge compares husk's outcome with what is expected and with runc's. If runc's own outcome is
+// worse than its line, this is another machine than the list was made on (with cgroup v2, for
+// example), and only runc is the measure.
 func judge(test string, e expectation, known bool, runc, husk outcome) verdict {
 	v := verdict{Test: test, Runc: runc, Husk: husk, Verdict: pass, Reason: e.reason}
 	if known {

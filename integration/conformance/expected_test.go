@@ -17,7 +17,7 @@ func TestExpectedFile(t *testing.T) {
 	}
 }
 
-// The document says of every test that does not pass with husk why.
+// TestDocument: the document gives the reason for every test that does not pass with husk.
 func TestDocument(t *testing.T) {
 	all, err := readExpectations("expected.txt")
 	if err != nil {

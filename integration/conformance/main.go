@@ -1,10 +1,9 @@
 // Command conformance runs the OCI validation suite, the validation tests of
-// github.com/opencontainers/runtime-tools, against husk and against runc on the
-// same machine, and fails where husk does less than expected.txt says, or less
-// than runc did a moment before.
+// github.com/opencontainers/runtime-tools, with husk and with runc on the same machine. It
+// fails if husk's result is worse than expected.txt says or worse than runc's.
 //
-// The suite is fetched for the run and is no part of husk: neither its code nor
-// its dependencies are in husk's go.mod.
+// The suite is fetched for the run and is no part of husk: husk's go.mod has neither its code
+// nor its dependencies.
 package main
 
 import (
@@ -23,7 +22,8 @@ import (
 	"github.com/huskvm/husk/integration/conformance/options"
 )
 
-// tries of a test that falls short: several of them sleep and hope.
+// tries is how often a test that fails is run. Several of the tests sleep for a time that may
+// be too short.
 const tries = 3
 
 type commandOptions struct {
@@ -33,7 +33,8 @@ type commandOptions struct {
 }
 
 func init() {
-	// The tests are to end with the thread that has started them: keep that one.
+	// The tests end with the thread that has started them, so the main goroutine keeps its
+	// thread.
 	runtime.LockOSThread()
 }
 
@@ -65,7 +66,7 @@ func (o *commandOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Users that a test maps to others have to reach their root file system.
+	// Tests with user namespaces need access to their root filesystem for other users.
 	if err := os.Chmod(scratch, 0o755); err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func (o *commandOptions) run(ctx context.Context) error {
 	return r.finish(o.Markdown, o.json)
 }
 
-// compare runs one test with each runtime, again where it falls short.
+// compare runs one test with each runtime, and again if it fails.
 func (o *commandOptions) compare(ctx context.Context, suite *suite, test string, all expectations, runc, husk *subject) (verdict, error) {
 	e, known := all[test]
 	var v verdict
@@ -119,7 +120,7 @@ func (o *commandOptions) compare(ctx context.Context, suite *suite, test string,
 	return v, nil
 }
 
-// better keeps the better of what the tries gave.
+// better returns the better outcome of two tries.
 func better(best, next outcome, try int) outcome {
 	if try > 1 && best.atLeast(next) {
 		next = best
@@ -128,8 +129,8 @@ func better(best, next outcome, try int) outcome {
 	return next
 }
 
-// runtimes makes a wrapper script for each runtime: the suite calls its runtime
-// by one path and gives it no global flags.
+// runtimes writes a wrapper script for each runtime, because the suite calls a runtime by one
+// path, without global flags.
 func (o *commandOptions) runtimes(ctx context.Context, scratch string) (husk, runc *subject, err error) {
 	output, err := filepath.Abs(o.Build)
 	if err != nil {
@@ -156,7 +157,7 @@ func (o *commandOptions) runtimes(ctx context.Context, scratch string) (husk, ru
 	return husk, runc, err
 }
 
-// machine says on what the counts were seen.
+// machine describes the machine on which the counts were taken.
 func machine() string {
 	var u unix.Utsname
 	release := "?"
@@ -171,7 +172,7 @@ func machine() string {
 	return fmt.Sprintf("Linux %s, %d CPUs, %s", release, runtime.NumCPU(), cgroups)
 }
 
-// without returns what is expected of tests that are not there.
+// without returns the expected tests that do not exist.
 func (e expectations) without(tests []string) []string {
 	var missing []string
 	for test := range e {

@@ -9,19 +9,19 @@ import (
 	"strings"
 )
 
-// outcome is what one test said about one runtime.
+// outcome is what one test printed about one runtime.
 type outcome struct {
 	OK    int `json:"ok"`
 	NotOK int `json:"notOK"`
-	// Trouble is what a test complains of besides its results: an error that
-	// belongs to none of them, results that are missing, its exit status. Several
-	// tests have no other way to fail.
+	// Trouble is what a test reports besides its results: an error that belongs to no result,
+	// missing results, its exit status. Several tests can fail only in this way.
 	Trouble string  `json:"trouble,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
 	Tries   int     `json:"tries,omitempty"`
 }
 
-// String is ok/not ok, with ! where there is trouble, as in expected.txt.
+// String returns the numbers of "ok" and "not ok" results, with ! if there is trouble, as in
+// expected.txt.
 func (o outcome) String() string {
 	text := fmt.Sprintf("%d/%d", o.OK, o.NotOK)
 	if o.Trouble != "" {
@@ -30,7 +30,7 @@ func (o outcome) String() string {
 	return text
 }
 
-// parseOutcome reads what String writes.
+// parseOutcome parses what String returns.
 func parseOutcome(text string) (outcome, error) {
 	var o outcome
 	counts, trouble := strings.CutSuffix(text, "!")
@@ -48,10 +48,10 @@ func parseOutcome(text string) (outcome, error) {
 	return o, nil
 }
 
-// atLeast reports whether o is as good as p. Trouble comes first: the tests that
-// want a create to fail print no results where it does, and hundreds, then
-// trouble, where it does not. With trouble on both sides, what one of them did not
-// get to counts as not ok, so that the oks alone decide.
+// atLeast says whether o is as good as p. Trouble counts first: tests that expect create to
+// fail print no results if it does, and hundreds and then trouble if it does not. With trouble
+// on both sides results that one side did not reach count as "not ok", so only the "ok" results
+// are compared.
 func (o outcome) atLeast(p outcome) bool {
 	switch {
 	case (o.Trouble == "") != (p.Trouble == ""):
@@ -64,9 +64,9 @@ func (o outcome) atLeast(p outcome) bool {
 
 func (o outcome) clean() bool { return o.NotOK == 0 && o.Trouble == "" }
 
-// parse reads TAP as the suite prints it: results, each with a diagnostic below
-// it perhaps; errors also in a diagnostic below nothing; a plan at the end. Some
-// tests print two such documents.
+// parse reads TAP as the suite prints it: results, each maybe followed by a diagnostic; errors
+// also in a diagnostic without a result; a plan at the end. Some tests print two such
+// documents.
 func parse(text []byte) outcome {
 	var o outcome
 	plan, planned := 0, false
@@ -104,12 +104,12 @@ func parse(text []byte) outcome {
 	return o
 }
 
-// errorIn returns the first line of a diagnostic's error.
+// errorIn returns the first line of the error in a diagnostic.
 func errorIn(diagnostic []byte) string {
 	var d struct {
 		Error string `json:"error"`
 	}
-	// Other diagnostics have no error, or are no objects.
+	// Other diagnostics have no error or are no objects.
 	_ = json.Unmarshal(diagnostic, &d)
 	first, _, _ := strings.Cut(strings.TrimSpace(d.Error), "\n")
 	return first

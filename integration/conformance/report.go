@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// report is everything a run has to say.
+// report holds the results of a run.
 type report struct {
 	Suite   string    `json:"suite"`
 	Machine string    `json:"machine"`
 	Husk    string    `json:"husk"`
 	Runc    string    `json:"runc"`
 	Tests   []verdict `json:"tests"`
-	// Missing are tests that expected.txt names and the suite does not have.
+	// Missing are tests in expected.txt that the suite does not have.
 	Missing []string `json:"missing,omitempty"`
 }
 
@@ -34,7 +34,7 @@ func (r *report) table() string {
 	return b.String()
 }
 
-// finish prints the table, writes the files, and fails where husk has.
+// finish prints the table and writes the files. It returns an error if husk has failed a test.
 func (r *report) finish(markdown, document string) error {
 	table := r.table()
 	fmt.Println("\n" + table)

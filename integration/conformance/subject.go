@@ -16,7 +16,7 @@ import (
 	"github.com/huskvm/husk/integration/conformance/options"
 )
 
-// callTimeout bounds the calls made besides the suite's.
+// callTimeout bounds the calls besides those of the suite.
 const callTimeout = time.Minute
 
 // subject is a runtime under test.
@@ -46,7 +46,7 @@ func newSubject(ctx context.Context, name, scratch, output string, argv []string
 
 // call runs a verb and returns what it prints.
 func (s *subject) call(ctx context.Context, args ...string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout) // an interrupted run is cleaned up too
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout) // clean up after an interrupt as well
 	defer cancel()
 	out, err := exec.CommandContext(ctx, s.wrapper, args...).Output()
 	if err != nil {
@@ -55,8 +55,8 @@ func (s *subject) call(ctx context.Context, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// run runs one test. Its error is one of running it; what the test thinks of the
-// runtime is in the outcome.
+// run runs one test. An error means that it could not be run; the test's result is in the
+// outcome.
 func (s *subject) run(ctx context.Context, suite *suite, test string, deadline time.Duration) (outcome, error) {
 	stdout, err := os.Create(filepath.Join(s.output, test+".out"))
 	if err != nil {
@@ -73,10 +73,10 @@ func (s *subject) run(ctx context.Context, suite *suite, test string, deadline t
 	cmd := exec.CommandContext(limited, filepath.Join(suite.dir, "bin", test))
 	cmd.Dir = suite.dir // they look for the root file system and runtimetest there
 	cmd.Env = append(os.Environ(), "RUNTIME="+s.wrapper, "TMPDIR="+s.temp)
-	// Files, not pipes: a container that is left would hold a pipe open.
+	// Files and not pipes, because a container that is left would keep a pipe open.
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	// With what it has started itself; its containers are sessions of their own.
+	// The test's own children are killed with it; its containers have sessions of their own.
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	began := time.Now()
 	runErr := cmd.Run()
@@ -99,7 +99,7 @@ func (s *subject) run(ctx context.Context, suite *suite, test string, deadline t
 	return o, nil
 }
 
-// deleteAll removes the containers that a test has left: several leave theirs.
+// deleteAll deletes the containers that a test has left.
 func (s *subject) deleteAll(ctx context.Context) error {
 	out, err := s.call(ctx, "list", "-q")
 	if err != nil {
@@ -113,7 +113,7 @@ func (s *subject) deleteAll(ctx context.Context) error {
 	return nil
 }
 
-// cleanUp removes the scratch directory once no mount hangs below it.
+// cleanUp removes the scratch directory if nothing is mounted in it.
 func cleanUp(ctx context.Context, scratch string, subjects ...*subject) {
 	for _, s := range subjects {
 		if err := s.deleteAll(ctx); err != nil {
@@ -136,7 +136,7 @@ func cleanUp(ctx context.Context, scratch string, subjects ...*subject) {
 	}
 }
 
-// mountsBelow lists the mount points below a directory, each after what it is on.
+// mountsBelow lists the mount points below a directory, each after the one it is mounted on.
 func mountsBelow(dir string) ([]string, error) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

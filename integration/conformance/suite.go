@@ -26,8 +26,8 @@ type suite struct {
 	tests   []string // names, sorted; the binaries are in bin/
 }
 
-// prepareSuite fetches the suite through the module proxy unless a checkout is
-// given, and builds a copy of it.
+// prepareSuite fetches the suite through the module proxy, unless a checkout is given, and
+// builds a copy of it.
 func (o *commandOptions) prepareSuite(ctx context.Context) (*suite, error) {
 	from, version := o.Suite, "checkout "+o.Suite
 	if !strings.Contains(o.Suite, "/") {
@@ -44,7 +44,7 @@ func (o *commandOptions) prepareSuite(ctx context.Context) (*suite, error) {
 	if err := source.Copy(from, dir); err != nil {
 		return nil, fmt.Errorf("copy the suite: %w", err)
 	}
-	// Without one go would build it as a part of husk.
+	// Without a go.mod go would build it as a part of husk.
 	if _, err := os.Stat(filepath.Join(dir, "go.mod")); err != nil {
 		return nil, fmt.Errorf("%s is no Go module yet, take a later version: %w", version, err)
 	}
@@ -82,7 +82,7 @@ func (s *suite) build(ctx context.Context) error {
 	return nil
 }
 
-// list finds the tests in the source, so that one that was not built is missed.
+// list finds the tests in the source, so that a test that was not built is noticed.
 func (s *suite) list() error {
 	rootfs := filepath.Join(s.dir, "rootfs-"+runtime.GOARCH+".tar.gz")
 	if _, err := os.Stat(rootfs); err != nil {

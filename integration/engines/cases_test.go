@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// alone marks a case that no other may run beside, at the end of its title.
+// alone, at the end of a case's title, means that no other case may run at the same time.
 const alone = " (alone)"
 
-// long marks one that does the same many times.
+// long, at the end of a title, means that the case repeats something many times.
 const long = " (long)"
 
-// testCase is one thing a user does with an engine: a bash script.
+// testCase is one thing that a user does with an engine: a bash script.
 type testCase struct {
 	name   string
 	script string
@@ -25,7 +25,7 @@ type testCase struct {
 	long   bool
 }
 
-// timeout bounds the case, three minutes more for each time it does a thing.
+// timeout bounds the case: three more minutes for each repetition.
 func (c testCase) timeout() time.Duration {
 	if c.long {
 		return caseTimeout + time.Duration(repeats)*3*time.Minute
@@ -50,13 +50,13 @@ func readCases(file string) ([]testCase, error) {
 	return cases, nil
 }
 
-// exception is a case that a runtime does not pass on an engine.
+// exception is a case that a runtime does not pass with an engine.
 type exception struct{ engine, runtime, name, reason string }
 
 type exceptions []exception
 
-// readExceptions reads lines "ENGINE RUNTIME CASE: reason"; engine may be a
-// pattern: docker*.
+// readExceptions reads lines "ENGINE RUNTIME CASE: reason". ENGINE may be a pattern such as
+// docker*.
 func readExceptions() (exceptions, error) {
 	text, err := os.ReadFile(filepath.Join("cases", "exceptions.txt"))
 	if err != nil {
@@ -78,7 +78,7 @@ func readExceptions() (exceptions, error) {
 	return all, nil
 }
 
-// reason is why a case does not pass, empty if it has to.
+// reason returns why a case does not pass; "" if it has to pass.
 func (all exceptions) reason(engine, runtime, name string) string {
 	for _, e := range all {
 		if ok, _ := path.Match(e.engine, engine); ok && e.runtime == runtime && e.name == name {

@@ -8,15 +8,15 @@ import (
 	"testing"
 )
 
-// ctr is one version of containerd, with its own client.
+// ctr is one version of containerd with its client.
 type ctr struct {
 	name string
 	root func(*testing.T) *root
-	bin  string // before the others in PATH
+	bin  string // searched before the others in PATH
 }
 
-// start starts a containerd. ctr names the runtime's binary in each call, so engine
-// does that.
+// start starts a containerd. ctr needs the runtime's binary in each call, so the program engine
+// adds it.
 func (c ctr) start(t *testing.T, runtime string) *engine {
 	t.Helper()
 	dir := t.TempDir()

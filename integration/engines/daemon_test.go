@@ -13,22 +13,21 @@ import (
 	"time"
 )
 
-// engine is one container engine, its containers run by one runtime.
+// engine is a container engine whose containers are run by one runtime.
 type engine struct {
 	name, version string
 	caseFiles     []string
-	// prelude puts the program engine into PATH, and restart_engine where there is
-	// a daemon.
+	// prelude is shell code that puts the program engine into PATH, and defines restart_engine
+	// if there is a daemon.
 	prelude string
-	// cleanUp removes what a case made: the shell has its $n.
+	// cleanUp is shell code that removes what a case has made; $n is the case's name.
 	cleanUp string
 	root    *root
-	archive bool // images come as OCI archives, not as bare trees
+	archive bool // images are OCI archives, not plain trees
 	stop    func()
 }
 
-// runtime is the program that an engine calls: husk needs the settings of the test
-// run.
+// runtime returns the program that an engine calls: husk with the settings of the test run.
 func (r *root) runtime(t *testing.T, name, dir, setPath string) string {
 	t.Helper()
 	if name != "husk" {
@@ -49,7 +48,7 @@ type daemon struct {
 	ended chan struct{}
 }
 
-// startDaemon returns when the socket answers.
+// startDaemon starts a daemon and returns when its socket answers.
 func startDaemon(log, socket string, args ...string) (*daemon, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -77,7 +76,7 @@ func startDaemon(log, socket string, args ...string) (*daemon, error) {
 			return nil, fmt.Errorf("%s ended: %s", args[0], tail(log))
 		case <-deadline:
 			return nil, fmt.Errorf("%s does not answer on %s: %s", args[0], socket, tail(log))
-		case <-time.After(50 * time.Millisecond): // nobody tells when it listens
+		case <-time.After(50 * time.Millisecond): // nothing tells when it listens
 		}
 	}
 }
@@ -88,8 +87,8 @@ func tail(log string) string {
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
 
-// program makes a command of a shell line that takes arguments, and returns the
-// line that puts it into PATH.
+// program writes a program that executes a shell line with its arguments, and returns the line
+// that puts it into PATH.
 func program(t *testing.T, dir, name, line string) string {
 	t.Helper()
 	bin := filepath.Join(dir, "bin")

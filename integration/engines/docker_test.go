@@ -9,12 +9,12 @@ import (
 	"testing"
 )
 
-// docker is one version of Docker: where its programs are, and what its cases are
-// beside the common ones.
+// docker is one version of Docker: its programs, and the cases that it has in addition to the
+// common ones.
 type docker struct {
 	name  string
 	root  func(*testing.T) *root
-	bin   string // before the others in PATH
+	bin   string // searched before the others in PATH
 	cases []string
 }
 
@@ -45,7 +45,7 @@ address = %q
 	"cgroup-parent": "/husk-engines"
 }
 `, binary))
-	// A shell starts and ends dockerd, so that a case can do it, too.
+	// A shell script starts and ends dockerd, so that cases can do that too.
 	write(t, path("dockerd.sh"), fmt.Sprintf(`set -eu
 %scd %s
 if [ -s dockerd.pid ]; then

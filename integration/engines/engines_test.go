@@ -18,10 +18,10 @@ import (
 	"time"
 )
 
-// caseTimeout bounds one case: some start a dozen emulated machines.
+// caseTimeout bounds one case. Some cases start a dozen emulated machines.
 var caseTimeout = 3 * time.Minute
 
-// runtimes in this order: a case that runc does not pass says nothing about husk.
+// runtimes are in this order because a case that fails with runc says nothing about husk.
 var runtimes = []string{"runc", "husk"}
 
 func TestDocker(t *testing.T) { testEngine(t, docker{name: "docker", root: machine}.start) }
@@ -30,7 +30,7 @@ func TestDocker26(t *testing.T) {
 	testEngine(t, docker{name: "docker26", root: debian13, cases: []string{"compose.sh"}}.start)
 }
 
-// TestDocker29 is the Docker that wires the network between create and start.
+// TestDocker29 tests a Docker that wires the network between create and start.
 func TestDocker29(t *testing.T) {
 	testEngine(t, docker{name: "docker29", root: debian13, bin: builtPrograms(), cases: []string{"compose.sh"}}.start)
 }
@@ -105,7 +105,7 @@ func (e *engine) cases(t *testing.T) []testCase {
 
 var serial atomic.Int32
 
-// run returns what went wrong, with what the script printed.
+// run runs a case and returns what went wrong, with what the script printed.
 func (e *engine) run(t *testing.T, c testCase) error {
 	prelude, err := os.ReadFile(filepath.Join("cases", "prelude.sh"))
 	if err != nil {
@@ -116,7 +116,7 @@ func (e *engine) run(t *testing.T, c testCase) error {
 	trace := filepath.Join(dir, "trace")
 	head := e.prelude + fmt.Sprintf("n=t%d-x\nnet=%d\ndir=%s\ntestprog=%s\nhusk=%s\nsettings=%s\nrepeats=%d\n",
 		number, number%250, dir, testprog, huskPath, settings, repeats) + string(prelude)
-	// What is traced may not mix with what commands print.
+	// The trace must not be mixed with what commands print.
 	failure := e.root.bash(c.timeout(), head+"exec 9>"+trace+"\nBASH_XTRACEFD=9\nset -x\n"+c.script)
 	if failure != nil {
 		failure = fmt.Errorf("%w\n%s", failure, tail(trace))
@@ -142,7 +142,7 @@ func (r *root) bash(timeout time.Duration, script string) error {
 	case ctx.Err() != nil:
 		err = fmt.Errorf("not done within %s", timeout)
 	case errors.Is(err, exec.ErrWaitDelay):
-		// A script may leave a process that holds its output; its verdict counts.
+		// A script may leave a process that holds its output. Only its exit code counts.
 		err = nil
 	}
 	if err != nil {
@@ -152,7 +152,7 @@ func (r *root) bash(timeout time.Duration, script string) error {
 	return nil
 }
 
-// table is what one engine gave: a row for each case.
+// table has the results of one engine, with a row for each case.
 type table struct {
 	mu              sync.Mutex
 	engine, version string
@@ -184,7 +184,7 @@ func (r *table) write(t *testing.T) {
 	fmt.Fprintf(&b, "%s %s\n\n| case | runc | husk | |\n|---|---|---|---|\n", r.engine, r.version)
 	for _, name := range r.names {
 		row := r.rows[name]
-		if len(row) == 0 { // not picked
+		if len(row) == 0 { // not selected
 			continue
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", name, row["runc"], row["husk"], row["reason"])

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// importImage makes the image box of busybox and the test program.
+// importImage makes the image box, with busybox and the test program.
 func (e *engine) importImage(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -41,8 +41,8 @@ tar -cf %[3]s .
 	e.root.shell(t, fmt.Sprintf("%scd %s\ntar -cf ../box.tar .\nengine image import --local ../box.tar || engine image import ../box.tar", e.prelude, archive))
 }
 
-// writeOCILayout makes an image of one layer, a tar file, as the OCI image
-// specification lays it out.
+// writeOCILayout writes an image with one layer, a tar file, in the layout of the OCI image
+// specification.
 func writeOCILayout(dir, layer, name string) error {
 	blobs := filepath.Join(dir, "blobs", "sha256")
 	if err := os.MkdirAll(blobs, 0o755); err != nil {
@@ -50,7 +50,7 @@ func writeOCILayout(dir, layer, name string) error {
 	}
 	type object = map[string]any
 	var failure error
-	// blob writes content and describes it.
+	// blob writes content to a file and returns its descriptor.
 	blob := func(mediaType string, content []byte) object {
 		sum := sha256.Sum256(content)
 		digest := hex.EncodeToString(sum[:])

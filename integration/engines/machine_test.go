@@ -14,9 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMachine runs Docker and podman with husk in a machine as users have it, with
-// systemd, cgroup v2 and KVM, which here is emulated as a whole. make machine makes its
-// disk first.
+// TestMachine runs Docker and podman with husk in a machine such as users have: with systemd,
+// cgroup v2 and KVM. Here the whole machine is emulated. make machine makes its disk.
 func TestMachine(t *testing.T) {
 	dir := filepath.Join(outDir, "machine")
 	if _, err := os.Stat(filepath.Join(dir, ".done")); err != nil {
@@ -35,7 +34,7 @@ func TestMachine(t *testing.T) {
 		"-serial", "stdio", "-snapshot",
 		"-drive", "format=raw,if=virtio,file="+path("disk"),
 		"-drive", "format=raw,if=virtio,file="+payload,
-		// Docker wants an interface with a route.
+		// Docker needs an interface with a route.
 		"-nic", "user,model=virtio-net-pci,restrict=on")
 	qemu.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	var text strings.Builder

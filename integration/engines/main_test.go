@@ -1,8 +1,8 @@
 //go:build integration
 
-// Package engines runs what users type every day against real engines, first
-// with runc, then with husk, and prints what passes. An engine and all it starts
-// live in a mount, network and pid namespace of the run's own, and end with it.
+// Package engines does with real engines what users do every day, first with runc and then with
+// husk, and prints what passes. An engine and everything it starts live in new mount, network
+// and pid namespaces and end with them.
 package engines
 
 import (
@@ -20,10 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideVariable tells the re-executed test that it is in its namespaces.
+// insideVariable tells the test binary, which executes itself, that it is in its namespaces.
 const insideVariable = "HUSK_ENGINES_INSIDE"
 
-// Set once by TestMain.
+// TestMain sets these once.
 var (
 	huskPath string
 	settings string // husk's settings file
@@ -48,17 +48,17 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// prepares are the scripts of integration/setup that tests need to have run, each
-// with a directory under OUT that keeps what it made.
+// prepares are scripts of integration/setup that tests need, each with a directory below OUT
+// for what it makes.
 var prepares = []struct{ tests, script, dir string }{
 	{"TestDocker26 TestDocker29 TestPodman5 TestCtr17 TestCtr2", "debian13.sh", "debian13"},
 	{"TestDocker29 TestCtr2", "engines.sh", "engines"},
 }
 
-// builtPrograms is where engines.sh puts what it builds.
+// builtPrograms returns the directory in which engines.sh puts what it builds.
 func builtPrograms() string { return filepath.Join(outDir, "engines") }
 
-// prepare makes what the tests picked by -run need, while there is a network.
+// prepare runs the scripts that the selected tests need, while there is a network.
 func prepare() error {
 	picked, _, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
 	for _, p := range prepares {
@@ -77,8 +77,8 @@ func prepare() error {
 	return nil
 }
 
-// enterNamespaces runs this test again in namespaces of its own. A shell is
-// their first process: it reaps whom an engine that was killed leaves behind.
+// enterNamespaces runs this test again in new namespaces. Their first process is a shell, which
+// reaps orphans of an engine that was killed.
 func enterNamespaces() int {
 	args := append([]string{
 		"--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private",
@@ -119,7 +119,7 @@ func setUp() error {
 		}
 		repeats = n
 	}
-	// crun takes a hybrid machine whose v2 hierarchy has controllers for a mistake.
+	// crun takes a hybrid machine whose v2 hierarchy has controllers for a misconfigured one.
 	if err := unix.Unmount("/sys/fs/cgroup/unified", 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount the unified hierarchy: %w", err)
 	}

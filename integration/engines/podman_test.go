@@ -14,8 +14,8 @@ type podman struct {
 	root func(*testing.T) *root
 }
 
-// start has no daemon to start: it makes files that keep podman to itself. They are
-// in /etc/containers, which is a tmpfs meanwhile.
+// start writes files that make podman use only its own directories. They are in
+// /etc/containers, on which a tmpfs is mounted.
 func (p podman) start(t *testing.T, runtime string) *engine {
 	t.Helper()
 	dir := t.TempDir()

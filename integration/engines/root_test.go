@@ -12,19 +12,18 @@ import (
 	"testing"
 )
 
-// root is the root file system an engine's programs run in: the machine's own, or
-// that of a newer Debian.
+// root is the root filesystem in which an engine's programs run: the machine's own, or that of
+// a newer Debian.
 type root struct {
-	enter []string // before each command line; none for the machine's own
+	enter []string // prefix of each command line; empty for the machine's own root
 }
 
-// machine is the machine's own root.
+// machine returns the machine's own root.
 func machine(*testing.T) *root { return &root{} }
 
-// debian13 is an overlay over the tree that debian.sh has made, in a mount
-// namespace whose root it is: pivot_root, which runtimes need, does not work in a
-// chroot. /tmp and the repository are where they are outside, so that paths need
-// no translation. It ends with the test.
+// debian13 returns an overlay over the tree that debian.sh has made, in a mount namespace whose
+// root it is. A chroot would not do, because runtimes need pivot_root. /tmp and the repository
+// are at the same paths inside. It ends with the test.
 func debian13(t *testing.T) *root {
 	t.Helper()
 	repository, err := filepath.Abs("../..")
@@ -66,12 +65,12 @@ exec sleep infinity
 	return &root{enter: []string{"nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", cmd.Process.Pid), "--"}}
 }
 
-// command is a command line that runs in the root.
+// command returns a command line that runs in the root.
 func (r *root) command(args ...string) []string {
 	return append(append([]string(nil), r.enter...), args...)
 }
 
-// shell returns what a script that has to succeed prints.
+// shell runs a script that must succeed and returns what it prints.
 func (r *root) shell(t *testing.T, script string) string {
 	t.Helper()
 	args := r.command("bash", "-c", script)
@@ -82,7 +81,7 @@ func (r *root) shell(t *testing.T, script string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// unmountBelow takes away what an engine leaves mounted in its directory.
+// unmountBelow unmounts what an engine has left mounted in its directory.
 func (r *root) unmountBelow(t *testing.T, dir string) {
 	t.Helper()
 	r.shell(t, fmt.Sprintf(`awk -v d=%s/ 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l`, dir))

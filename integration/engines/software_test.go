@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// TestSoftware runs real software of Debian on Docker. make software makes the
-// image's root file system first.
+// TestSoftware runs real software of Debian with Docker. make software makes the image's root
+// filesystem.
 func TestSoftware(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(outDir, "software", ".done")); err != nil {
 		t.Skip("there is no Debian with the software: make software makes it, and runs this")
 	}
-	// PostgreSQL's initdb alone takes minutes on a busy machine, emulated.
+	// On a busy machine PostgreSQL's initdb alone takes minutes under emulation.
 	defer func(was time.Duration) { caseTimeout = was }(caseTimeout)
 	caseTimeout = 10 * time.Minute
 	testEngine(t, startSoftware)

@@ -1,10 +1,10 @@
 //go:build hostile9p
 
-// This file takes the place of agent/share.go in an agent that the integration tests
-// build (go build -overlay): the agent of a guest whose kernel does not mount the
-// share but attacks the server behind it. All else of that agent is husk's own. The
-// container has a root in the guest's memory instead, with one program: it hands its
-// arguments to the agent, which does with the device what they say.
+// This file replaces agent/share.go in an agent that the integration tests build (go build
+// -overlay): in such a guest the kernel does not mount the share, but the agent attacks the
+// server behind it. Everything else in that agent is husk's own. The container's root is in the
+// guest's memory and has one program, which passes its arguments to the agent, and the agent
+// does with the device what they say.
 
 package main
 
@@ -31,7 +31,7 @@ type share struct {
 	dir           int
 }
 
-// binds are the names that the tests give to what they bind.
+// binds are the names of what the tests bind.
 var binds = map[string]bool{"vol": true, "ro": true, "onefile": false}
 
 func (a *agent) mountShare(s *protocol.Share) error {

@@ -1,7 +1,6 @@
-// Package injector has another process make system calls, as a debugger does: it
-// attaches to a thread, sets its registers and steps over one instruction. The calls
-// are the process's own: its credentials, namespaces, descriptors and seccomp filters
-// apply.
+// Package injector makes another process execute system calls, as a debugger does: it attaches
+// to a thread, sets the thread's registers and steps over one instruction. The calls have the
+// process's credentials, namespaces, descriptors and seccomp filters.
 package injector
 
 import (
@@ -14,20 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrEnded says that the process has ended in a call.
+// ErrEnded means that the process has ended in a call.
 var ErrEnded = errors.New("the process has ended")
 
-// attachTimeout is for a thread that is never seen waiting in a system call.
+// attachTimeout bounds the wait for a thread to be in a system call.
 const attachTimeout = 20 * time.Second
 
-// Call is a system call. An argument is an int, a string or a []byte; the last two are
-// put on the thread's stack, a string ended by a zero byte.
+// Call is a system call. Each argument is an int, a string or a []byte. Strings, with a zero
+// byte at the end, and bytes are put on the thread's stack.
 type Call struct {
 	Nr   int
 	Args []any
 }
 
-// Injector holds a thread of another process, on a locked thread of this one.
+// Injector controls a thread of another process from a locked thread of this one.
 type Injector struct {
 	pid   int
 	saved unix.PtraceRegs
@@ -35,8 +34,8 @@ type Injector struct {
 	at uint64
 }
 
-// Run attaches to the first thread of pid, which should mostly wait in a system call,
-// has f make calls by it, and lets go of it.
+// Run attaches to the first thread of pid, which should wait in a system call most of the time,
+// calls f, and detaches.
 func Run(pid int, f func(*Injector) error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -67,7 +66,7 @@ func (i *Injector) attach() error {
 		if _, err := unix.PtracePeekText(i.pid, uintptr(i.at), code); err == nil && code[0] == 0x0f && code[1] == 0x05 {
 			return nil
 		}
-		// It was computing: it waits again soon.
+		// It was computing and will soon wait again.
 		if err := unix.PtraceDetach(i.pid); err != nil {
 			return fmt.Errorf("detach: %w", err)
 		}
@@ -79,7 +78,7 @@ func (i *Injector) attach() error {
 }
 
 func (i *Injector) detach() error {
-	// With the registers the call that it waited in is taken up again.
+	// With these registers the interrupted call continues.
 	if err := unix.PtraceSetRegs(i.pid, &i.saved); err != nil {
 		return fmt.Errorf("restore registers: %w", err)
 	}
@@ -89,7 +88,7 @@ func (i *Injector) detach() error {
 	return nil
 }
 
-// wait waits for the thread to stop by a signal.
+// wait waits until a signal has stopped the thread.
 func (i *Injector) wait(want syscall.Signal) error {
 	for {
 		var status unix.WaitStatus
@@ -102,7 +101,7 @@ func (i *Injector) wait(want syscall.Signal) error {
 			return ErrEnded
 		case status.StopSignal() == want:
 			return nil
-		default: // another's signal, which it gets
+		default: // a signal of somebody else, which is delivered
 			if err := unix.PtraceCont(i.pid, int(status.StopSignal())); err != nil {
 				return err
 			}
@@ -110,12 +109,12 @@ func (i *Injector) wait(want syscall.Signal) error {
 	}
 }
 
-// Do makes the call and returns its value, or its error as an Errno. ErrEnded: the
-// process has ended instead.
+// Do makes the call and returns its value, or its error as an Errno. It returns ErrEnded if the
+// process has ended.
 func (i *Injector) Do(c Call) (int, error) {
 	regs := i.saved
 	regs.Rip, regs.Rax = i.at, uint64(c.Nr)
-	regs.Orig_rax = ^uint64(0) // so that nothing is taken up again
+	regs.Orig_rax = ^uint64(0) // so that no call is restarted
 	const redZone, room = 128, 4096
 	top := regs.Rsp - redZone
 	regs.Rsp = (top - room) &^ 15

@@ -16,16 +16,16 @@ import (
 	"github.com/cavaliergopher/cpio"
 )
 
-// outerModules is what the outer machine needs of the stock kernel: the host's
-// files, KVM with nested paging as TCG emulates it, vhost-vsock, and what husk
-// needs on a host. Dependencies are added.
+// outerModules are the modules of the stock kernel that the outer machine needs: for the host's
+// files, KVM with nested paging as TCG emulates it, vhost-vsock, and what husk needs on a host.
+// Dependencies are added.
 var outerModules = []string{
 	"virtio_pci", "9p", "9pnet_virtio", "overlay",
 	"kvm-amd", "vhost_vsock", "vhost_net", "tun", "veth", "sch_ingress", "cls_matchall", "act_mirred", "cls_u32", "cls_bpf", "act_gact",
 }
 
-// writeInitramfs writes the outer machine's initramfs: busybox, the modules in
-// load order, the init script and the payload.
+// writeInitramfs writes the outer machine's initramfs: busybox, the modules in load order, the
+// init script and the payload.
 func writeInitramfs(path, modulesDir, initScript, payload string) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -69,8 +69,8 @@ func writeInitramfs(path, modulesDir, initScript, payload string) error {
 		w.Close(), buffered.Flush(), f.Close())
 }
 
-// loadOrder reads modules.dep and returns the files of the modules and of what
-// they depend on, dependencies first.
+// loadOrder returns the files of the modules and of their dependencies by modules.dep,
+// dependencies first.
 func loadOrder(modulesDir string, modules []string) ([]string, error) {
 	f, err := os.Open(filepath.Join(modulesDir, "modules.dep"))
 	if err != nil {
@@ -98,7 +98,7 @@ func loadOrder(modulesDir string, modules []string) ([]string, error) {
 		if !ok {
 			return nil, fmt.Errorf("the kernel has no module %s", name)
 		}
-		// modules.dep lists what must be loaded first last.
+		// In a line of modules.dep the module to be loaded first comes last.
 		for _, need := range slices.Backward(append([]string{file}, deps[file]...)) {
 			if !slices.Contains(order, need) {
 				order = append(order, need)

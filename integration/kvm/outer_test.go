@@ -1,11 +1,10 @@
 //go:build integration
 
-// Package kvm is the KVM test bed. This project's machines have no hardware
-// virtualization, but QEMU's software emulation has AMD's SVM with nested
-// paging: an emulated outer machine with Debian's stock kernel has a real
-// /dev/kvm and /dev/vhost-vsock. The outer machine sees the host's files
-// read-only over 9p with an overlay on top, so the same binaries run inside.
-// Its times mean nothing; that it works does.
+// Package kvm is a test bed with KVM for machines without hardware virtualization. QEMU's
+// software emulation has AMD's SVM with nested paging, so an emulated outer machine with
+// Debian's stock kernel has a real /dev/kvm and /dev/vhost-vsock. It sees the host's files
+// read-only over 9p with an overlay on top, so the same binaries run in it. Only the results
+// count: its times mean nothing.
 package kvm
 
 import (
@@ -31,16 +30,15 @@ import (
 //go:embed init.sh
 var initScript string
 
-// stallTimeout is how long the outer machine may stay silent. The tests in it
-// give up on a runtime that hangs after testTimeout, and say so: one that is
-// silent for longer has stopped altogether. An emulated machine that runs a KVM
-// guest does that now and then (seen three times in some two hours, with one
-// processor and with two); why is not known.
+// stallTimeout bounds how long the outer machine may print nothing. Its tests report a runtime
+// that hangs after testTimeout, so a machine that is silent for longer has stopped as a whole.
+// An emulated machine that runs a KVM guest does that sometimes (three times in about two
+// hours, with one processor and with two), for an unknown reason.
 const (
 	stallTimeout = 150 * time.Second
 	testTimeout  = 100 * time.Second
-	// outerBoots is how often a machine that has stopped is started. A test that
-	// fails has failed: only silence is tried again.
+	// outerBoots bounds how often a machine that has stopped is started again. A test that
+	// fails is not repeated.
 	outerBoots = 3
 )
 
@@ -70,9 +68,8 @@ func kernel(t *testing.T) (image, modules string) {
 
 var exitLine = regexp.MustCompile(`OUTER exit (\d+)`)
 
-// runOuter boots the outer machine, runs the payload (a shell script) in it and
-// returns what it printed and its exit code. The output is shown as it comes:
-// a run takes minutes.
+// runOuter boots the outer machine, runs the payload (a shell script) in it, and returns its
+// output and exit code. The output is also shown at once, because a run takes minutes.
 func runOuter(t *testing.T, payload string) (string, int) {
 	t.Helper()
 	for i := range outerBoots {
@@ -105,7 +102,7 @@ func bootOuter(t *testing.T, payload string) (text string, stalled bool, err err
 	}
 	qemu := exec.Command("qemu-system-x86_64",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		// One processor: two are no quicker.
+		// One processor: two are not faster.
 		"-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", "3500",
 		"-kernel", image, "-initrd", initramfs,
 		"-append", "console=ttyS0 quiet panic=-1 nokaslr mitigations=off tsc_early_khz="+tscKHz(t),
@@ -135,8 +132,8 @@ func bootOuter(t *testing.T, payload string) (text string, stalled bool, err err
 	return text, silent.Load(), nil
 }
 
-// show copies lines to this test's output as they come, calls each time one has
-// come, and returns them all.
+// show copies lines to this test's output as they come, calls each after every line, and
+// returns them all.
 func show(r io.Reader, each func()) string {
 	var all strings.Builder
 	lines, began := bufio.NewReader(r), time.Now()
@@ -157,8 +154,8 @@ func show(r io.Reader, each func()) string {
 	}
 }
 
-// tscKHz is the host's clock rate: the emulated machine's own calibration of the
-// time stamp counter fails now and then, and hangs the boot.
+// tscKHz returns the host's clock rate. The emulated machine's own calibration of the time
+// stamp counter fails sometimes, and then the boot hangs.
 func tscKHz(t *testing.T) string {
 	t.Helper()
 	info, err := os.ReadFile("/proc/cpuinfo")
@@ -178,9 +175,9 @@ func tscKHz(t *testing.T) string {
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// coreTests is what runs on KVM and vsock: the lifecycle, streams, terminals and
-// network, and the proof that KVM and vhost-vsock are in use. Each group has an
-// outer machine of its own, since one that has stopped begins from the start.
+// coreTests are the tests that run with KVM and vsock: lifecycle, streams, terminals and
+// network, and the proof that KVM and vhost-vsock are used. Each group has an outer machine of
+// its own, because one that has stopped starts from the beginning.
 var coreTests = [][]string{
 	{"TestKVMIsUsed", "TestStartsFromTemplate", "TestClonesAreNotTwins", "TestLifecycle", "TestKillForms"},
 	{"TestExec", "TestCheck"},
@@ -190,9 +187,8 @@ var coreTests = [][]string{
 	{"TestVsockTakesNoOrders", "TestTemplateHoldsNoSecret", "TestSocketsOfAContainer"},
 }
 
-// TestKVM runs the core of the integration suite in the outer machine, with
-// accel and vsock set so that nothing else can be used in their place. It never
-// skips: without a working inner KVM it fails.
+// TestKVM runs the core of the integration suite in the outer machine, with settings of accel
+// and vsock that allow nothing else. It never skips: without a working KVM inside it fails.
 func TestKVM(t *testing.T) {
 	binary := func(name, fallback string) string {
 		path := os.Getenv(name)
@@ -217,8 +213,8 @@ func TestKVM(t *testing.T) {
 		groups = [][]string{strings.Split(only, ",")}
 	}
 	env := []string{
-		// Of boot_timeout a clone has a quarter to wake up in: were that more, a test's
-		// own limit would end before the boot that follows a clone that does not.
+		// A clone may take a quarter of boot_timeout to wake up. With a longer boot_timeout the
+		// test would time out before the boot that follows a clone which does not wake up.
 		"HOME=/root", "TMPDIR=/run/tmp", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"RUNTIME=" + husk, "HUSK_TESTPROG=" + testprog, "HUSK_KERNEL=" + image, "HUSK_MODULES=" + modules,
 		"HUSK_SETTINGS=accel = \"kvm\"\nvsock = \"on\"\nboot_timeout = \"100s\"\nvcpus = 1\nmemory_mib = 512\n",
@@ -250,9 +246,8 @@ func TestKVM(t *testing.T) {
 	}
 }
 
-// TestBed shows that the bed itself is sound, without husk: the outer machine's
-// KVM runs a bare guest with a vhost-vsock device to its first instruction in
-// user space.
+// TestBed tests the bed without husk: with the outer machine's KVM a bare guest with a
+// vhost-vsock device reaches its first instruction in user space.
 func TestBed(t *testing.T) {
 	image, _ := kernel(t)
 	payload := fmt.Sprintf(`

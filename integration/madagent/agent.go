@@ -11,7 +11,7 @@ import (
 	"github.com/huskvm/husk/protocol/mux"
 )
 
-// agent is the guest.
+// agent is the mad guest.
 type agent struct {
 	port *port
 
@@ -20,7 +20,7 @@ type agent struct {
 	processes map[string]*process
 }
 
-// process is one that is not there.
+// process is a process that does not exist.
 type process struct {
 	mu      sync.Mutex
 	outputs []*mux.Stream
@@ -49,7 +49,7 @@ func (a *agent) process(id string) *process {
 	return p
 }
 
-// end ends the process, its output first.
+// end ends the process after its output.
 func (p *process) end(code uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,7 +95,7 @@ func (a *agent) serve(session *mux.Session) error {
 	}
 }
 
-// attach answers the header of a stream, and plays its part.
+// attach answers the header of a stream and does what the mode says.
 func (a *agent) attach(s *mux.Stream) {
 	h, err := protocol.ReadStreamHeader(s)
 	if err != nil {
@@ -113,7 +113,8 @@ func (a *agent) attach(s *mux.Stream) {
 		point = "execack"
 	}
 	if h.Kind == protocol.StreamStdout || h.Kind == protocol.StreamStderr {
-		// Before the host knows that it is attached, which is before it waits for the end.
+		// This comes before the host knows that the stream is attached, after which it waits
+		// for the end.
 		p := a.process(h.ProcessID)
 		p.mu.Lock()
 		p.outputs = append(p.outputs, s)
@@ -139,7 +140,7 @@ func (a *agent) attach(s *mux.Stream) {
 	}
 }
 
-// answerHeader reports whether the stream goes on.
+// answerHeader says whether the stream goes on.
 func answerHeader(s *mux.Stream, how string) bool {
 	announce(how)
 	switch how {
@@ -164,10 +165,10 @@ func answerHeader(s *mux.Stream, how string) bool {
 	return false
 }
 
-// chunk is what floods are made of.
+// chunk is the size of one write of a flood.
 const chunk = 64 << 10
 
-// flood writes bytes to the process's outputs, or as many as are taken.
+// flood writes this many bytes to the process's outputs, or as many as the host takes.
 func (p *process) flood(bytes int) {
 	b := make([]byte, chunk)
 	for i := range b {

@@ -27,7 +27,7 @@ const (
 	typeData     = 3
 )
 
-// calls is the control stream. ttrpc's own server could not be made to lie.
+// calls is the control stream. ttrpc's own server cannot be made to lie.
 type calls struct {
 	agent *agent
 	conn  *mux.Stream
@@ -54,7 +54,7 @@ func (c *calls) serve() {
 	}
 }
 
-// message is one of ttrpc's, whose header may say another length.
+// message returns a ttrpc message whose header may have another length.
 func message(id uint32, kind byte, length uint32, body []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, length)
 	b = binary.BigEndian.AppendUint32(b, id)
@@ -77,11 +77,11 @@ func (c *calls) reply(id uint32, r *ttrpc.Response) {
 }
 
 func (c *calls) fail(id uint32, text string) {
-	// Protobuf carries no other text.
+	// Protobuf can carry only valid UTF-8.
 	c.reply(id, &ttrpc.Response{Status: status.New(codes.Internal, strings.ToValidUTF8(text, "?")).Proto()})
 }
 
-// answer plays a call, in the way its mode says.
+// answer answers a call as its mode says.
 func (c *calls) answer(id uint32, req *ttrpc.Request) {
 	point := strings.ToLower(req.Method)
 	if req.Method == "Create" {
@@ -100,7 +100,7 @@ func (c *calls) answer(id uint32, req *ttrpc.Request) {
 	}
 	announce(how)
 	end(how)
-	if req.Method == "Wait" { // the rest of the end is as it should be
+	if req.Method == "Wait" { // the rest of the end is correct
 		r := &protocol.WaitRequest{}
 		_ = proto.Unmarshal(req.Payload, r)
 		c.agent.process(r.ProcessId).drain()
@@ -148,7 +148,7 @@ func (c *calls) answer(id uint32, req *ttrpc.Request) {
 		c.reply(id, &ttrpc.Response{Payload: absurd(req.Method)})
 	case "flood": // of AwaitOOM
 		c.reply(id, &ttrpc.Response{Payload: oneMoreKill(req.Payload)})
-	case "deaf": // said to be done, and is not
+	case "deaf": // reported as done, and not done
 		c.reply(id, &ttrpc.Response{})
 	}
 }
@@ -169,7 +169,7 @@ func (c *calls) learnModes(payload []byte) {
 	}
 }
 
-// do is a call done well, as far as the host can see.
+// do answers a call correctly, as far as the host can see.
 func (c *calls) do(req *ttrpc.Request) []byte {
 	var resp proto.Message = &protocol.StartResponse{}
 	switch req.Method {
@@ -210,7 +210,7 @@ func (c *calls) wait(req *ttrpc.Request) uint32 {
 	return code
 }
 
-// absurd is an answer of the right form with figures that cannot be.
+// absurd returns an answer of valid form with impossible values.
 func absurd(method string) []byte {
 	var resp proto.Message
 	switch method {

@@ -13,7 +13,7 @@ import (
 func greetBadly(p *port, how string) error {
 	announce(how)
 	if how != "early" {
-		// The host speaks first.
+		// The host sends first.
 		if _, err := io.ReadAtLeast(p, make([]byte, 256), 1); err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func frame(kind byte, flags uint16, id, length uint32) []byte {
 	return binary.BigEndian.AppendUint32(b, length)
 }
 
-// breakChannel sends what no session of streams may have in it, and nothing after.
+// breakChannel sends frames that are invalid in a session, and nothing afterwards.
 func breakChannel(p *port, how string) error {
 	const controlStream = 1
 	announce(how)
@@ -114,7 +114,7 @@ func breakChannel(p *port, how string) error {
 	case "close":
 		_ = p.Close()
 	case "mute":
-	case "stall": // the host's bytes are not taken either
+	case "stall": // does not read the host's bytes either
 	default:
 		return fmt.Errorf("no channel %q", how)
 	}

@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// end ends the guest in the way named, or returns if that is no way to end one.
+// end ends the guest in the way that how names. It returns if how names no way.
 func end(how string) {
 	switch how {
 	case "panic":
 		_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 	case "exit":
-		os.Exit(3) // the kernel panics: init is dead
+		os.Exit(3) // the kernel panics because init has died
 	case "reboot":
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	case "poweroff":
@@ -27,25 +27,25 @@ func end(how string) {
 	stop()
 }
 
-// stop does nothing for ever. An empty select would have Go's runtime see that
-// nobody is left, and end the program.
+// stop waits for ever. With an empty select Go would notice that all goroutines wait, and end
+// the program.
 func stop() {
 	for {
 		_ = unix.Pause()
 	}
 }
 
-// announce says on the console, whose end the host shows, that a mode is played.
+// announce writes to the console, whose end the host shows, which mode is played.
 func announce(how string) {
 	if how != "" {
 		log.Printf("plays %s", how)
 	}
 }
 
-// escapes is text that a terminal must not get to see.
+// escapes is text that must not reach a terminal.
 const escapes = "mad\x1b]0;mad\x07\x1b[2J\x9b31m\u202e\u2028\r\b\x00\x7f"
 
-// controls is 255 bytes of control characters and of what is not UTF-8.
+// controls returns 255 bytes of control characters and invalid UTF-8.
 func controls() string {
 	b := make([]byte, 0, 255)
 	for i := range 255 {

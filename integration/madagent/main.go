@@ -1,11 +1,10 @@
-// Command madagent takes the agent's place in a husk that the integration suite
-// builds for itself: it behaves as the agent does, as far as the host can see,
-// but for the modes of madness it was asked for. It runs no container: processes
-// are a few lines of output and an exit code.
+// Command madagent replaces the agent in a husk that the integration suite builds. For the host
+// it behaves like the agent, except for the modes it is asked for. It runs no container: its
+// processes are a few lines of output and an exit code.
 //
-// A mode is "point:how". Those that must be known before the guest is spoken to
-// come on the kernel's command line (husk.mad=greeting:garbage), others in the
-// environment of the container's process (MAD=pause:error,stats:huge).
+// A mode is "point:how". Modes that must be known before the greeting are on the kernel's
+// command line (husk.mad=greeting:garbage), others in the environment of the container's
+// process (MAD=pause:error,stats:huge).
 package main
 
 import (
@@ -23,17 +22,17 @@ import (
 	"github.com/huskvm/husk/protocol/mux"
 )
 
-// build is that of the husk this belongs to; set by the linker.
+// build is the build of husk that this agent belongs to. The linker sets it.
 var build = "dev"
 
 const (
 	// param on the kernel's command line has the modes before Create.
 	param = "husk.mad="
-	// env in the container's process has those from Create on.
+	// env in the container's process has the modes from Create on.
 	env = "MAD="
 )
 
-// modes says how each point is done, by its name; what is not in it is done well.
+// modes maps points to how they are done. A point that is missing is done correctly.
 type modes map[string]string
 
 func parseModes(s string) modes {
@@ -56,7 +55,7 @@ func main() {
 	end("reboot")
 }
 
-// run returns when the host has gone, or why it could not begin.
+// run returns when the host has gone, or with the reason why it could not start.
 func run() error {
 	for _, m := range [][2]string{{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}} {
 		if err := unix.Mount(m[0], m[1], m[0], 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
@@ -83,7 +82,7 @@ func run() error {
 	if how := early["greeting"]; how != "" {
 		return greetBadly(p, how)
 	}
-	// The tests have the sessions of mad agents stay on this port.
+	// The tests keep the sessions of mad agents on this port.
 	if err := protocol.Answer(p, build, func(protocol.Offer) error { return nil }); err != nil {
 		return err
 	}
@@ -109,7 +108,7 @@ func openConsole() {
 func loadModules() error {
 	list, err := os.ReadFile("/lib/modules/load")
 	if err != nil {
-		return nil // a kernel with all built in
+		return nil // a kernel with everything built in
 	}
 	for path := range strings.FieldsSeq(string(list)) {
 		f, err := os.Open(path)
@@ -138,7 +137,7 @@ func commandLine() (modes, error) {
 	return modes{}, nil
 }
 
-// portWait is how long the channel's device may take to appear.
+// portWait bounds how long the channel's device may take to appear.
 const portWait = 30 * time.Second
 
 func findPort() (string, error) {
@@ -150,7 +149,7 @@ func findPort() (string, error) {
 				return "/dev/" + filepath.Base(filepath.Dir(name)), nil
 			}
 		}
-		time.Sleep(time.Millisecond) // in a guest of its own, with nothing else to do
+		time.Sleep(time.Millisecond) // nothing else runs in the guest
 	}
 	return "", fmt.Errorf("no port named %s", protocol.ChannelPort)
 }

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// port is the virtio-serial port of the channel. Writes are whole frames, and take
-// turns, so that what is injected stands between two of them.
+// port is the virtio-serial port of the channel. Writes are complete frames and take turns, so
+// that injected bytes are between two frames.
 type port struct {
 	*os.File
 	raw syscall.RawConn
@@ -33,7 +33,7 @@ func openPort() (*port, error) {
 	return &port{File: f, raw: raw}, nil
 }
 
-// Read waits while no host is connected, when the kernel answers end of file.
+// Read waits while no host is connected. The kernel returns end-of-file then.
 func (p *port) Read(b []byte) (n int, err error) {
 	rerr := p.raw.Read(func(fd uintptr) bool {
 		n, err = unix.Read(int(fd), b)
@@ -51,8 +51,8 @@ func (p *port) Write(b []byte) (int, error) {
 	return p.File.Write(b)
 }
 
-// write is Write for who does not care.
+// write is Write without an error.
 func (p *port) write(b []byte) { _, _ = p.Write(b) }
 
-// mute lets nobody write any more.
+// mute blocks all later writes.
 func (p *port) mute() { p.mu.Lock() }

@@ -10,10 +10,10 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// gib is what floods of a process's output have, in bytes.
+// gib is the size of a flood of a process's output, in bytes.
 const gib = 1 << 30
 
-// afterStart is what happens once the container runs.
+// afterStart does what the mode says after the container has started.
 func (c *calls) afterStart() {
 	p := c.agent.process(protocol.InitProcess)
 	switch c.agent.how("stdout") {
@@ -53,7 +53,7 @@ func oneMoreKill(payload []byte) []byte {
 	return b
 }
 
-// afterExit is what happens once the host was told of a process's end.
+// afterExit does what the mode says after the host has learned of a process's end.
 func (c *calls) afterExit() {
 	switch c.agent.how("late") {
 	case "replies":

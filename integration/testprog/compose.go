@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// What a compose file puts together: a database, a cache and a web server.
+// The programs of a compose file: a database, a cache and a web server.
 
-// store counts: each line "ADD" is answered with how many there have been, "GET"
-// with the number alone. "store PORT [FILE]": what is counted is in the file before
-// it is answered, and so outlives the program; without one it is a cache.
+// store counts. It answers each line "ADD" with the new number, and "GET" with the number.
+// Usage: "store PORT [FILE]". With FILE the number is saved before it is answered, so it
+// outlives the program.
 func store(args []string) error {
 	if len(args) < 1 {
 		return errors.New("store wants PORT [FILE]")
@@ -67,7 +67,8 @@ func store(args []string) error {
 	}
 }
 
-// saveCount replaces the file; whoever kills the program finds the old or the new.
+// saveCount replaces the file by rename, so that a killed program leaves the old or the new
+// one.
 func saveCount(file string, count int) error {
 	if file == "" {
 		return nil
@@ -86,7 +87,7 @@ func saveCount(file string, count int) error {
 	return os.Rename(file+".new", file)
 }
 
-// ask prints what a store answers: "ask ADDRESS LINE".
+// ask prints what a store answers. Usage: "ask ADDRESS LINE".
 func ask(args []string) error {
 	if len(args) != 2 {
 		return errors.New("ask wants ADDRESS LINE")
@@ -115,8 +116,8 @@ func askStore(address, line string) (string, error) {
 	return strings.TrimSpace(reply), err
 }
 
-// front answers any GET with "HOST CACHED STORED" after adding one to both:
-// "front PORT CACHE DATABASE".
+// front adds one to both stores and answers any GET with "HOST CACHED STORED". Usage: "front
+// PORT CACHE DATABASE".
 func front(args []string) error {
 	if len(args) != 3 {
 		return errors.New("front wants PORT CACHE DATABASE")
@@ -148,7 +149,7 @@ func front(args []string) error {
 	}
 }
 
-// visit adds to both or, unless one dies meanwhile, to none.
+// visit adds one to both stores or, unless one of them dies meanwhile, to none.
 func visit(cache, database string) (cached, stored string, err error) {
 	for _, line := range []string{"GET", "ADD"} {
 		if cached, err = askStore(cache, line); err != nil {

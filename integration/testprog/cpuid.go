@@ -9,9 +9,9 @@ import (
 // cpuid executes the CPUID instruction.
 func cpuid(leaf uint32) (eax, ebx, ecx, edx uint32)
 
-// vendor prints the hypervisor's signature, leaf 0x40000000: "KVMKVMKVM" or
-// "TCGTCGTCGTCG". No host software can make an emulated processor claim KVM by
-// accident, nor the other way round.
+// vendor prints the hypervisor's signature of CPUID leaf 0x40000000: "KVMKVMKVM" or
+// "TCGTCGTCGTCG". No software on the host can make an emulated processor show KVM's by
+// accident.
 func vendor([]string) error {
 	_, ebx, ecx, edx := cpuid(0x40000000)
 	var b []byte

@@ -10,8 +10,7 @@ import (
 	"unsafe"
 )
 
-// draws prints one draw from each source of randomness a process has, and the
-// clock.
+// draws prints one draw of each source of randomness that a process has, and the clock.
 func draws([]string) error {
 	b := make([]byte, 16)
 	if n, _, errno := syscall.Syscall(318, uintptr(unsafe.Pointer(&b[0])), 16, 0); n != 16 { // getrandom
@@ -51,7 +50,7 @@ func draws([]string) error {
 	return nil
 }
 
-// atRandom is the 16 bytes the kernel gave this process at execve.
+// atRandom returns the 16 bytes that the kernel gave this process at execve.
 func atRandom() ([]byte, error) {
 	auxv, err := os.ReadFile("/proc/self/auxv")
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// files exercises a directory call by call and prints "ok NAME" or
-// "FAIL NAME: reason" for each. What it leaves behind is checked from the host.
+// files tests a directory call by call, and prints "ok NAME" or "FAIL NAME: reason" for each.
+// The test checks on the host what it leaves.
 func files(args []string) error {
 	if len(args) != 1 {
 		return errors.New("files wants a directory")
@@ -382,8 +382,7 @@ func fileFcntlLock() error {
 	return syscall.FcntlFlock(f.Fd(), syscall.F_SETLK, &lock)
 }
 
-// fileAppend writes through two descriptors in turn: without O_APPEND semantics
-// one would overwrite the other.
+// fileAppend writes by two descriptors in turn. Without O_APPEND one would overwrite the other.
 func fileAppend() error {
 	open := func() (*os.File, error) {
 		return os.OpenFile("append", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)

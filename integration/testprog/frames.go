@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// frames sends Ethernet frames, given in hexadecimal, from an interface as they are.
+// frames sends Ethernet frames, given in hexadecimal, unchanged from an interface.
 func frames(args []string) error {
 	if len(args) < 2 {
 		return errors.New("frames wants INTERFACE and one FRAME at least")

@@ -14,24 +14,22 @@ import (
 	"unsafe"
 )
 
-// guestVariable is set in the environment of the init of a bare guest by the
-// kernel's command line (TESTPROG=guest): it then serves commands instead of
-// ending the guest at once.
+// guestVariable is in the environment of a bare guest's init, from the kernel's command line
+// (TESTPROG=guest). testprog then serves commands instead of ending the guest at once.
 const guestVariable = "TESTPROG"
 
-// guestPort is the virtio-serial port the commands come by.
+// guestPort is the virtio-serial port on which commands come.
 const guestPort = "org.huskvm.agent"
 
-// guestInit is the init of a bare guest, one with nothing of husk's in it: it
-// loads the modules of the initramfs and runs testprog's commands, one JSON
-// array of words a line, with the port as their output. After each comes a line
-// "\nok" or "\nfailed: why".
+// guestInit is the init of a bare guest, which has nothing of husk: it loads the modules of the
+// initramfs and runs testprog's commands. A command is a JSON array of words in one line, and
+// its output goes to the port. After each comes a line "\nok" or "\nfailed: why".
 func guestInit() {
 	fmt.Println("testprog:", serveGuest())
 	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART)
 }
 
-// serveGuest returns why it could not go on.
+// serveGuest returns the reason why it could not go on.
 func serveGuest() error {
 	for dir, kind := range map[string]string{"/proc": "proc", "/sys": "sysfs", "/dev": "devtmpfs"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -124,7 +122,7 @@ func loadModules() error {
 	return nil
 }
 
-// openPort waits for the port: its name appears some time after its driver.
+// openPort waits for the port, whose name appears some time after its driver.
 func openPort(uevents int) (*os.File, error) {
 	event := make([]byte, 8192)
 	for {
@@ -135,7 +133,8 @@ func openPort(uevents int) (*os.File, error) {
 		for _, name := range names {
 			text, err := os.ReadFile(name)
 			if err == nil && strings.TrimSpace(string(text)) == guestPort {
-				// Blocking: without a host an edge-triggered poll would spin.
+				// Blocking, because without a host an edge-triggered poll would return at once
+				// for ever.
 				fd, err := syscall.Open("/dev/"+filepath.Base(filepath.Dir(name)), syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 				if err != nil {
 					return nil, err
@@ -185,7 +184,7 @@ func setAddress(name, cidr string) error {
 	)
 }
 
-// show prints a file's inode number and its text.
+// show prints a file's inode number and content.
 func show(path string) error {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -200,7 +199,7 @@ func show(path string) error {
 	return err
 }
 
-// writeMapped writes a text to the start of a file through a shared mapping.
+// writeMapped writes text to the start of a file through a shared mapping.
 func writeMapped(path, text string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

@@ -18,17 +18,17 @@ import (
 )
 
 const (
-	afVsock = 40 // the syscall package does not know it
-	// agentPort is where an agent of husk waits for its host.
+	afVsock = 40 // package syscall does not have it
+	// agentPort is the port on which an agent of husk waits for its host.
 	agentPort = 1024
-	// knockers knock at the same time.
+	// knockers is the number of goroutines that knock at the same time.
 	knockers = 4
 )
 
-// knock connects to the vsock port of agents as a stranger, says what one might
-// say, and counts what comes of it. Its arguments are the cids of guests; without
-// any it goes on until the end of its input with those that it finds in command
-// lines. KNOCK_SECRET may hold a secret in hexadecimal digits.
+// knock connects to the vsock port of agents as a stranger, sends what a stranger might send,
+// and counts the results. Its arguments are the cids of guests. Without arguments it goes on
+// until the end of its input, with the cids that it finds in command lines. KNOCK_SECRET may
+// have a secret in hexadecimal digits.
 func knock(args []string) error {
 	var cids []uint32
 	for _, arg := range args {
@@ -58,7 +58,7 @@ func knock(args []string) error {
 			}()
 		}
 		fmt.Println("knocking")
-		// The end of the input is what is waited for.
+		// Waits for the end of the input.
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		close(flood)
 		all.Wait()
@@ -110,7 +110,8 @@ func knockUntil(end <-chan struct{}, secret []byte, t *tally) {
 
 var guestCID = regexp.MustCompile(`guest-cid=(\d+)`)
 
-// guestsInCommandLines is what everybody can see of the host's virtual machines.
+// guestsInCommandLines returns the cids of the host's virtual machines, which every user can
+// see.
 func guestsInCommandLines() []uint32 {
 	var cids []uint32
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -124,7 +125,7 @@ func guestsInCommandLines() []uint32 {
 	return cids
 }
 
-// knockAt tries each thing to say from any port and from a reserved one.
+// knockAt sends each message, from any port and from a reserved one.
 func knockAt(cid uint32, secret []byte, t *tally) {
 	guess := make([]byte, 32)
 	_, _ = rand.Read(guess)
@@ -151,8 +152,7 @@ func knockAt(cid uint32, secret []byte, t *tally) {
 	}
 }
 
-// say connects, sends what and returns what came of it: "answered" when a single
-// byte came back.
+// say connects, sends what, and returns the result: "answered" if a single byte came back.
 func say(cid uint32, what []byte, reserved bool) string {
 	fd, err := syscall.Socket(afVsock, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -188,7 +188,7 @@ func say(cid uint32, what []byte, reserved bool) string {
 	return "connected, end of file"
 }
 
-// withVsockAddress is bind(2) or connect(2) with a sockaddr_vm.
+// withVsockAddress calls bind(2) or connect(2) with a sockaddr_vm.
 func withVsockAddress(call uintptr, fd int, cid, port uint32) syscall.Errno {
 	address := struct {
 		family, reserved uint16

@@ -1,7 +1,6 @@
-// Command testprog runs inside containers under test and does what busybox
-// cannot: report a process's exact settings, exercise a filesystem call by call,
-// name each signal it gets. Standard library only and small: it is copied into
-// every test's rootfs.
+// Command testprog runs inside containers under test and does what busybox cannot: it reports a
+// process's exact settings, tests a filesystem call by call, and prints each signal it gets. It
+// uses only the standard library and is small, because it is copied into every test's rootfs.
 package main
 
 import (
@@ -63,12 +62,12 @@ func main() {
 	}
 }
 
-// signals prints the number of each signal it gets, until killed.
+// signals prints the number of each signal it gets, until it is killed.
 func signals([]string) error {
 	ch := make(chan os.Signal, 64)
 	all := make([]os.Signal, 0, 64)
 	for n := 1; n <= 64; n++ {
-		// 23 is SIGURG, which the Go scheduler sends itself.
+		// 23 is SIGURG, which Go's scheduler sends to itself.
 		if n != int(syscall.SIGKILL) && n != int(syscall.SIGSTOP) && n != int(syscall.SIGURG) {
 			all = append(all, syscall.Signal(n))
 		}
@@ -93,8 +92,8 @@ func openFiles([]string) error {
 	}
 	for _, name := range names {
 		target, err := os.Readlink("/proc/self/fd/" + name)
-		// Those of this process's own making: the directory, the Go runtime's
-		// poller and its look at the cgroup's CPU limit.
+		// Descriptors that this process has opened itself: the directory, the poller of Go's
+		// runtime, and the cgroup's CPU limit that the runtime reads.
 		if err != nil || name == strconv.Itoa(int(dir.Fd())) || target == "anon_inode:[eventpoll]" ||
 			target == "anon_inode:[eventfd]" || strings.HasPrefix(target, "/sys/fs/cgroup/") {
 			continue
@@ -104,7 +103,7 @@ func openFiles([]string) error {
 	return nil
 }
 
-// memory touches the given number of MiB and says so.
+// memory uses the given number of MiB and says so.
 func memory(args []string) error {
 	n, err := number(args, 0)
 	if err != nil {
@@ -128,8 +127,8 @@ func number(args []string, i int) (int, error) {
 	return strconv.Atoi(args[i])
 }
 
-// systemCalls makes each system call of the form NUMBER or NUMBER,ARGUMENT... and
-// prints its error number, all on one line.
+// systemCalls makes each system call of the form NUMBER or NUMBER,ARGUMENT... and prints their
+// error numbers on one line.
 func systemCalls(calls []string) error {
 	var line []string
 	for _, call := range calls {

@@ -12,9 +12,9 @@ import (
 	"syscall"
 )
 
-// serve answers GET /WORD with the word, and each datagram with itself, on one
-// port of every address: "serve PORT". Not net/http, which is larger than all
-// the rest.
+// serve answers GET /WORD with the word, and each datagram with the same datagram, on one port
+// of all addresses. Usage: "serve PORT". It does not use net/http, which is larger than
+// everything else here.
 func serve(args []string) error {
 	if len(args) != 1 {
 		return errors.New("serve wants PORT")
@@ -38,7 +38,7 @@ func serve(args []string) error {
 	}
 }
 
-// dns answers every question with one address, by UDP: "dns ADDRESS".
+// dns answers every question with one address, by UDP. Usage: "dns ADDRESS".
 func dns(args []string) error {
 	if len(args) != 1 {
 		return errors.New("dns wants ADDRESS")
@@ -57,7 +57,7 @@ func dns(args []string) error {
 		if n < 12 {
 			continue
 		}
-		end := 12 // of the question: a name, type and class
+		end := 12 // end of the question: name, type and class
 		for end < n && buf[end] != 0 {
 			end += int(buf[end]) + 1
 		}
@@ -65,8 +65,8 @@ func dns(args []string) error {
 			continue
 		}
 		reply := append([]byte(nil), buf[:end]...)
-		copy(reply[2:12], []byte{0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0}) // an answer, one question, one record
-		if buf[end-3] != 1 {                                          // not for an IPv4 address
+		copy(reply[2:12], []byte{0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0}) // a response with one question and one record
+		if buf[end-3] != 1 {                                          // not a question for an IPv4 address
 			reply[7] = 0
 		} else {
 			reply = append(reply, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4)
@@ -101,9 +101,8 @@ func answer(c net.Conn) {
 	fmt.Fprintf(c, "HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s\n", len(word)+1, word)
 }
 
-// activated answers connections to a listening socket it was given as descriptor 3
-// with what they send, in capitals, and a word about the socket. It ends after one
-// that sends nothing.
+// activated answers connections to a listening socket, its descriptor 3, with what they send,
+// in capitals, and a word about the socket. It ends after a connection that sends nothing.
 func activated([]string) error {
 	l, err := net.FileListener(os.NewFile(3, "3"))
 	if err != nil {
@@ -124,8 +123,8 @@ func activated([]string) error {
 	}
 }
 
-// activate does what a service manager does with a socket unit: "activate ADDRESS
-// COMMAND...", ended by the command's end.
+// activate does what a service manager does for a socket unit. Usage: "activate ADDRESS
+// COMMAND...". It ends with the command.
 func activate(args []string) error {
 	if len(args) < 2 {
 		return errors.New("activate wants ADDRESS COMMAND [ARGUMENT...]")
@@ -149,7 +148,7 @@ func activate(args []string) error {
 	return syscall.Exec(path, args[1:], env)
 }
 
-// notify sends its arguments to the socket of sd_notify(3), one datagram each.
+// notify sends its arguments to the socket of sd_notify(3), each in one datagram.
 func notify(args []string) error {
 	c, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
 	if err != nil {
@@ -163,8 +162,8 @@ func notify(args []string) error {
 	return c.Close()
 }
 
-// manager prints each datagram that comes to the socket it makes, as a service manager
-// that listens to sd_notify(3): "manager PATH".
+// manager makes a socket and prints each datagram that comes, as a service manager that listens
+// for sd_notify(3). Usage: "manager PATH".
 func manager(args []string) error {
 	if len(args) != 1 {
 		return errors.New("manager wants PATH")

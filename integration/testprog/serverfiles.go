@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// serverFiles are the calls of databases, servers and package managers.
+// serverFiles are file calls of databases, servers and package managers.
 var serverFiles = []fileCall{
 	{"device", fileDevice},
 	{"socket-mode", fileSocketMode},
@@ -91,7 +91,7 @@ func connectTo(name string) error {
 	return syscall.Connect(fd, &syscall.SockaddrUnix{Name: name})
 }
 
-// fileSocketMode is what PostgreSQL and nginx do: chmod and chown after bind.
+// fileSocketMode: PostgreSQL and nginx do chmod and chown after bind.
 func fileSocketMode() error {
 	fd, err := listenAt("socket-mode")
 	if err != nil {
@@ -110,7 +110,7 @@ func fileSocketMode() error {
 	return connectTo("socket-mode")
 }
 
-// fileSocketMoves binds beside the name and renames, as systemd and runit do.
+// fileSocketMoves: systemd and runit bind another name and rename it.
 func fileSocketMoves() error {
 	fd, err := listenAt("socket-tmp")
 	if err != nil {
@@ -129,7 +129,7 @@ func fileSocketMoves() error {
 	return os.Remove("socket-link")
 }
 
-// fileSocketAgain is a server that starts anew and finds the last one's socket.
+// fileSocketAgain: a server restarts and finds its old socket.
 func fileSocketAgain() error {
 	fd, err := listenAt("socket-again")
 	if err != nil {
@@ -165,8 +165,8 @@ func fileFifoMode() error {
 	return os.Remove("fifo-mode")
 }
 
-// tryLock is the other process of fileLockBetweenProcesses: it succeeds if the
-// lock is held already, as it should be.
+// tryLock is the other process of fileLockBetweenProcesses. It succeeds if the lock is held, as
+// expected.
 func tryLock(name string) error {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
@@ -205,7 +205,7 @@ func fileLockBetweenProcesses() error {
 	return nil
 }
 
-// fileLockOfDescription is OFD locks: QEMU's, SQLite's on some systems.
+// fileLockOfDescription tests OFD locks, which QEMU uses, and SQLite on some systems.
 func fileLockOfDescription() error {
 	const setLock = 37 // F_OFD_SETLK
 	a, b, err := twice("ofd")
@@ -225,7 +225,7 @@ func fileLockOfDescription() error {
 	return nil
 }
 
-// fileMmapWithWrite is SQLite's WAL and PostgreSQL: one maps what another writes.
+// fileMmapWithWrite: one process maps what another writes, as with SQLite's WAL and PostgreSQL.
 func fileMmapWithWrite() error {
 	if err := write("mmap-mixed", string(bytes.Repeat([]byte{'-'}, 8192))); err != nil {
 		return err
@@ -317,7 +317,7 @@ func fileSyncWrite() error {
 	return want("sync", "at once, twice")
 }
 
-// fileTmpfile wants O_TMPFILE, or the error on which programs make a name instead.
+// fileTmpfile expects O_TMPFILE, or the error after which programs use a name instead.
 func fileTmpfile() error {
 	const tmpfile = 0o20000000 | syscall.O_DIRECTORY
 	fd, err := syscall.Open(".", tmpfile|syscall.O_RDWR, 0o600)
@@ -330,7 +330,7 @@ func fileTmpfile() error {
 	return syscall.Close(fd)
 }
 
-// unlinked makes a file that only its descriptor is left of.
+// unlinked returns a file that has no name any more.
 func unlinked(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -376,8 +376,8 @@ func fileUnlinkedOwner() error {
 	return f.Chown(12, 13)
 }
 
-// fileUnlinkedTwin: another file under the name of one that is gone but open must
-// stay as it is, whatever is done to the first.
+// fileUnlinkedTwin: another file with the name of one that was removed and is still open stays
+// unchanged, whatever is done to the first.
 func fileUnlinkedTwin() error {
 	f, err := unlinked("twin")
 	if err != nil {
@@ -425,7 +425,7 @@ func fileRenameNoReplace() error {
 	to, _ := syscall.BytePtrFromString("no-2")
 	cwd := -100
 	_, _, errno := syscall.Syscall6(renameat2, uintptr(cwd), uintptr(unsafe.Pointer(from)), uintptr(cwd), uintptr(unsafe.Pointer(to)), noReplace, 0)
-	// EINVAL says that the filesystem cannot; programs then do without.
+	// EINVAL means that the filesystem has no RENAME_NOREPLACE; programs do without it then.
 	if errno != syscall.EEXIST && errno != syscall.EINVAL {
 		return fmt.Errorf("over an existing file: %w", errno)
 	}
@@ -438,7 +438,7 @@ func fileAllocate() error {
 		return err
 	}
 	defer f.Close()
-	// EOPNOTSUPP is what libc's posix_fallocate goes on from.
+	// After EOPNOTSUPP libc's posix_fallocate writes the file instead.
 	if err := syscall.Fallocate(int(f.Fd()), 0, 0, 1<<16); err != nil && !errors.Is(err, syscall.EOPNOTSUPP) {
 		return err
 	}
@@ -499,8 +499,8 @@ func fileUnlinkWhileReadingDir() error {
 	return os.Remove("draining")
 }
 
-// fileManyOpen is a database with many tables, or a proxy with its cache: more
-// descriptors than the 1024 that QEMU may have.
+// fileManyOpen opens more files than the 1024 descriptors that QEMU may have, as a database
+// with many tables or a proxy with a cache does.
 func fileManyOpen() error {
 	const n = 1100
 	files := make([]*os.File, n)
@@ -543,7 +543,7 @@ func fileDirRemovedInside() error {
 	return nil
 }
 
-// fileCapability is what dpkg gives ping.
+// fileCapability sets a capability, as dpkg does for ping.
 func fileCapability() error {
 	if err := write("capable", ""); err != nil {
 		return err
@@ -560,7 +560,7 @@ func fileCapability() error {
 	return nil
 }
 
-// fileExecWritten runs what was written a moment ago, as compilers' users do.
+// fileExecWritten executes a file right after writing it, as after a compiler.
 func fileExecWritten() error {
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
@@ -577,7 +577,7 @@ func fileExecWritten() error {
 	return os.Remove("program")
 }
 
-// watchAndWrite says whether a watch on a directory tells of a new file in it.
+// watchAndWrite says whether a watch on a directory reports a new file in it.
 func watchAndWrite(name string) error {
 	fd, err := syscall.InotifyInit1(syscall.IN_NONBLOCK)
 	if err != nil {
@@ -597,7 +597,7 @@ func watchAndWrite(name string) error {
 	return nil
 }
 
-// fileInotifyOpen watches as tail and systemd do: what they watch they hold open.
+// fileInotifyOpen watches a directory that it keeps open, as tail and systemd do.
 func fileInotifyOpen() error {
 	if err := os.Mkdir("watched-open", 0o755); err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// report is the process's own view of its settings, read by process_test.go.
+// report is the process's own view of its settings. process_test.go reads it.
 type report struct {
 	UID, GID   int
 	Groups     []int
@@ -43,7 +43,7 @@ func status([]string) error {
 	if r.Hostname, err = os.Hostname(); err != nil {
 		return err
 	}
-	// umask can only be read by setting it.
+	// The umask can be read only by setting it.
 	r.Umask = syscall.Umask(0)
 	syscall.Umask(r.Umask)
 	for name, which := range rlimits {

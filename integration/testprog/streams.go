@@ -13,8 +13,8 @@ import (
 	"unsafe"
 )
 
-// pattern writes the given number of MiB to stdout, no two blocks alike, and
-// the SHA-256 of them to stderr.
+// pattern writes the given number of MiB to stdout, without two equal blocks, and their SHA-256
+// to stderr.
 func pattern(args []string) error {
 	n, err := number(args, 0)
 	if err != nil {
@@ -35,7 +35,7 @@ func pattern(args []string) error {
 	return nil
 }
 
-// flood fills stderr until it blocks, and meanwhile writes lines to stdout.
+// flood fills stderr until it blocks, and writes lines to stdout meanwhile.
 func flood(args []string) error {
 	lines, err := number(args, 0)
 	if err != nil {
@@ -52,14 +52,14 @@ func flood(args []string) error {
 			}
 		}
 	}()
-	time.Sleep(time.Second) // let stderr fill every buffer on its way
+	time.Sleep(time.Second) // until stderr has filled every buffer on its way
 	for i := range lines {
 		fmt.Println("line", i)
 	}
 	return nil
 }
 
-// appendLines appends numbered lines to a file from many openings of it.
+// appendLines appends numbered lines to a file, opening it for each.
 func appendLines(args []string) error {
 	if len(args) != 2 {
 		return errors.New("append wants FILE COUNT")
@@ -81,8 +81,8 @@ func appendLines(args []string) error {
 	return nil
 }
 
-// tcp: "tcp send ADDRESS MiB" dials and writes; "tcp serve ADDRESS" accepts once
-// and prints how many bytes came and their SHA-256.
+// tcp: "tcp send ADDRESS MiB" connects and writes; "tcp serve ADDRESS" accepts once and prints
+// the number of bytes that came and their SHA-256.
 func tcp(args []string) error {
 	if len(args) < 2 {
 		return errors.New("tcp wants send|serve ADDRESS")
@@ -131,7 +131,7 @@ func tcpSend(args []string) error {
 	return nil
 }
 
-// udp sends a datagram and prints the answer: "udp ADDRESS TEXT".
+// udp sends a datagram and prints the answer. Usage: "udp ADDRESS TEXT".
 func udp(args []string) error {
 	if len(args) != 2 {
 		return errors.New("udp wants ADDRESS TEXT")
@@ -156,7 +156,7 @@ func udp(args []string) error {
 	return nil
 }
 
-// tty prints the terminal's size at the start and at each line it reads.
+// tty prints the terminal's size at the start and at each line that it reads.
 func tty([]string) error {
 	in := bufio.NewScanner(os.Stdin)
 	for ok := true; ok; ok = in.Scan() {

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Work is cut into equal pieces, each a sample of its own.
+// The work is divided into equal pieces, each of which is a sample.
 const (
 	workMiB   = 4   // written, then read
 	workPages = 100 // read and written
@@ -27,7 +27,7 @@ const (
 	pageSize  = 4096 // bytes
 )
 
-// work is how many pieces there are and what rates each came to, per second.
+// work is the number of pieces, and the rates of each, per second.
 type work struct {
 	samples int
 	rates   map[string][]float64
@@ -53,8 +53,8 @@ func (w *work) note(what string, amount float64, f func() error) error {
 
 func (w *work) print() error { return json.NewEncoder(os.Stdout).Encode(w.rates) }
 
-// fileWork works on files in a directory and prints what rates it got, as JSON.
-// All that is read is checked.
+// fileWork works on files in a directory and prints the rates as JSON. Everything that it reads
+// is checked.
 func fileWork(args []string) error {
 	w, err := newWork(args)
 	if err != nil {
@@ -72,7 +72,7 @@ func fileWork(args []string) error {
 	return w.print()
 }
 
-// fill makes a block that no compression or deduplication shortens.
+// fill makes a block that cannot be compressed or deduplicated.
 func fill(block []byte, seed byte) {
 	_, _ = rand.NewChaCha8([32]byte{seed}).Read(block) // never fails
 }
@@ -109,7 +109,7 @@ func (w *work) sequential(name string) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	// The guest's own pages, if it keeps any: they are not what is measured.
+	// The guest's own cached pages are dropped, because they are not to be measured.
 	if _, _, errno := syscall.Syscall6(syscall.SYS_FADVISE64, f.Fd(), 0, 0, 4, 0, 0); errno != 0 { // POSIX_FADV_DONTNEED
 		return errno
 	}
@@ -211,7 +211,7 @@ func (w *work) files(dir string) error {
 	return nil
 }
 
-// netWork talks to the bench's peer and prints what rates it got, as JSON.
+// netWork talks to the benchmark's peer and prints the rates as JSON.
 func netWork(args []string) error {
 	w, err := newWork(args)
 	if err != nil {
@@ -228,7 +228,7 @@ func netWork(args []string) error {
 	block, got := make([]byte, 1<<20), make([]byte, 1<<20)
 	fill(block, 3)
 	for range w.samples {
-		// What the peer has read it confirms with a byte, and all of it sends back.
+		// The peer confirms what it has read with a byte, and later sends all of it back.
 		err := w.note("TCP out, MiB/s", netMiB, func() error {
 			for range netMiB {
 				if _, err := c.Write(block); err != nil {
@@ -273,8 +273,8 @@ func netWork(args []string) error {
 	return w.print()
 }
 
-// blocks writes the given number of MiB to stdout. Each begins with its number;
-// the rest is the same, because making it must cost the writer nothing.
+// blocks writes the given number of MiB to stdout. Each block begins with its number; the rest
+// is the same, so that making it costs no time.
 func blocks(args []string) error {
 	n, err := number(args, 0)
 	if err != nil {
@@ -300,6 +300,6 @@ func floorInit() {
 			_, _ = syscall.Write(fd, []byte("floor ready\n"))
 		}
 	}
-	// A reset: with -no-reboot the end of the process, as microvm has no power button.
+	// A reset ends the process because of -no-reboot. microvm has no power button.
 	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART)
 }

@@ -11,25 +11,25 @@ import (
 // What expected.txt can say of a test.
 const (
 	wantPass = "pass"
-	wantFail = "fail" // it is run, and must not pass
-	leftOut  = "out"  // it is not run
+	wantFail = "fail" // the test runs and must not pass
+	leftOut  = "out"  // the test does not run
 )
 
-// reasons why a test does not pass, each the beginning of a text.
+// reasons are the beginnings of texts that say why a test does not pass.
 var reasons = []string{
-	"vm:",      // a virtual machine cannot give it
-	"husk:",    // husk decides otherwise, on purpose
+	"vm:",      // a virtual machine cannot do it
+	"husk:",    // husk does otherwise on purpose
 	"open:",    // not done yet
-	"machine:", // of the machine where the list was made: another may do better
-	"suite:",   // the test is at fault
+	"machine:", // depends on the machine on which the list was made
+	"suite:",   // the test is wrong
 }
 
 type expectation struct{ want, reason string }
 
 type expectations map[test]expectation
 
-// readExpectations reads a line with a file's name, and for each of its tests one
-// with what is expected and its name. A reason stands below the test it is for.
+// readExpectations reads lines with a file's name, each followed by lines for its tests: what
+// is expected, and the test's name. The reason stands below its test.
 func readExpectations(path string) (expectations, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -55,7 +55,7 @@ func readExpectations(path string) (expectations, error) {
 	return all, nil
 }
 
-// add takes in one line; current is the test the lines before were about.
+// add adds one line. current is the test that the lines before were about.
 func (all expectations) add(current *test, line string) error {
 	text := strings.TrimSpace(line)
 	word, rest, _ := strings.Cut(text, " ")
@@ -84,7 +84,7 @@ func (all expectations) add(current *test, line string) error {
 	return fmt.Errorf("%q is neither FILE.bats, nor pass, fail or out with a test's name, nor a reason", text)
 }
 
-// without returns what is expected of tests that are not there.
+// without returns the expected tests that do not exist.
 func (all expectations) without(tests []test) []test {
 	var missing []test
 	for t := range all {
@@ -95,18 +95,18 @@ func (all expectations) without(tests []test) []test {
 	return missing
 }
 
-// verdict is what has become of one test.
+// verdict is the result of one test.
 type verdict struct {
 	test       test
 	expected   expectation
-	known      bool // to expected.txt
+	known      bool // expected.txt has the test
 	runc, husk outcome
-	wrong      string // empty if all is well
+	wrong      string // empty: the result is as expected
 	note       string
 }
 
-// judge holds husk to what is expected of it, and where that does not apply (an
-// unknown test, another machine) to what runc has just done.
+// judge compares husk's result with what is expected, and if that does not apply (an unknown
+// test, another machine) with runc's result in this run.
 func (v *verdict) judge() {
 	v.note = v.expected.reason
 	switch {

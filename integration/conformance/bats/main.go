@@ -1,9 +1,9 @@
 // Command bats runs runc's own integration suite, the *.bats files of
-// github.com/opencontainers/runc, with husk and with runc as the runtime, and
-// fails where a test gives something else than expected.txt says.
+// github.com/opencontainers/runc, with husk and with runc, and fails if a test gives another
+// result than expected.txt says.
 //
-// The suite is fetched for the run and is no part of husk; runc is built from the
-// same source, since a test belongs to the runc of its version.
+// The suite is fetched for the run and is no part of husk. runc is built from the same source,
+// because a test belongs to the runc of its version.
 package main
 
 import (
@@ -18,7 +18,8 @@ import (
 	"github.com/huskvm/husk/integration/conformance/options"
 )
 
-// tries of a test that falls short: many of them wait for a fixed time and hope.
+// tries is how often a test that fails is run. Many of the tests wait for a fixed time, which
+// may be too short.
 const tries = 2
 
 type commandOptions struct {
@@ -28,7 +29,8 @@ type commandOptions struct {
 }
 
 func init() {
-	// The tests are to end with the thread that has started them: keep that one.
+	// The tests end with the thread that has started them, so the main goroutine keeps its
+	// thread.
 	runtime.LockOSThread()
 }
 
@@ -82,7 +84,7 @@ func (o *commandOptions) run(ctx context.Context) error {
 	return r.finish(o.Markdown)
 }
 
-// compare runs one test with both runtimes, husk again where it falls short.
+// compare runs one test with both runtimes, and with husk again if it fails.
 func (o *commandOptions) compare(ctx context.Context, s *suite, v *verdict, husk, runc *subject) (err error) {
 	if !o.huskOnly {
 		if v.runc, err = runc.run(ctx, s, v.test, o.Deadline); err != nil {
@@ -100,8 +102,8 @@ func (o *commandOptions) compare(ctx context.Context, s *suite, v *verdict, husk
 	return nil
 }
 
-// runtimes makes a wrapper script for husk: the suite calls its runtime by one
-// path and gives it no flags of husk's.
+// runtimes returns both runtimes. For husk it writes a wrapper script, because the suite calls
+// a runtime by one path, without husk's flags.
 func (o *commandOptions) runtimes(s *suite) (husk, runc *subject, err error) {
 	argv, err := o.HuskArgv()
 	if err != nil {

@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// report is everything a run has to say.
+// report holds the results of a run.
 type report struct {
 	suite    string
 	pinned   bool
 	verdicts []verdict
-	missing  []test // named by expected.txt and not in the suite
+	missing  []test // in expected.txt and not in the suite
 }
 
 func (r *report) table() string {
@@ -28,7 +28,8 @@ func (r *report) table() string {
 	return b.String()
 }
 
-// finish prints the table, writes it, and fails where a test has.
+// finish prints and writes the table. It returns an error if a test has another result than
+// expected.
 func (r *report) finish(markdown string) error {
 	table := r.table()
 	fmt.Println("\n" + table)

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a test gave.
+// Results of a test.
 const (
 	passed   = "pass"
 	failed   = "FAIL"
@@ -24,8 +24,8 @@ const (
 )
 
 type outcome struct {
-	is   string // empty: it was not run
-	why  string // of a skip
+	is   string // empty: the test did not run
+	why  string // the reason of a skip
 	took time.Duration
 }
 
@@ -46,10 +46,10 @@ func newSubject(path, output string) (*subject, error) {
 	return &subject{path, output}, errors.Join(os.RemoveAll(output), os.MkdirAll(output, 0o755))
 }
 
-// inside is run for one test in namespaces of its own: the suite kills what it
-// finds, mounts over what it likes and moves network devices about, and a test that
-// hangs must leave nothing. Several tests need a controlling terminal: script gives
-// it. Files are kept in a tmpfs, which ends with the rest.
+// inside is a script that runs one test in new namespaces. The suite kills processes, mounts
+// over directories and moves network devices, and a test that hangs must leave nothing. Several
+// tests need a controlling terminal, which script(1) provides. Files are in a tmpfs, which ends
+// with the namespaces.
 const inside = `
 set -e
 mount -t tmpfs -o mode=755 husk-bats "$TMPDIR"
@@ -58,14 +58,14 @@ cd "$SUITE"
 exec script -qefc 'exec bats --tap --filter "$FILTER" "$FILE" >"$OUTPUT" 2>&1 </dev/tty' /dev/null
 `
 
-// run runs one test. Its error is one of running it; what the test thinks of the
-// runtime is in the outcome.
+// run runs one test. An error means that it could not be run; the test's result is in the
+// outcome.
 func (s *subject) run(ctx context.Context, suite *suite, t test, deadline time.Duration) (outcome, error) {
 	temp, err := os.MkdirTemp("", "bats-")
 	if err != nil {
 		return outcome{}, err
 	}
-	// What was in it was mounted in another mount namespace, which is gone.
+	// Its content was in a mount of another mount namespace, which is gone.
 	defer os.Remove(temp)
 	output := filepath.Join(s.output, fileName(t))
 	limited, cancel := context.WithTimeout(ctx, deadline)
@@ -75,8 +75,8 @@ func (s *subject) run(ctx context.Context, suite *suite, t test, deadline time.D
 	cmd.Env = append(os.Environ(),
 		"RUNC="+s.path, "SUITE="+suite.integration(), "FILE="+t.file, "OUTPUT="+output, "TMPDIR="+temp,
 		"FILTER=^"+regexp.QuoteMeta(t.name)+" *$")
-	// Typed at by nobody; from the end of its input script would make an end of file
-	// on the tests' terminal.
+	// A pipe to which nobody writes. At the end of its input script(1) would send an end of
+	// file to the tests' terminal.
 	stdin, nobody, err := os.Pipe()
 	if err != nil {
 		return outcome{}, err
@@ -121,7 +121,7 @@ func fileName(t test) string {
 
 var result = regexp.MustCompile(`(?m)^(not ok|ok) 1 (.*)$`)
 
-// parse reads what bats prints of its one test.
+// parse reads what bats prints for its one test.
 func parse(tap string) (outcome, error) {
 	m := result.FindStringSubmatch(tap)
 	switch {
@@ -136,8 +136,8 @@ func parse(tap string) (outcome, error) {
 	return outcome{is: passed}, nil
 }
 
-// removeCgroups removes the cgroups that a test has left which was killed, or whose
-// teardown failed. Only those that are empty can be removed.
+// removeCgroups removes empty cgroups that a killed test, or one whose teardown failed, has
+// left.
 func removeCgroups() {
 	for _, pattern := range []string{"/sys/fs/cgroup/runc-cgroups-integration-test", "/sys/fs/cgroup/*/runc-cgroups-integration-test"} {
 		tops, err := filepath.Glob(pattern)

@@ -20,10 +20,10 @@ const (
 	pinnedSum     = "h1:/bq84roxG30xEICkFodXzMEVQFs7kzo4lCiZME1uKxI="
 )
 
-// suite is runc's integration suite, with what it needs built.
+// suite is runc's integration suite, with everything built that it needs.
 type suite struct {
 	version string
-	dir     string // root of runc's source
+	dir     string // root directory of runc's source
 	tests   []test
 }
 
@@ -34,9 +34,9 @@ func (t test) String() string { return t.file + ": " + t.name }
 
 func (s *suite) integration() string { return filepath.Join(s.dir, "tests", "integration") }
 
-// prepareSuite fetches runc's source through the module proxy unless a checkout is
-// given, and builds runc, the suite's helpers and its images in a copy of it. What
-// an earlier run has built of the pinned version is used again.
+// prepareSuite fetches runc's source through the module proxy, unless a checkout is given, and
+// builds runc, the suite's helpers and its images in a copy of it. It reuses what an earlier
+// run has built of the pinned version.
 func (o *commandOptions) prepareSuite(ctx context.Context) (*suite, error) {
 	name, from := o.Suite, o.Suite
 	if strings.Contains(o.Suite, "/") {
@@ -74,7 +74,7 @@ func (o *commandOptions) prepareSuite(ctx context.Context) (*suite, error) {
 	return s, os.WriteFile(built, nil, 0o644)
 }
 
-// download returns the directory of the module cache that holds runc's source.
+// download returns the directory with runc's source in the module cache.
 func (o *commandOptions) download(ctx context.Context) (string, error) {
 	sum := ""
 	if o.Suite == pinnedVersion {
@@ -83,8 +83,8 @@ func (o *commandOptions) download(ctx context.Context) (string, error) {
 	return source.Download(ctx, module, o.Suite, sum)
 }
 
-// build builds runc and every helper, as the suite's Makefile does; that one wants
-// git and a vendor directory.
+// build builds runc and the helpers as the suite's Makefile does, which would need git and a
+// vendor directory.
 func (s *suite) build(ctx context.Context) error {
 	version, err := os.ReadFile(filepath.Join(s.dir, "VERSION"))
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *suite) build(ctx context.Context) error {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
 		}
 	}
-	// A module's file does not keep who may execute what.
+	// A module's archive does not record which files are executable.
 	scripts, err := filepath.Glob(filepath.Join(s.integration(), "*.sh"))
 	if err != nil {
 		return err
@@ -117,8 +117,8 @@ func (s *suite) build(ctx context.Context) error {
 	return nil
 }
 
-// helpers returns go build's arguments for each program that the tests use. They
-// look for it in one place since runc 1.3, and in another before.
+// helpers returns go build's arguments for each program that the tests use. The place where the
+// tests look for them changed in runc 1.3.
 func (s *suite) helpers() ([][]string, error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "tests", "cmd"))
 	if err != nil {
@@ -138,8 +138,8 @@ func (s *suite) helpers() ([][]string, error) {
 	return targets, nil
 }
 
-// images puts the two root file systems where the suite looks before it would
-// download some. They are kept, as making one takes minutes.
+// images puts the two root filesystems where the suite looks before it downloads them. They are
+// kept, because making one takes minutes.
 func (s *suite) images(ctx context.Context, kept string) error {
 	script := filepath.Join("integration", "conformance", "bats", "images.sh")
 	cmd := exec.CommandContext(ctx, script, kept)

@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 )
 
-// Download fetches a version of a Go module through the module proxy and returns
-// its read-only directory in the module cache. An empty sum is not checked.
+// Download fetches a version of a Go module through the module proxy, and returns its read-only
+// directory in the module cache. An empty sum is not checked.
 func Download(ctx context.Context, module, version, sum string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", module+"@"+version)
 	cmd.Dir = os.TempDir() // outside husk's own module
@@ -32,7 +32,7 @@ func Download(ctx context.Context, module, version, sum string) (string, error) 
 	return got.Dir, nil
 }
 
-// Copy makes a fresh copy that can be written to, which the module cache cannot.
+// Copy makes a writable copy, because the module cache is read-only.
 func Copy(from, to string) error {
 	if err := os.RemoveAll(to); err != nil {
 		return err
@@ -40,6 +40,7 @@ func Copy(from, to string) error {
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		return err
 	}
-	// All that a module's file leaves of it is a list that go would object to.
+	// A module's archive has only a list in the vendor directory, with which go refuses to
+	// build.
 	return os.RemoveAll(filepath.Join(to, "vendor"))
 }

@@ -6,17 +6,17 @@ import (
 	"strings"
 )
 
-// attack returns an error if something was got that must not be. What is done to the
-// host's files beyond the server's answers, the test on the host sees.
+// attack returns an error if the guest got something that it must not get. The test on the host
+// finds out what was done to the host's files.
 type attack struct {
 	name string
 	run  func(*session, target) error
 }
 
-// target is what the test tells of the host.
+// target is what the test tells about the host.
 type target struct {
-	// Outside is a directory of the host's beside what is shared, with a file "secret",
-	// and Vol the one that is shared as "vol". Both are absolute.
+	// Outside is the absolute path of a directory of the host beside the shared ones, with a
+	// file "secret". Vol is that of the directory shared as "vol".
 	Outside, Vol string
 	Seconds      int
 	Seed         uint64
@@ -86,7 +86,7 @@ func walkAbove(s *session, t target) error {
 	return nil
 }
 
-// pathNames gives each request that takes a name one that is a path.
+// pathNames sends paths in each request that takes a name.
 func pathNames(s *session, t target) error {
 	p, err := s.place()
 	if err != nil {
@@ -154,7 +154,7 @@ func attachElsewhere(s *session, t target) error {
 	return nil
 }
 
-// linksOut makes links that lead outside and uses them as if they were what they name.
+// linksOut makes links that lead outside, and uses them in place of the files that they name.
 func linksOut(s *session, t target) error {
 	p, err := s.place()
 	if err != nil {
@@ -207,8 +207,8 @@ func linksOut(s *session, t target) error {
 	return nil
 }
 
-// races: the test exchanges "swap", a directory with a file "secret", with a symbolic
-// link to the directory outside, all the time, and so does this side with "mine".
+// races: the test exchanges "swap", a directory with a file "secret", and a symbolic link to
+// the directory outside, again and again. This side does the same with "mine".
 func races(s *session, t target) error {
 	p, err := s.place()
 	if err != nil {
@@ -225,7 +225,7 @@ func races(s *session, t target) error {
 	for end := after(t.Seconds); !end(); rounds++ {
 		for _, name := range []string{"swap", "mine"} {
 			dir, file, made, inner := s.fid(), s.fid(), s.fid(), s.fid()
-			// All at once: a name is looked up here while it changes its meaning.
+			// All at once: the name is looked up while it changes its meaning.
 			replies, err := s.d.Exchange(
 				maxIn,
 				message(twalk, 1, p.vol, dir, []string{name}),
@@ -294,7 +294,7 @@ func readOnly(s *session, _ target) error {
 			return fmt.Errorf("of a read-only bind's %s: %s", what, strings.Join(done, ", "))
 		}
 	}
-	// Each way to open and each flag that may change it.
+	// Each way to open, with each flag that may change it.
 	for i := range uint32(3 * 20) {
 		flags := i%3 | 1<<(i/3)&^3
 		open, err := s.walk(file)
@@ -327,7 +327,7 @@ func sealedRoot(s *session, _ target) error {
 	return nil
 }
 
-// neighbours: a file that is bound alone has none.
+// neighbours: nothing beside a file that is bound alone can be reached.
 func neighbours(s *session, _ target) error {
 	p, err := s.place()
 	if err != nil {
@@ -385,8 +385,8 @@ func acrossBinds(s *session, _ target) error {
 	return nil
 }
 
-// deviceNodes: whether one can be made is the test's to judge, which sees it on the
-// host. It must not be opened.
+// deviceNodes: the test on the host checks whether one could be made. It must not be possible
+// to open it.
 func deviceNodes(s *session, _ target) error {
 	p, err := s.place()
 	if err != nil {

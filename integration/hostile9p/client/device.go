@@ -1,6 +1,6 @@
-// Package client speaks 9p2000.L to the server behind a virtio-9p device, over rings
-// of its own and without the guest's kernel: nothing keeps it from sending what no
-// kernel would. It runs as root in a guest.
+// Package client sends 9p2000.L messages to the server behind a virtio-9p device over its own
+// rings, without the guest's kernel, so it can send what no kernel would. It runs as root in a
+// guest.
 package client
 
 import (
@@ -50,7 +50,7 @@ const (
 	statusNeedsReset  = 64
 )
 
-// The queue is in one page: descriptors, then what is offered, then what was used.
+// The queue is in one page: descriptors, then offered chains, then used ones.
 const (
 	pageBytes   = 4096
 	queueSize   = 64
@@ -64,9 +64,9 @@ const (
 )
 
 const (
-	// lanes is how many requests can be under way at once.
+	// lanes bounds the requests that are pending at once.
 	lanes = 4
-	// outPages and inPages are what a request and its reply have room for.
+	// outPages and inPages bound the size of a request and of its reply.
 	outPages = 12
 	inPages  = 4
 
@@ -74,7 +74,7 @@ const (
 	maxIn  = inPages * pageBytes
 )
 
-// page is one of this process that the device can reach.
+// page is a page of this process that the device can reach.
 type page struct {
 	bytes    []byte
 	physical uint64
@@ -89,21 +89,20 @@ type Device struct {
 	patience  time.Duration
 }
 
-// ErrBroken is the device's answer to what no driver may do: it stops until it is
-// reset.
+// ErrBroken means that the driver did something forbidden: the device stops until it is reset.
 var ErrBroken = errors.New("the device is broken")
 
-// ErrSilent is for a request that got no reply.
+// ErrSilent means that a request got no reply.
 var ErrSilent = errors.New("no reply")
 
-// How long to wait for a reply. A legacy device does not say that it is broken, so that
-// after what may break it there is no point in waiting long.
+// How long to wait for a reply. A legacy device does not say that it is broken, so after a
+// request that may break it the wait is short.
 const (
 	patient   = 20 * time.Second
 	impatient = 700 * time.Millisecond
 )
 
-// OpenDevice takes the device with a mount tag from the guest's kernel.
+// OpenDevice takes the device with this mount tag away from the guest's kernel.
 func OpenDevice(tag string) (*Device, error) {
 	address, err := takeDevice(tag)
 	if err != nil {
@@ -123,7 +122,7 @@ func OpenDevice(tag string) (*Device, error) {
 	if m, id := d.read(regMagic), d.read(regDeviceID); m != magic || id != device9P {
 		return nil, fmt.Errorf("device at %#x: magic %#x, id %d", address, m, id)
 	}
-	// Pages stay where they are.
+	// Pages keep their physical addresses.
 	_ = os.WriteFile("/proc/sys/vm/compact_unevictable_allowed", []byte("0"), 0)
 	pages, err := lockedPages(1 + lanes*(outPages+inPages))
 	if err != nil {
@@ -137,7 +136,7 @@ func OpenDevice(tag string) (*Device, error) {
 	return d, d.Reset()
 }
 
-// takeDevice returns the address of the registers once no driver has them.
+// takeDevice returns the address of the registers when no driver uses them.
 func takeDevice(tag string) (uint64, error) {
 	tags, err := filepath.Glob("/sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag")
 	if err != nil {
@@ -226,7 +225,7 @@ func (d *Device) writeAddress(low int, address uint64) {
 	d.write(low+4, uint32(address>>32))
 }
 
-// Reset starts the device anew: the server forgets what was open.
+// Reset starts the device again: the server forgets what was open.
 func (d *Device) Reset() error {
 	d.write(regStatus, 0)
 	for i := 0; d.read(regStatus) != 0; i++ {
@@ -271,8 +270,8 @@ func (d *Device) Reset() error {
 	return nil
 }
 
-// Exchange sends up to as many requests as there are lanes at once and returns the
-// replies in their order; room is how many bytes each has for its reply.
+// Exchange sends at most lanes requests at once and returns the replies in their order. room is
+// the size of the buffer for each reply, in bytes.
 func (d *Device) Exchange(room int, requests ...[]byte) ([][]byte, error) {
 	if len(requests) > lanes {
 		return nil, fmt.Errorf("%d requests at once", len(requests))
@@ -345,11 +344,11 @@ func (d *Device) offer(head uint16) {
 	avail := d.queue.bytes[availOffset:]
 	index := binary.LittleEndian.Uint16(avail[2:])
 	binary.LittleEndian.PutUint16(avail[4+2*(int(index)%queueSize):], head)
-	// The flags beside the index do not change; the store orders what is before it.
+	// The flags beside the index do not change. The atomic store orders the writes before it.
 	atomic.StoreUint32((*uint32)(unsafe.Pointer(&avail[0])), noInterrupt|uint32(index+1)<<16)
 }
 
-// collect waits for n chains and returns their lengths by their heads.
+// collect waits for n chains and returns their lengths by head.
 func (d *Device) collect(n int) (map[uint16]uint32, error) {
 	used := d.queue.bytes[usedOffset:]
 	lengths := map[uint16]uint32{}
@@ -375,8 +374,7 @@ func (d *Device) collect(n int) (map[uint16]uint32, error) {
 	return lengths, nil
 }
 
-// Raw offers chains as they are, which no driver would, and returns how many came back
-// within a moment.
+// Raw offers invalid chains, and returns how many come back within a moment.
 func (d *Device) Raw(chains ...[]descriptor) (int, error) {
 	next := 0
 	for _, chain := range chains {

@@ -24,7 +24,7 @@ func exhaust(s *session, t target) error {
 	}
 	opened, walked, held := 0, 0, 0
 	for end := after(t.Seconds); !end(); {
-		// As many as can be under way at once.
+		// As many requests as can be pending at once.
 		var walks, opens [][]byte
 		for i := range uint16(lanes) {
 			fid := s.fid()
@@ -66,7 +66,7 @@ func exhaust(s *session, t target) error {
 		}
 	}
 	s.say("%d fids, %d opened, %d attributes under way", walked, opened, held)
-	// The server is still there.
+	// The server still answers.
 	if _, err := s.qid(rootFID); err != nil {
 		return err
 	}

@@ -7,7 +7,7 @@ import (
 	"math/rand/v2"
 )
 
-// fuzzer makes requests that are well formed but for what it changes in some of them.
+// fuzzer makes valid requests and damages some of them.
 type fuzzer struct {
 	*rand.Rand
 	t     target
@@ -15,7 +15,7 @@ type fuzzer struct {
 	names []string
 }
 
-// fuzz sends what a seed says for so many seconds.
+// fuzz sends requests made from a seed for this many seconds.
 func fuzz(s *session, t target) error {
 	f := &fuzzer{Rand: rand.New(rand.NewPCG(t.Seed, 9)), t: t}
 	f.names = append([]string{"a", "b", "c", "d", "file", "secret", "link", "swap", "", ".", t.Outside, "hurt"}, ups...)
@@ -107,7 +107,7 @@ func (f *fuzzer) mode() uint32 { return f.Uint32() & 0o177777 }
 func (f *fuzzer) message(tag uint16) []byte {
 	m := f.wellFormed(tag)
 	switch f.IntN(500) {
-	// These may break the device, which takes it long to say.
+	// These may break the device, and then the reply takes long.
 	case 0:
 		return m[:f.IntN(len(m)+1)]
 	case 1:
@@ -119,7 +119,7 @@ func (f *fuzzer) message(tag uint16) []byte {
 			m[headSize+f.IntN(len(m)-headSize)] ^= 1 << f.IntN(8)
 		}
 	}
-	// Lengths of strings may be wrong by now: there is enough behind them.
+	// Lengths of strings may be wrong, so there are enough bytes after them.
 	const behind = 1024
 	m = append(m, make([]byte, behind)...)
 	binary.LittleEndian.PutUint32(m, uint32(len(m)))

@@ -48,7 +48,7 @@ const (
 	noID     = 0xffffffff
 	headSize = 7
 
-	// What Tsetattr sets.
+	// Values of Tsetattr's valid field.
 	setMode    = 1
 	setUID     = 2
 	setGID     = 4
@@ -59,8 +59,8 @@ const (
 	setMTimeTo = 256
 )
 
-// message puts a request together: uint8, uint16, uint32, uint64, a string, []string
-// with its count, and []byte as it is.
+// message encodes a request. Fields are uint8, uint16, uint32, uint64, a string, []string with
+// its count, or []byte as it is.
 func message(kind uint8, tag uint16, fields ...any) []byte {
 	b := []byte{0, 0, 0, 0, kind}
 	le := binary.LittleEndian
@@ -94,19 +94,19 @@ func message(kind uint8, tag uint16, fields ...any) []byte {
 	return b
 }
 
-// errno is what the server answers.
+// errno is an error number from the server.
 type errno uint32
 
 func (e errno) Error() string { return fmt.Sprintf("errno %d", uint32(e)) }
 
-// Answers of Linux that the tests tell apart.
+// Error numbers of Linux that the tests distinguish.
 const (
 	enoent = errno(2)
 	exdev  = errno(18)
 	erofs  = errno(30)
 )
 
-// body returns what follows the head of a reply to a request of a kind.
+// body returns what follows the header of a reply to a request of this kind.
 func body(kind uint8, reply []byte) ([]byte, error) {
 	if len(reply) < headSize {
 		return nil, fmt.Errorf("a reply of %d bytes to request %d", len(reply), kind)
@@ -123,5 +123,5 @@ func body(kind uint8, reply []byte) ([]byte, error) {
 	return nil, fmt.Errorf("reply %d to request %d", reply[4], kind)
 }
 
-// qid is how the server names a file.
+// qid is the server's identifier of a file.
 type qid [13]byte

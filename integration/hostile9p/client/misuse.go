@@ -15,7 +15,8 @@ func wrongFIDs(s *session, _ target) error {
 	if err != nil {
 		return err
 	}
-	// Whatever it answers, it goes on. Enough follows for the longest of requests.
+	// Whatever the server answers, the attack goes on. There are enough bytes for the longest
+	// request.
 	s.impatient()
 	defer s.patient()
 	for _, fid := range []uint32{open, noFID, 1 << 31, 0xdead} {
@@ -58,7 +59,7 @@ func wrongFIDs(s *session, _ target) error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	// A directory goes on being read at places it never told.
+	// Reads a directory at offsets that the server never returned.
 	if p, err = s.place(); err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func sizes(s *session, _ target) error {
 						return err
 					}
 				}
-				// Beyond what is there, or as much as there is room for.
+				// Offsets beyond the end of the file, and as much data as there is room for.
 				for _, data := range [][]byte{[]byte("hurt"), bytes.Repeat([]byte{'x'}, maxOut-64)} {
 					if offset == 0 || offset > 1<<62 {
 						if err := s.goOn(s.call(twrite, file, offset, count, data)); err != nil {
@@ -125,7 +126,7 @@ func (s *session) impatient() { s.d.patience = impatient }
 
 func (s *session) patient() { s.d.patience = patient }
 
-// goOn begins anew where the device gave up, and passes on what is worse.
+// goOn resets the device if it is broken, and returns other errors.
 func (s *session) goOn(_ []byte, err error) error {
 	if errors.Is(err, ErrBroken) || errors.Is(err, ErrSilent) {
 		return s.start()
@@ -148,7 +149,7 @@ func attributes(s *session, _ target) error {
 		for _, name := range []string{"", "user.x", "user." + strings.Repeat("n", 300), "system.posix_acl_access", "../x", "/x"} {
 			err := attribute(s, p.vol, name, size)
 			if errors.Is(err, ErrSilent) || errors.Is(err, ErrBroken) {
-				p, err = s.place() // it took that amiss
+				p, err = s.place() // the device has stopped
 			} else if err == nil {
 				tried++
 			}
@@ -164,7 +165,8 @@ func attributes(s *session, _ target) error {
 	return nil
 }
 
-// attribute sets one, or begins to, and reads it, at places where it is not.
+// attribute sets an attribute, completely or in part, and reads it at offsets where it has no
+// content.
 func attribute(s *session, dir uint32, name string, size uint64) error {
 	fid, err := s.walk(dir, "attributed")
 	if err != nil {
@@ -215,7 +217,7 @@ func locks(s *session, _ target) error {
 	return nil
 }
 
-// framing sends what is no message.
+// framing sends bytes that are no message.
 func framing(s *session, _ target) error {
 	s.impatient()
 	defer s.patient()
@@ -235,12 +237,12 @@ func framing(s *session, _ target) error {
 			return err
 		}
 	}
-	// More than was agreed on.
+	// Longer than the agreed size.
 	long := message(twalk, 1, uint32(rootFID), uint32(78), bytes.Repeat([]byte{0xff}, maxOut-64))
 	if err := s.goOn(s.raw(twalk, long)); err != nil {
 		return err
 	}
-	// No room for the answer, or not enough.
+	// No room, or too little, for the reply.
 	for _, room := range []int{0, 1, 6, 7, 10, 11} {
 		for _, request := range [][]byte{whole, message(tread, 1, uint32(rootFID), uint64(0), uint32(1000)), message(tstatfs, 1, uint32(rootFID))} {
 			if err := s.goOn(first(s.d.Exchange(room, request))); err != nil {
@@ -258,7 +260,7 @@ func first(replies [][]byte, err error) ([]byte, error) {
 	return replies[0], nil
 }
 
-// rings offers chains that lead in a circle, nowhere, beyond memory and over registers.
+// rings offers chains that lead in a circle, nowhere, beyond memory and to registers.
 func rings(s *session, _ target) error {
 	at := s.d.lanes[0].out[0].physical
 	whole := message(tversion, noTag, uint32(msize), "9P2000.L")
@@ -274,7 +276,7 @@ func rings(s *session, _ target) error {
 		{{at, 0, descNext, 1}, {at, 0, descWrite, 0}},
 		{{at, 21, 0, 0}},
 		{{at, 100, descWrite, 0}},
-		{{at, 64, 4, 0}}, // indirect, not agreed on
+		{{at, 64, 4, 0}}, // indirect descriptors, which were not agreed on
 	} {
 		if err := s.d.Reset(); err != nil {
 			return err

@@ -5,12 +5,12 @@ import (
 	"fmt"
 )
 
-// own makes what would be worth most on the host, in the volume and in the rootfs: a
-// program that is set-user-ID root's, one with capabilities, files and directories of
-// root's and of others, and a node of the host's disk. It tells what the server did.
+// own makes in the volume and in the rootfs what would be worth most on the host: a set-user-ID
+// root program, a program with capabilities, files and directories of root and of others, and a
+// node of the host's disk. It reports what the server did.
 func own(s *session, _ target) error {
 	defer func() { s.uid, s.gid = 0, 0 }()
-	// As root and as the root of the tests' user namespace.
+	// As root, and as root of the tests' user namespace.
 	for _, who := range [][2]uint32{{0, 0}, {100000, 200000}} {
 		s.uid, s.gid = who[0], who[1]
 		p, err := s.place()
@@ -27,7 +27,7 @@ func own(s *session, _ target) error {
 	return nil
 }
 
-// attributes of Tsetattr.
+// attrs returns the fields of Tsetattr.
 func attrs(fid, valid, mode, uid, gid uint32) []any {
 	return []any{fid, valid, mode, uid, gid, uint64(0), uint64(0), uint64(0), uint64(0), uint64(0)}
 }
@@ -38,7 +38,7 @@ func (s *session) ownIn(dir uint32, place, suffix string) {
 	if err == nil {
 		_, err = s.call(twrite, fid, uint64(0), uint32(4), []byte("#!x\n"))
 		s.say("%swrite: %v", place, err)
-		// Each id that may be more than the container's; what is root's comes last.
+		// Each id that may have more rights than the container; root's files come last.
 		for _, id := range []uint32{1000, 65534, 100000, 165536, 1<<32 - 3, 1<<32 - 2, 0} {
 			_, err = s.call(tsetattr, attrs(fid, setUID, 0, id, id)...)
 			s.say("%schown to %d: %v", place, id, err)
@@ -56,7 +56,7 @@ func (s *session) ownIn(dir uint32, place, suffix string) {
 	s.say("%sfile capability: %v", place, s.setCapability(dir, "capable"+suffix))
 	_, err = s.call(tmkdir, dir, "directory"+suffix, uint32(0o6777), s.gid)
 	s.say("%smkdir: %v", place, err)
-	// What is root's there already.
+	// Files of root that exist already.
 	for _, name := range []string{"roots", "shut"} {
 		if fid, err := s.walk(dir, name); err == nil {
 			s.reads(fid)

@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// Program is the only one in the container, and Socket where it finds the agent.
+// Program is the only program in the container. Socket is the path of the agent's socket there.
 const (
 	Program = "hostile9p"
 	Socket  = "/socket"
 )
 
-// last begins the line that says how it ended.
+// last begins the line that says how the attack ended.
 const last = "ended with "
 
-// Serve listens for the container's process and does what it says, as the guest's
-// kernel could.
+// Serve listens for the container's process and executes its commands, as the guest's kernel
+// could.
 func Serve(path, tag string) error {
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -91,7 +91,7 @@ func serve(conn net.Conn, tag string) error {
 	return errors.Join(errs...)
 }
 
-// Ask is the container's process: its arguments are the attack and the target.
+// Ask is the container's process. Its arguments are the attack and the target.
 func Ask(args []string) int {
 	const fields = 5
 	if len(args) != fields {

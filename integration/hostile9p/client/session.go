@@ -9,18 +9,18 @@ import (
 	"strconv"
 )
 
-// session is one conversation with the server.
+// session is one connection to the server.
 type session struct {
 	d    *Device
 	out  io.Writer
 	fids uint32
-	// uid and gid are who the guest says makes files.
+	// uid and gid are the ids with which files are made.
 	uid, gid uint32
-	leaked   int // replies with what no guest may see
+	leaked   int // replies with content that no guest may see
 }
 
-// marker is in the contents and in the names of what the test keeps beside the share.
-// It is put together here, for nobody but the host's files may say it.
+// marker is in the content and the names of what the test keeps beside the share. It is put
+// together here, so that only the host's files contain it.
 var marker = []byte("HUSK-" + "CANARY")
 
 const (
@@ -34,7 +34,7 @@ const (
 
 func (s *session) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
 
-// start begins anew: nothing is open but the root.
+// start begins a new session in which only the root is open.
 func (s *session) start() error {
 	if err := s.d.Reset(); err != nil {
 		return err
@@ -77,7 +77,8 @@ func (s *session) raw(kind uint8, request []byte) ([]byte, error) {
 	return replies[0], nil
 }
 
-// look notices what must not be seen. A symbolic link's target is the guest's own text.
+// look counts replies with content that the guest must not see. The target of a symbolic link
+// may be the guest's own text.
 func (s *session) look(kind uint8, reply []byte) {
 	if kind != treadlink && bytes.Contains(reply, marker) {
 		s.leaked++
@@ -144,7 +145,7 @@ func (s *session) list(dir uint32) ([]string, error) {
 	return names, nil
 }
 
-// bind returns the fid of what the test has bound under a name.
+// bind returns the fid of what the test has bound under this name.
 func (s *session) bind(name string) (uint32, error) {
 	mounts, err := s.walk(rootFID, "mounts")
 	if err != nil {
@@ -166,7 +167,7 @@ func (s *session) bind(name string) (uint32, error) {
 	return 0, fmt.Errorf("no bind %q among %q", name, names)
 }
 
-// place is where a test has been told to work.
+// place has the fids of the places that the test has set up.
 type place struct{ rootfs, vol, ro, file uint32 }
 
 func (s *session) place() (p place, err error) {
@@ -200,8 +201,8 @@ func (s *session) remove(dir uint32, names ...string) {
 	}
 }
 
-// reads tries everything that tells or changes something of what a fid is, as one
-// that leads outside would.
+// reads sends every request that returns something about a fid, or changes it, as for one that
+// leads outside.
 func (s *session) reads(fid uint32) {
 	_, _ = s.call(tgetattr, fid, uint64(0x7ff))
 	_, _ = s.call(treadlink, fid)
@@ -221,8 +222,8 @@ func (s *session) reads(fid uint32) {
 	}
 }
 
-// changes tries everything that changes what a fid is, and what is in it if it is a
-// directory. It returns what succeeded.
+// changes sends every request that changes a file, and the content if it is a directory. It
+// returns those that succeeded.
 func (s *session) changes(fid uint32) []string {
 	var done []string
 	try := func(what string, kind uint8, fields ...any) {
