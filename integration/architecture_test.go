@@ -158,6 +158,8 @@ func TestArrowRules(t *testing.T) {
 		{"protocol/client", "protocol", false},
 		{"protocol/client", "libcontainer", true},
 		{"linux/nftables", "host/network", true},
+		{"linux/sysctl", "libcontainer", true},
+		{"libcontainer", "linux/namespaces", false},
 		{"host/specconv", "host/config", false},
 		{"host/specconv", "host/supervisor", true},
 		{"host/specconv", "hypervisor", true},

@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/linux/namespaces"
 )
 
 // Config describes one container.
@@ -70,28 +72,6 @@ type namespace struct {
 	flag int
 }
 
-func namespaceFlag(t specs.LinuxNamespaceType) int {
-	switch t {
-	case specs.PIDNamespace:
-		return unix.CLONE_NEWPID
-	case specs.NetworkNamespace:
-		return unix.CLONE_NEWNET
-	case specs.MountNamespace:
-		return unix.CLONE_NEWNS
-	case specs.IPCNamespace:
-		return unix.CLONE_NEWIPC
-	case specs.UTSNamespace:
-		return unix.CLONE_NEWUTS
-	case specs.CgroupNamespace:
-		return unix.CLONE_NEWCGROUP
-	case specs.TimeNamespace:
-		return unix.CLONE_NEWTIME
-	case specs.UserNamespace:
-		return unix.CLONE_NEWUSER
-	}
-	return 0
-}
-
 func newPlan(cfg *Config) (*plan, error) {
 	spec := cfg.Spec
 	switch {
@@ -139,7 +119,7 @@ func checkSupported(l *specs.Linux) error {
 func (p *plan) namespaces(cfg *Config) error {
 	seen := 0
 	for _, ns := range cfg.Spec.Linux.Namespaces {
-		flag := namespaceFlag(ns.Type)
+		flag := namespaces.Flag(ns.Type)
 		switch {
 		case flag == 0:
 			return fmt.Errorf("namespace %q does not exist", ns.Type)
@@ -173,7 +153,7 @@ func (p *plan) namespaces(cfg *Config) error {
 		}
 	}
 	p.init.Loopback = p.clone&unix.CLONE_NEWNET != 0
-	has := func(t specs.LinuxNamespaceType) bool { return seen&namespaceFlag(t) != 0 }
+	has := func(t specs.LinuxNamespaceType) bool { return seen&namespaces.Flag(t) != 0 }
 	switch {
 	case !has(specs.MountNamespace):
 		return errors.New("a container without a mount namespace is not supported")

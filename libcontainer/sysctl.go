@@ -7,9 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/huskvm/husk/linux/sysctl"
 )
 
 // newSysctl allows, as runc does, only sysctls of a namespace that the container does not share
@@ -17,7 +18,7 @@ import (
 func newSysctl(values map[string]string, has func(specs.LinuxNamespaceType) bool) ([]sysctlConfig, error) {
 	var out []sysctlConfig
 	for key, value := range values {
-		file := sysctlFile(key)
+		file := sysctl.File(key)
 		if err := checkSysctl(file, key, has); err != nil {
 			return nil, err
 		}
@@ -27,36 +28,16 @@ func newSysctl(values map[string]string, has func(specs.LinuxNamespaceType) bool
 	return out, nil
 }
 
-// sysctlFile returns the path of a key below /proc/sys. As in sysctl(8) the first of "." and
-// "/" in the key is the separator, and the other may be part of a name:
-// net/ipv4/conf/eth0.100/forwarding is net.ipv4.conf.eth0/100.forwarding.
-func sysctlFile(key string) string {
-	if i := strings.IndexAny(key, "./"); i < 0 || key[i] == '/' {
-		return key
-	}
-	return strings.Map(func(r rune) rune {
-		switch r {
-		case '.':
-			return '/'
-		case '/':
-			return '.'
-		}
-		return r
-	}, key)
-}
-
 func checkSysctl(file, key string, has func(specs.LinuxNamespaceType) bool) error {
 	if file != path.Clean(file) || path.IsAbs(file) || strings.HasPrefix(file, "../") {
 		return fmt.Errorf("invalid sysctl %q", key)
 	}
-	switch {
-	case file == "kernel/msgmax", file == "kernel/msgmnb", file == "kernel/msgmni", file == "kernel/sem",
-		file == "kernel/shmall", file == "kernel/shmmax", file == "kernel/shmmni", file == "kernel/shm_rmid_forced",
-		strings.HasPrefix(file, "fs/mqueue/"):
+	switch ns := sysctl.Namespace(sysctl.Name(key)); {
+	case ns == specs.IPCNamespace:
 		if !has(specs.IPCNamespace) {
 			return fmt.Errorf("sysctl %q is not allowed in the hosts ipc namespace", key)
 		}
-	case strings.HasPrefix(file, "net/"):
+	case ns == specs.NetworkNamespace:
 		if !has(specs.NetworkNamespace) {
 			return fmt.Errorf("sysctl %q not allowed in host network namespace", key)
 		}

@@ -29,6 +29,7 @@ import (
 	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/timings"
+	"github.com/huskvm/husk/linux/namespaces"
 	"github.com/huskvm/husk/nsfork"
 )
 
@@ -282,10 +283,6 @@ func (n *creation) expect(own *specs.Hooks) {
 	n.child.Expect(more + slack + 5*n.boot.Machine.BootTimeout)
 }
 
-// procName is what /proc calls the namespaces a supervisor shows in place of those
-// it works in.
-var procName = map[specs.LinuxNamespaceType]string{specs.MountNamespace: "mnt", specs.NetworkNamespace: "net"}
-
 // launch starts the supervisor, saves who it is, puts it into its cgroup before
 // it has any child, and tells it what to do.
 func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
@@ -377,7 +374,7 @@ func faceOf(planned []specs.LinuxNamespace) []specs.LinuxNamespace {
 	face := slices.Clone(planned)
 	for i, ns := range face {
 		if ns.Path == "" {
-			face[i].Path = fmt.Sprintf("/proc/%d/ns/%s", os.Getpid(), procName[ns.Type])
+			face[i].Path = fmt.Sprintf("/proc/%d/ns/%s", os.Getpid(), namespaces.File(ns.Type))
 		}
 	}
 	return face

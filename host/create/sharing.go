@@ -4,19 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/network"
 	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/linux/namespaces"
 )
 
 // shared are the namespaces that one container joins of another to share what is
-// in it, with the name each has in /proc/PID/ns.
-var shared = map[specs.LinuxNamespaceType]string{
-	specs.PIDNamespace: "pid", specs.IPCNamespace: "ipc",
-}
+// in it.
+var shared = []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace}
 
 // refuseSharing refuses to join a namespace of another container of husk's: what
 // is in it is in that one's virtual machine, and this one would find it empty. A
@@ -24,8 +24,7 @@ var shared = map[specs.LinuxNamespaceType]string{
 func refuseSharing(root string, spec *specs.Spec) error {
 	var others []*state.Container
 	for _, ns := range spec.Linux.Namespaces {
-		name := shared[ns.Type]
-		if name == "" || ns.Path == "" {
+		if !slices.Contains(shared, ns.Type) || ns.Path == "" {
 			continue
 		}
 		wanted, err := namespaceOf(ns.Path)
@@ -38,7 +37,7 @@ func refuseSharing(root string, spec *specs.Spec) error {
 			}
 		}
 		for _, other := range others {
-			has, err := namespaceOf(fmt.Sprintf("/proc/%d/ns/%s", other.Supervisor.PID, name))
+			has, err := namespaceOf(fmt.Sprintf("/proc/%d/ns/%s", other.Supervisor.PID, namespaces.File(ns.Type)))
 			if err == nil && has == wanted && other.Supervisor.Alive() {
 				return fmt.Errorf("linux.namespaces: the %s namespace is that of container %s, a virtual machine of its own: containers that share one are not supported yet", ns.Type, other.ID)
 			}

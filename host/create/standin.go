@@ -12,6 +12,7 @@ import (
 	"github.com/huskvm/husk/host/supervisor/control"
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/supervisor/standin"
+	"github.com/huskvm/husk/linux/namespaces"
 )
 
 // startStandIn starts the process that a container with a user namespace is known
@@ -53,7 +54,7 @@ func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
 			n.boot.StandInPID = 1
 		}
 		if ns.Type != specs.MountNamespace {
-			ns.Path = fmt.Sprintf("/proc/%d/ns/%s", pid, namespaceName(ns.Type))
+			ns.Path = fmt.Sprintf("/proc/%d/ns/%s", pid, namespaces.File(ns.Type))
 		}
 		supervisor.Namespaces = append(supervisor.Namespaces, ns)
 	}
@@ -62,14 +63,6 @@ func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
 		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*adj)), 0)
 	}
 	return nil
-}
-
-// namespaceName is what /proc calls a namespace.
-func namespaceName(t specs.LinuxNamespaceType) string {
-	if name := procName[t]; name != "" {
-		return name
-	}
-	return string(t)
 }
 
 func idMaps(maps []specs.LinuxIDMapping) []syscall.SysProcIDMap {

@@ -18,6 +18,7 @@ import (
 	"github.com/huskvm/husk/host/supervisor/control"
 	"github.com/huskvm/husk/host/supervisor/execprocess"
 	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/linux/namespaces"
 )
 
 // Options are what the verb exec asks for.
@@ -147,19 +148,11 @@ func start(ctx context.Context, o *Options, dir *state.Dir, container *state.Con
 // supervisorNamespaces are joined by the exec process as it is made; its mount
 // namespace it enters itself, at the end.
 func supervisorNamespaces(hostPID int) []specs.LinuxNamespace {
-	files := []struct {
-		kind specs.LinuxNamespaceType
-		name string
-	}{
-		{specs.PIDNamespace, "pid"},
-		{specs.NetworkNamespace, "net"},
-		{specs.IPCNamespace, "ipc"},
-		{specs.UTSNamespace, "uts"},
-		{specs.CgroupNamespace, "cgroup"},
-	}
 	var all []specs.LinuxNamespace
-	for _, f := range files {
-		all = append(all, specs.LinuxNamespace{Type: f.kind, Path: fmt.Sprintf("/proc/%d/ns/%s", hostPID, f.name)})
+	for _, t := range []specs.LinuxNamespaceType{
+		specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace,
+	} {
+		all = append(all, specs.LinuxNamespace{Type: t, Path: fmt.Sprintf("/proc/%d/ns/%s", hostPID, namespaces.File(t))})
 	}
 	return all
 }

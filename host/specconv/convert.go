@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/huskvm/husk/host/specconv/seccomp"
+	"github.com/huskvm/husk/linux/sysctl"
 )
 
 // shareOptions is the guest's mount data for the exported tree.
@@ -198,7 +199,7 @@ func guestSysctls(l *specs.Linux) map[string]string {
 	}
 	guest := make(map[string]string, len(l.Sysctl))
 	for raw, value := range l.Sysctl {
-		guest[sysctlName(raw)] = value
+		guest[sysctl.Name(raw)] = value
 	}
 	return guest
 }

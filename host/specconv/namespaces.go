@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/linux/sysctl"
 )
 
 // hasNamespace says whether the spec asks for a namespace of that type, new or
@@ -162,37 +164,13 @@ func namespaceWarnings(spec *specs.Spec, w *warnings) {
 		"the spec has a network namespace")
 }
 
-// ipcSysctls are the settings of kernel.* that belong to the ipc namespace.
-var ipcSysctls = map[string]bool{
-	"kernel.msgmax": true, "kernel.msgmnb": true, "kernel.msgmni": true, "kernel.sem": true,
-	"kernel.shmall": true, "kernel.shmmax": true, "kernel.shmmni": true, "kernel.shm_rmid_forced": true,
-}
-
-// sysctlName returns a sysctl's name with dots between its elements, as
-// sysctl(8) has it: "net/ipv4/conf/eth0.1/x" becomes "net.ipv4.conf.eth0/1.x".
-func sysctlName(raw string) string {
-	i := strings.IndexAny(raw, "./")
-	if i < 0 || raw[i] == '.' {
-		return raw
-	}
-	return strings.Map(func(r rune) rune {
-		switch r {
-		case '.':
-			return '/'
-		case '/':
-			return '.'
-		}
-		return r
-	}, raw)
-}
-
 // validateSysctls holds to runc's rule, that a sysctl must belong to a namespace
 // of the container. In the guest's own kernel more could be allowed; the same
 // config.json should not mean more here than elsewhere.
 func validateSysctls(spec *specs.Spec) error {
 	seen := map[string]bool{}
 	for _, raw := range slices.Sorted(maps.Keys(spec.Linux.Sysctl)) {
-		name := sysctlName(raw)
+		name := sysctl.Name(raw)
 		if seen[name] {
 			return fieldErrorf("linux.sysctl", "sysctl %s is given twice", quote(name))
 		}
@@ -211,12 +189,12 @@ func validateSysctl(spec *specs.Spec, raw, name string) error {
 			return fieldErrorf("linux.sysctl", "sysctl %s is not a name", q)
 		}
 	}
-	switch {
-	case ipcSysctls[name] || strings.HasPrefix(name, "fs.mqueue."):
+	switch ns := sysctl.Namespace(name); {
+	case ns == specs.IPCNamespace:
 		if !hasNamespace(spec.Linux, specs.IPCNamespace) {
 			return fieldErrorf("linux.sysctl", "sysctl %s is not allowed in the hosts ipc namespace", q)
 		}
-	case strings.HasPrefix(name, "net."):
+	case ns == specs.NetworkNamespace:
 		// Without a network namespace entry the guest still has its own.
 	case name == "kernel.domainname" && hasNamespace(spec.Linux, specs.UTSNamespace):
 	case name == "kernel.hostname" && hasNamespace(spec.Linux, specs.UTSNamespace):

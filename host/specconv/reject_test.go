@@ -37,7 +37,7 @@ func without(t specs.LinuxNamespaceType) func(*specs.Spec) {
 	}
 }
 
-func sysctl(key string) func(*specs.Spec) {
+func setSysctl(key string) func(*specs.Spec) {
 	return func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{key: "1"} }
 }
 
@@ -250,15 +250,15 @@ func TestRejectNamespaces(t *testing.T) {
 			"linux.namespaces: an ipc namespace is required: a virtual machine cannot share the host's memory: " +
 				"leave --ipc host out, and set --shm-size where a large /dev/shm is needed (the annotation org.huskvm.ipc=private does the former)",
 		},
-		{sysctl("kernel.foo"), `linux.sysctl: sysctl "kernel.foo" is not in a separate kernel namespace`},
-		{sysctl("vm/swappiness"), `linux.sysctl: sysctl "vm/swappiness" is not in a separate kernel namespace`},
-		{sysctl(""), `linux.sysctl: sysctl "" is not a name`},
-		{sysctl("net..x"), `linux.sysctl: sysctl "net..x" is not a name`},
-		{sysctl("net/../kernel/x"), `linux.sysctl: sysctl "net/../kernel/x" is not a name`},
-		{sysctl("net.//.kernel"), `linux.sysctl: sysctl "net.//.kernel" is not a name`},
-		{sysctl("kernel.hostname"), `linux.sysctl: sysctl "kernel.hostname" is not allowed as it conflicts with the OCI "hostname" field`},
-		{both(both(without(specs.IPCNamespace), annotate("org.huskvm.ipc", "private")), sysctl("kernel.shmmax")), `linux.sysctl: sysctl "kernel.shmmax" is not allowed in the hosts ipc namespace`},
-		{both(without(specs.UTSNamespace), sysctl("kernel.domainname")), `linux.sysctl: sysctl "kernel.domainname" is not in a separate kernel namespace`},
+		{setSysctl("kernel.foo"), `linux.sysctl: sysctl "kernel.foo" is not in a separate kernel namespace`},
+		{setSysctl("vm/swappiness"), `linux.sysctl: sysctl "vm/swappiness" is not in a separate kernel namespace`},
+		{setSysctl(""), `linux.sysctl: sysctl "" is not a name`},
+		{setSysctl("net..x"), `linux.sysctl: sysctl "net..x" is not a name`},
+		{setSysctl("net/../kernel/x"), `linux.sysctl: sysctl "net/../kernel/x" is not a name`},
+		{setSysctl("net.//.kernel"), `linux.sysctl: sysctl "net.//.kernel" is not a name`},
+		{setSysctl("kernel.hostname"), `linux.sysctl: sysctl "kernel.hostname" is not allowed as it conflicts with the OCI "hostname" field`},
+		{both(both(without(specs.IPCNamespace), annotate("org.huskvm.ipc", "private")), setSysctl("kernel.shmmax")), `linux.sysctl: sysctl "kernel.shmmax" is not allowed in the hosts ipc namespace`},
+		{both(without(specs.UTSNamespace), setSysctl("kernel.domainname")), `linux.sysctl: sysctl "kernel.domainname" is not in a separate kernel namespace`},
 		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.a.b": "1", "net/a/b": "2"} }, `linux.sysctl: sysctl "net.a.b" is given twice`},
 	})
 }

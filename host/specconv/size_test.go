@@ -211,20 +211,6 @@ func TestConvertProcess(t *testing.T) {
 	}
 }
 
-func TestSysctlName(t *testing.T) {
-	for raw, want := range map[string]string{
-		"net.ipv4.ip_forward":               "net.ipv4.ip_forward",
-		"net/ipv4/ip_forward":               "net.ipv4.ip_forward",
-		"net.ipv4.conf.eth0/100.forwarding": "net.ipv4.conf.eth0/100.forwarding",
-		"net/ipv4/conf/eth0.100/forwarding": "net.ipv4.conf.eth0/100.forwarding",
-		"kernel":                            "kernel",
-	} {
-		if got := sysctlName(raw); got != want {
-			t.Errorf("%s: got %s, want %s", raw, got, want)
-		}
-	}
-}
-
 func TestReadOnly(t *testing.T) {
 	for _, c := range []struct {
 		options []string

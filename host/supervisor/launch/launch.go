@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/timings"
+	"github.com/huskvm/husk/linux/namespaces"
 	"github.com/huskvm/husk/nsfork"
 )
 
@@ -117,17 +118,6 @@ type Child struct {
 	conn    net.Conn
 	reports *json.Decoder
 	gate    *os.File // of a child apart, until it is released
-}
-
-// cloneFlags maps the spec's namespace types to clone(2) flags.
-var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
-	specs.PIDNamespace:     unix.CLONE_NEWPID,
-	specs.NetworkNamespace: unix.CLONE_NEWNET,
-	specs.MountNamespace:   unix.CLONE_NEWNS,
-	specs.IPCNamespace:     unix.CLONE_NEWIPC,
-	specs.UTSNamespace:     unix.CLONE_NEWUTS,
-	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
-	specs.UserNamespace:    unix.CLONE_NEWUSER,
 }
 
 // Start re-executes husk. The child waits for its bootstrap. The program must
@@ -321,14 +311,14 @@ func startInUserNS(cmd *exec.Cmd, path string) error {
 	return err
 }
 
-func splitNamespaces(cmd *exec.Cmd, namespaces []specs.LinuxNamespace) (join []specs.LinuxNamespace, user string, err error) {
-	for _, ns := range namespaces {
-		flag, known := cloneFlags[ns.Type]
+func splitNamespaces(cmd *exec.Cmd, all []specs.LinuxNamespace) (join []specs.LinuxNamespace, user string, err error) {
+	for _, ns := range all {
+		flag := namespaces.Flag(ns.Type)
 		switch {
-		case !known:
+		case flag == 0 || ns.Type == specs.TimeNamespace:
 			return nil, "", fmt.Errorf("namespace type %q is not supported on the host", ns.Type)
 		case ns.Path == "":
-			cmd.SysProcAttr.Cloneflags |= flag
+			cmd.SysProcAttr.Cloneflags |= uintptr(flag)
 		case ns.Type == specs.MountNamespace:
 			return nil, "", fmt.Errorf("joining the mount namespace %s is not supported", ns.Path)
 		case ns.Type == specs.UserNamespace:
@@ -348,7 +338,7 @@ func joinNamespace(ns specs.LinuxNamespace) error {
 		return fmt.Errorf("join %s namespace: open %s: %w", ns.Type, ns.Path, err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Setns(fd, int(cloneFlags[ns.Type])); err != nil {
+	if err := unix.Setns(fd, namespaces.Flag(ns.Type)); err != nil {
 		return fmt.Errorf("join %s namespace: setns %s: %w", ns.Type, ns.Path, err)
 	}
 	return nil
