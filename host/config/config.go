@@ -232,9 +232,9 @@ func (c *Config) validate() error {
 		key             string
 		value, min, max int
 	}{
-		{"memory_mib", c.MemoryMiB, 128, 1 << 20},
-		{"vcpus", c.VCPUs, 1, 255},
-		{"nics", c.NICs, 1, 8},
+		{"memory_mib", c.MemoryMiB, MinMemoryMiB, MaxMemoryMiB},
+		{"vcpus", c.VCPUs, 1, MaxVCPUs},
+		{"nics", c.NICs, 1, MaxNICs},
 		{"templates_max_mib", c.TemplatesMaxMiB, 256, 1 << 20},
 	} {
 		if n.value != 0 && (n.value < n.min || n.value > n.max) {

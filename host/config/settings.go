@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,15 +28,15 @@ var Settings = []Setting{
 	{"kernel", "the newest of the distribution", "bzImage, vmlinux or unified kernel image that guests boot"},
 	{"modules", "those of the kernel", "the directory that holds the kernel's modules.dep"},
 	{"kernel_params", `""`, "added to the guest's kernel command line"},
-	{"memory_mib", "the host's RAM, at most 16384", "guest RAM for a container without a memory limit; the host gives what is touched"},
-	{"vcpus", "the host's, at most 4; emulated 1", "guest CPUs for a container without a CPU limit"},
-	{"nics", "4", "network cards held ready for interfaces that appear after create: a container has at most so many networks, unless more are there at create"},
+	{"memory_mib", fmt.Sprintf("the host's RAM, at most %d", MaxDefaultMemoryMiB), "guest RAM for a container without a memory limit; the host gives what is touched"},
+	{"vcpus", fmt.Sprintf("the host's, at most %d; emulated 1", MaxDefaultVCPUs), "guest CPUs for a container without a CPU limit"},
+	{"nics", strconv.Itoa(DefaultNICs), "network cards held ready for interfaces that appear after create: a container has at most so many networks, unless more are there at create"},
 	{"anti_spoofing", `"auto"`, `what a guest sends has its own sender: its MAC, and without CAP_NET_RAW its addresses; with CAP_NET_ADMIN anything. "off": anything`},
 	{"uncarried_filters", `"refuse"`, `a container does not start where its network namespace has a packet filter that a guest can't have, such as iptables-legacy's; "accept": it starts without`},
 	{"unsafe_annotations", "false", "annotations of a container may turn the two above off, and KVM"},
 	{"isolation", `"vm"`, `"annotation": a container whose annotation org.huskvm.isolation is runc is handed to the host's runc, and is no virtual machine`},
 	{"runc", "runc, else crun", "absolute path of the OCI runtime for such containers"},
-	{"boot_timeout", `"20s", emulated "120s"`, "from power-on to the agent's answer"},
+	{"boot_timeout", fmt.Sprintf("%q, emulated \"%.0fs\"", BootTimeoutKVM.String(), BootTimeoutTCG.Seconds()), "from power-on to the agent's answer"},
 	{"vsock", `"auto"`, `agent channel over vhost-vsock: "on", "off", or where the host has it`},
 	{"templates", `"auto"`, `start from memory templates; "off": always boot`},
 	{"template_scope", `"host"`, `who may share a template, and with it what its kernel drew at boot: all containers; "annotation:KEY": those whose annotation KEY has the same value, others boot; "container": nobody`},

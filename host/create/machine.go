@@ -21,14 +21,6 @@ import (
 	"github.com/huskvm/husk/hypervisor/qemu"
 )
 
-// Defaults of the settings file (config.Config documents them).
-const (
-	maxDefaultVCPUs = 4
-	defaultNICs     = 4 // three for networks that the container is connected to later
-	bootTimeoutKVM  = 20 * time.Second
-	bootTimeoutTCG  = 120 * time.Second
-)
-
 // Choice is the VM for a plan, and what the container gets of it.
 type Choice struct {
 	Machine machine.Config
@@ -90,9 +82,9 @@ func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choi
 	if err != nil {
 		return nil, err
 	}
-	timeout := bootTimeoutKVM
+	timeout := config.BootTimeoutKVM
 	if accel == hypervisor.TCG {
-		timeout = bootTimeoutTCG
+		timeout = config.BootTimeoutTCG
 	}
 	vcpus, restricted := vm.Fit(cmp.Or(settings.VCPUs, defaultVCPUs(accel)))
 	c := &Choice{Image: image, CPUs: restricted}
@@ -105,7 +97,7 @@ func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choi
 		QEMU: binary, Accel: accel,
 		MemoryMiB:    cmp.Or(vm.MemoryMiB, settings.MemoryMiB, specconv.DefaultMemoryMiB(hostMemoryMiB())),
 		VCPUs:        vcpus,
-		NICs:         cmp.Or(vm.NICs, settings.NICs, defaultNICs),
+		NICs:         cmp.Or(vm.NICs, settings.NICs, config.DefaultNICs),
 		Kernel:       image.Kernel,
 		Initrd:       image.Initrd,
 		KernelParams: strings.TrimSpace(sysctlParams("/proc/sys") + " " + settings.KernelParams),
@@ -123,7 +115,7 @@ func defaultVCPUs(accel hypervisor.Accel) int {
 	if accel == hypervisor.TCG {
 		return 1
 	}
-	return min(runtime.NumCPU(), maxDefaultVCPUs)
+	return min(runtime.NumCPU(), config.MaxDefaultVCPUs)
 }
 
 func bootImage(s *config.Config) bootimage.Settings {

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/huskvm/husk/host/config"
 )
 
 const (
@@ -29,11 +31,8 @@ const (
 	// smallestMemoryMiB is the smallest size a limit is rounded up to.
 	smallestMemoryMiB = 256
 
-	// Bounds of the annotations, those of the settings file.
-	minMemoryMiB, maxMemoryMiB = 128, 1 << 20
-	maxVCPUs                   = 255
-	maxNICs                    = 8
-	maxTenant                  = 255
+	// maxTenant bounds the name in an annotation, in bytes.
+	maxTenant = 255
 
 	// maxCPUNumber is the highest CPU number a list may name: Linux on x86 has
 	// at most 8192 CPUs.
@@ -98,8 +97,8 @@ func memoryClassMiB(limit int64, hostMiB int) int {
 	if limit <= 0 {
 		return 0
 	}
-	limitMiB := min((limit-1)>>20+1, maxMemoryMiB)
-	largest := int64(maxMemoryMiB)
+	limitMiB := min((limit-1)>>20+1, config.MaxMemoryMiB)
+	largest := int64(config.MaxMemoryMiB)
 	if hostMiB > 0 {
 		limitMiB = min(limitMiB, int64(hostMiB))
 		largest = min(largest, neededMiB(int64(hostMiB)))
@@ -117,15 +116,9 @@ func neededMiB(limitMiB int64) int64 {
 	return need
 }
 
-const (
-	// maxDefaultMemoryMiB bounds DefaultMemoryMiB. A template of so much is 430 MiB on
-	// disk (of 1 GiB: 146, of 24 GiB: 583), nearly all of that page structures; a start
-	// from it takes at most a tenth longer (ADR 25).
-	maxDefaultMemoryMiB = 16 << 10
-	// defaultMemoryStep keeps a template usable for a kernel that reserves a little
-	// more or less of the host's RAM.
-	defaultMemoryStep = 256
-)
+// defaultMemoryStep keeps a template usable for a kernel that reserves a little
+// more or less of the host's RAM.
+const defaultMemoryStep = 256
 
 // DefaultMemoryMiB is the guest's RAM for a container without a memory limit, by
 // the host's RAM in MiB; 0: unknown.
@@ -133,7 +126,7 @@ func DefaultMemoryMiB(hostMiB int) int {
 	if hostMiB <= 0 {
 		return 1024
 	}
-	return max(min(hostMiB, maxDefaultMemoryMiB)/defaultMemoryStep*defaultMemoryStep, smallestMemoryMiB)
+	return max(min(hostMiB, config.MaxDefaultMemoryMiB)/defaultMemoryStep*defaultMemoryStep, smallestMemoryMiB)
 }
 
 // Check says whether the numbers are in range; 0 is none.
@@ -142,7 +135,7 @@ func (vm VM) Check() error {
 		name         string
 		v, low, high int
 	}{
-		{"memory", vm.MemoryMiB, minMemoryMiB, maxMemoryMiB}, {"vcpus", vm.VCPUs, 1, maxVCPUs}, {"nics", vm.NICs, 1, maxNICs},
+		{"memory", vm.MemoryMiB, config.MinMemoryMiB, config.MaxMemoryMiB}, {"vcpus", vm.VCPUs, 1, config.MaxVCPUs}, {"nics", vm.NICs, 1, config.MaxNICs},
 	} {
 		if n.v != 0 && (n.v < n.low || n.v > n.high) {
 			return fmt.Errorf("%s: %d is not between %d and %d", n.name, n.v, n.low, n.high)
@@ -166,7 +159,7 @@ func (vm VM) Fit(standard int) (vcpus, restricted int) {
 	}
 	vcpus = standard
 	if n > standard {
-		vcpus = min(1<<bits.Len(uint(n-1)), maxVCPUs)
+		vcpus = min(1<<bits.Len(uint(n-1)), config.MaxVCPUs)
 	}
 	if n < vcpus {
 		restricted = n
@@ -190,14 +183,14 @@ func cpus(r *specs.LinuxResources, hostCPUs int) (int, error) {
 		if period == 0 {
 			period = 100000 // the kernel's default
 		}
-		n = int(min((quota-1)/period+1, maxVCPUs))
+		n = int(min((quota-1)/period+1, config.MaxVCPUs))
 	}
 	count, err := cpuCount(r.CPU.Cpus)
 	if err != nil {
 		return 0, fieldErrorf("linux.resources.cpu.cpus", "%s", err)
 	}
 	if count > 0 && (n == 0 || count < n) {
-		n = min(count, maxVCPUs)
+		n = min(count, config.MaxVCPUs)
 	}
 	if hostCPUs > 0 {
 		n = min(n, hostCPUs)
@@ -321,9 +314,9 @@ func annotatedVM(annotations map[string]string) (VM, error) {
 		to       *int
 		min, max int
 	}{
-		{AnnotationMemoryMiB, &vm.MemoryMiB, minMemoryMiB, maxMemoryMiB},
-		{AnnotationVCPUs, &vm.VCPUs, 1, maxVCPUs},
-		{AnnotationNICs, &vm.NICs, 1, maxNICs},
+		{AnnotationMemoryMiB, &vm.MemoryMiB, config.MinMemoryMiB, config.MaxMemoryMiB},
+		{AnnotationVCPUs, &vm.VCPUs, 1, config.MaxVCPUs},
+		{AnnotationNICs, &vm.NICs, 1, config.MaxNICs},
 	} {
 		s, found := annotations[n.key]
 		if !found {
