@@ -38,7 +38,6 @@ func served(t *testing.T) (*client.Client, *agent) {
 	a, err := newAgent(machine{
 		setClock:   func(int64) error { return nil },
 		addEntropy: func([]byte) error { return nil },
-		powerOff:   func() {},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +82,7 @@ func TestHello(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.KernelRelease == "" || h.Cpus == 0 || h.MemoryBytes < 1<<20 {
+	if h.KernelRelease == "" {
 		t.Errorf("hello answers %v", h)
 	}
 	if _, err := c.Control().Hello(within(t, patience), &protocol.HelloRequest{Entropy: make([]byte, 31)}); err == nil {
@@ -99,7 +98,6 @@ func TestUnknownContainer(t *testing.T) {
 		"exec":   func() error { _, err := c.Control().Exec(ctx, &protocol.ExecRequest{ContainerId: "x"}); return err },
 		"wait":   func() error { _, err := c.Control().Wait(ctx, &protocol.WaitRequest{ContainerId: "x"}); return err },
 		"kill":   func() error { _, err := c.Control().Kill(ctx, &protocol.KillRequest{ContainerId: "x"}); return err },
-		"ps":     func() error { _, err := c.Control().Ps(ctx, &protocol.PsRequest{ContainerId: "x"}); return err },
 		"stats":  func() error { _, err := c.Control().Stats(ctx, &protocol.StatsRequest{ContainerId: "x"}); return err },
 		"resize": func() error { _, err := c.Control().Resize(ctx, &protocol.ResizeRequest{ContainerId: "x"}); return err },
 	} {
@@ -142,7 +140,8 @@ func create(t *testing.T, args ...string) *testContainer {
 		t.Skip("needs root to make containers")
 	}
 	c := &testContainer{t: t, dir: t.TempDir()}
-	c.Client, _ = served(t)
+	var a *agent
+	c.Client, a = served(t)
 	busybox(t, c.dir)
 	spec := &specs.Spec{
 		Root:    &specs.Root{Path: c.dir},
@@ -164,13 +163,16 @@ func create(t *testing.T, args ...string) *testContainer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := c.Control().Create(within(t, patience), &protocol.CreateRequest{ContainerId: "c", Spec: b})
+	if _, err := c.Control().Create(within(t, patience), &protocol.CreateRequest{ContainerId: "c", Spec: b}); err != nil {
+		t.Fatal(err)
+	}
+	made, err := a.container("c")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		// By its pid, which the test sees because the process is its own child.
-		_ = unix.Kill(int(r.GuestPid), unix.SIGKILL)
+		_ = unix.Kill(made.c.Init().PID(), unix.SIGKILL)
 	})
 	return c
 }
@@ -302,17 +304,6 @@ func TestExec(t *testing.T) {
 	_, err = c.Control().Exec(within(t, patience), &protocol.ExecRequest{ContainerId: "c", ProcessId: "e1", Process: b})
 	if !errors.As(err, &agentErr) || agentErr.Code != codes.AlreadyExists {
 		t.Errorf("same id: %v, want already exists", err)
-	}
-	ps, err := c.Control().Ps(within(t, patience), &protocol.PsRequest{ContainerId: "c"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	known := map[string]string{}
-	for _, p := range ps.Processes {
-		known[p.ProcessId] = p.Command
-	}
-	if known["init"] != "sleep 1000" || known["e1"] != "sleep 1000" {
-		t.Errorf("ps answers %v", ps.Processes)
 	}
 	c.kill("e1", unix.SIGTERM)
 	if got := c.wait("e1"); got != 128+15 {

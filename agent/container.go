@@ -122,19 +122,6 @@ func (c *container) process(processID string) (*process, error) {
 	return p, nil
 }
 
-// byPID returns the ids of the processes that the host has started, by their pids in the guest.
-func (c *container) byPID() map[int]string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	ids := make(map[int]string, len(c.processes))
-	for id, p := range c.processes {
-		if p != nil {
-			ids[p.p.PID()] = id
-		}
-	}
-	return ids
-}
-
 // reserve reserves an id for a container that is being made. Until set is called the container
 // cannot be found. It returns an error if the id is in use.
 func (a *agent) reserve(id string) error {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -40,15 +39,9 @@ func describe() (*protocol.HelloResponse, error) {
 	if err := unix.Uname(&uts); err != nil {
 		return nil, fmt.Errorf("uname: %w", err)
 	}
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return nil, fmt.Errorf("sysinfo: %w", err)
-	}
 	return &protocol.HelloResponse{
 		KernelRelease: unix.ByteSliceToString(uts.Release[:]),
 		Hypervisor:    hypervisorVendor(),
-		MemoryBytes:   info.Totalram * uint64(info.Unit),
-		Cpus:          uint32(runtime.NumCPU()),
 	}, nil
 }
 

@@ -83,7 +83,6 @@ func run() error {
 		children:         children,
 		setClock:         setClock,
 		addEntropy:       random.addEntropy,
-		powerOff:         powerOff,
 	})
 	if err != nil {
 		return err

@@ -78,12 +78,12 @@ func rehearse() error {
 		return err
 	}
 	for _, m := range []proto.Message{
-		&protocol.HelloRequest{UnixNanos: 1, Entropy: b}, &protocol.HelloResponse{KernelRelease: "1", Cpus: 1},
-		&protocol.CreateRequest{ContainerId: "1", Spec: b, Share: &protocol.Share{Tag: "1"}}, &protocol.CreateResponse{GuestPid: 1},
+		&protocol.HelloRequest{UnixNanos: 1, Entropy: b}, &protocol.HelloResponse{KernelRelease: "1", Hypervisor: "1"},
+		&protocol.CreateRequest{ContainerId: "1", Spec: b, Share: &protocol.Share{Tag: "1"}}, &protocol.CreateResponse{ShareNanos: 1},
 		&protocol.NetworkRequest{Interfaces: []*protocol.Interface{{Name: "1", Routes: []*protocol.Route{{}}}}}, &protocol.NetworkResponse{},
 		&protocol.StartRequest{ContainerId: "1"}, &protocol.StartResponse{},
 		&protocol.WaitRequest{ContainerId: "1"}, &protocol.WaitResponse{ExitCode: 1},
-		&protocol.ExecRequest{ContainerId: "1", Process: b}, &protocol.ExecResponse{GuestPid: 1},
+		&protocol.ExecRequest{ContainerId: "1", Process: b}, &protocol.ExecResponse{},
 		&protocol.KillRequest{ContainerId: "1"}, &protocol.KillResponse{},
 		&ttrpc.Request{Payload: b}, &ttrpc.Response{Payload: b},
 	} {

@@ -34,7 +34,6 @@ type machine struct {
 	children   *reaper
 	setClock   func(unixNanos int64) error
 	addEntropy func(entropy []byte) error
-	powerOff   func()
 }
 
 // agent serves the agent's service and holds the state of one guest.

@@ -52,7 +52,6 @@ func (a *agent) Create(_ context.Context, r *protocol.CreateRequest) (*protocol.
 	}
 	forked := c.c.Init().Forked()
 	return &protocol.CreateResponse{
-		GuestPid:   int32(c.c.Init().PID()),
 		ShareNanos: shared.Sub(began).Nanoseconds(),
 		SetupNanos: forked.Sub(shared).Nanoseconds(),
 		StageNanos: time.Since(forked).Nanoseconds(),
@@ -184,7 +183,7 @@ func (a *agent) Exec(_ context.Context, r *protocol.ExecRequest) (*protocol.Exec
 	if err != nil {
 		return nil, err
 	}
-	return &protocol.ExecResponse{GuestPid: int32(p.p.PID())}, nil
+	return &protocol.ExecResponse{}, nil
 }
 
 func (a *agent) exec(c *container, spec *specs.Process, r *protocol.ExecRequest) (_ *process, err error) {
@@ -331,25 +330,4 @@ func (a *agent) Update(_ context.Context, r *protocol.UpdateRequest) (*protocol.
 		return nil, fmt.Errorf("update container: %w", err)
 	}
 	return &protocol.UpdateResponse{}, nil
-}
-
-// Shutdown ends the containers, syncs the share and powers off. The host usually gets no
-// answer.
-func (a *agent) Shutdown(context.Context, *protocol.ShutdownRequest) (*protocol.ShutdownResponse, error) {
-	a.mu.Lock()
-	containers := make([]*container, 0, len(a.containers))
-	for _, c := range a.containers {
-		if c != nil {
-			containers = append(containers, c)
-		}
-	}
-	a.mu.Unlock()
-	for _, c := range containers {
-		_ = c.c.Kill(unix.SIGKILL, true) // its processes may have ended already
-	}
-	if err := a.unmountShare(); err != nil {
-		log.Print(err)
-	}
-	a.machine.powerOff()
-	return &protocol.ShutdownResponse{}, nil
 }

@@ -65,19 +65,3 @@ func (a *agent) syncShare() error {
 	}
 	return nil
 }
-
-func (a *agent) unmountShare() error {
-	err := a.syncShare()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.share == nil {
-		return err
-	}
-	// MNT_DETACH, because a container's mount namespace may still use it.
-	if uerr := unix.Unmount(a.share.guestDir, unix.MNT_DETACH); uerr != nil {
-		err = errors.Join(err, fmt.Errorf("unmount share %q: %w", a.share.tag, uerr))
-	}
-	_ = unix.Close(a.share.dir)
-	a.share = nil
-	return err
-}

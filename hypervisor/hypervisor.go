@@ -43,9 +43,7 @@ var ErrTemplateUnsafe = errors.New("guests would not be isolated from each other
 type Config struct {
 	// Binary is the absolute path of the vmm's executable, such as /usr/bin/qemu-system-x86_64.
 	Binary string
-	// Machine is the vmm's machine type. Empty means microvm.
-	Machine string
-	Accel   Accel
+	Accel  Accel
 
 	MemoryMiB int // size of the guest's RAM, at least 64
 	VCPUs     int // 1 to 255
@@ -123,11 +121,8 @@ type Channel struct {
 
 // Info is what a running vmm tells about itself.
 type Info struct {
-	HostPID   int    // pid of the vmm in the caller's pid namespace
-	Accel     Accel  // what the vmm reports, not what was asked for
-	VMM       string // "QEMU 7.2.22"
-	Machine   string // "microvm"
-	GuestArch string // "x86_64"
+	HostPID int   // pid of the vmm in the caller's pid namespace
+	Accel   Accel // what the vmm reports, not what was asked for
 }
 
 // VM is a virtual machine whose vmm process was started. All methods may be called by many

@@ -83,8 +83,6 @@ type HelloResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KernelRelease string                 `protobuf:"bytes,1,opt,name=kernel_release,json=kernelRelease,proto3" json:"kernel_release,omitempty"` // uname -r of the guest
 	Hypervisor    string                 `protobuf:"bytes,2,opt,name=hypervisor,proto3" json:"hypervisor,omitempty"`                            // cpuid 0x40000000 vendor as the guest sees it: "KVMKVMKVM", "TCGTCGTCGTCG" or empty
-	MemoryBytes   uint64                 `protobuf:"varint,3,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`      // MemTotal
-	Cpus          uint32                 `protobuf:"varint,4,opt,name=cpus,proto3" json:"cpus,omitempty"`                                       // online
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,20 +129,6 @@ func (x *HelloResponse) GetHypervisor() string {
 		return x.Hypervisor
 	}
 	return ""
-}
-
-func (x *HelloResponse) GetMemoryBytes() uint64 {
-	if x != nil {
-		return x.MemoryBytes
-	}
-	return 0
-}
-
-func (x *HelloResponse) GetCpus() uint32 {
-	if x != nil {
-		return x.Cpus
-	}
-	return 0
 }
 
 // Share is the filesystem the VM exports to the guest; mounted once, on the first Create.
@@ -452,8 +436,7 @@ func (x *Seccomp) GetFlags() uint32 {
 }
 
 type CreateResponse struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	GuestPid int32                  `protobuf:"varint,1,opt,name=guest_pid,json=guestPid,proto3" json:"guest_pid,omitempty"` // of the init process, in the guest's root pid namespace
+	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where the time went, in nanoseconds of the guest's monotonic clock.
 	ShareNanos    int64 `protobuf:"varint,2,opt,name=share_nanos,json=shareNanos,proto3" json:"share_nanos,omitempty"` // mounting the share
 	SetupNanos    int64 `protobuf:"varint,3,opt,name=setup_nanos,json=setupNanos,proto3" json:"setup_nanos,omitempty"` // cgroup and fork
@@ -490,13 +473,6 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *CreateResponse) GetGuestPid() int32 {
-	if x != nil {
-		return x.GuestPid
-	}
-	return 0
 }
 
 func (x *CreateResponse) GetShareNanos() int64 {
@@ -1145,7 +1121,6 @@ func (x *ExecRequest) GetDescriptors() []byte {
 
 type ExecResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	GuestPid      int32                  `protobuf:"varint,1,opt,name=guest_pid,json=guestPid,proto3" json:"guest_pid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1178,13 +1153,6 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
 	return file_agent_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *ExecResponse) GetGuestPid() int32 {
-	if x != nil {
-		return x.GuestPid
-	}
-	return 0
 }
 
 type WaitRequest struct {
@@ -1878,7 +1846,6 @@ type StatsResponse struct {
 	MemoryStat          map[string]uint64      `protobuf:"bytes,13,rep,name=memory_stat,json=memoryStat,proto3" json:"memory_stat,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // memory.stat, at most 256 keys
 	PidsCurrent         uint64                 `protobuf:"varint,14,opt,name=pids_current,json=pidsCurrent,proto3" json:"pids_current,omitempty"`
 	PidsLimit           uint64                 `protobuf:"varint,15,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"` // 0 when unlimited
-	OomKills            uint64                 `protobuf:"varint,16,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -2018,169 +1985,6 @@ func (x *StatsResponse) GetPidsLimit() uint64 {
 	return 0
 }
 
-func (x *StatsResponse) GetOomKills() uint64 {
-	if x != nil {
-		return x.OomKills
-	}
-	return 0
-}
-
-type PsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PsRequest) Reset() {
-	*x = PsRequest{}
-	mi := &file_agent_proto_msgTypes[33]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PsRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PsRequest) ProtoMessage() {}
-
-func (x *PsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[33]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PsRequest.ProtoReflect.Descriptor instead.
-func (*PsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{33}
-}
-
-func (x *PsRequest) GetContainerId() string {
-	if x != nil {
-		return x.ContainerId
-	}
-	return ""
-}
-
-type PsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Processes     []*ProcessInfo         `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PsResponse) Reset() {
-	*x = PsResponse{}
-	mi := &file_agent_proto_msgTypes[34]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PsResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PsResponse) ProtoMessage() {}
-
-func (x *PsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[34]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PsResponse.ProtoReflect.Descriptor instead.
-func (*PsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{34}
-}
-
-func (x *PsResponse) GetProcesses() []*ProcessInfo {
-	if x != nil {
-		return x.Processes
-	}
-	return nil
-}
-
-type ProcessInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	GuestPid      int32                  `protobuf:"varint,1,opt,name=guest_pid,json=guestPid,proto3" json:"guest_pid,omitempty"`
-	GuestPpid     int32                  `protobuf:"varint,2,opt,name=guest_ppid,json=guestPpid,proto3" json:"guest_ppid,omitempty"`
-	Command       string                 `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
-	ProcessId     string                 `protobuf:"bytes,4,opt,name=process_id,json=processId,proto3" json:"process_id,omitempty"` // "init", an exec's id, or empty for their descendants
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ProcessInfo) Reset() {
-	*x = ProcessInfo{}
-	mi := &file_agent_proto_msgTypes[35]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ProcessInfo) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ProcessInfo) ProtoMessage() {}
-
-func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[35]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
-func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{35}
-}
-
-func (x *ProcessInfo) GetGuestPid() int32 {
-	if x != nil {
-		return x.GuestPid
-	}
-	return 0
-}
-
-func (x *ProcessInfo) GetGuestPpid() int32 {
-	if x != nil {
-		return x.GuestPpid
-	}
-	return 0
-}
-
-func (x *ProcessInfo) GetCommand() string {
-	if x != nil {
-		return x.Command
-	}
-	return ""
-}
-
-func (x *ProcessInfo) GetProcessId() string {
-	if x != nil {
-		return x.ProcessId
-	}
-	return ""
-}
-
 type AwaitOOMRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -2191,7 +1995,7 @@ type AwaitOOMRequest struct {
 
 func (x *AwaitOOMRequest) Reset() {
 	*x = AwaitOOMRequest{}
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2007,7 @@ func (x *AwaitOOMRequest) String() string {
 func (*AwaitOOMRequest) ProtoMessage() {}
 
 func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[36]
+	mi := &file_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2020,7 @@ func (x *AwaitOOMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitOOMRequest.ProtoReflect.Descriptor instead.
 func (*AwaitOOMRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{36}
+	return file_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AwaitOOMRequest) GetContainerId() string {
@@ -2242,7 +2046,7 @@ type AwaitOOMResponse struct {
 
 func (x *AwaitOOMResponse) Reset() {
 	*x = AwaitOOMResponse{}
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2058,7 @@ func (x *AwaitOOMResponse) String() string {
 func (*AwaitOOMResponse) ProtoMessage() {}
 
 func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[37]
+	mi := &file_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2071,7 @@ func (x *AwaitOOMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AwaitOOMResponse.ProtoReflect.Descriptor instead.
 func (*AwaitOOMResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{37}
+	return file_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AwaitOOMResponse) GetKills() uint64 {
@@ -2275,78 +2079,6 @@ func (x *AwaitOOMResponse) GetKills() uint64 {
 		return x.Kills
 	}
 	return 0
-}
-
-type ShutdownRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ShutdownRequest) Reset() {
-	*x = ShutdownRequest{}
-	mi := &file_agent_proto_msgTypes[38]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ShutdownRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ShutdownRequest) ProtoMessage() {}
-
-func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[38]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
-func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{38}
-}
-
-type ShutdownResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ShutdownResponse) Reset() {
-	*x = ShutdownResponse{}
-	mi := &file_agent_proto_msgTypes[39]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ShutdownResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ShutdownResponse) ProtoMessage() {}
-
-func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[39]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
-func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{39}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -2357,14 +2089,12 @@ const file_agent_proto_rawDesc = "" +
 	"\fHelloRequest\x12\x1d\n" +
 	"\n" +
 	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\x12\x18\n" +
-	"\aentropy\x18\x02 \x01(\fR\aentropy\"\x8d\x01\n" +
+	"\aentropy\x18\x02 \x01(\fR\aentropy\"v\n" +
 	"\rHelloResponse\x12%\n" +
 	"\x0ekernel_release\x18\x01 \x01(\tR\rkernelRelease\x12\x1e\n" +
 	"\n" +
 	"hypervisor\x18\x02 \x01(\tR\n" +
-	"hypervisor\x12!\n" +
-	"\fmemory_bytes\x18\x03 \x01(\x04R\vmemoryBytes\x12\x12\n" +
-	"\x04cpus\x18\x04 \x01(\rR\x04cpus\"d\n" +
+	"hypervisorJ\x04\b\x03\x10\x04J\x04\b\x04\x10\x05R\fmemory_bytesR\x04cpus\"d\n" +
 	"\x05Share\x12\x10\n" +
 	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
@@ -2387,15 +2117,14 @@ const file_agent_proto_rawDesc = "" +
 	"notifyPath\"9\n" +
 	"\aSeccomp\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\fR\aprogram\x12\x14\n" +
-	"\x05flags\x18\x02 \x01(\rR\x05flags\"\x90\x01\n" +
-	"\x0eCreateResponse\x12\x1b\n" +
-	"\tguest_pid\x18\x01 \x01(\x05R\bguestPid\x12\x1f\n" +
+	"\x05flags\x18\x02 \x01(\rR\x05flags\"\x84\x01\n" +
+	"\x0eCreateResponse\x12\x1f\n" +
 	"\vshare_nanos\x18\x02 \x01(\x03R\n" +
 	"shareNanos\x12\x1f\n" +
 	"\vsetup_nanos\x18\x03 \x01(\x03R\n" +
 	"setupNanos\x12\x1f\n" +
 	"\vstage_nanos\x18\x04 \x01(\x03R\n" +
-	"stageNanos\"\xda\x01\n" +
+	"stageNanosJ\x04\b\x01\x10\x02R\tguest_pid\"\xda\x01\n" +
 	"\x0eNetworkRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x128\n" +
 	"\n" +
@@ -2442,9 +2171,8 @@ const file_agent_proto_rawDesc = "" +
 	"process_id\x18\x02 \x01(\tR\tprocessId\x12\x18\n" +
 	"\aprocess\x18\x03 \x01(\fR\aprocess\x12#\n" +
 	"\rbare_newlines\x18\x04 \x01(\bR\fbareNewlines\x12 \n" +
-	"\vdescriptors\x18\x05 \x01(\fR\vdescriptors\"+\n" +
-	"\fExecResponse\x12\x1b\n" +
-	"\tguest_pid\x18\x01 \x01(\x05R\bguestPid\"O\n" +
+	"\vdescriptors\x18\x05 \x01(\fR\vdescriptors\"\x1f\n" +
+	"\fExecResponseJ\x04\b\x01\x10\x02R\tguest_pid\"O\n" +
 	"\vWaitRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x1d\n" +
 	"\n" +
@@ -2484,7 +2212,7 @@ const file_agent_proto_rawDesc = "" +
 	"\tresources\x18\x02 \x01(\fR\tresources\"\x10\n" +
 	"\x0eUpdateResponse\"1\n" +
 	"\fStatsRequest\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\xc6\x05\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\xba\x05\n" +
 	"\rStatsResponse\x12$\n" +
 	"\x0ecpu_usage_usec\x18\x01 \x01(\x04R\fcpuUsageUsec\x12\"\n" +
 	"\rcpu_user_usec\x18\x02 \x01(\x04R\vcpuUserUsec\x12&\n" +
@@ -2506,30 +2234,15 @@ const file_agent_proto_rawDesc = "" +
 	"memoryStat\x12!\n" +
 	"\fpids_current\x18\x0e \x01(\x04R\vpidsCurrent\x12\x1d\n" +
 	"\n" +
-	"pids_limit\x18\x0f \x01(\x04R\tpidsLimit\x12\x1b\n" +
-	"\toom_kills\x18\x10 \x01(\x04R\boomKills\x1a=\n" +
+	"pids_limit\x18\x0f \x01(\x04R\tpidsLimit\x1a=\n" +
 	"\x0fMemoryStatEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\".\n" +
-	"\tPsRequest\x12!\n" +
-	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"F\n" +
-	"\n" +
-	"PsResponse\x128\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x1a.husk.agent.v1.ProcessInfoR\tprocesses\"\x82\x01\n" +
-	"\vProcessInfo\x12\x1b\n" +
-	"\tguest_pid\x18\x01 \x01(\x05R\bguestPid\x12\x1d\n" +
-	"\n" +
-	"guest_ppid\x18\x02 \x01(\x05R\tguestPpid\x12\x18\n" +
-	"\acommand\x18\x03 \x01(\tR\acommand\x12\x1d\n" +
-	"\n" +
-	"process_id\x18\x04 \x01(\tR\tprocessId\"H\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01J\x04\b\x10\x10\x11R\toom_kills\"H\n" +
 	"\x0fAwaitOOMRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\x04R\x04seen\"(\n" +
 	"\x10AwaitOOMResponse\x12\x14\n" +
-	"\x05kills\x18\x01 \x01(\x04R\x05kills\"\x11\n" +
-	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\x95\b\n" +
+	"\x05kills\x18\x01 \x01(\x04R\x05kills2\x8d\a\n" +
 	"\x05Agent\x12B\n" +
 	"\x05Hello\x12\x1b.husk.agent.v1.HelloRequest\x1a\x1c.husk.agent.v1.HelloResponse\x12E\n" +
 	"\x06Create\x12\x1c.husk.agent.v1.CreateRequest\x1a\x1d.husk.agent.v1.CreateResponse\x12H\n" +
@@ -2542,10 +2255,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x05Pause\x12\x1b.husk.agent.v1.PauseRequest\x1a\x1c.husk.agent.v1.PauseResponse\x12E\n" +
 	"\x06Resume\x12\x1c.husk.agent.v1.ResumeRequest\x1a\x1d.husk.agent.v1.ResumeResponse\x12E\n" +
 	"\x06Update\x12\x1c.husk.agent.v1.UpdateRequest\x1a\x1d.husk.agent.v1.UpdateResponse\x12B\n" +
-	"\x05Stats\x12\x1b.husk.agent.v1.StatsRequest\x1a\x1c.husk.agent.v1.StatsResponse\x129\n" +
-	"\x02Ps\x12\x18.husk.agent.v1.PsRequest\x1a\x19.husk.agent.v1.PsResponse\x12K\n" +
-	"\bAwaitOOM\x12\x1e.husk.agent.v1.AwaitOOMRequest\x1a\x1f.husk.agent.v1.AwaitOOMResponse\x12K\n" +
-	"\bShutdown\x12\x1e.husk.agent.v1.ShutdownRequest\x1a\x1f.husk.agent.v1.ShutdownResponseB*Z(github.com/huskvm/husk/protocol;protocolb\x06proto3"
+	"\x05Stats\x12\x1b.husk.agent.v1.StatsRequest\x1a\x1c.husk.agent.v1.StatsResponse\x12K\n" +
+	"\bAwaitOOM\x12\x1e.husk.agent.v1.AwaitOOMRequest\x1a\x1f.husk.agent.v1.AwaitOOMResponseB*Z(github.com/huskvm/husk/protocol;protocolb\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -2559,7 +2270,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_agent_proto_goTypes = []any{
 	(*HelloRequest)(nil),     // 0: husk.agent.v1.HelloRequest
 	(*HelloResponse)(nil),    // 1: husk.agent.v1.HelloResponse
@@ -2594,14 +2305,9 @@ var file_agent_proto_goTypes = []any{
 	(*UpdateResponse)(nil),   // 30: husk.agent.v1.UpdateResponse
 	(*StatsRequest)(nil),     // 31: husk.agent.v1.StatsRequest
 	(*StatsResponse)(nil),    // 32: husk.agent.v1.StatsResponse
-	(*PsRequest)(nil),        // 33: husk.agent.v1.PsRequest
-	(*PsResponse)(nil),       // 34: husk.agent.v1.PsResponse
-	(*ProcessInfo)(nil),      // 35: husk.agent.v1.ProcessInfo
-	(*AwaitOOMRequest)(nil),  // 36: husk.agent.v1.AwaitOOMRequest
-	(*AwaitOOMResponse)(nil), // 37: husk.agent.v1.AwaitOOMResponse
-	(*ShutdownRequest)(nil),  // 38: husk.agent.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 39: husk.agent.v1.ShutdownResponse
-	nil,                      // 40: husk.agent.v1.StatsResponse.MemoryStatEntry
+	(*AwaitOOMRequest)(nil),  // 33: husk.agent.v1.AwaitOOMRequest
+	(*AwaitOOMResponse)(nil), // 34: husk.agent.v1.AwaitOOMResponse
+	nil,                      // 35: husk.agent.v1.StatsResponse.MemoryStatEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: husk.agent.v1.CreateRequest.share:type_name -> husk.agent.v1.Share
@@ -2613,43 +2319,38 @@ var file_agent_proto_depIdxs = []int32{
 	12, // 6: husk.agent.v1.Interface.routes:type_name -> husk.agent.v1.Route
 	13, // 7: husk.agent.v1.Interface.neighbors:type_name -> husk.agent.v1.Neighbor
 	20, // 8: husk.agent.v1.WaitResponse.held:type_name -> husk.agent.v1.HeldOutput
-	40, // 9: husk.agent.v1.StatsResponse.memory_stat:type_name -> husk.agent.v1.StatsResponse.MemoryStatEntry
-	35, // 10: husk.agent.v1.PsResponse.processes:type_name -> husk.agent.v1.ProcessInfo
-	0,  // 11: husk.agent.v1.Agent.Hello:input_type -> husk.agent.v1.HelloRequest
-	4,  // 12: husk.agent.v1.Agent.Create:input_type -> husk.agent.v1.CreateRequest
-	7,  // 13: husk.agent.v1.Agent.Network:input_type -> husk.agent.v1.NetworkRequest
-	14, // 14: husk.agent.v1.Agent.Start:input_type -> husk.agent.v1.StartRequest
-	16, // 15: husk.agent.v1.Agent.Exec:input_type -> husk.agent.v1.ExecRequest
-	18, // 16: husk.agent.v1.Agent.Wait:input_type -> husk.agent.v1.WaitRequest
-	21, // 17: husk.agent.v1.Agent.Kill:input_type -> husk.agent.v1.KillRequest
-	23, // 18: husk.agent.v1.Agent.Resize:input_type -> husk.agent.v1.ResizeRequest
-	25, // 19: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
-	27, // 20: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
-	29, // 21: husk.agent.v1.Agent.Update:input_type -> husk.agent.v1.UpdateRequest
-	31, // 22: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
-	33, // 23: husk.agent.v1.Agent.Ps:input_type -> husk.agent.v1.PsRequest
-	36, // 24: husk.agent.v1.Agent.AwaitOOM:input_type -> husk.agent.v1.AwaitOOMRequest
-	38, // 25: husk.agent.v1.Agent.Shutdown:input_type -> husk.agent.v1.ShutdownRequest
-	1,  // 26: husk.agent.v1.Agent.Hello:output_type -> husk.agent.v1.HelloResponse
-	6,  // 27: husk.agent.v1.Agent.Create:output_type -> husk.agent.v1.CreateResponse
-	8,  // 28: husk.agent.v1.Agent.Network:output_type -> husk.agent.v1.NetworkResponse
-	15, // 29: husk.agent.v1.Agent.Start:output_type -> husk.agent.v1.StartResponse
-	17, // 30: husk.agent.v1.Agent.Exec:output_type -> husk.agent.v1.ExecResponse
-	19, // 31: husk.agent.v1.Agent.Wait:output_type -> husk.agent.v1.WaitResponse
-	22, // 32: husk.agent.v1.Agent.Kill:output_type -> husk.agent.v1.KillResponse
-	24, // 33: husk.agent.v1.Agent.Resize:output_type -> husk.agent.v1.ResizeResponse
-	26, // 34: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
-	28, // 35: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
-	30, // 36: husk.agent.v1.Agent.Update:output_type -> husk.agent.v1.UpdateResponse
-	32, // 37: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
-	34, // 38: husk.agent.v1.Agent.Ps:output_type -> husk.agent.v1.PsResponse
-	37, // 39: husk.agent.v1.Agent.AwaitOOM:output_type -> husk.agent.v1.AwaitOOMResponse
-	39, // 40: husk.agent.v1.Agent.Shutdown:output_type -> husk.agent.v1.ShutdownResponse
-	26, // [26:41] is the sub-list for method output_type
-	11, // [11:26] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	35, // 9: husk.agent.v1.StatsResponse.memory_stat:type_name -> husk.agent.v1.StatsResponse.MemoryStatEntry
+	0,  // 10: husk.agent.v1.Agent.Hello:input_type -> husk.agent.v1.HelloRequest
+	4,  // 11: husk.agent.v1.Agent.Create:input_type -> husk.agent.v1.CreateRequest
+	7,  // 12: husk.agent.v1.Agent.Network:input_type -> husk.agent.v1.NetworkRequest
+	14, // 13: husk.agent.v1.Agent.Start:input_type -> husk.agent.v1.StartRequest
+	16, // 14: husk.agent.v1.Agent.Exec:input_type -> husk.agent.v1.ExecRequest
+	18, // 15: husk.agent.v1.Agent.Wait:input_type -> husk.agent.v1.WaitRequest
+	21, // 16: husk.agent.v1.Agent.Kill:input_type -> husk.agent.v1.KillRequest
+	23, // 17: husk.agent.v1.Agent.Resize:input_type -> husk.agent.v1.ResizeRequest
+	25, // 18: husk.agent.v1.Agent.Pause:input_type -> husk.agent.v1.PauseRequest
+	27, // 19: husk.agent.v1.Agent.Resume:input_type -> husk.agent.v1.ResumeRequest
+	29, // 20: husk.agent.v1.Agent.Update:input_type -> husk.agent.v1.UpdateRequest
+	31, // 21: husk.agent.v1.Agent.Stats:input_type -> husk.agent.v1.StatsRequest
+	33, // 22: husk.agent.v1.Agent.AwaitOOM:input_type -> husk.agent.v1.AwaitOOMRequest
+	1,  // 23: husk.agent.v1.Agent.Hello:output_type -> husk.agent.v1.HelloResponse
+	6,  // 24: husk.agent.v1.Agent.Create:output_type -> husk.agent.v1.CreateResponse
+	8,  // 25: husk.agent.v1.Agent.Network:output_type -> husk.agent.v1.NetworkResponse
+	15, // 26: husk.agent.v1.Agent.Start:output_type -> husk.agent.v1.StartResponse
+	17, // 27: husk.agent.v1.Agent.Exec:output_type -> husk.agent.v1.ExecResponse
+	19, // 28: husk.agent.v1.Agent.Wait:output_type -> husk.agent.v1.WaitResponse
+	22, // 29: husk.agent.v1.Agent.Kill:output_type -> husk.agent.v1.KillResponse
+	24, // 30: husk.agent.v1.Agent.Resize:output_type -> husk.agent.v1.ResizeResponse
+	26, // 31: husk.agent.v1.Agent.Pause:output_type -> husk.agent.v1.PauseResponse
+	28, // 32: husk.agent.v1.Agent.Resume:output_type -> husk.agent.v1.ResumeResponse
+	30, // 33: husk.agent.v1.Agent.Update:output_type -> husk.agent.v1.UpdateResponse
+	32, // 34: husk.agent.v1.Agent.Stats:output_type -> husk.agent.v1.StatsResponse
+	34, // 35: husk.agent.v1.Agent.AwaitOOM:output_type -> husk.agent.v1.AwaitOOMResponse
+	23, // [23:36] is the sub-list for method output_type
+	10, // [10:23] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2663,7 +2364,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   41,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

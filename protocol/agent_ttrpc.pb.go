@@ -20,9 +20,7 @@ type AgentService interface {
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
 	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
-	Ps(context.Context, *PsRequest) (*PsResponse, error)
 	AwaitOOM(context.Context, *AwaitOOMRequest) (*AwaitOOMResponse, error)
-	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -112,26 +110,12 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 				}
 				return svc.Stats(ctx, &req)
 			},
-			"Ps": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req PsRequest
-				if err := unmarshal(&req); err != nil {
-					return nil, err
-				}
-				return svc.Ps(ctx, &req)
-			},
 			"AwaitOOM": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req AwaitOOMRequest
 				if err := unmarshal(&req); err != nil {
 					return nil, err
 				}
 				return svc.AwaitOOM(ctx, &req)
-			},
-			"Shutdown": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req ShutdownRequest
-				if err := unmarshal(&req); err != nil {
-					return nil, err
-				}
-				return svc.Shutdown(ctx, &req)
 			},
 		},
 	})
@@ -243,25 +227,9 @@ func (c *agentClient) Stats(ctx context.Context, req *StatsRequest) (*StatsRespo
 	return &resp, nil
 }
 
-func (c *agentClient) Ps(ctx context.Context, req *PsRequest) (*PsResponse, error) {
-	var resp PsResponse
-	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "Ps", req, &resp); err != nil {
-		return nil, err
-	}
-	return &resp, nil
-}
-
 func (c *agentClient) AwaitOOM(ctx context.Context, req *AwaitOOMRequest) (*AwaitOOMResponse, error) {
 	var resp AwaitOOMResponse
 	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "AwaitOOM", req, &resp); err != nil {
-		return nil, err
-	}
-	return &resp, nil
-}
-
-func (c *agentClient) Shutdown(ctx context.Context, req *ShutdownRequest) (*ShutdownResponse, error) {
-	var resp ShutdownResponse
-	if err := c.client.Call(ctx, "husk.agent.v1.Agent", "Shutdown", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -228,11 +228,8 @@ func OpenFor(verb Verb, root, id string) (*Container, *Dir, error) {
 	return container, dir, nil
 }
 
-// OpenDir opens a container's directory by its path.
-func OpenDir(path string) (*Dir, error) { return open(path) }
-
-// OpenDetached is OpenDir for the supervisor, which keeps the directory open for long: no other
-// directory of the host can be reached from it.
+// OpenDetached opens a container's directory by its path, for the supervisor, which keeps it
+// open for long: no other directory of the host can be reached from it.
 func OpenDetached(path string) (*Dir, error) {
 	f, err := detached.Open(path)
 	if err != nil {

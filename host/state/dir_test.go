@@ -223,7 +223,7 @@ func TestWithoutPath(t *testing.T) {
 	if err := d.Save(c); err != nil {
 		t.Fatal(err)
 	}
-	there, err := OpenDir(moved)
+	there, err := open(moved)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func init() {
 	if path == "" {
 		return
 	}
-	d, err := OpenDir(path)
+	d, err := open(path)
 	if err == nil {
 		err = d.tryLock()
 	}

@@ -90,9 +90,6 @@ func (s *Starter) info(cfg hypervisor.Config) hypervisor.Info {
 	if info.Accel == "" {
 		info.Accel = cfg.Accel
 	}
-	if info.VMM == "" {
-		info.VMM = "fake"
-	}
 	return info
 }
 

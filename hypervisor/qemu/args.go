@@ -110,9 +110,6 @@ type machine struct {
 // check refuses configurations that QEMU would refuse with a message that users do not
 // understand, or would take for something else.
 func check(cfg hypervisor.Config) error {
-	if cfg.Machine != "" && cfg.Machine != machineMicroVM {
-		return fmt.Errorf("machine type %q is not supported: use %q", cfg.Machine, machineMicroVM)
-	}
 	if cfg.Accel != hypervisor.KVM && cfg.Accel != hypervisor.TCG {
 		return fmt.Errorf("accel %q is neither %q nor %q", cfg.Accel, hypervisor.KVM, hypervisor.TCG)
 	}

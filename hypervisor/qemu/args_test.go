@@ -93,7 +93,6 @@ func TestCheckRefuses(t *testing.T) {
 		change func(*hypervisor.Config)
 		want   string
 	}{
-		"machine":     {func(c *hypervisor.Config) { c.Machine = "q35" }, `machine type "q35" is not supported`},
 		"accel":       {func(c *hypervisor.Config) { c.Accel = hypervisor.Auto }, `accel "auto" is neither`},
 		"memory":      {func(c *hypervisor.Config) { c.MemoryMiB = 63 }, "below 64 MiB"},
 		"no vcpus":    {func(c *hypervisor.Config) { c.VCPUs = 0 }, "0 vcpus"},

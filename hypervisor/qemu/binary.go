@@ -14,11 +14,8 @@ import (
 	"github.com/huskvm/husk/host/distro"
 )
 
-const (
-	// binaryName is for x86_64, the only architecture of guests so far.
-	binaryName = "qemu-system-x86_64"
-	guestArch  = "x86_64"
-)
+// binaryName is for x86_64, the only architecture of guests so far.
+const binaryName = "qemu-system-x86_64"
 
 // searchDirs are searched before PATH, because engines call husk with an empty environment. The
 // last one is for NixOS.

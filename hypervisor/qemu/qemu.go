@@ -348,13 +348,7 @@ func (v *vm) Info(ctx context.Context) (hypervisor.Info, error) {
 	if err := v.qmp.Execute(ctx, "query-kvm", nil, &kvm); err != nil {
 		return hypervisor.Info{}, fmt.Errorf("ask vmm: %w", err)
 	}
-	info := hypervisor.Info{
-		HostPID:   v.proc.proc.Pid,
-		Accel:     hypervisor.TCG,
-		VMM:       v.greeted.Version.QEMU.String(),
-		Machine:   machineMicroVM,
-		GuestArch: guestArch,
-	}
+	info := hypervisor.Info{HostPID: v.proc.proc.Pid, Accel: hypervisor.TCG}
 	if kvm.Enabled {
 		info.Accel = hypervisor.KVM
 	}

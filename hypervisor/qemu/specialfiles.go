@@ -15,8 +15,8 @@ import (
 	"github.com/huskvm/husk/host/detached"
 )
 
-// specialFiles makes it possible for QEMU 7.2 to 9.1 to make and chmod unix sockets, fifos and
-// device nodes in the share.
+// specialFiles makes it possible for a QEMU before version 10 to make and chmod unix sockets,
+// fifos and device nodes in the share.
 //
 // QEMU's 9p server sets a file's mode in these steps:
 //

@@ -88,7 +88,7 @@ func TestVMOfAScript(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := hypervisor.Info{HostPID: info.HostPID, Accel: hypervisor.KVM, VMM: "QEMU 7.2.0", Machine: "microvm", GuestArch: "x86_64"}
+	want := hypervisor.Info{HostPID: info.HostPID, Accel: hypervisor.KVM}
 	if info != want || unix.Kill(info.HostPID, 0) != nil {
 		t.Errorf("Info = %+v, want %+v of a live process", info, want)
 	}

@@ -77,5 +77,4 @@ func (a *agent) mountShare(s *protocol.Share) error {
 	return client.Serve(filepath.Join(root, client.Socket), s.Tag)
 }
 
-func (a *agent) syncShare() error    { return nil }
-func (a *agent) unmountShare() error { return nil }
+func (a *agent) syncShare() error { return nil }

@@ -174,11 +174,11 @@ func (c *calls) do(req *ttrpc.Request) []byte {
 	var resp proto.Message = &protocol.StartResponse{}
 	switch req.Method {
 	case "Hello":
-		resp = &protocol.HelloResponse{KernelRelease: "mad", Hypervisor: "TCGTCGTCGTCG", MemoryBytes: 1 << 30, Cpus: 1}
+		resp = &protocol.HelloResponse{KernelRelease: "mad", Hypervisor: "TCGTCGTCGTCG"}
 	case "Create":
-		resp = &protocol.CreateResponse{GuestPid: 2, ShareNanos: 1e6, SetupNanos: 1e6, StageNanos: 1e6}
+		resp = &protocol.CreateResponse{ShareNanos: 1e6, SetupNanos: 1e6, StageNanos: 1e6}
 	case "Exec":
-		resp = &protocol.ExecResponse{GuestPid: 3}
+		resp = &protocol.ExecResponse{}
 	case "Kill":
 		r := &protocol.KillRequest{}
 		if proto.Unmarshal(req.Payload, r) == nil {
@@ -216,11 +216,11 @@ func absurd(method string) []byte {
 	switch method {
 	case "Hello":
 		long := strings.Repeat("6.1\u202e", 100000)
-		resp = &protocol.HelloResponse{KernelRelease: long, Hypervisor: long, MemoryBytes: math.MaxUint64, Cpus: math.MaxUint32}
+		resp = &protocol.HelloResponse{KernelRelease: long, Hypervisor: long}
 	case "Create":
-		resp = &protocol.CreateResponse{GuestPid: -1, ShareNanos: math.MinInt64, SetupNanos: math.MaxInt64, StageNanos: -1}
+		resp = &protocol.CreateResponse{ShareNanos: math.MinInt64, SetupNanos: math.MaxInt64, StageNanos: -1}
 	case "Exec":
-		resp = &protocol.ExecResponse{GuestPid: math.MinInt32}
+		resp = &protocol.ExecResponse{}
 	case "Wait":
 		resp = &protocol.WaitResponse{ExitCode: 0xffff_ff2a, OomKilled: true}
 	case "AwaitOOM":
@@ -228,7 +228,7 @@ func absurd(method string) []byte {
 	case "Stats":
 		s := &protocol.StatsResponse{
 			CpuUsageUsec: math.MaxUint64, CpuUserUsec: math.MaxUint64, MemoryUsage: math.MaxUint64,
-			MemoryLimit: 1, PidsCurrent: math.MaxUint64, OomKills: math.MaxUint64, MemoryStat: map[string]uint64{},
+			MemoryLimit: 1, PidsCurrent: math.MaxUint64, MemoryStat: map[string]uint64{},
 		}
 		for i := range 200 {
 			s.MemoryStat[strings.Repeat("k", i)+"\x1b[2J"] = math.MaxUint64

@@ -275,9 +275,8 @@ func (*KillResponse) Descriptor() ([]byte, []int) {
 
 type ExecRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Process       []byte                 `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`                       // JSON of a runtime-spec Process
-	HostPid       int32                  `protobuf:"varint,2,opt,name=host_pid,json=hostPid,proto3" json:"host_pid,omitempty"`       // of the exec process, for Ps
-	StartTime     uint64                 `protobuf:"varint,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"` // of host_pid, /proc/PID/stat field 22
+	Process       []byte                 `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`                 // JSON of a runtime-spec Process
+	HostPid       int32                  `protobuf:"varint,2,opt,name=host_pid,json=hostPid,proto3" json:"host_pid,omitempty"` // of the exec process, for Ps
 	IgnorePaused  bool                   `protobuf:"varint,4,opt,name=ignore_paused,json=ignorePaused,proto3" json:"ignore_paused,omitempty"`
 	BareNewlines  bool                   `protobuf:"varint,5,opt,name=bare_newlines,json=bareNewlines,proto3" json:"bare_newlines,omitempty"` // the terminal makes no \r\n of \n
 	Descriptors   []byte                 `protobuf:"bytes,6,opt,name=descriptors,proto3" json:"descriptors,omitempty"`                        // passed to the process, one protocol.DescriptorKind each
@@ -325,13 +324,6 @@ func (x *ExecRequest) GetProcess() []byte {
 func (x *ExecRequest) GetHostPid() int32 {
 	if x != nil {
 		return x.HostPid
-	}
-	return 0
-}
-
-func (x *ExecRequest) GetStartTime() uint64 {
-	if x != nil {
-		return x.StartTime
 	}
 	return 0
 }
@@ -1152,15 +1144,14 @@ const file_control_proto_rawDesc = "" +
 	"\x03all\x18\x02 \x01(\bR\x03all\x12\x1d\n" +
 	"\n" +
 	"process_id\x18\x03 \x01(\tR\tprocessId\"\x0e\n" +
-	"\fKillResponse\"\xcd\x01\n" +
+	"\fKillResponse\"\xc0\x01\n" +
 	"\vExecRequest\x12\x18\n" +
 	"\aprocess\x18\x01 \x01(\fR\aprocess\x12\x19\n" +
-	"\bhost_pid\x18\x02 \x01(\x05R\ahostPid\x12\x1d\n" +
-	"\n" +
-	"start_time\x18\x03 \x01(\x04R\tstartTime\x12#\n" +
+	"\bhost_pid\x18\x02 \x01(\x05R\ahostPid\x12#\n" +
 	"\rignore_paused\x18\x04 \x01(\bR\fignorePaused\x12#\n" +
 	"\rbare_newlines\x18\x05 \x01(\bR\fbareNewlines\x12 \n" +
-	"\vdescriptors\x18\x06 \x01(\fR\vdescriptors\"-\n" +
+	"\vdescriptors\x18\x06 \x01(\fR\vdescriptorsJ\x04\b\x03\x10\x04R\n" +
+	"start_time\"-\n" +
 	"\fExecResponse\x12\x1d\n" +
 	"\n" +
 	"process_id\x18\x01 \x01(\tR\tprocessId\",\n" +

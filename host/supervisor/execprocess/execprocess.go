@@ -108,7 +108,7 @@ func (e *execProcess) start(parent *launch.Parent) error {
 	}
 	defer cancel()
 	resp, err := e.supervisor.Exec(ctx, &control.ExecRequest{
-		Process: e.boot.Process, HostPid: int32(e.boot.Self.PID), StartTime: e.boot.Self.StartTime,
+		Process: e.boot.Process, HostPid: int32(e.boot.Self.PID),
 		IgnorePaused: e.boot.IgnorePaused, BareNewlines: e.boot.BareNewlines,
 		Descriptors: e.boot.Descriptors,
 	})
