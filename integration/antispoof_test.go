@@ -3,14 +3,17 @@
 package integration
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
@@ -87,9 +90,60 @@ const (
 	lastFrame     = "6c617374206672616d65" // the end of the last frame
 )
 
-// forgedFrames returns names and frames. Each frame ends with a text of its own, and the last
-// one may pass.
-func forgedFrames() (names, frames []string) {
+// forgedFrame is a frame in hexadecimal. sent begins with a virtio header, which asks the card
+// for work on the frame. arrives is a part of the frame as it arrives, if the card sends it.
+type forgedFrame struct{ name, sent, arrives string }
+
+const noOffload = "00000000000000000000"
+
+// byChecksum returns a frame that is not forged when the guest sends it. Its header asks the host
+// to write a checksum at a byte of the frame, and that checksum is the forged value.
+func byChecksum(t *testing.T, name, frame string, at int, forged uint16) forgedFrame {
+	t.Helper()
+	b, err := hex.DecodeString(frame + hex.EncodeToString([]byte("forged: "+name)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = append(b, make([]byte, 2+len(b)%2)...) // the last two correct the sum
+	const start = 20
+	sum := uint32(0)
+	for i := start; i < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	missing := (2*0xffff + uint32(^forged) - sum%0xffff) % 0xffff
+	binary.BigEndian.PutUint16(b[len(b)-2:], uint16(missing))
+	header := make([]byte, len(noOffload)/2)
+	header[0] = unix.VIRTIO_NET_HDR_F_NEEDS_CSUM
+	binary.LittleEndian.PutUint16(header[6:], start)
+	binary.LittleEndian.PutUint16(header[8:], uint16(at-start))
+	sent := hex.EncodeToString(append(header, b...))
+	binary.BigEndian.PutUint16(b[at:], forged)
+	return forgedFrame{name, sent, hex.EncodeToString(b[6:])}
+}
+
+// withoutOffload makes the kernel compute the checksums of the frames that an interface sends.
+func withoutOffload(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	off := [2]uint32{unix.ETHTOOL_STXCSUM, 0}
+	request := struct {
+		name  [unix.IFNAMSIZ]byte
+		value unsafe.Pointer
+		_     [16]byte
+	}{value: unsafe.Pointer(&off)}
+	copy(request.name[:], name)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
+		return fmt.Errorf("turn off checksum offload of %s: %w", name, errno)
+	}
+	return nil
+}
+
+// forgedFrames returns frames that each contain a text of their own, and a last one that may pass.
+func forgedFrames(t *testing.T) (frames []forgedFrame, last string) {
+	t.Helper()
 	everybody := "ffffffffffff"
 	ip4 := func(source, rest string) string {
 		return "0800450000200001000040" + rest[:2] + "0000" + source + "0a630001" + rest[2:]
@@ -117,10 +171,15 @@ func forgedFrames() (names, frames []string) {
 		{"two VLANs", everybody + ownFrameMAC + "88a8000581000006" + ip4(own4, udp)},
 		{"spanning tree", "0180c2000000" + ownFrameMAC + "0026424203"},
 	} {
-		names = append(names, f[0])
-		frames = append(frames, f[1]+hex.EncodeToString([]byte("forged: "+f[0])))
+		text := hex.EncodeToString([]byte("forged: " + f[0]))
+		frames = append(frames, forgedFrame{f[0], noOffload + f[1] + text, text})
 	}
-	return names, append(frames, everybody+ownFrameMAC+ip4(own4, udp)+lastFrame)
+	return append(
+		frames,
+		byChecksum(t, "checksum over an IPv4 address", everybody+ownFrameMAC+ip4(own4, udp), 28, 0x0063),
+		byChecksum(t, "checksum over the IP address of ARP", everybody+ownFrameMAC+arp(ownFrameMAC, own4), 30, 0x0001),
+		byChecksum(t, "checksum over the MAC of ARP", everybody+ownFrameMAC+arp(ownFrameMAC, own4), 26, 0x0063),
+	), noOffload + everybody + ownFrameMAC + ip4(own4, udp) + lastFrame
 }
 
 // TestForgedFramesStayInTheGuest: an exec'd process with CAP_NET_RAW, which the container
@@ -151,16 +210,21 @@ func TestForgedFramesStayInTheGuest(t *testing.T) {
 			defer outer.remove()
 			defer inner.remove()
 			wire(t, outer, inner, 1500)
+			inner.do(func() error { return withoutOffload("eth0") })
 			options := append([]specOption{withArgs("sleep", "1000"), withNetNS(inner.path)}, c.options...)
 			box := e.createStarted(e.bundle(options...))
 			heard := outer.capture("host0")
-			names, frames := forgedFrames()
-			e.ok(append([]string{"exec", "--cap", "CAP_NET_RAW", box.id, "testprog", "frames", "eth0"}, frames...)...)
+			frames, last := forgedFrames(t)
+			send := []string{"exec", "--cap", "CAP_NET_RAW", box.id, "testprog", "offloaded-frames", "eth0"}
+			for _, f := range frames {
+				send = append(send, f.sent)
+			}
+			e.ok(append(send, last)...)
 			arrived := strings.Join(heard.until(lastFrame), " ")
-			for _, name := range names {
-				want := slices.Contains(c.arrive, "all") && !slices.Contains(c.arrive[1:], name)
-				if got := strings.Contains(arrived, hex.EncodeToString([]byte("forged: "+name))); got != want {
-					t.Errorf("forged frame %q arrives: %v, want %v", name, got, want)
+			for _, f := range frames {
+				want := slices.Contains(c.arrive, "all") && !slices.Contains(c.arrive[1:], f.name)
+				if got := strings.Contains(arrived, f.arrives); got != want {
+					t.Errorf("forged frame %q arrives: %v, want %v", f.name, got, want)
 				}
 			}
 			box.stop()

@@ -2,6 +2,9 @@ package network
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -77,6 +80,90 @@ func TestForgedFramesAreDropped(t *testing.T) {
 	host.do(links.Undo)
 	if got := host.traces(); got != "tap "+taps[0].Name {
 		t.Errorf("left behind: %s", got)
+	}
+}
+
+// asChecksum returns a frame behind a virtio header. The header asks the host for a checksum
+// over the bytes from start on, and to write it at the byte at. Two more bytes at the frame's end
+// make this checksum equal to want.
+func asChecksum(frame []byte, start, at int, want uint16) []byte {
+	b := append(slices.Clone(frame), make([]byte, 2+len(frame)%2)...) // the last two correct the sum
+	sum := uint32(0)
+	for i := start; i < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	missing := (2*0xffff + uint32(^want) - sum%0xffff) % 0xffff
+	binary.BigEndian.PutUint16(b[len(b)-2:], uint16(missing))
+	header := make([]byte, vnetHdrLen)
+	header[0] = unix.VIRTIO_NET_HDR_F_NEEDS_CSUM
+	binary.NativeEndian.PutUint16(header[6:], uint16(start))
+	binary.NativeEndian.PutUint16(header[8:], uint16(at-start))
+	return append(header, b...)
+}
+
+// TestChecksumsForgeNothing: the host writes the checksum that the guest asks for before the
+// filter of senders reads the frame, and writes nothing after the filter.
+func TestChecksumsForgeNothing(t *testing.T) {
+	for _, forging := range []Forging{ForgeNothing, ForgeAddresses} {
+		t.Run("forge "+string(forging), func(t *testing.T) { checksumsForgeNothing(t, forging, false) })
+	}
+	t.Run("forge addresses, older kernel", func(t *testing.T) { checksumsForgeNothing(t, ForgeAddresses, true) })
+}
+
+func checksumsForgeNothing(t *testing.T, forging Forging, older bool) {
+	host, outside := newNamespace(t), newNamespace(t)
+	host.veth("eth0", 1500, outside)
+	host.do(func() error { return configure("eth0", "10.9.0.2/24") })
+	outside.do(func() error { return configure("eth0x") })
+	tap := openTaps(host, 1)[0]
+	iface := scanOne(host)
+	iface.MAC = ownMAC
+	tap.sumsHeader = tap.sumsHeader || older
+	// The driver of eth0 then computes no checksum, so the kernel does before it sends.
+	host.do(func() error { return withoutOffloads("eth0", "") })
+	joinFrom(host, iface, tap, SourcesOf(&iface, []Interface{iface}, forging))
+	peer := outside.anyFrame("eth0x")
+
+	own := ip4("10.9.0.2", unix.IPPROTO_UDP, 5, 0, be16(4000, 53, 80, 0), make([]byte, 72))
+	mark := append(make([]byte, vnetHdrLen), arpFrame(1, ownMAC, "0.0.0.0")...)
+	addresses := forging == ForgeAddresses
+	const start = 20
+	for _, c := range []struct {
+		name      string
+		frame     []byte
+		start, at int
+		want      uint16
+		pass      bool
+	}{
+		{"its own sum", own, start, offNetwork + 26, 0x1234, true},
+		{"sender of a packet", own, start, offIPv4Source + 2, 0x0063, addresses},
+		{"sender of an ARP answer", arpFrame(2, ownMAC, "10.9.0.2"), start, offARPSenderIP + 2, 0x0001, addresses},
+		{"MAC in an ARP answer", arpFrame(2, ownMAC, "10.9.0.2"), start, offARPSenderMAC + 4, 0x0063, addresses},
+		{"MAC", own, 0, offSourceMAC + 4, 0x0063, false},
+		{"protocol", own, start, offIPv4Protocol - 1, 64<<8 | 89 /* OSPF */, addresses},
+	} {
+		for _, frame := range [][]byte{asChecksum(c.frame, c.start, c.at, c.want), mark} {
+			// Newer kernels refuse to sum the frame's own header.
+			if _, err := tap.File.Write(frame); err != nil && (c.start > 0 || !errors.Is(err, unix.EINVAL)) {
+				t.Fatalf("%s: %v", c.name, err)
+			}
+		}
+		arrived := false
+		for {
+			got := peer.recv(10 * time.Second)
+			if got == nil {
+				t.Fatalf("%s: the mark has not arrived", c.name)
+			}
+			if bytes.Equal(got, mark[vnetHdrLen:]) {
+				break
+			}
+			if len(got) > c.at+2 && got[offType] == 0x08 && binary.BigEndian.Uint16(got[c.at:]) == c.want {
+				arrived = true
+			}
+		}
+		if arrived != c.pass {
+			t.Errorf("%s, written as a checksum: arrives: %v, want %v", c.name, arrived, c.pass)
+		}
 	}
 }
 

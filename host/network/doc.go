@@ -17,9 +17,9 @@
 // only the guest answers. Netfilter rules of the namespace do not see the guest's traffic.
 // ReadRules and Sysctls return what the guest has to apply instead, and LegacyFilters and
 // OtherFilters name what it cannot. Frames from the guest must have the senders in
-// Pair.Sources.
+// Pair.Sources; for this check they go through a pair of virtual interfaces (hop.go).
 //
 // A tap ends when its last open file is closed, which is the vmm's. If the supervisor is
-// killed, the redirection stays on the interface in a namespace that has a path of its own;
-// [Leave] removes it.
+// killed, the redirection and the hop stay in a namespace that has a path of its own; [Leave]
+// removes both.
 package network

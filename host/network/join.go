@@ -25,6 +25,10 @@ type Links struct {
 type joined struct {
 	ifaceIndex int
 	tapIndex   int
+	sumsHeader bool // as in Tap
+	// filtered is the index of the interface that has the filter of senders, if there is
+	// one: the exit of the hop, or without a hop the tap.
+	filtered int
 	// broughtUp: the interface was down before.
 	broughtUp bool
 	hears     bool // HearAnswers was called
@@ -61,17 +65,17 @@ func (l *Links) join(p Pair) error {
 	if err := redirect(iface, tap.Attrs().Index); err != nil {
 		return err
 	}
-	l.joined = append(l.joined, joined{ifaceIndex: iface.Attrs().Index, tapIndex: tap.Attrs().Index, sources: p.Sources})
+	l.joined = append(l.joined, joined{
+		ifaceIndex: iface.Attrs().Index, tapIndex: tap.Attrs().Index, sumsHeader: p.Tap.sumsHeader,
+		filtered: tap.Attrs().Index, sources: p.Sources,
+	})
 	if err := silence(tap); err != nil {
 		return err
 	}
 	if err := netlink.LinkSetMTU(tap, iface.Attrs().MTU); err != nil {
 		return fmt.Errorf("set MTU of tap to %d: %w", iface.Attrs().MTU, err)
 	}
-	if err := redirect(tap, iface.Attrs().Index); err != nil {
-		return err
-	}
-	if err := restrict(tap, p.Sources); err != nil {
+	if err := l.joined[len(l.joined)-1].joinOut(tap, iface); err != nil {
 		return err
 	}
 	if err := netlink.LinkSetUp(tap); err != nil {
@@ -88,17 +92,60 @@ func (l *Links) join(p Pair) error {
 	return nil
 }
 
+// needsHop says whether a filter on the tap could pass a frame in which the host's kernel
+// then changes the sender.
+func (j *joined) needsHop(s Sources) bool {
+	return s.Forging == ForgeNothing || (s.Forging == ForgeAddresses && j.sumsHeader)
+}
+
+// joinOut redirects the frames that the guest sends to the interface, and filters them.
+func (j *joined) joinOut(tap, iface netlink.Link) error {
+	if !j.needsHop(j.sources) {
+		if err := redirect(tap, iface.Attrs().Index); err != nil {
+			return err
+		}
+		return restrict(tap, j.sources)
+	}
+	// makeHop would remove the hop of a tap that is joined already.
+	if err := refuseJoined(tap); err != nil {
+		return err
+	}
+	entry, exit, err := makeHop(tap.Attrs().Name)
+	if err != nil {
+		return err
+	}
+	j.filtered = exit.Attrs().Index
+	if err := redirect(exit, iface.Attrs().Index); err != nil {
+		return err
+	}
+	if err := restrict(exit, j.sources); err != nil {
+		return err
+	}
+	for _, end := range []netlink.Link{exit, entry} {
+		if err := netlink.LinkSetUp(end); err != nil {
+			return fmt.Errorf("bring up hop: %w", err)
+		}
+	}
+	return redirect(tap, entry.Attrs().Index)
+}
+
+// errNoHop is the error of a filter that would not see the frames as they are sent.
+var errNoHop = errors.New("its frames are redirected without a hop: undo the join and join it with the new sources")
+
 // Restrict changes the sender addresses that frames from this tap may have. The same addresses
-// again cost nothing.
+// again cost nothing. It is an error to forbid forging of addresses where Join allowed it.
 func (l *Links) Restrict(tap *Tap, s Sources) error {
 	for i := range l.joined {
 		j := &l.joined[i]
 		if j.tapIndex != tap.Index || j.sources.equal(s) {
 			continue
 		}
-		link, err := netlink.LinkByIndex(tap.Index)
+		if j.needsHop(s) && j.filtered == j.tapIndex {
+			return fmt.Errorf("filter senders on %s: %w", tap.Name, errNoHop)
+		}
+		link, err := netlink.LinkByIndex(j.filtered)
 		if err != nil {
-			return fmt.Errorf("look up tap %s: %w", tap.Name, err)
+			return fmt.Errorf("look up the filter of senders of tap %s: %w", tap.Name, err)
 		}
 		if err := restrict(link, s); err != nil {
 			return err
@@ -153,9 +200,22 @@ func (l *Links) Undo() error {
 func (j joined) undo() error {
 	var errs []error
 	tap, err := netlink.LinkByIndex(j.tapIndex)
+	if err == nil {
+		errs = append(errs, netlink.LinkSetDown(tap))
+	}
+	if j.filtered != j.tapIndex {
+		if exit, err := netlink.LinkByIndex(j.filtered); err == nil {
+			errs = append(errs, removeHop(exit))
+		} else if !isGone(err) {
+			errs = append(errs, fmt.Errorf("look up hop: %w", err))
+		}
+	}
 	switch {
 	case err == nil:
-		errs = append(errs, netlink.LinkSetDown(tap), unrestrict(tap), removeRedirects(tap, map[int]bool{j.ifaceIndex: true}))
+		if j.filtered == j.tapIndex {
+			errs = append(errs, unrestrict(tap))
+		}
+		errs = append(errs, removeRedirects(tap, map[int]bool{j.ifaceIndex: true}))
 	case !isGone(err):
 		errs = append(errs, fmt.Errorf("look up tap: %w", err))
 	}

@@ -19,6 +19,14 @@ const vnetHdrLen = 10
 
 var anySource = Sources{Forging: ForgeAll}
 
+// eachWay runs a test with each kind of filter, since filtered frames go through other interfaces
+// than unfiltered ones.
+func eachWay(t *testing.T, test func(*testing.T, Sources)) {
+	for _, forging := range []Forging{ForgeAll, ForgeAddresses, ForgeNothing} {
+		t.Run("forge "+string(forging), func(t *testing.T) { test(t, ownSources(forging)) })
+	}
+}
+
 func openTaps(ns *namespace, n int) []*Tap {
 	ns.t.Helper()
 	var taps []*Tap
@@ -45,9 +53,14 @@ func scanOne(ns *namespace) Interface {
 
 func join(ns *namespace, iface Interface, tap *Tap) *Links {
 	ns.t.Helper()
+	return joinFrom(ns, iface, tap, anySource)
+}
+
+func joinFrom(ns *namespace, iface Interface, tap *Tap, s Sources) *Links {
+	ns.t.Helper()
 	var links *Links
 	ns.do(func() (err error) {
-		links, err = Join(Pair{iface, tap, anySource})
+		links, err = Join(Pair{iface, tap, s})
 		return err
 	})
 	return links
@@ -157,16 +170,22 @@ func TestJoinKeepsTheHostSilent(t *testing.T) {
 	})
 }
 
-func TestUndoLeavesNothing(t *testing.T) {
+func TestUndoLeavesNothing(t *testing.T) { eachWay(t, undoLeavesNothing) }
+
+func undoLeavesNothing(t *testing.T, sources Sources) {
 	host, outside := newNamespace(t), newNamespace(t)
 	host.veth("eth0", 1500, outside)
 	taps := openTaps(host, 1)
 	iface := scanOne(host)
-	links := join(host, iface, taps[0])
+	links := joinFrom(host, iface, taps[0], sources)
 	if up := scanOne(host).Up; !up {
 		t.Error("a joined interface stayed down")
 	}
-	if got, want := host.traces(), "filters"; strings.Count(got, want) != 2 {
+	ways := 2
+	if links.joined[0].needsHop(sources) {
+		ways++ // on the exit of the hop
+	}
+	if got, want := host.traces(), "filters"; strings.Count(got, want) != ways {
 		t.Fatalf("after join: %s", got)
 	}
 	for range 2 {
@@ -179,7 +198,7 @@ func TestUndoLeavesNothing(t *testing.T) {
 		}
 	}
 	// After Undo everything is as it was before Join.
-	links = join(host, iface, taps[0])
+	links = joinFrom(host, iface, taps[0], sources)
 	CloseTaps(taps)
 	host.do(links.Undo)
 	if got := host.traces(); got != "" {
@@ -187,7 +206,9 @@ func TestUndoLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestJoinUndoesItselfOnFailure(t *testing.T) {
+func TestJoinUndoesItselfOnFailure(t *testing.T) { eachWay(t, joinUndoesItself) }
+
+func joinUndoesItself(t *testing.T, sources Sources) {
 	host, outside := newNamespace(t), newNamespace(t)
 	host.veth("eth0", 1500, outside)
 	host.veth("eth1", 1500, outside)
@@ -205,11 +226,11 @@ func TestJoinUndoesItselfOnFailure(t *testing.T) {
 	notTap := &Tap{Name: "eth1", Index: found[1].Index}
 	// Each call fails at its second pair, some before and some while it changes something.
 	for name, pairs := range map[string][]Pair{
-		"interface gone": {{found[0], taps[0], anySource}, {gone, taps[1], anySource}},
-		"tap gone":       {{found[0], taps[0], anySource}, {found[1], &Tap{Name: "husk9", Index: 4243}, anySource}},
-		"not a tap":      {{found[0], taps[0], anySource}, {found[1], notTap, anySource}},
-		"same interface": {{found[0], taps[0], anySource}, {found[0], taps[1], anySource}},
-		"same tap":       {{found[0], taps[0], anySource}, {found[1], taps[0], anySource}},
+		"interface gone": {{found[0], taps[0], sources}, {gone, taps[1], sources}},
+		"tap gone":       {{found[0], taps[0], sources}, {found[1], &Tap{Name: "husk9", Index: 4243}, sources}},
+		"not a tap":      {{found[0], taps[0], sources}, {found[1], notTap, sources}},
+		"same interface": {{found[0], taps[0], sources}, {found[0], taps[1], sources}},
+		"same tap":       {{found[0], taps[0], sources}, {found[1], taps[0], sources}},
 	} {
 		host.do(func() error {
 			if links, err := Join(pairs...); err == nil {
@@ -244,7 +265,9 @@ func TestJoinRefusesAnotherContainersInterface(t *testing.T) {
 	join(host, iface, taps[1])
 }
 
-func TestLeave(t *testing.T) {
+func TestLeave(t *testing.T) { eachWay(t, leaves) }
+
+func leaves(t *testing.T, sources Sources) {
 	host, outside := newNamespace(t), newNamespace(t)
 	host.veth("eth0", 1500, outside)
 	host.veth("eth1", 1500, outside)
@@ -254,7 +277,7 @@ func TestLeave(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = Join(Pair{found[0], taps[0], anySource}, Pair{found[1], taps[1], anySource})
+		_, err = Join(Pair{found[0], taps[0], sources}, Pair{found[1], taps[1], sources})
 		return err
 	})
 	CloseTaps(taps[:1])
@@ -263,15 +286,42 @@ func TestLeave(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := host.traces()
-		if strings.Contains(got, "eth0") || !strings.Contains(got, "ingress on eth1 with") {
+		if strings.Contains(got, "eth0") || strings.Contains(got, "husk0") || !strings.Contains(got, "ingress on eth1 with") {
 			t.Fatalf("left %q, want eth1 joined still and eth0 not", got)
 		}
 	}
 	if err := Leave(host.path(), taps[1].Index); err != nil {
 		t.Fatal(err)
 	}
-	if got := host.traces(); strings.Contains(got, "eth1") {
+	if got := host.traces(); strings.Contains(got, "eth1") || strings.Contains(got, "hop") {
 		t.Errorf("left %q for a tap it was to leave", got)
+	}
+}
+
+// TestStaleHop: a killed supervisor has left its hop, and the next container's tap has the same
+// name.
+func TestStaleHop(t *testing.T) {
+	host, outside := newNamespace(t), newNamespace(t)
+	host.veth("eth0", 1500, outside)
+	iface := scanOne(host)
+	var links *Links
+	for range 2 {
+		taps := openTaps(host, 1)
+		if taps[0].Name != "husk0" {
+			t.Fatalf("the tap is %s", taps[0].Name)
+		}
+		links = joinFrom(host, iface, taps[0], ownSources(ForgeNothing))
+		if got := strings.Count(host.traces(), "hop "); got != 2 {
+			t.Errorf("%d ends of hops, want 2: %s", got, host.traces())
+		}
+		if scanned := scanOne(host); scanned.Index != iface.Index {
+			t.Errorf("found %+v", scanned)
+		}
+		CloseTaps(taps)
+	}
+	host.do(links.Undo)
+	if got := host.traces(); got != "" {
+		t.Errorf("left behind: %s", got)
 	}
 }
 
@@ -327,10 +377,11 @@ func TestPersist(t *testing.T) {
 		ns.do(func() error {
 			links, err := dump(netlink.LinkList)
 			for _, l := range links {
-				if isOurTap(l) {
+				if isOurTap(l) || tapOfHop(l) != "" {
 					found = append(found, l.Attrs().Name)
 				}
 			}
+			slices.Sort(found)
 			return err
 		})
 		return found
@@ -341,9 +392,11 @@ func TestPersist(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	ns.veth("eth0", 1500, newNamespace(t))
+	joinFrom(ns, scanOne(ns), taps[0], ownSources(ForgeNothing))
 	CloseTaps(taps[:1])
 	CloseTaps(taps[2:])
-	if got := names(); !slices.Equal(got, []string{"husk0", "husk1"}) {
+	if got := names(); !slices.Equal(got, []string{"husk0", "husk0in", "husk0out", "husk1"}) {
 		t.Fatalf("taps after closing a kept and another: %v", got)
 	}
 	ns.do(RemoveUnheldTaps)

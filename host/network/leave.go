@@ -13,9 +13,9 @@ import (
 
 // Leave removes what the Join of a dead supervisor has left on the interfaces of the network
 // namespace at hostPath: redirections to taps that no longer exist or to taps with the given
-// interface indexes (Tap.Index), and their qdiscs. It leaves those of other containers in the
-// same namespace, and a qdisc that existed before Join. Any process may call it, any number of
-// times. It is no error if the namespace no longer exists.
+// interface indexes (Tap.Index), their qdiscs, and the hops of such taps. It leaves those of
+// other containers in the same namespace, and a qdisc that existed before Join. Any process may
+// call it, any number of times. It is no error if the namespace no longer exists.
 func Leave(hostPath string, tapIndexes ...int) error {
 	// O_NONBLOCK: the path comes from the bundle and may be a FIFO by now.
 	f, err := os.OpenFile(hostPath, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -48,8 +48,11 @@ func leave(tapIndexes []int) error {
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
-	var errs []error
+	errs := []error{removeStaleHops(targets)}
 	for _, link := range links {
+		if tapOfHop(link) != "" {
+			continue // stale or another container's
+		}
 		err := removeRedirects(link, targets)
 		if isGone(err) {
 			continue // the interface has gone since

@@ -94,7 +94,7 @@ func configure(name string, addrs ...string) error {
 	return netlink.LinkSetUp(link)
 }
 
-// traces lists what husk makes in a namespace: taps and qdiscs.
+// traces lists what husk makes in a namespace: taps, hops and qdiscs.
 func (ns *namespace) traces() string {
 	ns.t.Helper()
 	var out []string
@@ -106,6 +106,9 @@ func (ns *namespace) traces() string {
 		for _, l := range links {
 			if isOurTap(l) {
 				out = append(out, "tap "+l.Attrs().Name)
+			}
+			if tapOfHop(l) != "" {
+				out = append(out, "hop "+l.Attrs().Name)
 			}
 			kind, err := ingressKind(l)
 			if err != nil {

@@ -28,14 +28,8 @@ var ingressHandle = netlink.MakeHandle(0xffff, 0)
 // redirect makes every frame that arrives on link from leave through the interface with index
 // to. The host's stack does not see it.
 func redirect(from netlink.Link, to int) (err error) {
-	name := from.Attrs().Name
-	if err := removeRedirects(from, nil); err != nil {
+	if err := refuseJoined(from); err != nil {
 		return err
-	}
-	if live, err := redirects(from); err != nil {
-		return err
-	} else if len(live) > 0 {
-		return fmt.Errorf("redirect %s: %w", name, ErrJoined)
 	}
 	made, err := ensureIngress(from)
 	if err != nil {
@@ -51,6 +45,19 @@ func redirect(from netlink.Link, to int) (err error) {
 		}()
 	}
 	return addFilter(from, to, prio)
+}
+
+// refuseJoined returns ErrJoined if frames that arrive on the link are redirected. It removes a
+// redirection to an interface that no longer exists.
+func refuseJoined(link netlink.Link) error {
+	if err := removeRedirects(link, nil); err != nil {
+		return err
+	}
+	live, err := redirects(link)
+	if err == nil && len(live) > 0 {
+		err = fmt.Errorf("redirect %s: %w", link.Attrs().Name, ErrJoined)
+	}
+	return err
 }
 
 // addFilter tries the classifiers that can match every frame one after the other. Kernels

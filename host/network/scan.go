@@ -129,6 +129,8 @@ func skipReason(link netlink.Link) (reason string, expected bool) {
 		return "loopback: the guest has its own", true
 	case isOurTap(link):
 		return "a tap of husk", true
+	case tapOfHop(link) != "":
+		return "a hop of husk's frames", true
 	case !up && (a.EncapType != "ether" || link.Type() == "gretap" || link.Type() == "erspan"):
 		// tunl0, sit0, ip6tnl0, gre0, gretap0, erspan0 and the like: when a tunnel's module is
 		// loaded, the kernel makes one of these in every namespace.

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -33,6 +34,9 @@ type Tap struct {
 	// wakes up from a template still has the template's. No other machine sees it: the card
 	// gets its interface's address before it is up.
 	MAC string
+	// sumsHeader is set if the guest can have the host's kernel write a checksum into the
+	// Ethernet header of a frame.
+	sumsHeader bool
 	// File holds the tap open. The tap is gone when the last duplicate of it is
 	// closed, unless Persist was called, so once the vmm has its own this one should
 	// be closed.
@@ -62,8 +66,8 @@ func (t *Tap) Persist() error {
 }
 
 // RemoveUnheldTaps removes those of husk's taps in the network namespace of the calling
-// thread that no process has open: a container has ended and left them there (Persist),
-// and somebody else has kept its namespace.
+// thread that no process has open, and their hops: a container has ended and left them there
+// (Persist), and somebody else has kept its namespace.
 func RemoveUnheldTaps() error {
 	if err := refuseHostNamespace(); err != nil {
 		return fmt.Errorf("remove taps: %w", err)
@@ -80,7 +84,7 @@ func RemoveUnheldTaps() error {
 			return err
 		}
 	}
-	return nil
+	return removeStaleHops(nil)
 }
 
 // removeUnheld attaches to the tap of this name, which the kernel refuses (EBUSY) where
@@ -195,11 +199,23 @@ func setUpTap(fd int, mac string) (*Tap, error) {
 		return nil, fmt.Errorf("set tap %s non-blocking: %w", name, err)
 	}
 	return &Tap{
-		Name:  name,
-		Index: link.Attrs().Index,
-		MAC:   mac,
-		File:  os.NewFile(uintptr(fd), tunDevice+":"+name),
+		Name:       name,
+		Index:      link.Attrs().Index,
+		MAC:        mac,
+		sumsHeader: sumsHeader(fd),
+		File:       os.NewFile(uintptr(fd), tunDevice+":"+name),
 	}, nil
+}
+
+// sumsHeader says whether the kernel would write a checksum over the sender's MAC. It sends a
+// frame that asks for such a checksum. The tap is down, so the kernel never takes the frame: it
+// returns EIO. Linux 6.12 and kernels with its fix return EINVAL, because they refuse the header.
+func sumsHeader(fd int) bool {
+	header := make([]byte, 10) // struct virtio_net_hdr
+	header[0] = unix.VIRTIO_NET_HDR_F_NEEDS_CSUM
+	binary.NativeEndian.PutUint16(header[8:], offSourceMAC)
+	_, err := unix.Write(fd, append(header, make([]byte, 60)...))
+	return !errors.Is(err, unix.EINVAL)
 }
 
 // cardMAC returns the address of the guest's card number i: 02, the letters "husk", and i.

@@ -107,8 +107,12 @@ func configureGuest(card *Tap, iface *protocol.Interface) error {
 // TestGuestTraffic sends real TCP and UDP traffic between a namespace outside and one that
 // stands for a guest, through the host's namespace.
 func TestGuestTraffic(t *testing.T) {
-	for _, mtu := range []int{1500, 9000, 1280} {
-		t.Run(fmt.Sprintf("mtu %d", mtu), func(t *testing.T) {
+	for _, c := range []struct {
+		mtu     int
+		forging Forging
+	}{{1500, ForgeAll}, {1500, ForgeNothing}, {9000, ForgeNothing}, {1280, ForgeNothing}, {1500, ForgeAddresses}} {
+		mtu := c.mtu
+		t.Run(fmt.Sprintf("mtu %d, forge %s", mtu, c.forging), func(t *testing.T) {
 			host, outside := newNamespace(t), newNamespace(t)
 			host.veth("eth0", mtu, outside)
 			host.do(func() error {
@@ -132,7 +136,7 @@ func TestGuestTraffic(t *testing.T) {
 			})
 			tap := openTaps(host, 1)[0]
 			iface := scanOne(host)
-			join(host, iface, tap)
+			joinFrom(host, iface, tap, SourcesOf(&iface, []Interface{iface}, c.forging))
 			inside := guest(t, tap, iface.ToProto(tap.MAC))
 
 			ctx := testContext(t)

@@ -9,7 +9,13 @@ import (
 )
 
 // frames sends Ethernet frames, given in hexadecimal, unchanged from an interface.
-func frames(args []string) error {
+func frames(args []string) error { return sendFrames(args, false) }
+
+// offloadedFrames sends frames that begin with a struct virtio_net_hdr, which asks the card for
+// work on the frame.
+func offloadedFrames(args []string) error { return sendFrames(args, true) }
+
+func sendFrames(args []string, offloaded bool) error {
 	if len(args) < 2 {
 		return errors.New("frames wants INTERFACE and one FRAME at least")
 	}
@@ -20,6 +26,12 @@ func frames(args []string) error {
 	fd, err := syscall.Socket(syscall.AF_PACKET, syscall.SOCK_RAW, 0)
 	if err != nil {
 		return fmt.Errorf("packet socket: %w", err)
+	}
+	if offloaded {
+		const packetVnetHdr = 15 // PACKET_VNET_HDR of linux/if_packet.h
+		if err := syscall.SetsockoptInt(fd, syscall.SOL_PACKET, packetVnetHdr, 1); err != nil {
+			return fmt.Errorf("packet socket with offloads: %w", err)
+		}
 	}
 	for _, text := range args[1:] {
 		frame, err := hex.DecodeString(text)
