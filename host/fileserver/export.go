@@ -38,12 +38,14 @@ type IDRange struct{ Guest, Host, Count uint32 }
 // but for pages of a file whose size and time of change are still what they were, which it
 // asks for at each read.
 type Cache struct {
-	Entry     time.Duration // names
-	Negative  time.Duration // names that do not exist
-	Attr      time.Duration // attributes
-	Keep      bool          // pages and listings, from one open to the next
-	Symlinks  bool          // targets of symbolic links
-	Writeback bool          // writes wait in the client
+	Entry    time.Duration // names
+	Negative time.Duration // names that do not exist
+	Attr     time.Duration // attributes
+	Keep     bool          // pages and listings, from one open to the next
+	Symlinks bool          // targets of symbolic links
+	// Writeback lets writes wait in the client. Until they are written the host does not see
+	// them, nor does SEEK_DATA, which Linux asks the server for without writing them first.
+	Writeback bool
 }
 
 // Limits bounds what a client can make the server hold. A zero is the default.

@@ -36,6 +36,7 @@ var operations = [operationCount]operation{
 	opRelease:       {handle: (*Server).release},
 	opFsync:         {handle: (*Server).fsync},
 	opFallocate:     {handle: (*Server).fallocate, change: true},
+	opIoctl:         {handle: (*Server).ioctl, answer: ioctlOutSize},
 	opLseek:         {handle: (*Server).lseek, answer: 8},
 	opCopyFileRange: {handle: (*Server).copyFileRange, answer: 8, change: true},
 
