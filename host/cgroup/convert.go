@@ -30,6 +30,12 @@ const (
 	// as many exec processes as the container may have processes.
 	vmTasks   = 512
 	execTasks = 16
+	// defaultPids is the limit of processes that the host's group gets where config.json has
+	// none, not even -1. With the room for the machine that is 4096 tasks. Without it, a vmm
+	// that its guest has taken over could make threads until the host has no process number
+	// left. The container's own processes are in the guest and are not counted here, but each
+	// exec'd process has an exec process on the host.
+	defaultPids = (4096 - vmTasks) / execTasks
 	// supervisorMemory is what the supervisor alone may need, in bytes.
 	supervisorMemory = 32 << 20
 	// smallestShare: a CPU quota leaves the machine at least one part in this many of a CPU.

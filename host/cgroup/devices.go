@@ -80,7 +80,8 @@ func wildcard(n *int64) int64 {
 }
 
 // Initial returns r as the limits of a new group: if it has no rule about devices, all are
-// denied, as with runc.
+// denied, as with runc. If it has no limit of processes, the host's group gets defaultPids,
+// of which the guest does not hear.
 func Initial(r *specs.LinuxResources) *specs.LinuxResources {
 	out := specs.LinuxResources{}
 	if r != nil {
@@ -88,6 +89,10 @@ func Initial(r *specs.LinuxResources) *specs.LinuxResources {
 	}
 	if len(out.Devices) == 0 {
 		out.Devices = denyAll
+	}
+	if out.Pids == nil || value(out.Pids.Limit) == 0 {
+		limit := int64(defaultPids)
+		out.Pids = &specs.LinuxPids{Limit: &limit}
 	}
 	return &out
 }

@@ -196,11 +196,18 @@ func TestDevicesOfHybrid(t *testing.T) {
 	g.Paths = all
 }
 
-// TestInitial: Initial does not change its argument.
+// TestInitial: Initial adds what is missing, and does not change its argument.
 func TestInitial(t *testing.T) {
-	given := &specs.LinuxResources{Pids: &specs.LinuxPids{}}
+	given := &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: number(-1)}}
 	if r := Initial(given); r.Pids != given.Pids || len(r.Devices) != 1 || given.Devices != nil {
 		t.Errorf("%+v of %+v", r, given)
+	}
+	for _, none := range []*specs.LinuxResources{nil, {}, {Pids: &specs.LinuxPids{}}, {Pids: &specs.LinuxPids{Limit: number(0)}}} {
+		for _, room := range []Room{{}, {created: true}} {
+			if r := convert(Initial(none), Initial(none), room); value(r.PidsLimit) != 4096 {
+				t.Errorf("without a limit the host's is %d", value(r.PidsLimit))
+			}
+		}
 	}
 	one := []specs.LinuxDeviceCgroup{{Allow: true, Access: "r"}}
 	if r := Initial(&specs.LinuxResources{Devices: one}); !slices.Equal(r.Devices, one) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -137,6 +139,14 @@ func (c *Change) addV2(r *specs.LinuxResources, want *cgroups.Resources) {
 	if dir, ok := c.group.Paths[""]; ok {
 		p.dir = dir
 		p.undo = append(slices.Clone(v2Files), slices.Collect(maps.Keys(want.Unified))...)
+		set := p.set
+		p.set = func() error {
+			// The guest has it in any case.
+			if _, err := os.Stat(filepath.Join(dir, "pids.max")); errors.Is(err, fs.ErrNotExist) {
+				want.PidsLimit = nil
+			}
+			return set()
+		}
 	}
 	c.parts = append(c.parts, p)
 }

@@ -62,6 +62,9 @@ const (
 	// translated code, in MiB. The 9p server keeps data for each file that the guest has looked
 	// up, for as long as the guest wants, which could use up all memory of the host.
 	spareMiB = 1536
+	// maxThreads bounds the threads of a vmm that is not root, which are the only ones that
+	// the kernel counts: up to 255 vCPUs, 64 threads that work on files, and some more.
+	maxThreads = 512
 	// noCore, in bytes, is too small for a core file. With 0 the kernel would still start a
 	// program that takes core dumps.
 	noCore = 1
@@ -125,11 +128,19 @@ func (r *restricting) limits(cfg hypervisor.Config) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		r.err = fmt.Errorf("get limit of open files: %w", err)
 	}
+	var threads unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NPROC, &threads); err != nil {
+		r.err = fmt.Errorf("get limit of threads: %w", err)
+	}
+	if cfg.User != nil {
+		threads.Max = min(maxThreads, threads.Max)
+	}
 	for _, l := range []struct {
 		name  string
 		which int
 		limit uint64
 	}{
+		{"limit threads", unix.RLIMIT_NPROC, threads.Max},
 		{"limit open files", unix.RLIMIT_NOFILE, min(maxFiles, files.Max)},
 		{"limit memory", unix.RLIMIT_DATA, maxData(cfg)},
 		{"limit core", unix.RLIMIT_CORE, noCore},

@@ -32,6 +32,8 @@ type Injector struct {
 	saved unix.PtraceRegs
 	// at is the address of a syscall instruction.
 	at uint64
+	// threads are those that the process has made by Threads.
+	threads []int
 }
 
 // Run attaches to the first thread of pid, which should wait in a system call most of the time,
@@ -55,7 +57,7 @@ func (i *Injector) attach() error {
 		if err := unix.PtraceAttach(i.pid); err != nil {
 			return fmt.Errorf("attach to %d: %w", i.pid, err)
 		}
-		if err := i.wait(unix.SIGSTOP); err != nil {
+		if _, err := i.wait(unix.SIGSTOP); err != nil {
 			return err
 		}
 		if err := unix.PtraceGetRegs(i.pid, &i.saved); err != nil {
@@ -88,29 +90,83 @@ func (i *Injector) detach() error {
 	return nil
 }
 
-// wait waits until a signal has stopped the thread.
-func (i *Injector) wait(want syscall.Signal) error {
+// wait waits for the thread to stop by a signal.
+func (i *Injector) wait(want syscall.Signal) (unix.WaitStatus, error) {
 	for {
 		var status unix.WaitStatus
 		_, err := unix.Wait4(i.pid, &status, unix.WALL, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
-			return fmt.Errorf("wait for %d: %w", i.pid, err)
+			return status, fmt.Errorf("wait for %d: %w", i.pid, err)
 		case !status.Stopped():
-			return ErrEnded
+			return status, ErrEnded
 		case status.StopSignal() == want:
-			return nil
-		default: // a signal of somebody else, which is delivered
+			return status, nil
+		default: // another's signal, which it gets
 			if err := unix.PtraceCont(i.pid, int(status.StopSignal())); err != nil {
-				return err
+				return status, err
 			}
 		}
 	}
 }
 
-// Do makes the call and returns its value, or its error as an Errno. It returns ErrEnded if the
-// process has ended.
+// step has the thread execute one instruction. A thread that it makes so stays stopped.
+func (i *Injector) step() error {
+	for {
+		if err := unix.PtraceSingleStep(i.pid); err != nil {
+			return fmt.Errorf("step: %w", err)
+		}
+		status, err := i.wait(unix.SIGTRAP)
+		if err != nil || status.TrapCause() != unix.PTRACE_EVENT_CLONE {
+			return err
+		}
+		thread, err := unix.PtraceGetEventMsg(i.pid)
+		if err != nil {
+			return fmt.Errorf("read number of thread: %w", err)
+		}
+		i.threads = append(i.threads, int(thread))
+	}
+}
+
+// Threads has the process make threads, at most most, which never run. It returns how
+// many were made, and why it was not one more, if that failed. Afterwards only End is
+// left to do.
+func (i *Injector) Threads(most int) (int, error) {
+	if err := unix.PtraceSetOptions(i.pid, unix.PTRACE_O_TRACECLONE); err != nil {
+		return 0, fmt.Errorf("follow threads: %w", err)
+	}
+	const flags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+	for made := range most {
+		if _, err := i.Do(Call{unix.SYS_CLONE, []any{flags, 0, 0, 0, 0}}); err != nil {
+			return made, err
+		}
+	}
+	return most, nil
+}
+
+// End kills the process with its threads, and returns ErrEnded.
+func (i *Injector) End() error {
+	if err := unix.Kill(i.pid, unix.SIGKILL); err != nil {
+		return fmt.Errorf("kill %d: %w", i.pid, err)
+	}
+	for _, thread := range append(i.threads, i.pid) {
+		for {
+			var status unix.WaitStatus
+			_, err := unix.Wait4(thread, &status, unix.WALL, nil)
+			if err != nil && !errors.Is(err, unix.EINTR) {
+				return fmt.Errorf("wait for %d: %w", thread, err)
+			}
+			if err == nil && !status.Stopped() {
+				break
+			}
+		}
+	}
+	return ErrEnded
+}
+
+// Do makes the call and returns its value, or its error as an Errno. ErrEnded: the
+// process has ended instead.
 func (i *Injector) Do(c Call) (int, error) {
 	regs := i.saved
 	regs.Rip, regs.Rax = i.at, uint64(c.Nr)
@@ -147,10 +203,7 @@ func (i *Injector) Do(c Call) (int, error) {
 	if err := unix.PtraceSetRegs(i.pid, &regs); err != nil {
 		return 0, fmt.Errorf("set registers: %w", err)
 	}
-	if err := unix.PtraceSingleStep(i.pid); err != nil {
-		return 0, fmt.Errorf("step: %w", err)
-	}
-	if err := i.wait(unix.SIGTRAP); err != nil {
+	if err := i.step(); err != nil {
 		return 0, err
 	}
 	if err := unix.PtraceGetRegs(i.pid, &regs); err != nil {
