@@ -49,6 +49,12 @@ func OpenDisks(disks []specconv.Disk) (_ []Disk, err error) {
 			return nil, fmt.Errorf("%s: block device %d:%d: %w", d.Field, d.Major, d.Minor, err)
 		}
 	}
+	// Who has the descriptors, a vmm that its guest has taken over, can open through
+	// /proc/self/fd what is open for reading anew for writing, unless the mount that the
+	// node is on has no devices.
+	if err := unix.MountSetattr(int(dir.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV}); err != nil {
+		return nil, fmt.Errorf("seal block devices: %w", os.NewSyscallError("mount_setattr", err))
+	}
 	return open, nil
 }
 
