@@ -139,8 +139,10 @@ func TestListNone(t *testing.T) {
 			t.Errorf("%v: %q, %v; want %q", tc.args, out, err, tc.want)
 		}
 	}
-	_, err := husk(root, "list", "--format", "yaml")
-	wantError(t, err, "invalid format option")
+	for _, args := range [][]string{{"list"}, {"config", "show"}, {"template", "list"}} {
+		_, err := husk(root, append(args, "--format", "yaml")...)
+		wantError(t, err, "invalid format option")
+	}
 }
 
 func TestList(t *testing.T) {

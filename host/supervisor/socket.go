@@ -39,11 +39,12 @@ func (s *socket) Accept() (net.Conn, error) {
 	return &peer{UnixConn: c, leave: sync.OnceFunc(s.peers.leave)}, nil
 }
 
-// crowd counts who is there.
+// crowd counts what has to end before this process may: connections of verbs and of exec
+// processes, or outputs that are carried for others.
 type crowd struct {
 	mu    sync.Mutex
 	size  int
-	empty chan struct{} // closed when nobody is; nil until left is called
+	empty chan struct{} // closed when size is 0 again; nil until left is called
 }
 
 func (c *crowd) enter() {
@@ -62,7 +63,7 @@ func (c *crowd) leave() {
 	}
 }
 
-// left is closed as soon as nobody is there. It may be called once.
+// left returns a channel that is closed as soon as none is left. It may be called once.
 func (c *crowd) left() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()

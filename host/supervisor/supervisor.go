@@ -409,12 +409,12 @@ func (s *supervisor) untilEnd() int {
 	case code := <-s.waitInit():
 		s.flush()
 		close(s.over)
-		s.answerVerbs()
+		s.answerVerbs(time.After(answerTimeout))
 		return code
 	case <-s.machine.Done():
 		s.loseVM(s.machine.Err())
 		close(s.over)
-		s.answerVerbs()
+		s.answerVerbs(time.After(answerTimeout))
 		return exitLost
 	}
 }
@@ -426,11 +426,11 @@ const answerTimeout = 2 * time.Second
 // answerVerbs lets whoever is connected hear the end of it: a start whose execve
 // failed ends the container and is about to tell why, and an exec process still
 // writes what the one in the guest has left.
-func (s *supervisor) answerVerbs() {
-	timeout := time.After(answerTimeout)
-	for _, left := range []<-chan struct{}{s.control.peers.left(), s.rests.crowd.left()} {
+func (s *supervisor) answerVerbs(timeout <-chan time.Time) {
+	// Exec processes first: before one ends it may hand over what is left of its outputs.
+	for _, left := range []func() <-chan struct{}{s.control.peers.left, s.rests.crowd.left} {
 		select {
-		case <-left:
+		case <-left():
 		case <-timeout:
 			s.log.Warn("a verb or an exec process is still connected: ending without it")
 			return

@@ -112,11 +112,8 @@ func (e *execProcess) start(parent *launch.Parent) error {
 		IgnorePaused: e.boot.IgnorePaused, BareNewlines: e.boot.BareNewlines,
 		Descriptors: e.boot.Descriptors,
 	})
-	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("the supervisor has not answered within %s (process %d): husk delete --force ends it", control.AnswerTimeout, e.boot.SupervisorPID)
-	}
-	if err != nil {
-		return control.Error(err)
+	if err := executed(ctx, err, e.boot.SupervisorPID); err != nil {
+		return err
 	}
 	e.processID = resp.ProcessId
 	passed := stdio.Passed(parent, e.boot.Descriptors)
@@ -142,6 +139,18 @@ func (e *execProcess) start(parent *launch.Parent) error {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
 	return nil
+}
+
+// executed puts into words why the supervisor has executed nothing, if err is not nil. That
+// the deadline has passed is no reason of its own: it may pass after an answer.
+func executed(ctx context.Context, err error, supervisorPID int) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("the supervisor has not answered within %s (process %d): husk delete --force ends it", control.AnswerTimeout, supervisorPID)
+	}
+	return control.Error(err)
 }
 
 func pipes(ctx context.Context, dial stdio.Dial, passed []stdio.Descriptor) (*stdio.Relay, error) {

@@ -1,0 +1,146 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/host/supervisor/control"
+	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/supervisor/stdio"
+)
+
+// TestKilledAndEnded: the clock of a kill does nothing to a container that has ended,
+// whose supervisor still answers verbs.
+func TestKilledAndEnded(t *testing.T) {
+	s, vm := met(t, &guest{})
+	said := &lines{}
+	s.log.SetOutput(said)
+	close(s.over)
+	s.killTimeout = time.Millisecond
+	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-vm.Done():
+		t.Errorf("the virtual machine was ended: %s", said.text())
+	case <-time.After(50 * time.Millisecond):
+	}
+}
+
+// TestGivenUpIsNoFailure: the virtual machine of a container that its cli has not committed
+// is ended, and that is told nobody as a failure of it.
+func TestGivenUpIsNoFailure(t *testing.T) {
+	s, _ := met(t, &guest{})
+	s.control, s.relay, s.parent = &socket{}, &stdio.Relay{}, abandoning(t)
+	said := &lines{}
+	s.log.SetOutput(said)
+	if code := s.run(); code != exitSetup {
+		t.Errorf("exit code %d", code)
+	}
+	s.shutDown()
+	select {
+	case <-s.over:
+	case <-time.After(patience):
+		t.Fatal("the end of the virtual machine is not seen")
+	}
+	if strings.Contains(said.text(), "level=error") {
+		t.Errorf("told: %s", said.text())
+	}
+}
+
+// lines is a log that is read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	all strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(b)
+}
+
+func (l *lines) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
+// abandoning is a parent that has ended without a commit.
+func abandoning(t *testing.T) *launch.Parent {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := os.Environ() // which Receive clears
+	defer func() {
+		for _, pair := range env {
+			name, value, _ := strings.Cut(pair, "=")
+			_ = os.Setenv(name, value)
+		}
+	}()
+	if err := os.Setenv("_HUSK_FDS", fmt.Sprintf("%s=%d", launch.FDBootstrap, fds[1])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(fds[0], []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Close(fds[0]); err != nil {
+		t.Fatal(err)
+	}
+	parent, err := launch.Receive(&struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parent
+}
+
+// TestOutputsHandedOverAtTheEnd: an output that an exec process hands over when the
+// container has ended is waited for like one that was handed over before.
+func TestOutputsHandedOverAtTheEnd(t *testing.T) {
+	s := bare(t)
+	s.control = &socket{}
+	s.control.peers.enter() // an exec process
+	ended := make(chan struct{})
+	go func() {
+		s.answerVerbs(nil) // without a limit
+		close(ended)
+	}()
+	waits := func(what string, c *crowd) {
+		t.Helper()
+		for began := time.Now(); ; runtime.Gosched() {
+			c.mu.Lock()
+			waited := c.empty != nil
+			c.mu.Unlock()
+			select {
+			case <-ended:
+				t.Fatalf("%s is not waited for", what)
+			default:
+			}
+			if waited {
+				return
+			}
+			if time.Since(began) > patience {
+				t.Fatalf("%s is never waited for", what)
+			}
+		}
+	}
+	waits("the exec process", &s.control.peers)
+	s.rests.crowd.enter() // it hands an output over, and ends
+	s.control.peers.leave()
+	waits("its output", &s.rests.crowd)
+	s.rests.crowd.leave()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Error("still waiting")
+	}
+}
