@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -207,6 +208,12 @@ func TestFilterThatCannotBeCarried(t *testing.T) {
 				t.Errorf("start: %q, want %q and what to do", r.stderr, c.text)
 			}
 			r.oneLogLine(strings.TrimSpace(r.stderr))
+			// A start that is tried again watches the network once.
+			watching := netlinkSockets(t, box.pid)
+			e.do("start", box.id).is(1)
+			if now := netlinkSockets(t, box.pid); watching == 0 || now != watching {
+				t.Errorf("the supervisor has %d netlink sockets after a refused start, %d after another", watching, now)
+			}
 			e.ok("delete", "--force", box.id)
 			inner.do(func() error { return sameAsBefore("eth0") })
 		})
@@ -226,6 +233,29 @@ func TestFilterThatCannotBeCarried(t *testing.T) {
 		box.exec("ping", "-c", "1", "-W", "5", "10.99.0.1").is(0)
 		box.stop()
 	})
+}
+
+// netlinkSockets counts those that a process has open.
+func netlinkSockets(t *testing.T, pid int) int {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	inodes := map[string]bool{}
+	for line := range strings.Lines(readFile(t, dir+"net/netlink")) {
+		if fields := strings.Fields(line); len(fields) > 0 {
+			inodes["socket:["+fields[len(fields)-1]+"]"] = true
+		}
+	}
+	fds, err := os.ReadDir(dir + "fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, fd := range fds {
+		if link, _ := os.Readlink(dir + "fd/" + fd.Name()); inodes[link] {
+			count++
+		}
+	}
+	return count
 }
 
 // TestFilterThatCannotBeCarriedLater: while such a filter exists in a running container's
