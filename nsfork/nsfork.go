@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,11 @@ type Request struct {
 type cloneArgs struct {
 	flags, pidfd, childTid, parentTid, exitSignal, stack, stackSize, tls, setTid, setTidSize, cgroup uint64
 }
+
+// startTimeout bounds how long a child may take to execute its program, or to join the
+// namespaces that it waits in. Its calls mount, and read the program, which may be on a
+// server that does not answer.
+var startTimeout = time.Minute
 
 const cloneIntoCgroup = 0x200000000 // CLONE_INTO_CGROUP
 
@@ -196,33 +202,53 @@ func (j *job) start() (pid int, err error) {
 		return 0, os.NewSyscallError("clone3", errno)
 	}
 	pid = int(child)
+	deadline := time.Now().Add(startTimeout)
 	if j.hold != nil {
-		return pid, awaitHeld(fds[0])
+		return pid, awaitHeld(fds[0], deadline)
 	}
-	if err := j.filter.receive(); err != nil {
+	if err := j.filter.receive(deadline); err != nil {
 		return 0, errors.Join(err, endChild(pid))
 	}
-	return pid, j.awaitExec(fds[0], pid)
+	return pid, j.awaitExec(fds[0], pid, deadline)
 }
 
-// endChild kills a child and waits until it has ended.
+// awaitReadable returns an error if there is nothing to read by the deadline.
+func awaitReadable(fd int, deadline time.Time) error {
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return fmt.Errorf("the child has not started its program within %s", startTimeout)
+		}
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, int(left/time.Millisecond)+1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return os.NewSyscallError("poll", err)
+		case n > 0: // or the end
+			return nil
+		}
+	}
+}
+
+// endChild kills a child. It does not wait for the end, which may not come: see startTimeout.
 func endChild(pid int) error {
 	err := unix.Kill(pid, unix.SIGKILL)
-	reap(pid)
+	go reap(pid) // it may be in a system call that not even this ends
 	return err
 }
 
 // awaitExec waits until the child has executed its program, which closes the pipe, or has
 // reported a failure. A child that fails exits.
-func (j *job) awaitExec(fd, pid int) error {
-	f, n, err := readFailure(fd)
+func (j *job) awaitExec(fd, pid int, deadline time.Time) error {
+	f, n, err := readFailure(fd, deadline)
 	if err == nil && n == 0 {
 		return nil
 	}
-	reap(pid)
 	if err != nil {
-		return err
+		return errors.Join(err, endChild(pid))
 	}
+	reap(pid)
 	if i := int(f.step) - stepCall; i >= 0 && i < len(j.calls) {
 		return os.NewSyscallError(j.calls[i].Name, syscall.Errno(f.errno))
 	}
@@ -240,8 +266,11 @@ func reap(pid int) {
 	})
 }
 
-func readFailure(fd int) (failure, int, error) {
+func readFailure(fd int, deadline time.Time) (failure, int, error) {
 	var f failure
+	if err := awaitReadable(fd, deadline); err != nil {
+		return f, 0, err
+	}
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(&f)), unsafe.Sizeof(f))
 	for {
 		n, err := unix.Read(fd, buf)
@@ -377,8 +406,8 @@ func runtimeAfterFork()
 func runtimeAfterForkInChild()
 
 // awaitHeld returns when the child has joined its namespaces and waits.
-func awaitHeld(fd int) error {
-	f, n, err := readFailure(fd)
+func awaitHeld(fd int, deadline time.Time) error {
+	f, n, err := readFailure(fd, deadline)
 	switch {
 	case err != nil:
 		return err
@@ -408,7 +437,10 @@ func held(clone uintptr, joins ...joinFD) (pid int, end func(), err error) {
 		}
 	}
 	if err != nil {
-		end()
+		_ = unix.Close(fds[1])
+		if pid > 0 {
+			err = errors.Join(err, endChild(pid))
+		}
 		return 0, nil, err
 	}
 	return pid, end, nil

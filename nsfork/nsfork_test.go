@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -124,5 +125,38 @@ func TestStart(t *testing.T) {
 	_, err = output(t, &Request{Path: "/bin/true", Args: []string{"x"}, Joins: []Join{{ns, unix.CLONE_NEWNET}}})
 	if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "join namespace") {
 		t.Errorf("a namespace of another type: %v", err)
+	}
+}
+
+// TestStartEnds: a child that hangs before it executes its program is given up, whether a
+// listener or the program's start is waited for.
+func TestStartEnds(t *testing.T) {
+	limit := startTimeout
+	startTimeout = 50 * time.Millisecond
+	defer func() { startTimeout = limit }()
+	hang, err := NewCall("hang", unix.SYS_PPOLL, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := &Filter{
+		Program: []unix.SockFilter{{Code: unix.BPF_RET, K: unix.SECCOMP_RET_ALLOW}},
+		Listen:  func(f *os.File) { _ = f.Close() },
+	}
+	for name, filter := range map[string]*Filter{"listener": listening, "program": nil} {
+		t.Run(name, func(t *testing.T) {
+			done := make(chan error, 1)
+			go func() {
+				_, err := Start(&Request{Path: "/bin/true", Args: []string{"true"}, CgroupFD: -1, Calls: []Call{hang}, Filter: filter})
+				done <- err
+			}()
+			select {
+			case err := <-done:
+				if err == nil || !strings.Contains(err.Error(), "has not started its program within 50ms") {
+					t.Errorf("got %v", err)
+				}
+			case <-time.After(time.Minute):
+				t.Fatal("it waits for ever")
+			}
+		})
 	}
 }

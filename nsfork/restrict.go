@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -132,13 +133,16 @@ func (f *filterJob) install() syscall.Errno {
 
 // receive passes the listener to Listen. It returns nil also if no listener came: then the
 // child has failed, and awaitExec returns that error.
-func (f *filterJob) receive() error {
+func (f *filterJob) receive(deadline time.Time) error {
 	if f.listen == nil {
 		return nil
 	}
 	_ = unix.Close(f.socket) // the child's end: with a copy open here, the child's exit would not end recvmsg
 	f.socket = -1
 	buf := make([]byte, unix.CmsgSpace(4))
+	if err := awaitReadable(int(f.near.Fd()), deadline); err != nil {
+		return fmt.Errorf("receive listener: %w", err)
+	}
 	var n, oobn int
 	err := syscalls.IgnoringEINTR(func() (err error) {
 		n, oobn, _, _, err = unix.Recvmsg(int(f.near.Fd()), make([]byte, 1), buf, unix.MSG_CMSG_CLOEXEC)
