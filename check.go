@@ -44,10 +44,10 @@ var checkCommand = &cli.Command{
 	},
 }
 
-// insideFlag is given to husk inside the container of --run.
+// insideFlag is passed to husk inside the container of --run.
 const insideFlag = "inside"
 
-// trialRun is the container that --run asks for, nil without.
+// trialRun returns the container that --run asks for, nil without --run.
 func trialRun(c *cli.Context) (*check.Trial, error) {
 	if !c.Bool("run") {
 		return nil, nil

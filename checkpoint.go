@@ -11,8 +11,8 @@ import (
 
 var errCheckpoint = errors.New("checkpoint is not supported: husk cannot save a virtual machine yet")
 
-// The flags of runc's checkpoint and restore are known, so that the refusal is
-// about the verb and not about the first flag.
+// The flags of runc's checkpoint and restore are known, so that the error is about the verb and
+// not about the first flag.
 var checkpointCommand = &cli.Command{
 	Name:         "checkpoint",
 	Usage:        "not supported yet: save a running container",
@@ -35,8 +35,8 @@ var checkpointCommand = &cli.Command{
 	},
 }
 
-// refuseHelp answers when the help of checkpoint or restore is asked for: podman takes
-// an exit code of 0, which the library would give, for support.
+// refuseHelp answers a request for help of checkpoint or restore. podman takes an exit code of
+// 0, which the library would give, as a sign that they are supported.
 func refuseHelp(c *cli.Context) error {
 	verb := c.Args().First()
 	if verb != checkpointCommand.Name && verb != restoreCommand.Name {
@@ -51,7 +51,7 @@ func refuseHelp(c *cli.Context) error {
 	return errCheckpoint
 }
 
-// criuFlags are those the two verbs have in common.
+// criuFlags returns the flags that both verbs have.
 func criuFlags() []cli.Flag {
 	return append(ignoredFlags("tcp-established", "ext-unix-sk", "shell-job", "file-locks", "auto-dedup",
 		"link-remap", "skip-in-flight"),

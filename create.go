@@ -30,7 +30,7 @@ var createCommand = &cli.Command{
 	},
 }
 
-// createFlags are those create and run have in common.
+// createFlags are the flags that create and run have in common.
 var createFlags = []cli.Flag{
 	&cli.StringFlag{Name: "bundle", Aliases: []string{"b"}, Usage: "`DIR` of the bundle (default: the current directory)"},
 	&cli.StringFlag{Name: "console-socket", Usage: "unix `SOCKET` that receives the master of the container's pty"},
@@ -41,7 +41,7 @@ var createFlags = []cli.Flag{
 	&cli.IntFlag{Name: "preserve-fds", Usage: "pass `N` of the caller's descriptors from 3 on to the process, which gets pipes and sockets of the guest in their place"},
 }
 
-// createOptions are what createFlags and the global flags ask for.
+// createOptions returns the options of createFlags and of the global flags.
 func createOptions(c *cli.Context) create.Options {
 	return create.Options{
 		ID: c.Args().First(), Root: c.String("root"), Bundle: c.String("bundle"), Config: c.String("config"),

@@ -16,7 +16,7 @@ import (
 	"github.com/huskvm/husk/host/state"
 )
 
-// TestListeningProcess is no test: it is what startListening starts.
+// TestListeningProcess is not a test: it is the process that startListening starts.
 func TestListeningProcess(t *testing.T) {
 	path := os.Getenv("HUSK_TEST_LISTEN")
 	if path == "" {
@@ -29,8 +29,8 @@ func TestListeningProcess(t *testing.T) {
 	select {}
 }
 
-// startListening starts a process that stands for a supervisor: it listens on a
-// container's control socket.
+// startListening starts a process that stands for a supervisor: it listens on a container's
+// control socket.
 func startListening(t *testing.T, dir string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestListeningProcess$")
@@ -75,8 +75,8 @@ func wantGone(t *testing.T, dir string, cmd *exec.Cmd) {
 	}
 }
 
-// TestDeleteDamaged: whatever has become of the saved state, delete --force ends the
-// supervisor, also one that is stopped, and nothing else says that there is no container.
+// TestDeleteDamaged: whatever the saved state contains, delete --force ends the supervisor,
+// even if it is stopped, and no other verb says that the container does not exist.
 func TestDeleteDamaged(t *testing.T) {
 	for name, damage := range map[string]func(path string) error{
 		"missing":   os.Remove,
@@ -109,7 +109,7 @@ func TestDeleteDamaged(t *testing.T) {
 	}
 }
 
-// TestDeleteUnsavedSupervisor: one whose pid was not saved is found.
+// TestDeleteUnsavedSupervisor: a supervisor whose pid was not saved is found.
 func TestDeleteUnsavedSupervisor(t *testing.T) {
 	root, dir := made(t, &state.Container{ID: "c1", Saved: state.Creating})
 	cmd := startListening(t, dir)
@@ -119,8 +119,8 @@ func TestDeleteUnsavedSupervisor(t *testing.T) {
 	wantGone(t, dir, cmd)
 }
 
-// TestDeleteWhileCreating: a container that is being made is not taken for a stopped
-// one, and delete --force does not leave the one that is there when create is through.
+// TestDeleteWhileCreating: a container that is being created does not count as stopped, and
+// delete --force also deletes the container that create has finished meanwhile.
 func TestDeleteWhileCreating(t *testing.T) {
 	self, err := state.ProcessOf(os.Getpid())
 	if err != nil {
@@ -128,7 +128,7 @@ func TestDeleteWhileCreating(t *testing.T) {
 	}
 	root := t.TempDir()
 	c := &state.Container{ID: "c1", Saved: state.Creating, Creator: self}
-	d, err := state.Create(root, c) // locked
+	d, err := state.Create(root, c) // it is locked
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestDeleteWhileCreating(t *testing.T) {
 	select {
 	case err := <-deleted:
 		t.Fatalf("deleted while it was made: %v", err)
-	case <-time.After(400 * time.Millisecond): // so delete has looked again meanwhile
+	case <-time.After(400 * time.Millisecond): // by then delete has looked again
 	}
 	cmd := startProcess(t)
 	if c.Supervisor, err = state.ProcessOf(cmd.Process.Pid); err != nil {
@@ -159,14 +159,14 @@ func TestDeleteWhileCreating(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := d.Path
-	d.Close() // as create's end does
+	d.Close() // as create does at its end
 	if err := within(t, deleted); err != nil {
 		t.Error(err)
 	}
 	wantGone(t, path, cmd)
 }
 
-// TestKillSupervisorThatIsStopped: KILL works on what answers nobody.
+// TestKillSupervisorThatIsStopped: kill KILL ends a supervisor that does not answer.
 func TestKillSupervisorThatIsStopped(t *testing.T) {
 	c := &state.Container{ID: "c1", Saved: state.Running}
 	root, dir := made(t, c)
@@ -186,7 +186,7 @@ func TestKillSupervisorThatIsStopped(t *testing.T) {
 	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); !c.Supervisor.Suspended(); { // the kernel tells nobody but the parent
+	for end := time.Now().Add(10 * time.Second); !c.Supervisor.Suspended(); { // only the parent is told by the kernel
 		if time.Now().After(end) {
 			t.Fatal("the process is not stopped")
 		}

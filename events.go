@@ -46,15 +46,15 @@ var eventsCommand = &cli.Command{
 	},
 }
 
-// event is runc's form (its types/events.go).
+// event has the form of runc's events (types/events.go).
 type event struct {
 	Type string          `json:"type"`
 	ID   string          `json:"id"`
 	Data json.RawMessage `json:"data,omitempty"`
 }
 
-// printStats connects for its one line: a supervisor lets its callers finish
-// before it ends, so nobody stays connected who has no question.
+// printStats connects only for this line: a supervisor waits for connected callers before it
+// ends, so nobody should stay connected without a question.
 func printStats(ctx context.Context, w io.Writer, dir *state.Dir, container *state.Container) error {
 	supervisor, err := control.ConnectFor(ctx, dir, container, state.Events)
 	if err != nil {
@@ -71,8 +71,7 @@ func printStats(ctx context.Context, w io.Writer, dir *state.Dir, container *sta
 	return nil
 }
 
-// followStats prints a line at each tick and returns nil as soon as the
-// container has stopped.
+// followStats prints a line at each tick. It returns nil when the container has stopped.
 func followStats(ctx context.Context, w io.Writer, dir *state.Dir, container *state.Container, interval time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -86,7 +85,7 @@ func followStats(ctx context.Context, w io.Writer, dir *state.Dir, container *st
 		select {
 		case err := <-ended:
 			select {
-			case <-ooms: // of what ended it
+			case <-ooms: // an event of the kill that ended it
 				return errors.Join(err, printOOM(w, container))
 			default:
 				return err
@@ -102,10 +101,10 @@ func followStats(ctx context.Context, w io.Writer, dir *state.Dir, container *st
 		if err == nil {
 			continue
 		}
-		// The container may have stopped while its supervisor still writes out what
-		// nobody has read yet.
+		// The container may have stopped while its supervisor still has output that nobody has
+		// read.
 		if hasStopped(dir) {
-			return nil // why stats failed
+			return nil // the reason why stats failed
 		}
 		return err
 	}
@@ -118,12 +117,12 @@ func printOOM(w io.Writer, container *state.Container) error {
 	return nil
 }
 
-// followOOM sends for each time that the guest has killed processes for want of
-// memory, until the container ends.
+// followOOM sends a value for each time at which the guest has killed processes because memory
+// was short, until the container ends.
 func followOOM(ctx context.Context, dir *state.Dir, container *state.Container, ooms chan<- struct{}) {
 	supervisor, err := control.ConnectFor(ctx, dir, container, control.AwaitOOM)
 	if err != nil {
-		return // it has ended, or says so when asked for stats
+		return // it has ended, or the error appears when stats are asked for
 	}
 	defer supervisor.Close()
 	var seen uint64
@@ -141,7 +140,7 @@ func followOOM(ctx context.Context, dir *state.Dir, container *state.Container, 
 	}
 }
 
-// hasStopped is true for a container that has been deleted, too.
+// hasStopped is also true for a container that was deleted.
 func hasStopped(dir *state.Dir) bool {
 	c, err := dir.Load()
 	return err != nil || c.Status() == state.Stopped

@@ -17,8 +17,8 @@ import (
 	"github.com/huskvm/husk/host/supervisor/control"
 )
 
-// fakeSupervisor answers verbs in a container's state directory, without a
-// container: it notes what it was asked and answers with what it is told.
+// fakeSupervisor answers verbs in a container's state directory without a container. It notes
+// what it was asked, and answers as the test says.
 type fakeSupervisor struct {
 	control.SupervisorService // nil: a call that a test does not expect panics
 
@@ -27,13 +27,13 @@ type fakeSupervisor struct {
 	updates []string
 	stats   string
 	pids    []int32
-	kills   chan uint64 // what AwaitOOM answers, one after the other; nil: nothing
+	kills   chan uint64 // answers of AwaitOOM, one after the other; nil: none
 	err     error
 	killed  func()        // called by Kill
-	left    chan struct{} // one for each connection that was closed
+	left    chan struct{} // one value for each closed connection
 }
 
-// leaving is a listener whose connections tell when they are closed.
+// leaving is a listener that reports when its connections are closed.
 type leaving struct {
 	net.Listener
 	left chan<- struct{}
@@ -113,14 +113,14 @@ func (f *fakeSupervisor) Ps(context.Context, *control.PsRequest) (*control.PsRes
 	return &control.PsResponse{HostPids: f.pids}, err
 }
 
-// fakeContainer is a container in a state root of the test's, whose supervisor
-// is the process given.
+// fakeContainer is a container in a state root of the test, whose supervisor is the given
+// process.
 type fakeContainer struct {
 	*fakeSupervisor
 	root string
 	dir  *state.Dir
 	data *state.Container
-	end  func() // ends what the supervisor serves, as its own end does
+	end  func() // ends what the supervisor serves, as at its own end
 }
 
 func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeContainer {
@@ -139,7 +139,7 @@ func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeConta
 	if f.dir, err = state.Create(f.root, f.data); err != nil {
 		t.Fatal(err)
 	}
-	f.dir.Unlock() // as the create that is over has
+	f.dir.Unlock() // as at the end of create
 	t.Cleanup(f.dir.Close)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: f.dir.FDPath(state.ControlSocket)})
 	if err != nil {
@@ -162,13 +162,13 @@ func newFakeContainer(t *testing.T, status state.Status, hostPID int) *fakeConta
 	return f
 }
 
-// runningContainer is one whose supervisor is the test itself.
+// runningContainer returns a container whose supervisor is the test itself.
 func runningContainer(t *testing.T) *fakeContainer {
 	t.Helper()
 	return newFakeContainer(t, state.Running, os.Getpid())
 }
 
-// stoppedContainer is one whose supervisor has ended, whatever its file says.
+// stoppedContainer returns a container whose supervisor has ended, whatever its file says.
 func stoppedContainer(t *testing.T) *fakeContainer {
 	t.Helper()
 	f := runningContainer(t)
@@ -196,7 +196,7 @@ func husk(root string, args ...string) (string, error) {
 	return stdout.String(), err
 }
 
-// startProcess starts a process that stands for a supervisor of its own.
+// startProcess starts a process that stands for a supervisor.
 func startProcess(t *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sleep", "300")

@@ -41,9 +41,9 @@ const (
 	annotationCheckpoint = annotationPrefix + "checkpoint.enabled"
 )
 
-// supported is asked for by engines at their own start: it depends on
-// this build and, for the accelerator, on the machine, and must not fail where a
-// container would.
+// supported returns the output of features. Engines ask for it when they start: it depends on
+// this build and, for the accelerator, on the machine, and must not fail where a container
+// would.
 func supported() *features.Features {
 	yes, no := true, false
 	f := &features.Features{
@@ -59,7 +59,7 @@ func supported() *features.Features {
 			Apparmor:     &features.Apparmor{Enabled: &no},
 			Selinux:      &features.Selinux{Enabled: &no},
 			IntelRdt:     &features.IntelRdt{Enabled: &no, Schemata: &no, Monitoring: &no},
-			// containerd and CRI-O give Kubernetes user namespaces where this is true.
+			// containerd and CRI-O give Kubernetes user namespaces if this is true.
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 			MemoryPolicy:    memoryPolicyFeatures(),
@@ -68,11 +68,11 @@ func supported() *features.Features {
 			annotationVersion:    version,
 			annotationCommit:     commit,
 			annotationCheckpoint: "false",
-			// By default; the settings may let a container choose.
+			// This is the default; the settings may let a container choose.
 			specconv.AnnotationIsolation: specconv.IsolationVM,
 		},
-		// They choose another runtime, change the VM's size, take its network away, and weaken walls where the
-		// settings let them.
+		// They choose another runtime, change the VM's size, take its network away, or weaken
+		// restrictions if the settings allow that.
 		PotentiallyUnsafeConfigAnnotations: []string{annotationPrefix},
 	}
 	if accel, _, err := qemu.ProbeAccel(hypervisor.Auto); err == nil {
@@ -81,7 +81,7 @@ func supported() *features.Features {
 	return f
 }
 
-// namespaces are those a container gets.
+// namespaces returns the types of namespaces that a container can have.
 func namespaces() []string {
 	all := []string{
 		string(specs.CgroupNamespace), string(specs.IPCNamespace), string(specs.MountNamespace),
@@ -103,8 +103,8 @@ func memoryPolicyFeatures() *features.MemoryPolicy {
 	return f
 }
 
-// seccompFeatures is what host/specconv/seccomp compiles; a test compares. Notification
-// (SCMP_ACT_NOTIFY) is refused.
+// seccompFeatures returns what host/specconv/seccomp compiles, which a test checks.
+// Notification (SCMP_ACT_NOTIFY) is refused.
 func seccompFeatures() *features.Seccomp {
 	yes := true
 	return &features.Seccomp{
@@ -133,16 +133,16 @@ func capabilities() []string {
 	return names
 }
 
-// mountOptions are those the agent's parser takes as flags (libcontainer,
-// mountoptions.go, which host code does not import: a test compares). "rro" among
-// them makes Docker and CRI ask for recursively read-only binds.
+// mountOptions returns the options that the agent's parser takes as flags. The parser is in
+// libcontainer (mountoptions.go), which host code does not import, so a test compares the two.
+// With "rro" among them Docker and CRI ask for recursively read-only binds.
 func mountOptions() []string {
 	options := []string{
 		"acl", "async", "bind", "defaults", "dirsync", "idmap", "iversion", "lazytime", "loud", "mand", "noacl",
 		"noiversion", "nolazytime", "nomand", "private", "rbind", "remount", "ridmap", "rprivate", "rshared",
 		"rslave", "runbindable", "shared", "silent", "slave", "sync", "tmpcopyup", "unbindable",
 	}
-	// These are a mount's own and have a form for all mounts below it too.
+	// These are attributes of the mount itself, which also have a form for all mounts below it.
 	for _, o := range []string{
 		"atime", "dev", "diratime", "exec", "noatime", "nodev", "nodiratime", "noexec", "norelatime",
 		"nostrictatime", "nosuid", "nosymfollow", "relatime", "ro", "rw", "strictatime", "suid", "symfollow",

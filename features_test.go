@@ -33,7 +33,7 @@ func sameJSON(t *testing.T, a, b string) bool {
 
 func readFeatures(t *testing.T) *features.Features {
 	t.Helper()
-	// dockerd asks with no --root and before anything has been set up.
+	// dockerd calls it without --root and before anything is set up.
 	out, err := husk(filepath.Join(t.TempDir(), "nosuch"), "features")
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestFeatures(t *testing.T) {
 			t.Errorf("%s is not true", name)
 		}
 	}
-	// Absent would mean unknown.
+	// A missing value would mean "unknown".
 	for name, enabled := range map[string]*bool{
 		"apparmor": f.Linux.Apparmor.Enabled,
 		"selinux":  f.Linux.Selinux.Enabled,
@@ -77,7 +77,7 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
-// convert says whether husk would make a container of the example so changed.
+// convert says whether husk would make a container of the changed example.
 func convert(t *testing.T, change func(*specs.Spec)) error {
 	t.Helper()
 	bundle := t.TempDir()
@@ -90,7 +90,7 @@ func convert(t *testing.T, change func(*specs.Spec)) error {
 	return err
 }
 
-// TestFeaturesAreTrue holds features to what a create does.
+// TestFeaturesAreTrue compares features with what create does.
 func TestFeaturesAreTrue(t *testing.T) {
 	f := readFeatures(t)
 	if err := convert(t, func(*specs.Spec) {}); err != nil {
@@ -140,8 +140,8 @@ func TestFeaturesAreTrue(t *testing.T) {
 	}
 }
 
-// TestMountOptions compares the list with the cases of the agent's parser, by
-// its source: host code does not import guest code.
+// TestMountOptions compares the list with the cases in the source of the agent's parser,
+// because host code does not import guest code.
 func TestMountOptions(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "libcontainer/mountoptions.go", nil, 0)
 	if err != nil {
@@ -170,8 +170,8 @@ func TestMountOptions(t *testing.T) {
 	}
 }
 
-// optionsOfTable returns the options of the table, and for those with an
-// attribute of the mount itself (three values) the recursive form.
+// optionsOfTable returns the options in the table and, for those with an attribute of the mount
+// itself (three values), the recursive form.
 func optionsOfTable(t *testing.T, table *ast.ValueSpec) []string {
 	t.Helper()
 	var options []string
@@ -189,8 +189,8 @@ func optionsOfTable(t *testing.T, table *ast.ValueSpec) []string {
 	return options
 }
 
-// optionsOf returns the strings a lookup function knows, and for those with
-// attributes of the mount itself the recursive form.
+// optionsOf returns the strings in a lookup function and, for those with attributes of the
+// mount itself, the recursive form.
 func optionsOf(t *testing.T, fn *ast.FuncDecl) []string {
 	t.Helper()
 	var options []string
@@ -226,7 +226,7 @@ func optionsOf(t *testing.T, fn *ast.FuncDecl) []string {
 	return options
 }
 
-// TestSeccompFeatures: what features lists compiles.
+// TestSeccompFeatures: everything that features lists compiles.
 func TestSeccompFeatures(t *testing.T) {
 	f := supported().Linux.Seccomp
 	if f.Enabled == nil || !*f.Enabled || len(f.Actions) == 0 || len(f.Operators) == 0 || len(f.Archs) == 0 || len(f.KnownFlags) == 0 {

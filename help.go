@@ -8,8 +8,8 @@ import (
 	"github.com/xrash/smetrics"
 )
 
-// helpCommand is husk's own: the library's would be a verb of each verb as well, and
-// a container named help could not be addressed.
+// helpCommand replaces the library's, which would also be a verb of each verb, so that a
+// container named help could not be addressed.
 var helpCommand = &cli.Command{
 	Name:         "help",
 	Aliases:      []string{"h"},
@@ -31,10 +31,11 @@ var helpCommand = &cli.Command{
 	},
 }
 
-// exitNoCommand is runc's, as is the text.
+// exitNoCommand is runc's exit code for an unknown command. The text is runc's too.
 const exitNoCommand = 3
 
-// unknownCommand says that there is no such verb, and which may be meant.
+// unknownCommand returns the error for a verb that does not exist, with the one that may be
+// meant.
 func unknownCommand(commands []*cli.Command, name string) error {
 	//nolint:staticcheck // an upper-case letter
 	err := fmt.Errorf("No help topic for '%s'", name)
@@ -44,10 +45,11 @@ func unknownCommand(commands []*cli.Command, name string) error {
 	return &exitError{code: exitNoCommand, err: err}
 }
 
-// nearest is the verb that is so like name that it is likely to be meant.
+// nearest returns the verb that resembles name so much that it is probably meant; "" if none
+// does.
 func nearest(commands []*cli.Command, name string) string {
-	// The boost for a common beginning is what its inventor gives; two words above
-	// the limit differ by a letter or two.
+	// boost for a common prefix has the value of the algorithm's author. Two words above the
+	// limit differ by a letter or two.
 	const boost, prefix, alike = 0.7, 4, 0.87
 	best, found := alike, ""
 	for _, c := range commands {
@@ -58,7 +60,7 @@ func nearest(commands []*cli.Command, name string) string {
 	return found
 }
 
-// examples are shown in the help and the man page of each verb.
+// examples are shown in the help and on the man page of each verb.
 var examples = map[string][]string{
 	"create":       {"husk create --bundle /srv/web web"},
 	"start":        {"husk start web"},
@@ -87,7 +89,7 @@ var examples = map[string][]string{
 	"debug-report": {"husk debug-report > report.txt"},
 }
 
-// withExamples is a verb's description followed by its examples.
+// withExamples returns a verb's description followed by its examples.
 func withExamples(verb, description string) string {
 	lines := examples[verb]
 	if len(lines) == 0 {

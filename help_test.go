@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Every verb that works has an example, and the flags of each example exist.
+// TestExamples: every verb that works has an example, and the flags in each example exist.
 func TestExamples(t *testing.T) {
 	app := newApp()
 	for _, c := range app.Commands {

@@ -41,7 +41,7 @@ var installCommand = &cli.Command{
 	},
 }
 
-// installFlags makes the flags the two verbs share; urfave/cli keeps a flag's
+// installFlags returns new flags for each of the two verbs, because urfave/cli keeps a flag's
 // value in the flag itself.
 func installFlags() []cli.Flag {
 	return []cli.Flag{

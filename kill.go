@@ -40,8 +40,8 @@ var killCommand = &cli.Command{
 // maxSignal is the highest real-time signal, signal(7).
 const maxSignal = 64
 
-// parseSignal takes a number, or a name with or without SIG, in any case; 0
-// only asks whether the container is there.
+// parseSignal parses a number, or a name with or without SIG, in any case. 0 only tests whether
+// the container exists.
 func parseSignal(s string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(s); err == nil {
 		if n < 0 || n > maxSignal {
@@ -62,8 +62,8 @@ func parseSignal(s string) (unix.Signal, error) {
 	return 0, fmt.Errorf("unknown signal %q", s)
 }
 
-// realTime knows SIGRTMIN, SIGRTMIN+n, SIGRTMAX and SIGRTMAX-n; glibc keeps the
-// first two for itself, so SIGRTMIN is 34.
+// realTime parses SIGRTMIN, SIGRTMIN+n, SIGRTMAX and SIGRTMAX-n. glibc uses the first two
+// real-time signals itself, so SIGRTMIN is 34.
 func realTime(name string) (unix.Signal, bool) {
 	const first = 34
 	base, sign := first, 1

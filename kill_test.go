@@ -40,8 +40,8 @@ func TestParseSignal(t *testing.T) {
 	}
 }
 
-// TestKillLeaves: a container that ends waits for whoever is connected, so kill must
-// not be when it waits for the container to end.
+// TestKillLeaves: a container that ends waits for connected callers, so kill must have
+// disconnected when it waits for the container's end.
 func TestKillLeaves(t *testing.T) {
 	process := startProcess(t)
 	f := newFakeContainer(t, state.Running, process.Process.Pid)
@@ -65,7 +65,7 @@ func TestKillLeaves(t *testing.T) {
 	}
 }
 
-// TestKillAllOfOneThatEnds: a container that ends under a kill --all is what was asked for.
+// TestKillAllOfOneThatEnds: kill --all succeeds if the container ends meanwhile.
 func TestKillAllOfOneThatEnds(t *testing.T) {
 	process := startProcess(t)
 	f := newFakeContainer(t, state.Running, process.Process.Pid)

@@ -39,8 +39,8 @@ var listCommand = &cli.Command{
 	},
 }
 
-// describe leaves out those that another runtime had and has deleted. It returns nil without
-// containers, for runc's `null`.
+// describe leaves out containers that another runtime had and has deleted. It returns nil if
+// there are none, for which runc prints `null`.
 func describe(ctx context.Context, root string, containers []*state.Container) (all []state.Description) {
 	for _, c := range containers {
 		d := state.Describe(c)
@@ -60,7 +60,7 @@ func describe(ctx context.Context, root string, containers []*state.Container) (
 
 func list(w io.Writer, all []state.Description, format string, quiet bool) error {
 	if quiet {
-		// As in runc, the format does not matter then.
+		// As with runc, the format does not matter then.
 		for _, d := range all {
 			if _, err := fmt.Fprintln(w, d.ID); err != nil {
 				return fmt.Errorf("print list: %w", err)
@@ -80,7 +80,7 @@ func list(w io.Writer, all []state.Description, format string, quiet bool) error
 	return errFormat
 }
 
-// listTable prints runc's columns in runc's widths: scripts cut them.
+// listTable prints runc's columns with runc's widths, because scripts cut them.
 func listTable(w io.Writer, all []state.Description) error {
 	const minWidth, tabWidth, padding = 12, 1, 3
 	t := tabwriter.NewWriter(w, minWidth, tabWidth, padding, ' ', 0)

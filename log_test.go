@@ -8,7 +8,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// TestTTRPCIsSilent: its lines would end on the container's standard error.
+// TestTTRPCIsSilent: lines of ttrpc would appear on the container's stderr.
 func TestTTRPCIsSilent(t *testing.T) {
 	std := logrus.StandardLogger()
 	was := std.Out

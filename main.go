@@ -1,5 +1,5 @@
-// husk is an OCI runtime, a drop-in for runc, in which every container is a
-// small virtual machine.
+// husk is an OCI runtime, a drop-in for runc, in which every container is a small virtual
+// machine.
 package main
 
 import (
@@ -30,28 +30,28 @@ import (
 	"github.com/huskvm/husk/hypervisor/qemu"
 )
 
-// Set by the Makefile. build is the same in husk and in the agent it carries.
+// The Makefile sets these. build is the same in husk and in the agent that it contains.
 var (
 	version = "0.1.0-dev"
 	commit  = "unknown"
 	build   = "unknown"
 )
 
-// Exit codes of the cli itself, as runc's.
+// Exit codes of the cli itself, equal to runc's.
 const (
 	exitFailure = 1
 	exitExec    = 255 // exec could not start its process
-	exitPanic   = 2   // an error in husk itself, as any Go program's
+	exitPanic   = 2   // an error in husk itself, as in any Go program
 )
 
 func init() {
-	// The main thread is the one /proc/PID shows. An exec process moves it into
-	// the container's mounts, so main must stay on it; in a cli no goroutine that
-	// joins a namespace to fork in (launch.Start) may get hold of it.
+	// /proc/PID shows the main thread. An exec process moves that thread into the container's
+	// mounts, so main must stay on it. In a cli no goroutine that joins a namespace in order to
+	// fork there (launch.Start) may run on it.
 	runtime.LockOSThread()
-	// ttrpc's own lines, such as one for an answer nobody waits for, would end on the
-	// standard error of the supervisor, which is the container's: what a peer does
-	// wrong is an error of the call.
+	// Lines of ttrpc, for example about an answer that nobody waits for, would appear on the
+	// supervisor's stderr, which is the container's. What a peer does wrong is an error of the
+	// call.
 	log.L = logrus.NewEntry(&logrus.Logger{Out: io.Discard, Formatter: &logrus.TextFormatter{}, Hooks: logrus.LevelHooks{}})
 }
 
@@ -70,7 +70,7 @@ func main() {
 	case launch.Hog:
 		os.Exit(hog.Main())
 	}
-	// Engines leak descriptors into a runtime; none may get into its children.
+	// Engines leave descriptors open in a runtime; its children must not get them.
 	if err := launch.CloseOnExec(); err != nil {
 		fail(err)
 	}
@@ -82,8 +82,8 @@ func main() {
 	}
 }
 
-// failOnPanic turns a panic of the main goroutine, which is where verbs run, into an
-// error like any other: a stack trace is for the log, and only with --debug.
+// failOnPanic turns a panic of the main goroutine, on which verbs run, into an ordinary error.
+// The stack trace is in the log, only with --debug.
 func failOnPanic() {
 	if v := recover(); v != nil {
 		logrus.Debugf("%s", debug.Stack())
@@ -92,7 +92,7 @@ func failOnPanic() {
 }
 
 func newApp() *cli.App {
-	// runc's -v is the version, and no command is called help or h by accident.
+	// As with runc -v prints the version, and no command is called help or h by accident.
 	cli.VersionFlag = &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}
 	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprint(c.App.Writer, versionText()) }
 	app := &cli.App{
@@ -100,7 +100,7 @@ func newApp() *cli.App {
 		Usage:   "run each container in a virtual machine of its own; a drop-in for runc",
 		Version: version,
 		Flags: []cli.Flag{
-			cli.HelpFlag, // which the library leaves to the verb of that name
+			cli.HelpFlag, // the library leaves it to the verb of that name
 			&cli.BoolFlag{Name: "timings", Usage: "print where the time of create, start or run went to stderr, phase by phase"},
 			&cli.BoolFlag{Name: "debug", Usage: "enable debug logging"},
 			&cli.StringFlag{Name: "log", Usage: "`FILE` to append the log to (default: stderr)"},
@@ -123,13 +123,13 @@ func newApp() *cli.App {
 		HideHelpCommand: true,
 		OnUsageError:    usageError,
 		CommandNotFound: commandNotFound,
-		// Errors come back to main, which alone logs them and exits.
+		// Errors are returned to main, which logs them and exits.
 		ExitErrHandler: func(*cli.Context, error) {},
 	}
 	for i, verb := range app.Commands {
-		// A copy: the library writes into the commands when it runs them.
+		// A copy, because the library writes into the commands when it runs them.
 		c := *verb
-		// Or a container named h or help could not be addressed.
+		// Otherwise a container named h or help could not be addressed.
 		c.HideHelpCommand = true
 		c.Description = withExamples(c.Name, c.Description)
 		if slices.Contains(ofOne, c.Name) {
@@ -140,11 +140,12 @@ func newApp() *cli.App {
 	return app
 }
 
-// ofOne are the verbs of one container that exists, which may be another runtime's.
+// ofOne are the verbs for one existing container, which may have been handed over to another
+// runtime.
 var ofOne = []string{"start", "state", "kill", "delete", "exec", "ps", "pause", "resume", "update", "events"}
 
-// handOver executes the runtime that the container was handed to, if it was. It comes before
-// the verb.
+// handOver executes the runtime to which the container was handed over, if it was. It is called
+// before the verb.
 func handOver(c *cli.Context) error {
 	root, id := c.String("root"), c.Args().First()
 	handed, err := isolation.Find(root, id)
@@ -162,9 +163,9 @@ func handOver(c *cli.Context) error {
 	return &exitError{code: code}
 }
 
-// handOverNew is handOver for a container that is about to be made, and may choose.
+// handOverNew is handOver for a container that is about to be created and may choose.
 func handOverNew(c *cli.Context) error {
-	// Another runtime may have had a container of this ID, and have deleted it.
+	// Another runtime may have had a container with this id and have deleted it.
 	if _, err := isolation.Find(c.String("root"), c.Args().First()); err != nil {
 		return err
 	}
@@ -183,9 +184,9 @@ func handOverNew(c *cli.Context) error {
 	return callOf(c).Exec(handed)
 }
 
-// callOf is the verb as another runtime is called with it.
+// callOf returns the verb as another runtime is called with it.
 func callOf(c *cli.Context) *isolation.Call {
-	verb := c.Lineage()[1] // the app's own context, whose arguments are the verb's name and what follows
+	verb := c.Lineage()[1] // the app's own context, whose arguments are the verb and what follows it
 	call := &isolation.Call{Args: verb.Args().Slice(), KeepFDs: c.Int("preserve-fds")}
 	for _, name := range []string{"debug", "systemd-cgroup"} {
 		if c.Bool(name) {
@@ -200,8 +201,8 @@ func callOf(c *cli.Context) *isolation.Call {
 	return call
 }
 
-// exitError is an error with an exit code of its own; with a nil err it is only
-// the code, e.g. a container's.
+// exitError is an error with an exit code of its own. With a nil err it is only the code, for
+// example a container's.
 type exitError struct {
 	code int
 	err  error
@@ -216,7 +217,7 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
-// fail says why husk failed, once in the log and once on stderr, and ends it.
+// fail writes why husk has failed, once to the log and once to stderr, and ends it.
 func fail(err error) {
 	code := exitFailure
 	var exit *exitError
@@ -233,7 +234,7 @@ func fail(err error) {
 	os.Exit(code)
 }
 
-// prepare is what comes before each verb.
+// prepare runs before each verb.
 func prepare(c *cli.Context) error {
 	if err := setUpLog(c); err != nil {
 		return err
@@ -241,7 +242,7 @@ func prepare(c *cli.Context) error {
 	if err := refuseHelp(c); err != nil {
 		return err
 	}
-	// The supervisor works from another directory.
+	// The supervisor works in another directory, so the path is made absolute.
 	root, err := filepath.Abs(c.String("root"))
 	if err != nil {
 		return fmt.Errorf("resolve root: %w", err)
@@ -249,8 +250,8 @@ func prepare(c *cli.Context) error {
 	return c.Set("root", root)
 }
 
-// setUpLog directs the log as --log, --log-format and --debug say. By default
-// nothing but one line for an error is ever written: engines parse the file.
+// setUpLog sets the log up as --log, --log-format and --debug say. By default nothing but one
+// line for an error is written, because engines parse the file.
 func setUpLog(c *cli.Context) error {
 	if c.Bool("debug") {
 		logrus.SetLevel(logrus.DebugLevel)
@@ -274,8 +275,8 @@ func setUpLog(c *cli.Context) error {
 	return nil
 }
 
-// printTimings prints what --timings asks for, once the verb is done: for run
-// when the container has ended.
+// printTimings prints what --timings asks for when the verb is done; for run that is when the
+// container has ended.
 func printTimings(c *cli.Context) error {
 	if !c.Bool("timings") {
 		return nil
@@ -331,20 +332,20 @@ func commandNotFound(c *cli.Context, name string) {
 	fail(unknownCommand(c.App.Commands, name))
 }
 
-// formatFlag makes the flag of each verb that prints a table: urfave/cli keeps a flag's
-// parsed value in the flag itself, so the verbs cannot share one.
+// formatFlag returns a new flag for each verb that prints a table, because urfave/cli keeps a
+// flag's value in the flag itself.
 func formatFlag() cli.Flag {
 	return &cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "table or json"}
 }
 
 var errFormat = errors.New("invalid format option")
 
-// asTyped are the verbs whose arguments end with those of another program, whose
-// flags are not husk's.
+// asTyped are the verbs whose last arguments belong to another program, so that flags among
+// them are not husk's.
 var asTyped = []string{"exec", "ps"}
 
-// flagsFirst moves the flags that stand behind a verb's arguments before them, as
-// in `update ID --memory 1G`: runc takes them there, and the parser does not.
+// flagsFirst moves flags after a verb's arguments before them, as in `update ID --memory 1G`.
+// runc accepts them there, and the parser does not.
 func flagsFirst(app *cli.App, args []string) []string {
 	flags, commands := app.Flags, app.Commands
 	at := 1
@@ -367,7 +368,7 @@ func flagsFirst(app *cli.App, args []string) []string {
 	}
 }
 
-// reorder puts the flags of one verb before its arguments.
+// reorder moves the flags of one verb before its arguments.
 func reorder(known []cli.Flag, args []string) []string {
 	var flags, others []string
 	for rest := args; len(rest) > 0; {
@@ -387,9 +388,8 @@ func reorder(known []cli.Flag, args []string) []string {
 	return slices.Concat(flags, others)
 }
 
-// flagLength is of how many elements the flag that args begin with is: two where
-// its value is one of its own. One that is not known is one, for the parser to
-// refuse.
+// flagLength returns how many elements the flag at the beginning of args has: two if its value
+// is a separate element. For an unknown flag it returns one; the parser refuses the flag.
 func flagLength(flags []cli.Flag, args []string) int {
 	name := strings.TrimPrefix(strings.TrimPrefix(args[0], "-"), "-")
 	for _, f := range flags {

@@ -60,40 +60,40 @@ var metricsCommand = &cli.Command{
 	},
 }
 
-// usage is what metrics reads of an event of type stats (supervisor/stats.go).
+// usage is what metrics reads of a stats event (supervisor/stats.go).
 type usage struct {
 	CPU struct {
 		Usage struct {
-			Total  uint64 `json:"total"` // ns
+			Total  uint64 `json:"total"` // nanoseconds
 			Kernel uint64 `json:"kernel"`
 			User   uint64 `json:"user"`
 		} `json:"usage"`
 		Throttling struct {
-			ThrottledTime uint64 `json:"throttledTime"` // ns
+			ThrottledTime uint64 `json:"throttledTime"` // nanoseconds
 		} `json:"throttling"`
 	} `json:"cpu"`
 	Memory struct {
 		Usage struct {
-			Limit   uint64 `json:"limit"` // bytes; math.MaxUint64: none
+			Limit   uint64 `json:"limit"` // bytes; math.MaxUint64: no limit
 			Usage   uint64 `json:"usage"`
 			Failcnt uint64 `json:"failcnt"`
 		} `json:"usage"`
 	} `json:"memory"`
 	Pids struct {
 		Current uint64 `json:"current"`
-		Limit   uint64 `json:"limit"` // 0: none
+		Limit   uint64 `json:"limit"` // 0: no limit
 	} `json:"pids"`
 }
 
-// sample is what was found of one container.
+// sample is what was found out about one container.
 type sample struct {
 	id     string
 	status state.Status
-	usage  *usage // nil: it has not answered
+	usage  *usage // nil: the supervisor has not answered
 }
 
-// sampleAll asks each supervisor once. Whichever is stopped or hangs costs timeout, and
-// its own values only.
+// sampleAll asks each supervisor once. One that is stopped or hangs costs timeout, and only its
+// own values are missing.
 func sampleAll(ctx context.Context, root string, containers []*state.Container, timeout time.Duration) []sample {
 	samples := make([]sample, len(containers))
 	var asking errgroup.Group
@@ -139,7 +139,7 @@ func askUsage(ctx context.Context, root string, container *state.Container) (*us
 	return u, nil
 }
 
-// family is one metric of all containers. value says nothing of one that has none.
+// family is one metric of all containers. value returns false if a container has none.
 type family struct {
 	name, kind, help string
 	value            func(*usage) (float64, bool)
@@ -161,11 +161,11 @@ var families = []family{
 	{"husk_container_pids_limit", "gauge", "The limit of them, where there is one.", func(u *usage) (float64, bool) { return float64(u.Pids.Limit), u.Pids.Limit != 0 }},
 }
 
-// label escapes a value as the text format wants it.
+// label escapes a value for the text format.
 var label = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
 
-// writeMetrics writes the text format. All have the label root: node_exporter puts the
-// files of several into one, where an id may be in two of them.
+// writeMetrics writes the text format. All values have the label root, because node_exporter
+// merges the files of several roots, in which the same id may occur.
 func writeMetrics(w *bytes.Buffer, root string, samples []sample) {
 	root = label.Replace(strings.ToValidUTF8(root, "\uFFFD"))
 	head := func(name, kind, help string) { fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind) }
@@ -202,8 +202,8 @@ func writeMetrics(w *bytes.Buffer, root string, samples []sample) {
 	}
 }
 
-// replaceFile puts a file that everyone may read in place of another, in one step.
-// node_exporter does not take the one in between for its own: it has another ending.
+// replaceFile atomically replaces a file that everyone may read. node_exporter ignores the
+// temporary file, whose name has another suffix.
 func replaceFile(path string, content []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/huskvm/husk/host/state"
 )
 
-// parseMetrics reads the text format as Prometheus does. A value's key is its name with
+// parseMetrics parses the text format as Prometheus does. The key of a value is its name with
 // the label that is not root.
 func parseMetrics(t *testing.T, text, root string) map[string]float64 {
 	t.Helper()
@@ -61,12 +61,12 @@ func TestMetrics(t *testing.T) {
 		"husk_container_pids id=c1":                        5,
 		"husk_container_pids_limit id=c1":                  100,
 	}
-	if !maps.Equal(got, want) { // a limit that is not there has no value
+	if !maps.Equal(got, want) { // a limit that does not exist has no value
 		t.Errorf("metrics are %v\nwant %v\n%s", got, want, out)
 	}
 }
 
-// TestMetricsOfSilentContainer: a supervisor that is stopped takes a connection and never
+// TestMetricsOfSilentContainer: a supervisor that is stopped accepts a connection and never
 // answers. The others have their values all the same.
 func TestMetricsOfSilentContainer(t *testing.T) {
 	f := runningContainer(t)
@@ -104,7 +104,7 @@ func TestMetricsOfSilentContainer(t *testing.T) {
 	wantError(t, err, "invalid timeout 0s: it must be greater than 0")
 }
 
-// TestMetricsLabels: the root is any path.
+// TestMetricsLabels: the root may be any path.
 func TestMetricsLabels(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "a \"quoted\"\\path\nof two lines")
 	out, err := husk(root, "metrics")
@@ -116,7 +116,7 @@ func TestMetricsLabels(t *testing.T) {
 	}
 }
 
-// TestMetricsOutput: the file is replaced in one step and nothing else stays.
+// TestMetricsOutput: the file is replaced atomically, and no other file is left.
 func TestMetricsOutput(t *testing.T) {
 	f := runningContainer(t)
 	f.stats = `{}`
@@ -156,7 +156,7 @@ func TestMetricsOutput(t *testing.T) {
 	}
 }
 
-// TestMetricsDocumented: docs/metrics.md names each, with its type.
+// TestMetricsDocumented: docs/metrics.md names each metric with its type.
 func TestMetricsDocumented(t *testing.T) {
 	text, err := os.ReadFile("docs/metrics.md")
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// With the build tag pages, which no released husk has, the program is not a runtime: it
-// writes the man page and the shell completions, made from the tree of verbs and flags, into
-// the directory that is its only argument.
+// With the build tag pages, which no released husk has, the program is not a runtime: it writes
+// the man page and the shell completions, made from the tree of verbs and flags, to the
+// directory that is its only argument.
 func init() {
 	if len(os.Args) != 2 {
 		fail(fmt.Errorf("usage: pages DIR"))
@@ -25,7 +25,7 @@ func init() {
 }
 
 func writePages(app *cli.App, dir string) error {
-	// The hidden ones are for husk itself.
+	// The hidden verbs are for husk itself.
 	app.Setup()
 	man, err := app.ToManWithSection(8)
 	if err != nil {
@@ -45,8 +45,8 @@ func writePages(app *cli.App, dir string) error {
 	return nil
 }
 
-// words returns what may be typed after a verb, or with a nil verb after husk: the names of
-// the visible flags with their dashes, and of the verbs below.
+// words returns what may follow a verb, or husk if verbs are the top ones: the names of the
+// visible flags with their dashes, and of the verbs below.
 func words(flags []cli.Flag, verbs []*cli.Command) []string {
 	var all []string
 	for _, f := range flags {
@@ -69,7 +69,7 @@ func words(flags []cli.Flag, verbs []*cli.Command) []string {
 	return all
 }
 
-// eachVerb calls f for every visible verb, a verb of a verb under both names.
+// eachVerb calls f for every visible verb. A verb below a verb has both names.
 func eachVerb(app *cli.App, f func(name string, words []string)) {
 	for _, v := range app.Commands {
 		if v.Hidden {
@@ -82,8 +82,8 @@ func eachVerb(app *cli.App, f func(name string, words []string)) {
 	}
 }
 
-// bashCompletion offers what fits behind the verbs typed so far, and behind those that take
-// one the ids of containers.
+// bashCompletion offers what may follow the verbs typed so far and, after verbs that take one,
+// the ids of containers.
 func bashCompletion(app *cli.App) string {
 	var b strings.Builder
 	b.WriteString(`# bash completion for husk, made from its verbs and flags
@@ -119,7 +119,7 @@ complete -o default -F _husk husk
 	return b.String()
 }
 
-// zshCompletion uses the one for bash, which zsh can run.
+// zshCompletion uses the completion for bash, which zsh can run.
 func zshCompletion(app *cli.App) string {
 	return "#compdef husk\nautoload -Uz bashcompinit && bashcompinit\n" + bashCompletion(app)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// TestPanicIsAnError runs this test's program again, which panics as a verb would.
+// TestPanicIsAnError runs this test binary again, which panics as a verb would.
 func TestPanicIsAnError(t *testing.T) {
 	const debug = "HUSK_TEST_PANIC"
 	if v, set := os.LookupEnv(debug); set {
@@ -20,7 +20,7 @@ func TestPanicIsAnError(t *testing.T) {
 		}
 		defer failOnPanic()
 		var none map[string]int
-		none["x"]++ //nolint:govet,staticcheck // the panic that is wanted
+		none["x"]++ //nolint:govet,staticcheck // the panic to test
 	}
 	for _, tc := range []struct {
 		debug string

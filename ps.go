@@ -45,8 +45,8 @@ var psCommand = &cli.Command{
 	},
 }
 
-// hostPIDs asks the supervisor; nil for a stopped container, which prints as
-// runc's `null`.
+// hostPIDs asks the supervisor. It returns nil for a stopped container, for which runc prints
+// `null`.
 func hostPIDs(c *cli.Context, id string) ([]int32, error) {
 	container, supervisor, err := control.Open(c.Context, c.String("root"), id, state.Ps)
 	if refused := new(state.Error); errors.As(err, &refused) && refused.Status == state.Stopped {
@@ -61,13 +61,12 @@ func hostPIDs(c *cli.Context, id string) ([]int32, error) {
 	case err == nil:
 		return resp.HostPids, nil
 	case container.Status() == state.Stopped:
-		return nil, nil // it ended in between
+		return nil, nil // it has ended since
 	}
 	return nil, control.Error(err)
 }
 
-// psTable runs the host's ps with args and prints the header and the lines of
-// pids.
+// psTable runs the host's ps with args and prints the header and the lines of pids.
 func psTable(ctx context.Context, w io.Writer, args []string, pids []int32) error {
 	if len(args) == 0 {
 		args = []string{"-ef"}
@@ -87,8 +86,8 @@ func psTable(ctx context.Context, w io.Writer, args []string, pids []int32) erro
 	return nil
 }
 
-// pickLines keeps of a listing the header and each line whose PID column holds
-// one of pids. Columns before PID must not contain spaces, as in runc.
+// pickLines returns the header of a listing and each line whose PID column has one of pids.
+// Columns before PID must not contain spaces, as with runc.
 func pickLines(listing string, pids []int32) (string, error) {
 	header, rest, _ := strings.Cut(listing, "\n")
 	column := slices.Index(strings.Fields(header), "PID")
@@ -103,7 +102,7 @@ func pickLines(listing string, pids []int32) (string, error) {
 		}
 		pid, err := strconv.ParseInt(fields[column], 10, 32)
 		if err != nil {
-			// Asked for threads or a tree, ps has lines without a pid.
+			// When asked for threads or a tree, ps prints lines without a pid.
 			continue
 		}
 		if slices.Contains(pids, int32(pid)) {

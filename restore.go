@@ -9,8 +9,8 @@ var restoreCommand = &cli.Command{
 	Usage:        "not supported yet: make a container from a saved one",
 	ArgsUsage:    "<container-id>",
 	OnUsageError: usageError,
-	// lsm-mount-context takes no value here: podman gives it none, and reads from the
-	// complaint that it needs one that containers of pods can be restored.
+	// lsm-mount-context takes no value here: podman passes none, and takes the error that a
+	// value is missing as a sign that containers of pods can be restored.
 	Flags: append(ignoredFlags("no-subreaper", "no-pivot", "lazy-pages", "lsm-mount-context"),
 		append(criuFlags(),
 			&cli.StringFlag{Name: "console-socket", Hidden: true},

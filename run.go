@@ -60,7 +60,7 @@ func run(ctx context.Context, opts create.Options, keep bool) (code int, err err
 		err = lifecycle.Start(ctx, opts.Root, opts.ID)
 	}
 	if err != nil {
-		// It can have ended already, for a reason its exit code tells.
+		// It may have ended already, for a reason that its exit code tells.
 		if derr := lifecycle.Delete(ctx, opts.Root, opts.ID, true); derr != nil {
 			return 0, fmt.Errorf("%w (and it could not be deleted: %w)", err, derr)
 		}

@@ -34,8 +34,8 @@ var specCommand = &cli.Command{
 	},
 }
 
-// writeSpec writes the example to config.json in the host directory bundle, and
-// never over one that is there.
+// writeSpec writes the example to config.json in the host directory bundle. It does not
+// overwrite a file.
 func writeSpec(bundle string) error {
 	b, err := json.MarshalIndent(specconv.Example(), "", "\t")
 	if err != nil {
@@ -54,7 +54,7 @@ func writeSpec(bundle string) error {
 		err = cerr
 	}
 	if err != nil {
-		// Half a config.json would be refused as existing the next time.
+		// An incomplete config.json would be refused as existing the next time.
 		return fmt.Errorf("write spec: %w", errors.Join(err, os.Remove(path)))
 	}
 	return nil

@@ -85,8 +85,8 @@ func listTemplates(c *cli.Context) error {
 	return errFormat
 }
 
-// markUsable marks the templates that this husk's containers can start from. Where no
-// container could start, none is.
+// markUsable marks the templates from which containers of this husk can start. If no container
+// could start, it marks none.
 func markUsable(c *cli.Context, settings *config.Config, all []template.Entry) {
 	if len(all) == 0 {
 		return
@@ -130,7 +130,7 @@ func printTemplates(w io.Writer, all []template.Entry) error {
 	return tw.Flush()
 }
 
-// tenant is whom a template is for, safe to print.
+// tenant returns for whom a template is, safe to print.
 func tenant(k template.Kind) string {
 	var parts []string
 	for _, name := range []string{k.Tenant, k.Part} {
@@ -141,8 +141,7 @@ func tenant(k template.Kind) string {
 	return strings.Join(parts, "/")
 }
 
-// createTemplate makes the template that a container with these limits would
-// make, before there is one.
+// createTemplate makes the template that a container with these limits would make.
 func createTemplate(c *cli.Context) error {
 	if err := exactArgs(c, 0); err != nil {
 		return err

@@ -64,7 +64,7 @@ var updateCommand = &cli.Command{
 	},
 }
 
-// resources is what update is asked to change, and nothing else.
+// resources returns what update has to change.
 func resources(c *cli.Context) (*specs.LinuxResources, error) {
 	if c.String("l3-cache-schema") != "" {
 		return nil, errors.New("Intel RDT/CAT: l3 cache schema is not enabled") //nolint:staticcheck // runc's text
@@ -87,11 +87,10 @@ func resources(c *cli.Context) (*specs.LinuxResources, error) {
 	}
 }
 
-// maxResources bounds what is read, in bytes; an engine sends under a kilobyte.
+// maxResources bounds what is read, in bytes. An engine sends less than a kilobyte.
 const maxResources = 1 << 20
 
-// readResources decodes the first JSON value: engines may leave the pipe open
-// behind it.
+// readResources decodes the first JSON value. Engines may leave the pipe open after it.
 func readResources(r io.Reader) (*specs.LinuxResources, error) {
 	res := &specs.LinuxResources{}
 	if err := json.NewDecoder(io.LimitReader(r, maxResources)).Decode(res); err != nil {
@@ -128,7 +127,7 @@ func resourcesFromFlags(c *cli.Context) (*specs.LinuxResources, error) {
 	if *memory != (specs.LinuxMemory{}) {
 		r.Memory = memory
 	}
-	// 0 is runc's "leave it" for these two.
+	// For these two 0 means "do not change", as with runc.
 	if n := c.Int64("pids-limit"); n != 0 {
 		r.Pids = &specs.LinuxPids{Limit: &n}
 	}
@@ -142,8 +141,8 @@ func resourcesFromFlags(c *cli.Context) (*specs.LinuxResources, error) {
 	return r, nil
 }
 
-// setFlag points to at the flag's value if it was given; as in runc an empty
-// string counts as not given.
+// setFlag points to at the flag's value if it was given. As with runc an empty string counts as
+// not given.
 func setFlag[T any](c *cli.Context, name string, parse func(string) (T, error), to **T) error {
 	s := c.String(name)
 	if s == "" {

@@ -43,7 +43,7 @@ func TestUpdateFlags(t *testing.T) {
 	}
 }
 
-// TestUpdateRefused: nothing at all is changed then, not even what could be.
+// TestUpdateRefused: an update that is refused changes nothing, not even what could be changed.
 func TestUpdateRefused(t *testing.T) {
 	bad := filepath.Join(t.TempDir(), "bad")
 	if err := os.WriteFile(bad, []byte("{bad"), 0o600); err != nil {
@@ -51,7 +51,7 @@ func TestUpdateRefused(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		args []string
-		text string // that the error begins with
+		text string // beginning of the error
 	}{
 		{[]string{"--memory", "abc"}, "invalid value for memory: invalid size: 'abc'"},
 		{[]string{"--memory-swap", "-2"}, "invalid value for memory-swap: invalid size: '-2'"},
@@ -74,7 +74,7 @@ func TestUpdateRefused(t *testing.T) {
 		{[]string{"-r", "/dev/null"}, "read resources: EOF"},
 	} {
 		f := runningContainer(t)
-		// The memory limit alone would be fine.
+		// The memory limit alone would be accepted.
 		args := slices.Concat([]string{"update", "--memory-reservation", "64m"}, tc.args, []string{"c1"})
 		if _, err := f.husk(args...); err == nil || !strings.HasPrefix(err.Error(), tc.text) {
 			t.Errorf("%v: error %v, want %q", args, err, tc.text)
@@ -95,13 +95,13 @@ func TestUpdateResources(t *testing.T) {
 		{"update", "--resources", "-", "c1"}, // containerd 1.6, CRI-O
 		{"update", "--resources=-", "c1"},    // containerd 2
 		{"update", "-r", file, "c1"},
-		{"update", "--resources=" + file, "--memory", "1g", "--l3-cache-schema=", "c1"}, // podman; others are ignored
+		{"update", "--resources=" + file, "--memory", "1g", "--l3-cache-schema=", "c1"}, // podman; other flags are ignored
 	} {
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The writer stays open: an engine may close it only later.
+		// The writer stays open, because an engine may close it only later.
 		if _, err := w.WriteString(given + "\n"); err != nil {
 			t.Fatal(err)
 		}

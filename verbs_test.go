@@ -17,7 +17,7 @@ import (
 	"github.com/huskvm/husk/host/state"
 )
 
-// TestUnknownContainer holds every verb to runc's text.
+// TestUnknownContainer: every verb has runc's text for a container that does not exist.
 func TestUnknownContainer(t *testing.T) {
 	for _, args := range [][]string{
 		{"ps", "nope"},
@@ -78,7 +78,7 @@ func TestWrongArguments(t *testing.T) {
 	wantError(t, err, "flag provided but not defined: -nosuch")
 }
 
-// TestHelp: help works in every form, and only what husk can do has any.
+// TestHelp: help works in every form, and exists only for what husk can do.
 func TestHelp(t *testing.T) {
 	for _, tc := range []struct {
 		args  string
@@ -93,7 +93,7 @@ func TestHelp(t *testing.T) {
 		{"template", "NAME:\n   husk template - ", ""},
 		{"version", "husk version ", ""},
 		{"--version", "husk version ", ""},
-		{"help strat", "", `No help topic for 'strat': did you mean "start"?`}, //nolint:misspell // is what is suggested for
+		{"help strat", "", `No help topic for 'strat': did you mean "start"?`}, //nolint:misspell // the suggested verb
 		{"help nosuchverb", "", "No help topic for 'nosuchverb'"},
 		{"template prnue", "", `template: No help topic for 'prnue': did you mean "prune"?`},
 		{"checkpoint --help", "NAME:\n   husk checkpoint - not supported", errCheckpoint.Error()},
@@ -113,8 +113,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestContainerNamedHelp: the library would take such an id for a command of
-// its own.
+// TestContainerNamedHelp: the library would take such an id for a command of its own.
 func TestContainerNamedHelp(t *testing.T) {
 	for _, verb := range []string{"ps", "pause", "resume", "update", "events", "checkpoint"} {
 		for _, id := range []string{"h", "help"} {
@@ -318,8 +317,8 @@ func TestEventsEnd(t *testing.T) {
 	}
 }
 
-// TestEventsEndUnread: the container has stopped, but its supervisor lives on
-// because nobody reads the container's output.
+// TestEventsEndUnread: the container has stopped, but its supervisor goes on because nobody
+// reads the container's output.
 func TestEventsEndUnread(t *testing.T) {
 	f := runningContainer(t)
 	f.stats = "{}"
@@ -398,7 +397,7 @@ func TestSpec(t *testing.T) {
 	}
 }
 
-// TestCheckpoint: runc's flags do not change what is said.
+// TestCheckpoint: the error is the same with runc's flags.
 func TestCheckpoint(t *testing.T) {
 	f := runningContainer(t)
 	const want = "checkpoint is not supported: husk cannot save a virtual machine yet"
@@ -423,7 +422,7 @@ func TestCheckpoint(t *testing.T) {
 	}
 }
 
-// TestEventsOOM: an event is printed when it happens, also the one that ended the
+// TestEventsOOM: an event is printed when it happens, also the one that has ended the
 // container.
 func TestEventsOOM(t *testing.T) {
 	supervisor := startProcess(t)

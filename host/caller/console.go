@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// CheckTerminal refuses, in runc's words, a terminal that nobody would hold and
-// a console socket for no terminal.
+// CheckTerminal returns an error, in runc's words, for a terminal whose master nobody would
+// hold, and for a console socket without a terminal.
 func CheckTerminal(terminal, detach, socket bool) error {
 	if terminal && detach && !socket {
 		return errors.New("cannot allocate tty if husk will detach without setting console socket")
@@ -19,8 +19,8 @@ func CheckTerminal(terminal, detach, socket bool) error {
 	return nil
 }
 
-// DialConsole connects to the engine's console socket, if there is a path;
-// otherwise it returns own, the end of a socket of husk's own.
+// DialConsole connects to the engine's console socket if there is a path. Otherwise it returns
+// own, one end of a socket pair of husk's.
 func DialConsole(path string, own *os.File) (*os.File, error) {
 	if path == "" {
 		return own, nil

@@ -12,10 +12,9 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// Descriptors are the caller's descriptors from 3 on that the process is to
-// have, and their kinds: n of them, those that a service manager has handed over, and
-// as many after them as --preserve-fds says. The files are for the child, and whoever
-// called this closes them.
+// Descriptors returns the caller's descriptors from 3 on that the process gets, and their
+// kinds: n of a service manager, and then as many as --preserve-fds says. The files are for the
+// child, and the caller closes them.
 func Descriptors(n int) (kinds []byte, files []launch.NamedFile, err error) {
 	if n < 0 || n > protocol.MaxDescriptors {
 		return nil, nil, fmt.Errorf("--preserve-fds: %d descriptors: at most %d can be passed into a virtual machine", n, protocol.MaxDescriptors)
@@ -33,8 +32,8 @@ func Descriptors(n int) (kinds []byte, files []launch.NamedFile, err error) {
 	return kinds, files, nil
 }
 
-// Activate returns how many sockets a service manager has handed over to this
-// process (sd_listen_fds(3)), and tells the container's process of them.
+// Activate returns how many sockets a service manager has passed to this process
+// (sd_listen_fds(3)), and sets the variables by which the container's process finds them.
 func Activate(p *specs.Process) int {
 	if p == nil || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
 		return 0
@@ -43,7 +42,7 @@ func Activate(p *specs.Process) int {
 	if err != nil || n <= 0 {
 		return 0
 	}
-	// Its number in its own pid namespace, whatever is there: runc says so, too.
+	// The pid in the container's own pid namespace. runc always sets 1, too.
 	p.Env = append(p.Env, fmt.Sprintf("LISTEN_FDS=%d", n), "LISTEN_PID=1")
 	return n
 }

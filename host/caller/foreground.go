@@ -1,6 +1,6 @@
-// Package caller is what is between husk's caller and a process of a container: what the
-// process inherits of the caller (limits, descriptors, a terminal), what the caller is told
-// of the process (pid file, pidfd), and the wait for the process in the caller's foreground.
+// Package caller is about what is between husk's caller and a process of a container: what the
+// process inherits from the caller (limits, descriptors, a terminal), what the caller learns
+// about the process (pid file, pidfd), and waiting in the foreground until the process ends.
 package caller
 
 import (
@@ -14,18 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Foreground is the cli's part while it waits for a container or exec'd
-// process: it forwards signals and, where the process has a terminal, stands
-// between that and its own.
+// Foreground is what the cli does while it waits for a process: it forwards signals and, if the
+// process has a terminal, copies between that and its own.
 type Foreground struct {
-	ours, theirs *os.File // of a console socket of husk's own
+	ours, theirs *os.File // ends of a socket pair that receives the console
 	terminal     console.Console
 	master       console.Console
 	copied       chan struct{} // closed when the terminal's output has ended
 }
 
-// NewForeground prepares for a process with or without terminal; nothing of it
-// is used when the cli detaches.
+// NewForeground prepares for a process with or without a terminal. With detach nothing of it is
+// used.
 func NewForeground(detach bool) (*Foreground, error) {
 	fg := &Foreground{}
 	if detach {
@@ -39,11 +38,11 @@ func NewForeground(detach bool) (*Foreground, error) {
 	return fg, nil
 }
 
-// Socket is the end for the child, nil when the cli detaches.
+// Socket returns the end for the child; nil if the cli detaches.
 func (fg *Foreground) Socket() *os.File { return fg.theirs }
 
-// Attach forwards the cli's signals to the process from now on and takes over
-// its terminal if it has one.
+// Attach starts forwarding the cli's signals to the process, and takes over its terminal if it
+// has one.
 func (fg *Foreground) Attach(p *os.Process, terminal bool) error {
 	fg.forwardTo(p)
 	if !terminal {
@@ -52,8 +51,8 @@ func (fg *Foreground) Attach(p *os.Process, terminal bool) error {
 	return fg.takeTerminal()
 }
 
-// takeTerminal receives the pty's master and connects it with the cli's own
-// terminal, which becomes raw until Close.
+// takeTerminal receives the pty's master and connects it with the cli's own terminal, which is
+// raw until Close.
 func (fg *Foreground) takeTerminal() error {
 	fg.theirs.Close()
 	master, err := receiveFD(fg.ours)
@@ -63,30 +62,30 @@ func (fg *Foreground) takeTerminal() error {
 	if fg.master, err = console.ConsoleFromFile(master); err != nil {
 		return fmt.Errorf("receive terminal: %w", err)
 	}
-	// Without a terminal of its own the cli copies as plain streams.
+	// Without a terminal of its own the cli copies plain streams.
 	if fg.terminal, err = console.ConsoleFromFile(os.Stdin); err == nil {
 		if err := fg.terminal.SetRaw(); err != nil {
 			return fmt.Errorf("set terminal raw: %w", err)
 		}
-		// SetRaw leaves it to make \r\n of each \n: the guest's, like runc's, is told
-		// not to, so that what is read without a terminal has none.
-		// The size may fail on what is a terminal in name only.
+		// SetRaw still writes \r\n for \n. The guest's terminal, like runc's, does not, so that
+		// output that is read without a terminal has no \r. Setting the size fails on some
+		// devices that only look like terminals.
 		_ = fg.master.ResizeFrom(fg.terminal)
 	} else {
 		fg.terminal = nil
 	}
 	fg.copied = make(chan struct{})
-	// Input that the process does not take any more is not wanted.
+	// Input that the process no longer reads is lost.
 	go func() { _, _ = io.Copy(fg.master, os.Stdin) }()
 	go func() {
 		defer close(fg.copied)
-		// EIO is how a pty says that its other end is closed.
+		// EIO means that the other end of the pty is closed.
 		_, _ = io.Copy(os.Stdout, fg.master)
 	}()
 	return nil
 }
 
-// receiveFD takes the one descriptor of a console-socket message.
+// receiveFD returns the one descriptor of a message on a console socket.
 func receiveFD(socket *os.File) (*os.File, error) {
 	const maxName = 4096
 	name := make([]byte, maxName)
@@ -112,8 +111,8 @@ func receiveFD(socket *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), string(name[:n])), nil
 }
 
-// forwardTo hands the cli's signals to the process, which hands them on to the
-// guest. A window-size change is followed instead.
+// forwardTo forwards the cli's signals to the process, which forwards them to the guest. On
+// SIGWINCH it changes the size of the terminal instead.
 func (fg *Foreground) forwardTo(p *os.Process) {
 	ch := make(chan os.Signal, 64)
 	signal.Notify(ch)
@@ -121,20 +120,20 @@ func (fg *Foreground) forwardTo(p *os.Process) {
 		for s := range ch {
 			switch s {
 			case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE:
-				// About this process, not for the container.
+				// These are about this process, not for the container.
 			case unix.SIGWINCH:
 				if fg.terminal != nil {
 					_ = fg.master.ResizeFrom(fg.terminal)
 				}
 			default:
-				// It may have ended just now; its exit code is on its way.
+				// It may have ended just now; its exit code follows.
 				_ = p.Signal(s)
 			}
 		}
 	}()
 }
 
-// Wait returns the process's exit code once its terminal's output is written.
+// Wait returns the process's exit code when its terminal's output is written.
 func (fg *Foreground) Wait(p *os.Process) (int, error) {
 	st, err := p.Wait()
 	if err != nil {
@@ -146,10 +145,10 @@ func (fg *Foreground) Wait(p *os.Process) (int, error) {
 	return exitCode(st), nil
 }
 
-// Close gives the cli's terminal back as it was.
+// Close restores the cli's terminal.
 func (fg *Foreground) Close() {
 	if fg.terminal != nil {
-		// Nothing can be done about a terminal that went away.
+		// An error means that the terminal is gone.
 		_ = fg.terminal.Reset()
 	}
 	for _, f := range []*os.File{fg.ours, fg.theirs} {
@@ -159,7 +158,7 @@ func (fg *Foreground) Close() {
 	}
 }
 
-// exitCode is a shell's: 128+n after signal n.
+// exitCode returns the code that a shell would give: 128+n after signal n.
 func exitCode(st *os.ProcessState) int {
 	if ws, ok := st.Sys().(unix.WaitStatus); ok && ws.Signaled() {
 		return 128 + int(ws.Signal())

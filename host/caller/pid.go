@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What runc calls the two kinds of processes on the socket of --pidfd-socket.
+// runc's names for the two kinds of processes, on the socket of --pidfd-socket.
 const (
 	PidfdContainer = "standard"
 	PidfdExec      = "setns"
 )
 
-// SendPidfd sends a pidfd of a process to the socket of --pidfd-socket, as runc
-// does: one message with one descriptor and runc's word for the kind of process.
-// Without a path it does nothing.
+// SendPidfd sends a pidfd of a process to the socket of --pidfd-socket, as runc does: one
+// message with one descriptor and runc's name for the kind of process. If path is empty it does
+// nothing.
 func SendPidfd(path string, pid int, kind string) error {
 	if path == "" {
 		return nil
@@ -39,7 +39,7 @@ func SendPidfd(path string, pid int, kind string) error {
 	return nil
 }
 
-// WritePIDFile writes by rename, since its reader may look at any moment.
+// WritePIDFile writes the file by rename, because its reader may look at any moment.
 func WritePIDFile(path string, pid int) error {
 	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 	if err := os.WriteFile(temp, []byte(strconv.Itoa(pid)), 0o644); err != nil {

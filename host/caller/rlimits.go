@@ -19,8 +19,8 @@ var rlimitTypes = map[string]int{
 	"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
 }
 
-// Rlimits are the limits of whoever called husk: with runc, a container's
-// process inherits those that its spec does not set.
+// Rlimits returns the limits of husk's caller. With runc a container's process inherits those
+// that its spec does not set.
 func Rlimits() ([]specs.POSIXRlimit, error) {
 	var all []specs.POSIXRlimit
 	for name, resource := range rlimitTypes {
@@ -29,7 +29,7 @@ func Rlimits() ([]specs.POSIXRlimit, error) {
 			return nil, os.NewSyscallError("getrlimit", err)
 		}
 		if resource == unix.RLIMIT_NOFILE && l.Cur == l.Max-1 {
-			// Go raises it so at start.
+			// Go raises this limit when it starts.
 			l = beforeGo(l)
 		}
 		all = append(all, specs.POSIXRlimit{Type: name, Soft: l.Cur, Hard: l.Max})
@@ -37,11 +37,11 @@ func Rlimits() ([]specs.POSIXRlimit, error) {
 	return all, nil
 }
 
-// beforeGo is the limit of open files that this process was started with. Go gives
-// it back to a child right before execve, and tells it to nobody: so it is read from
-// a child that is stopped there. Where that is forbidden it is the hard one.
+// beforeGo returns the limit of open files with which this process was started. Go restores it
+// in a child right before execve and has no function that returns it, so it is read from a
+// child that is stopped there. If tracing is forbidden, it is the hard limit.
 func beforeGo(raised unix.Rlimit) unix.Rlimit {
-	// A tracer is a thread.
+	// A tracer is one thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	hard := unix.Rlimit{Cur: raised.Max, Max: raised.Max}
@@ -49,7 +49,7 @@ func beforeGo(raised unix.Rlimit) unix.Rlimit {
 	if err != nil {
 		return hard
 	}
-	// Stopped or not, it executes nothing of husk's.
+	// Whether it was stopped or not, it does not execute husk's code.
 	var status unix.WaitStatus
 	_, err = unix.Wait4(child.Pid, &status, 0, nil)
 	for errors.Is(err, unix.EINTR) {

@@ -1,5 +1,5 @@
-// Package create makes a container, up to the status created: it loads the bundle, plans,
-// decides about the virtual machine, and launches the supervisor.
+// Package create makes a container, up to the status created: it loads the bundle, makes the
+// plan, decides about the virtual machine, and starts the supervisor.
 package create
 
 import (
@@ -33,32 +33,32 @@ import (
 	"github.com/huskvm/husk/nsfork"
 )
 
-// Options are what the verbs create and run ask for.
+// Options are the options of the verbs create and run.
 type Options struct {
 	ID     string
-	Root   string // directory of the containers' state, absolute
+	Root   string // absolute directory of the containers' state
 	Bundle string // directory of config.json; empty: the working directory
-	Config string // path of the settings file; empty: the usual one, if it exists
-	// Detach says that the caller does not wait for the container.
+	Config string // path of the settings file; empty: the default one, if it exists
+	// Detach: the caller does not wait for the container.
 	Detach bool
-	// ConsoleSocket is the path of the engine's unix socket that receives the pty's
-	// master. Where it is empty Console does, the end of a socket of the caller's own,
-	// which is nil where there is none.
+	// ConsoleSocket is the path of the engine's unix socket that receives the pty's master. If
+	// it is empty, Console receives it: one end of a socket pair of the caller, nil if there is
+	// none.
 	ConsoleSocket string
 	Console       *os.File
 	PidfdSocket   string // path of a unix socket that receives a pidfd; empty: none
 	PidFile       string // empty: none
-	// PreserveFDs is the number of descriptors from 3 on for the process, beside those
-	// of a service manager.
+	// PreserveFDs is the number of descriptors from 3 on that the process gets, in addition to
+	// those of a service manager.
 	PreserveFDs   int
-	SystemdCgroup bool // cgroups are made through systemd
+	SystemdCgroup bool // use systemd to make cgroups
 	Debug         bool
-	Build         string // that husk and its agent must be of
+	Build         string // build that husk and its agent must have
 }
 
-// New makes a container, up to the status created. It returns the process that the
-// container is known by, and whether the container has a terminal. On error nothing is
-// left.
+// New makes a container, up to the status created. It returns the process that is the
+// container's pid, and whether the container has a terminal. After an error nothing is left of
+// the container.
 func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err error) {
 	if os.Geteuid() != 0 {
 		return nil, false, errors.New("husk needs root: rootless containers are not supported yet")
@@ -129,8 +129,8 @@ func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err erro
 	if err != nil {
 		return nil, false, err
 	}
-	// Only now: a log that holds more than the one line of an error is not
-	// understood by podman.
+	// Warnings are logged only after success, because podman does not understand a log with
+	// more than the one line of an error.
 	for _, w := range n.warnings {
 		logrus.Warn(w)
 	}
@@ -140,8 +140,8 @@ func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err erro
 	return process, terminal, nil
 }
 
-// planOf converts a spec and refuses what other containers on this host stand against.
-// The warnings are the plan's and those of this host.
+// planOf converts a spec. It returns an error if another container on this host prevents the
+// new one. warnings are those of the plan and of this host.
 func planOf(root, id, bundle string, spec *specs.Spec) (_ *specconv.Plan, warnings []string, err error) {
 	env, err := hostEnv(id, bundle)
 	if err != nil {
@@ -164,14 +164,14 @@ func planOf(root, id, bundle string, spec *specs.Spec) (_ *specconv.Plan, warnin
 	return plan, slices.Concat(plan.Warnings, occupied), nil
 }
 
-// hostEnv is what specconv knows of this host.
+// hostEnv returns what specconv needs to know about this host.
 func hostEnv(id, bundle string) (specconv.Env, error) {
 	limits, err := caller.Rlimits()
 	return specconv.Env{ID: id, Bundle: bundle, MemoryMiB: hostMemoryMiB(), CPUs: runtime.NumCPU(), Rlimits: limits}, err
 }
 
-// refuseExisting finds a bad or taken id before anything is done for it.
-// state.Create decides for good.
+// refuseExisting returns an error for an invalid or used id before anything is done.
+// state.Create checks again, atomically.
 func refuseExisting(root, id string) error {
 	switch _, err := state.Find(root, id); {
 	case err == nil:
@@ -191,22 +191,21 @@ func owner() string {
 	return u.Username
 }
 
-// creation is one container on its way to the status created, with what there
-// is to undo.
+// creation is one container while it is being made, with what has to be undone if that fails.
 type creation struct {
 	options   *Options
 	plan      *specconv.Plan
 	warnings  []string
 	container *state.Container
 	boot      supervisor.Bootstrap
-	passed    []launch.NamedFile // for the container's process
+	passed    []launch.NamedFile // passed descriptors for the container's process
 
 	dir     *state.Dir
 	child   *launch.Child
 	standIn *launch.Child // the container's pid; nil: child is
 }
 
-// pidHolder is the process whose pid is the container's.
+// pidHolder returns the process whose pid is the container's.
 func (n *creation) pidHolder() *os.Process {
 	if n.standIn != nil {
 		return n.standIn.Process
@@ -214,7 +213,7 @@ func (n *creation) pidHolder() *os.Process {
 	return n.child.Process
 }
 
-// run does it. On error it undoes what it did.
+// run makes the container. If it fails, it undoes what it has done.
 func (n *creation) run(ctx context.Context, console *os.File) (_ *os.Process, err error) {
 	if n.dir, err = state.Create(n.options.Root, n.container); err != nil {
 		return nil, err
@@ -271,8 +270,8 @@ func (n *creation) run(ctx context.Context, console *os.File) (_ *os.Process, er
 	return n.pidHolder(), nil
 }
 
-// expect bounds what the supervisor may take from here on, a waking and a boot that both
-// fail included, and those hooks that are its to run.
+// expect bounds the time that the supervisor may take from now on. It includes a clone and then
+// a boot that both fail, and the hooks that the supervisor runs.
 func (n *creation) expect(own *specs.Hooks) {
 	const slack = time.Minute
 	more, bounded := hooks.Timeout(hooks.Of(own).CreateContainer)
@@ -283,22 +282,22 @@ func (n *creation) expect(own *specs.Hooks) {
 	n.child.Expect(more + slack + 5*n.boot.Machine.BootTimeout)
 }
 
-// launch starts the supervisor, saves who it is, puts it into its cgroup before
-// it has any child, and tells it what to do.
+// launch starts the supervisor, saves its pid, moves it into its cgroup before it has children,
+// and sends it its bootstrap. The order of the steps is important: each comment says why.
 func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 	opts := launch.Options{
 		Role: launch.Supervisor, Args: n.plan.Shadow.Args,
 		Namespaces: n.plan.Shadow.Namespaces, Console: console,
 	}
 	if !n.boot.Terminal {
-		// With a terminal they are the engine's own pipes, whose end it waits for.
+		// With a terminal these are the engine's own pipes, whose end the engine waits for.
 		opts.Stdin, opts.Stdout, opts.Stderr = os.Stdin, os.Stdout, os.Stderr
 	}
 	if opts.Files, err = idMapFiles(n.plan.Shares); err != nil {
 		return err
 	}
-	// With what is added below: a stand-in waits for the last copy of its connection to
-	// be closed.
+	// This includes files that are added below: a stand-in waits until the last copy of its
+	// connection is closed.
 	defer func() { launch.CloseFiles(opts.Files) }()
 	if ids := n.plan.UserNS; ids != nil {
 		users, err := nsfork.NewUserNS(ids.VMMText(n.container.ID))
@@ -325,15 +324,15 @@ func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 		return err
 	}
 	limits.Note(n.container.Cgroup, n.plan.Shadow.Resources, &n.boot.Machine)
-	// Saved before it exists, so that whatever ends this process now, delete
-	// knows what to remove.
+	// The cgroup is saved before it is made, so that delete knows what to remove if this
+	// process is killed now.
 	if err = n.dir.Save(n.container); err != nil {
 		return err
 	}
 	if err = n.container.Cgroup.Join(pid); err != nil {
 		return err
 	}
-	// Who becomes the supervisor: pid itself, unless that is a stand-in.
+	// The process that becomes the supervisor: the child itself, unless that is a stand-in.
 	starting := n.child.Process.Pid
 	if n.standIn != nil {
 		if err = n.container.Cgroup.Add(starting); err != nil {
@@ -353,7 +352,7 @@ func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 	if err = moveDevices(n.plan.Shadow.NetDevices, pid); err != nil {
 		return err
 	}
-	// With v1 that is every container of Docker's, and the move would cost each an
+	// With cgroup v1 this is true for every container of Docker, and moving it would take an
 	// eighth of its start.
 	if n.plan.SeesCgroup() && n.container.Cgroup.IsV2() {
 		if n.boot.Found.CgroupsPath, err = n.container.Cgroup.Name(); err != nil {
@@ -367,9 +366,9 @@ func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
 	return n.child.Bootstrap(n.boot)
 }
 
-// faceOf returns the namespaces that the supervisor's pid shows in the end, each with a
-// path: where the plan has none, this process's own, which outlasts the supervisor's setting
-// up.
+// faceOf returns the namespaces that the supervisor's pid shows at the end, each with a path.
+// If the plan has no path, it is that of this process's namespace; this process lives until the
+// supervisor has joined it.
 func faceOf(planned []specs.LinuxNamespace) []specs.LinuxNamespace {
 	face := slices.Clone(planned)
 	for i, ns := range face {
@@ -380,7 +379,7 @@ func faceOf(planned []specs.LinuxNamespace) []specs.LinuxNamespace {
 	return face
 }
 
-// moveDevices moves interfaces into the network namespace of a process that waits.
+// moveDevices moves interfaces into the network namespace of a waiting process.
 func moveDevices(devices []specconv.NetDevice, pid int) error {
 	if len(devices) == 0 {
 		return nil
@@ -398,7 +397,7 @@ func moveDevices(devices []specconv.NetDevice, pid int) error {
 	return nil
 }
 
-// idMapFiles makes the user namespaces whose mappings the id-mapped shares get.
+// idMapFiles makes the user namespaces with the mappings of id-mapped shares.
 func idMapFiles(shares []specconv.Share) (files []launch.NamedFile, err error) {
 	for _, s := range shares {
 		if s.IDMap == nil {
@@ -413,9 +412,9 @@ func idMapFiles(shares []specconv.Share) (files []launch.NamedFile, err error) {
 	return files, nil
 }
 
-// runHooks runs prestart and createRuntime hooks while the guest boots: the
-// namespaces and mounts they look for are there. Those of createContainer are the
-// supervisor's to run, after these.
+// runHooks runs prestart and createRuntime hooks while the guest boots. The namespaces and
+// mounts that they look for exist by then. The supervisor runs the createContainer hooks after
+// them.
 func (n *creation) runHooks(ctx context.Context) error {
 	if err := n.child.WaitPrepared(); err != nil {
 		return fmt.Errorf("unable to start container process: %w", err)
@@ -427,16 +426,16 @@ func (n *creation) runHooks(ctx context.Context) error {
 	if err := hooks.Run(ctx, all.CreateRuntime, "createRuntime", st, st.Bundle); err != nil {
 		return err
 	}
-	// A supervisor that has ended meanwhile has said why.
+	// A supervisor that has ended has reported why.
 	_ = n.child.Proceed()
 	return nil
 }
 
-// undo takes back what run did. It returns nothing: the error that made it
-// necessary is the one to tell.
+// undo undoes what run has done. It ignores errors, because the error that made it necessary is
+// the one to report.
 func (n *creation) undo(ctx context.Context) {
 	if n.standIn != nil {
-		n.standIn.Abort() // first: the supervisor ends with it
+		n.standIn.Abort() // first, because the supervisor ends with it
 	}
 	if n.child != nil {
 		n.child.Abort()

@@ -21,17 +21,17 @@ import (
 	"github.com/huskvm/husk/hypervisor/qemu"
 )
 
-// Choice is the VM for a plan, and what the container gets of it.
+// Choice is the VM for a plan, and what the container may use of it.
 type Choice struct {
 	Machine machine.Config
 	Image   *bootimage.Image
-	// CPUs is to how many of the machine's vCPUs the container is restricted; 0: to none.
+	// CPUs is the number of vCPUs to which the container is restricted; 0: it may use all.
 	CPUs     int
 	Warnings []string
 }
 
-// choose decides everything about the VM: what the plan asks for, else what
-// the settings file says, else the default. annotations are config.json's.
+// choose decides everything about the VM: what the plan asks for, else what the settings file
+// says, else the default. annotations are those of config.json.
 func choose(ctx context.Context, settings *config.Config, plan *specconv.Plan, annotations map[string]string) (*Choice, error) {
 	if err := mayEmulate(settings, plan, qemu.ProbeAccel); err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func choose(ctx context.Context, settings *config.Config, plan *specconv.Plan, a
 	if err != nil {
 		return nil, err
 	}
-	// A template's devices are those of every container, so one with disks boots.
+	// A template's devices are those that every container has, so a VM with disks boots.
 	scope := template.ScopeOf(settings.TemplateScope, plan.VM.TemplateScope, annotations)
 	if settings.Templates != "off" && !scope.Alone && !c.Machine.FreePages && len(plan.Disks) == 0 {
 		c.useTemplate(ctx, settings, scope)
@@ -48,9 +48,9 @@ func choose(ctx context.Context, settings *config.Config, plan *specconv.Plan, a
 	return c, nil
 }
 
-// mayEmulate refuses an annotation that takes the wall of the processor away: QEMU's
-// emulation is not meant to hold a hostile guest. Where guests are emulated anyway it
-// changes nothing.
+// mayEmulate refuses an annotation that asks for emulation where KVM is used: QEMU's emulation
+// is not meant to isolate a hostile guest. Where guests are emulated anyway the annotation is
+// allowed.
 func mayEmulate(settings *config.Config, plan *specconv.Plan, probe func(hypervisor.Accel) (hypervisor.Accel, string, error)) error {
 	wanted := hypervisor.Accel(settings.Accel)
 	if plan.VM.Accel != string(hypervisor.TCG) || wanted == hypervisor.TCG || settings.UnsafeAnnotations {
@@ -68,7 +68,7 @@ func mayEmulate(settings *config.Config, plan *specconv.Plan, probe func(hypervi
 	return weakens([]string{specconv.AnnotationAccel})
 }
 
-// Choose returns the VM that a container would boot, without a template.
+// Choose returns the VM that a container would boot without a template.
 func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choice, error) {
 	accel, _, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(vm.Accel, settings.Accel)))
 	if err != nil {
@@ -89,7 +89,8 @@ func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choi
 	vcpus, restricted := vm.Fit(cmp.Or(settings.VCPUs, defaultVCPUs(accel)))
 	c := &Choice{Image: image, CPUs: restricted}
 	if host := runtime.NumCPU(); vcpus > host {
-		// More wait for each other: an emulated guest with 64 on two CPUs boots for minutes.
+		// With more vCPUs than CPUs, they wait for each other: an emulated guest with 64 on two
+		// CPUs boots for minutes.
 		c.Warnings = append(c.Warnings, fmt.Sprintf("the host has %d CPUs: the guest gets as many, and not %d", host, vcpus))
 		vcpus = host
 	}
@@ -108,9 +109,9 @@ func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choi
 	return c, nil
 }
 
-// defaultVCPUs is one under emulation: of several, those that wait in the guest's
-// kernel for one that the host is not running spin meanwhile, and twenty
-// containers that start at the same time take half as long again with two.
+// defaultVCPUs returns one under emulation. With several vCPUs, those that wait in the guest's
+// kernel for one that the host does not run spin meanwhile. Twenty containers that start at
+// once take half as long again with two.
 func defaultVCPUs(accel hypervisor.Accel) int {
 	if accel == hypervisor.TCG {
 		return 1
@@ -122,8 +123,8 @@ func bootImage(s *config.Config) bootimage.Settings {
 	return bootimage.Settings{Kernel: s.Kernel, Modules: s.Modules, CacheDir: s.Cache}
 }
 
-// useVsock decides the agent channel. "on" without the device is left to the
-// hypervisor, whose error says what is missing.
+// useVsock decides about the agent channel. For "on" without the device, the hypervisor returns
+// an error that says what is missing.
 func useVsock(setting string) bool {
 	if setting == "on" || setting == "off" {
 		return setting == "on"
@@ -132,7 +133,7 @@ func useVsock(setting string) bool {
 	return ok
 }
 
-// hostMemoryMiB is the host's RAM; 0 when the kernel does not say.
+// hostMemoryMiB returns the host's RAM in MiB; 0 if the kernel does not tell.
 func hostMemoryMiB() int {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {

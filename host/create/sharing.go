@@ -18,9 +18,9 @@ import (
 // in it.
 var shared = []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace}
 
-// refuseSharing refuses to join a namespace of another container of husk's: what
-// is in it is in that one's virtual machine, and this one would find it empty. A
-// namespace of the host's is joined on the host.
+// refuseSharing refuses to join a namespace of another container of husk's: its content is in
+// that container's virtual machine, and this container would find it empty. A namespace of the
+// host can be joined.
 func refuseSharing(root string, spec *specs.Spec) error {
 	var others []*state.Container
 	for _, ns := range spec.Linux.Namespaces {
@@ -46,9 +46,9 @@ func refuseSharing(root string, spec *specs.Spec) error {
 	return nil
 }
 
-// refuseOccupied refuses a network namespace that processes of another container live
-// in: its interfaces would be the guest's, and theirs no more. Engines that pin a
-// namespace have nobody in it. It returns a warning for each process of the host there.
+// refuseOccupied refuses a network namespace in which processes of another container live: the
+// guest would take their interfaces. If an engine keeps a namespace by a mount, no process is
+// in it. It returns a warning for each process of the host in the namespace.
 func refuseOccupied(spec *specs.Spec) (warnings []string, err error) {
 	for _, ns := range spec.Linux.Namespaces {
 		if ns.Type != specs.NetworkNamespace || ns.Path == "" {

@@ -15,9 +15,9 @@ import (
 	"github.com/huskvm/husk/linux/namespaces"
 )
 
-// startStandIn starts the process that a container with a user namespace is known
-// by, and changes the supervisor's options so that it is one of its namespaces. The
-// files that are passed to the supervisor end with the caller.
+// startStandIn starts the process whose pid is the container's if there is a user namespace,
+// and changes the supervisor's options so that the supervisor joins the stand-in's namespaces.
+// The caller closes the files that are passed to the supervisor.
 func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
 	shadow := n.plan.Shadow
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -59,7 +59,7 @@ func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
 		supervisor.Namespaces = append(supervisor.Namespaces, ns)
 	}
 	if adj := shadow.OOMScoreAdj; adj != nil {
-		// As the supervisor's: what the host forbids is no loss.
+		// As for the supervisor: an error is ignored, because the guest has its own value.
 		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(*adj)), 0)
 	}
 	return nil

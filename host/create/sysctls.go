@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// hostSysctl is a setting of the whole kernel, so that a container cannot change it,
-// that an administrator sets on the host for what runs there. The guest's kernel is
-// given the host's value where that is larger than least, a kernel's default: more
-// does no harm, and less might, in a machine of another size.
+// hostSysctl is a setting of the whole kernel, which a container cannot change and an
+// administrator sets on the host for containers. The guest's kernel gets the host's value if it
+// is larger than least, a kernel's default. A larger value does no harm; a smaller one might,
+// in a machine of another size.
 type hostSysctl struct {
 	name  string
 	least uint64
-	// scaled is set where a kernel computes the default from its RAM. Such a value is
-	// rounded up, so that templates, which differ in it, outlive a reboot.
+	// scaled: kernels compute the default from their RAM. Such a value is rounded up, because
+	// templates depend on it and should stay usable after a reboot.
 	scaled bool
 }
 
@@ -40,17 +40,16 @@ var hostSysctls = []hostSysctl{
 	{"vm.max_map_count", 65530, false},
 }
 
-// scaledStep is what a scaled value is rounded up to a multiple of.
+// scaledStep is the unit to which a scaled value is rounded up.
 const scaledStep = 1024
 
-// overcommit is the one setting that is passed on for its meaning: 1, always, for
-// which programs ask. With 2, never, a guest as small as its container's limit
-// could not work.
+// overcommit is passed on only as 1 (always), which some programs ask for. With 2 (never) a
+// guest as small as its container's limit could not work.
 const overcommit, overcommitAlways = "vm.overcommit_memory", 1
 
-// sysctlParams are the parameters by which the guest's kernel gets the host's
-// settings; proc is the host's /proc/sys. What the host's kernel lacks is left out,
-// and what the guest's lacks its kernel passes over.
+// sysctlParams returns kernel parameters that give the guest's kernel the host's settings. proc
+// is the host's /proc/sys. Settings that the host's kernel lacks are left out, and the guest's
+// kernel ignores those that it lacks.
 func sysctlParams(proc string) string {
 	var params []string
 	add := func(name string, value uint64) {

@@ -37,7 +37,8 @@ func TestSysctlParams(t *testing.T) {
 	}
 }
 
-// A kernel cuts a longer command line off, and with it what the machine needs.
+// TestSysctlParamsFit: a kernel cuts a command line that is too long, and would lose what the
+// machine needs.
 func TestSysctlParamsFit(t *testing.T) {
 	const room = 2048 - 700 // for the parameters of husk and of the settings file
 	longest := 0

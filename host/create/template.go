@@ -16,9 +16,8 @@ import (
 	"github.com/huskvm/husk/hypervisor/qemu"
 )
 
-// useTemplate finds the memory template for the machine and makes it when there is
-// none. Without one the container boots: that is slower and no failure, and a warning says
-// why.
+// useTemplate finds the memory template for the machine, or makes it. If there is none the
+// container boots, which is slower but no error, and a warning says why.
 func (c *Choice) useTemplate(ctx context.Context, settings *config.Config, scope template.Scope) {
 	t, discarded, err := c.FindOrMakeTemplate(ctx, settings, scope)
 	if discarded != nil {
@@ -31,8 +30,8 @@ func (c *Choice) useTemplate(ctx context.Context, settings *config.Config, scope
 	c.Machine.Template = &machine.Template{Store: filepath.Dir(filepath.Dir(t.RAM)), Key: t.Key, RAM: t.RAM, Devices: t.Devices}
 }
 
-// FindOrMakeTemplate returns the memory template for the machine and, where one was found
-// that could not be used, why.
+// FindOrMakeTemplate returns the memory template for the machine. discarded says why a template
+// that was found could not be used.
 func (c *Choice) FindOrMakeTemplate(ctx context.Context, settings *config.Config, scope template.Scope) (t *template.Template, discarded, err error) {
 	kind, err := c.Kind(scope)
 	if err != nil {
@@ -48,14 +47,14 @@ func (c *Choice) FindOrMakeTemplate(ctx context.Context, settings *config.Config
 		discarded = unusable
 	}
 	logrus.Debugf("making a memory template: %v", err)
-	// Its phases are not the container's.
+	// The phases of making a template are not those of the container.
 	ctx, cancel := context.WithTimeout(timings.With(ctx, nil), c.Machine.BootTimeout)
 	defer cancel()
 	t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), c.Machine.Hypervisor(), c.Machine.NICs))
 	return t, discarded, err
 }
 
-// Kind is the kind of memory template that the machine starts from.
+// Kind returns the kind of memory template from which the machine can start.
 func (c *Choice) Kind(scope template.Scope) (*template.Kind, error) {
 	m := &c.Machine
 	cpu, err := template.HostCPU()

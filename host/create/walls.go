@@ -13,9 +13,9 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// wallsOf decides which walls of the network the container has. Annotations come
-// from whoever may start containers, which with Kubernetes is any user of the
-// cluster: they weaken a wall only where the administrator allows that.
+// wallsOf decides about the restrictions of the container's network. Annotations come from
+// whoever may start containers, with Kubernetes any user of the cluster, so they weaken a
+// restriction only if the administrator allows that.
 func wallsOf(settings *config.Config, plan *specconv.Plan) (*machine.Walls, error) {
 	if names := plan.Weakened.Annotations(); len(names) > 0 && !settings.UnsafeAnnotations {
 		return nil, weakens(names)
@@ -30,14 +30,15 @@ func wallsOf(settings *config.Config, plan *specconv.Plan) (*machine.Walls, erro
 	return w, nil
 }
 
-// weakens refuses annotations.
+// weakens returns the error for annotations that the settings do not allow.
 func weakens(names []string) error {
 	return fmt.Errorf("annotations: %s: annotations may not weaken isolation here: take it away, or set unsafe_annotations = true in the settings",
 		strings.Join(names, ", "))
 }
 
-// forgingOf is what a process with these capabilities could send on the host. An
-// exec'd process with more gains nothing: no host looks who in a guest sent a frame.
+// forgingOf returns what a process with these capabilities could send on the host. An exec'd
+// process with more capabilities does not get more, because the host cannot see which process
+// in a guest has sent a frame.
 func forgingOf(c *specs.LinuxCapabilities) network.Forging {
 	if c == nil {
 		return network.ForgeNothing

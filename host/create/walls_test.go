@@ -46,7 +46,8 @@ func TestWalls(t *testing.T) {
 	}
 }
 
-// Emulation is no wall: an annotation may not choose it where there is KVM.
+// TestMayEmulate: emulation does not isolate, so an annotation cannot choose it where there is
+// KVM.
 func TestMayEmulate(t *testing.T) {
 	for name, c := range map[string]struct {
 		settings  config.Config

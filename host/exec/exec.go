@@ -1,5 +1,5 @@
-// Package exec runs one more process in a container: it makes the exec process, which
-// stands on the host for the one in the guest.
+// Package exec runs one more process in a container. It makes the exec process, which on the
+// host stands for the process in the guest.
 package exec
 
 import (
@@ -21,26 +21,26 @@ import (
 	"github.com/huskvm/husk/linux/namespaces"
 )
 
-// Options are what the verb exec asks for.
+// Options are the options of the verb exec.
 type Options struct {
 	ID      string
 	Root    string // directory of the containers' state
 	Process Process
-	// Detach says that the caller does not wait for the process.
+	// Detach: the caller does not wait for the process.
 	Detach bool
-	// ConsoleSocket is the path of the engine's unix socket that receives the pty's
-	// master. Where it is empty Console does, the end of a socket of the caller's own,
-	// which is nil where there is none.
+	// ConsoleSocket is the path of the engine's unix socket that receives the pty's master. If
+	// it is empty, Console receives it: one end of a socket pair of the caller, nil if there is
+	// none.
 	ConsoleSocket string
 	Console       *os.File
 	PidfdSocket   string   // path of a unix socket that receives a pidfd; empty: none
 	PidFile       string   // empty: none
-	PreserveFDs   int      // number of descriptors from 3 on for the process
+	PreserveFDs   int      // number of descriptors from 3 on that the process gets
 	IgnorePaused  bool     // wait until a paused container is resumed
-	Cgroups       []string // refused: in the guest there is none but the container's
+	Cgroups       []string // refused: the guest has only the container's own cgroup
 }
 
-// Start returns the exec process when the process in the guest runs, and whether that
+// Start returns the exec process when the process in the guest runs, and whether that process
 // has a terminal.
 func Start(ctx context.Context, o Options) (_ *os.Process, terminal bool, err error) {
 	dir, err := state.Open(o.Root, o.ID)
@@ -79,8 +79,8 @@ func Start(ctx context.Context, o Options) (_ *os.Process, terminal bool, err er
 	return child.Process, process.Terminal, nil
 }
 
-// start makes the exec process, in the supervisor's namespaces, and returns
-// when the process in the guest runs.
+// start makes the exec process in the supervisor's namespaces. It returns when the process in
+// the guest runs.
 func start(ctx context.Context, o *Options, dir *state.Dir, container *state.Container, process *specs.Process) (_ *launch.Child, err error) {
 	if err = limits.MakeRoom(ctx, dir, container); err != nil {
 		return nil, err
@@ -118,14 +118,14 @@ func start(ctx context.Context, o *Options, dir *state.Dir, container *state.Con
 	if boot.Process, err = json.Marshal(process); err != nil {
 		return nil, fmt.Errorf("encode process: %w", err)
 	}
-	if !boot.IgnorePaused { // which waits until the container is resumed
+	if !boot.IgnorePaused { // it would wait until the container is resumed
 		child.Expect(2 * control.AnswerTimeout)
 	}
 	if err = child.Bootstrap(boot); err != nil {
 		return nil, err
 	}
-	// Meanwhile: an exec process has no child that would have to be born there, and
-	// the kernel takes its time over a move.
+	// This is done while the process starts: an exec process has no children that must start in
+	// the cgroup, and the kernel needs some time for a move.
 	if container.Cgroup != nil {
 		if err = container.Cgroup.Add(child.Process.Pid); err != nil {
 			return nil, err
@@ -145,8 +145,8 @@ func start(ctx context.Context, o *Options, dir *state.Dir, container *state.Con
 	return child, child.Commit()
 }
 
-// supervisorNamespaces are joined by the exec process as it is made; its mount
-// namespace it enters itself, at the end.
+// supervisorNamespaces returns the namespaces in which the exec process is made. It enters the
+// mount namespace itself, at the end.
 func supervisorNamespaces(hostPID int) []specs.LinuxNamespace {
 	var all []specs.LinuxNamespace
 	for _, t := range []specs.LinuxNamespaceType{

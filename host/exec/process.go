@@ -12,24 +12,24 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// Process says what to run: a file does, or the container's own process is changed by
-// what is set here, as runc does it.
+// Process says what to run: the process in a file, or the container's own process with the
+// changes below, as with runc.
 type Process struct {
-	File            string // path of a process as JSON; everything below is ignored then
+	File            string // path of a process as JSON; then all fields below are ignored
 	Args            []string
 	Terminal        bool
-	Env             []string // in addition
-	Cwd             string   // the fields from here on change nothing where they are empty
+	Env             []string // added to the environment
+	Cwd             string   // this and the following fields change nothing if they are empty
 	User            string   // UID[:GID]
-	AdditionalGIDs  []int64  // in addition
-	Capabilities    []string // in addition
+	AdditionalGIDs  []int64  // added to the groups
+	Capabilities    []string // added to the sets
 	SelinuxLabel    string
 	ApparmorProfile string
 	NoNewPrivileges *bool
 }
 
-// guest is the process for the guest, and what of it is dropped. own is the container's
-// own process.
+// guest returns the process for the guest, and a warning for each field that is dropped. own is
+// the container's own process.
 func (p *Process) guest(own *specs.Process) (_ *specs.Process, warnings []string, err error) {
 	var asked *specs.Process
 	if p.File != "" {
@@ -89,9 +89,9 @@ func (p *Process) change(own *specs.Process) (*specs.Process, error) {
 	return &changed, nil
 }
 
-// addCapabilities adds to the sets a process can use at once, as runc does: to the
-// ambient ones only where the container has inheritable ones, without which there
-// are none.
+// addCapabilities adds to the sets that a process can use at once, as runc does. It adds to the
+// ambient set only if the container has inheritable capabilities, because the kernel allows
+// none otherwise.
 func addCapabilities(p *specs.Process, names []string) {
 	if len(names) == 0 {
 		return

@@ -15,20 +15,20 @@ import (
 
 // Call is a verb as husk was called with it.
 type Call struct {
-	Flags []string // the global flags that every OCI runtime has, but for --root
-	Args  []string // the verb, its flags and its arguments
-	// KeepFDs is how many descriptors from 3 on the verb passes to the container, those of
-	// a service manager not counted.
+	Flags []string // the global flags that every OCI runtime has, except --root
+	Args  []string // the verb with its flags and arguments
+	// KeepFDs is the number of descriptors from 3 on that the verb passes to the container,
+	// without those of a service manager.
 	KeepFDs int
 }
 
-// argv is the runtime's command line for the call.
+// argv returns the runtime's command line for the call.
 func (c *Call) argv(h *state.Handed) []string {
 	argv := append([]string{h.Runtime, "--root", h.Root}, c.Flags...)
 	return append(argv, c.Args...)
 }
 
-// Exec executes the runtime in place of this process, so it returns only an error.
+// Exec executes the runtime in place of this process. It returns only with an error.
 func (c *Call) Exec(h *state.Handed) error {
 	keep := c.KeepFDs
 	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 {
@@ -44,11 +44,11 @@ func (c *Call) Exec(h *state.Handed) error {
 
 const firstFD = 3 // after the standard streams
 
-// Delete lets the runtime delete the container, and then removes the record. It returns the
+// Delete makes the runtime delete the container, and then removes the record. It returns the
 // runtime's exit code.
 func (c *Call) Delete(h *state.Handed, root, id string) (code int, err error) {
-	// What ends the runtime by the terminal or by its pid is not to end this process before it
-	// has looked at what is left.
+	// A signal that ends the runtime, by the terminal or by its pid, must not end this process
+	// before it has looked at what is left.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	cmd := exec.Command(h.Runtime, c.argv(h)[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

@@ -1,12 +1,12 @@
-// Package isolation is the choice of one container not to be a virtual machine: husk hands
-// it whole to another OCI runtime of the host, runc or crun, if the administrator lets
-// containers choose and the container's annotation asks for it. Never by itself.
+// Package isolation hands a container over to another OCI runtime of the host, runc or crun, in
+// place of making a virtual machine for it. That happens only if the administrator lets
+// containers choose and the container's annotation asks for it.
 //
-// The record of who has an ID is the container's saved state (state.Container.HandedTo).
-// It is made before the other runtime is executed, in place of husk and as the same process,
-// so that the other runtime inherits everything that the engine has passed. From then on each
-// verb for the ID executes the other runtime with the same arguments. The record ends with the
-// other runtime's own state of the container.
+// The container's saved state (state.Container.HandedTo) records which runtime has an id. It is
+// written before the other runtime is executed in place of husk, in the same process, so that
+// the other runtime inherits everything that the engine has passed. From then on each verb for
+// the id executes the other runtime with the same arguments. The record is removed when the
+// other runtime has no state of the container any more.
 package isolation
 
 import (
@@ -27,9 +27,9 @@ import (
 	"github.com/huskvm/husk/host/state"
 )
 
-// Choose returns the absolute path of the runtime that a container is handed to, or "" where
-// husk makes a VM for it. Where the settings do not let containers choose, it does not look at
-// the annotation: specconv.Convert refuses one that asks for less than a VM.
+// Choose returns the absolute path of the runtime to which a container is handed over, or "" if
+// husk makes a VM for it. If the settings do not let containers choose, it ignores the
+// annotation: specconv.Convert refuses one that asks for less than a VM.
 func Choose(settings *config.Config, bundle string) (runtime string, err error) {
 	if settings.Isolation != config.IsolationAnnotation {
 		return "", nil
@@ -44,7 +44,7 @@ func Choose(settings *config.Config, bundle string) (runtime string, err error) 
 	return find(settings.Runc)
 }
 
-// find returns the runtime of the settings file, or else the first that the host has.
+// find returns the runtime of the settings file, or else the first one that the host has.
 func find(configured string) (string, error) {
 	names := []string{"runc", "crun"}
 	if configured != "" {
@@ -58,8 +58,9 @@ func find(configured string) (string, error) {
 	return "", fmt.Errorf("%s: this host has no such runtime: %v: install runc, or name another by the setting runc", specconv.AnnotationIsolation, names)
 }
 
-// Record notes that a runtime is about to be given a container. It returns the runtime's own
-// directory for the state of this one container. state.ErrExist says that the ID is taken.
+// Record notes that a container is about to be handed over to a runtime. It returns the
+// runtime's directory for the state of this one container. It returns state.ErrExist if the id
+// is in use.
 func Record(root, id, bundle, runtime string) (*state.Handed, error) {
 	creator, err := state.ProcessOf(os.Getpid())
 	if err != nil {
@@ -79,12 +80,12 @@ func Record(root, id, bundle, runtime string) (*state.Handed, error) {
 	return handed, nil
 }
 
-// Find returns who has a container, nil if husk does or nobody. A record that its runtime
-// knows nothing of any more is removed.
+// Find returns the runtime that has a container; nil if husk has it, or nobody. It removes a
+// record of a container that the runtime no longer has.
 func Find(root, id string) (*state.Handed, error) {
 	c, err := state.Find(root, id)
 	if err != nil || c.HandedTo == nil {
-		// What is wrong with the ID is the verb's own to say.
+		// The verb itself reports what is wrong with the id.
 		return nil, nil //nolint:nilerr // as above
 	}
 	if !over(c) {
@@ -103,7 +104,7 @@ func Find(root, id string) (*state.Handed, error) {
 	if err := dir.Lock(ctx); err != nil {
 		return nil, err
 	}
-	// Again under the lock: the ID may have a new owner.
+	// It is read again under the lock, because the id may have a new owner.
 	if c, err = dir.Load(); err != nil || c.HandedTo == nil || !over(c) {
 		return nil, nil //nolint:nilerr // nothing to remove
 	}
@@ -113,8 +114,9 @@ func Find(root, id string) (*state.Handed, error) {
 // removeTimeout bounds the wait for another husk call that has locked the record.
 const removeTimeout = 10 * time.Second
 
-// over says whether the runtime has no state of the container and none is on its way: the
-// process that made the record has become the runtime's create, or has ended.
+// over says whether the runtime has no state of the container and will not make one: the
+// process that wrote the record has executed the runtime's create and that has ended, or it has
+// ended itself.
 func over(c *state.Container) bool {
 	if c.Creator.Alive() {
 		return false
@@ -123,11 +125,11 @@ func over(c *state.Container) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// describeTimeout bounds the other runtime's answer to state, which reads a file.
+// describeTimeout bounds the other runtime's answer to state, for which it reads a file.
 const describeTimeout = 10 * time.Second
 
-// Describe asks the runtime that has the container what state and list say of it.
-// state.ErrNotExist says that the runtime has it no more; then the record is removed.
+// Describe asks the runtime that has the container what state and list print. It returns
+// state.ErrNotExist if the runtime does not have it any more, and removes the record.
 func Describe(ctx context.Context, root string, c *state.Container) (state.Description, error) {
 	d := state.Description{}
 	if handed, err := Find(root, c.ID); err != nil || handed == nil {

@@ -1,5 +1,5 @@
-// Package lifecycle is what the verbs start, kill and delete do to a container that has
-// been created, by its saved state.
+// Package lifecycle is what the verbs start, kill and delete do to a created container, by its
+// saved state.
 package lifecycle
 
 import (
@@ -17,14 +17,14 @@ import (
 	"github.com/huskvm/husk/host/state"
 )
 
-// deleteTimeout bounds the wait for what has been killed to be gone and for
-// another husk call to let go of the container.
+// deleteTimeout bounds the wait for killed processes to end, and for another husk call to
+// release the container.
 const deleteTimeout = 30 * time.Second
 
-// Delete deletes a container. With force it ends one that runs, and one that does
-// not exist, or that somebody else deletes meanwhile, is no error.
+// Delete deletes a container. With force it ends a running one, and it is no error if the
+// container does not exist or somebody else deletes it meanwhile.
 func Delete(ctx context.Context, root, id string, force bool) error {
-	// Where a create of this id was killed at its very beginning there is nothing else.
+	// If a create of this id was killed at its very beginning, this removes what it has left.
 	defer state.Sweep(root)
 	err := deleteExisting(ctx, root, id, force)
 	if force && errors.Is(err, state.ErrNotExist) {
@@ -33,8 +33,8 @@ func Delete(ctx context.Context, root, id string, force bool) error {
 	return err
 }
 
-// deleteExisting works from the container's state directory alone: no supervisor
-// has to live or answer.
+// deleteExisting needs only the container's state directory: the supervisor need not be alive
+// or answer.
 func deleteExisting(parent context.Context, root, id string, force bool) error {
 	dir, err := state.Open(root, id)
 	if err != nil {
@@ -53,19 +53,19 @@ func deleteExisting(parent context.Context, root, id string, force bool) error {
 	if err := Remove(ctx, dir, container); err != nil {
 		return fmt.Errorf("delete container %s: %w", id, err)
 	}
-	// The spec: a failing poststop hook is logged and nothing else.
+	// The spec says that a failing poststop hook is only logged.
 	st := container.OCI(state.Stopped)
 	hooks.RunAll(parent, hooks.Of(container.Hooks).Poststop, "poststop", st, st.Bundle, warn)
 	return nil
 }
 
-// lockSlice is how long delete waits for the lock before it looks again whom it has to
-// end: a create under way holds the lock until its supervisor fails it.
+// lockSlice is how long delete waits for the lock before it looks again which process it has to
+// end. A create that is running holds the lock until its supervisor ends.
 const lockSlice = 200 * time.Millisecond
 
-// endAndLock ends the supervisor of a container that may be deleted, and locks the
-// container. Whether it may is asked again once it is locked: a create may have gone
-// on until then, or somebody else have deleted it.
+// endAndLock ends the supervisor of a container that may be deleted, and locks the container.
+// It checks again under the lock whether it may be deleted, because a create may have
+// continued, or somebody else may have deleted the container.
 func endAndLock(ctx context.Context, dir *state.Dir, id string, force bool) (*state.Container, error) {
 	for locked := false; ; {
 		container, err := dir.Load()
@@ -96,8 +96,8 @@ func endAndLock(ctx context.Context, dir *state.Dir, id string, force bool) (*st
 	}
 }
 
-// deleteDamaged is for a container of which nothing is known but its directory. What
-// there is to remove is read from its supervisor, as long as that lives.
+// deleteDamaged deletes a container of which only the directory is known. What has to be
+// removed is read from its supervisor, as long as that is alive.
 func deleteDamaged(ctx context.Context, dir *state.Dir, id string, damage error) error {
 	logrus.Warnf("container %s: %v: deleting what can be found of it", id, damage)
 	supervisors, err := dir.Listeners()
@@ -109,7 +109,7 @@ func deleteDamaged(ctx context.Context, dir *state.Dir, id string, damage error)
 		if found.Cgroup, err = cgroup.Of(p.PID, id); err != nil {
 			logrus.Warn(err) // it may have ended just now
 		}
-		// Open, so that it outlives the process.
+		// It is opened so that it outlives the process.
 		if ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", p.PID)); err == nil {
 			defer ns.Close()
 			found.Network = &state.Network{HostPath: fmt.Sprintf("/proc/self/fd/%d", ns.Fd())}
@@ -127,11 +127,11 @@ func deleteDamaged(ctx context.Context, dir *state.Dir, id string, damage error)
 	return nil
 }
 
-// warn is for failures that change nothing.
+// warn logs an error that changes nothing.
 func warn(err error) { logrus.Warn(err) }
 
-// Remove removes what a container whose supervisor is gone has left on
-// the host. Mounts, taps and the vmm went with the supervisor.
+// Remove removes what a container without a supervisor has left on the host. Mounts, taps and
+// the vmm have gone with the supervisor.
 func Remove(ctx context.Context, dir *state.Dir, c *state.Container) error {
 	if c.Network != nil {
 		if err := network.Leave(c.Network.HostPath, c.Network.TapIndexes...); err != nil {

@@ -14,8 +14,7 @@ import (
 	"github.com/huskvm/husk/host/supervisor/control"
 )
 
-// Kill sends a signal to a container's process, or with all to every process of the
-// container.
+// Kill sends a signal to a container's process or, with all, to every process of the container.
 func Kill(ctx context.Context, root, id string, sig unix.Signal, all bool) error {
 	container, dir, err := state.OpenFor(state.Kill, root, id)
 	if err == nil {
@@ -23,8 +22,8 @@ func Kill(ctx context.Context, root, id string, sig unix.Signal, all bool) error
 		err = sendSignal(ctx, dir, container, sig, all)
 	}
 	if refused := new(state.Error); all && errors.As(err, &refused) && refused.Status == state.Stopped {
-		// Engines send a last kill --all to what may have ended, also just now, and
-		// expect success.
+		// Engines send a last kill --all to a container that may have ended, and expect
+		// success.
 		return nil
 	}
 	if container == nil {
@@ -36,20 +35,20 @@ func Kill(ctx context.Context, root, id string, sig unix.Signal, all bool) error
 	if err != nil {
 		return killSupervisor(ctx, dir, container, err)
 	}
-	// With runc a delete right after works, as the process is gone at once. Here
-	// its last output and files are still on their way: give them a moment. A
-	// container that takes longer, for want of a reader, is not this verb's failure.
+	// With runc the process is gone at once, so a delete that follows succeeds. Here its last
+	// output and files may still be on their way, so kill waits a moment. If a container takes
+	// longer because nobody reads its output, kill does not fail.
 	ctx, cancel := context.WithTimeout(ctx, killGrace)
 	defer cancel()
 	_ = container.Supervisor.Wait(ctx)
 	return nil
 }
 
-// killGrace is how long kill waits for a container to be gone after SIGKILL.
+// killGrace bounds how long kill waits after SIGKILL until a container has ended.
 const killGrace = 5 * time.Second
 
-// sendSignal has the supervisor send a signal. It does not stay connected: a
-// container that ends waits for whoever is.
+// sendSignal makes the supervisor send a signal. It disconnects at once, because a container
+// that ends waits for connected callers.
 func sendSignal(ctx context.Context, dir *state.Dir, container *state.Container, sig unix.Signal, all bool) error {
 	if sig == unix.SIGKILL && container.Supervisor.Suspended() {
 		return fmt.Errorf("%w: it is stopped", control.ErrNoAnswer)
@@ -63,9 +62,9 @@ func sendSignal(ctx context.Context, dir *state.Dir, container *state.Container,
 	return control.Error(err)
 }
 
-// killSupervisor is for a SIGKILL that the supervisor did not carry out. One that does
-// not answer is killed itself, and the virtual machine ends with it. One that answers
-// has its reason, such as that the container has ended by now.
+// killSupervisor is called if the supervisor has not delivered a SIGKILL. If it does not answer
+// it is killed itself, and the virtual machine ends with it. If it answers with an error, that
+// is the reason, for example that the container has ended.
 func killSupervisor(ctx context.Context, dir *state.Dir, container *state.Container, reason error) error {
 	if !errors.Is(reason, control.ErrNoAnswer) && !errors.Is(reason, unix.ECONNREFUSED) && !errors.Is(reason, fs.ErrNotExist) {
 		return reason

@@ -13,9 +13,9 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// Start runs the process of a created container, and then its poststart hooks: one
-// that fails is the end of the container, as with runc and as specification 1.3.0
-// has it. To delete it is the caller's.
+// Start runs the process of a created container, and then its poststart hooks. If a poststart
+// hook fails the container is ended, as with runc and as version 1.3.0 of the spec says; the
+// caller deletes it.
 func Start(ctx context.Context, root, id string) error {
 	container, err := start(ctx, root, id)
 	if err != nil {
@@ -31,8 +31,7 @@ func Start(ctx context.Context, root, id string) error {
 	return errors.Join(err, container.Supervisor.Kill(ctx))
 }
 
-// start releases a created container's process, and returns when it is time for
-// its poststart hooks.
+// start releases a created container's process. It returns when its poststart hooks may run.
 func start(ctx context.Context, root, id string) (*state.Container, error) {
 	container, supervisor, err := control.Open(ctx, root, id, state.Start)
 	if err != nil {
@@ -42,11 +41,10 @@ func start(ctx context.Context, root, id string) (*state.Container, error) {
 	if err = limits.MakeRoom(ctx, supervisor.Dir, container); err == nil {
 		resp, err = startWith(ctx, supervisor)
 	}
-	// A container that ends waits for whoever is connected.
+	// A container that ends waits for connected callers.
 	supervisor.Close()
 	if err != nil {
-		// A program that could not be executed was the container's end, and engines
-		// delete the container next.
+		// If the program could not be executed, the container ends, and engines delete it next.
 		ctx, cancel := context.WithTimeout(ctx, endGrace)
 		defer cancel()
 		_ = container.Supervisor.Wait(ctx)
@@ -57,12 +55,12 @@ func start(ctx context.Context, root, id string) (*state.Container, error) {
 	if len(hooks.Of(container.Hooks).Poststart) > 0 {
 		ctx, cancel := context.WithTimeout(ctx, poststartGrace(container.Accel))
 		defer cancel()
-		_ = container.Supervisor.Wait(ctx) // either way it is time
+		_ = container.Supervisor.Wait(ctx) // in both cases start goes on
 	}
 	return container, nil
 }
 
-// endGrace is how long a container whose start failed may take to end, if it does.
+// endGrace bounds how long a container whose start has failed may take to end.
 const endGrace = 2 * time.Second
 
 func startWith(ctx context.Context, supervisor *control.Connection) (*control.StartResponse, error) {
@@ -74,10 +72,10 @@ func startWith(ctx context.Context, supervisor *control.Connection) (*control.St
 	return resp, nil
 }
 
-// poststartGrace is how long poststart hooks wait for a container that may be
-// about to end. They come after the program: what it does at once is done before
-// they look, with runc on any host, but in a guest, above all an emulated one, its
-// first instructions take longer than it takes to run a hook.
+// poststartGrace returns how long poststart hooks wait for a container that may be about to
+// end. They run after the program has started. On a host a program that does something at once
+// has done it before the hooks look; in a guest, above all an emulated one, its first
+// instructions take longer than a hook.
 func poststartGrace(accel string) time.Duration {
 	if accel == string(hypervisor.TCG) {
 		return 500 * time.Millisecond

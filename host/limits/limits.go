@@ -1,5 +1,5 @@
-// Package limits sets a container's limits on the host, and leaves room in them for the
-// virtual machine (ADR 15).
+// Package limits sets a container's limits on the host, with room in them for the virtual
+// machine (ADR 15).
 package limits
 
 import (
@@ -16,13 +16,12 @@ import (
 	"github.com/huskvm/husk/hypervisor/qemu"
 )
 
-// vmmMemory is what a vmm with its supervisor and exec processes may hold beside
-// the guest's RAM, in bytes: QEMU's heap and buffers for files (up to 64 MiB), the
-// page tables of the RAM, and the Go processes, of which there is one for each
-// process that is exec'd at a time.
+// vmmMemory is what a vmm with its supervisor and exec processes may use in addition to the
+// guest's RAM, in bytes: QEMU's heap and its buffers for files (up to 64 MiB), the page tables
+// of the RAM, and Go processes, one for each exec'd process.
 const vmmMemory = 512 << 20
 
-// roomOf is what the host's limits leave to the machine (ADR 15).
+// roomOf returns the room for the machine in the host's limits (ADR 15).
 func roomOf(m *machine.Config) cgroup.Room {
 	room := cgroup.Room{RAM: int64(m.MemoryMiB) << 20, Memory: vmmMemory}
 	if m.Accel == hypervisor.TCG {
@@ -40,9 +39,9 @@ func Note(g *cgroup.Group, r *specs.LinuxResources, m *machine.Config) {
 	}
 }
 
-// Set sets a container's limits on the host. pid is the process that the container is
-// known by. Only now, when the machine has booted: a quota would make that take long, and
-// a limit of memory fail. It returns the limits that the host does not have.
+// Set sets a container's limits on the host. pid is the container's pid. It is called when the
+// machine has booted: with a quota booting would take long, and with a memory limit it would
+// fail. It returns the limits that the host cannot enforce.
 func Set(g *cgroup.Group, r *specs.LinuxResources, pid int) (dropped []specconv.Dropped, err error) {
 	const created = true
 	change := g.Change(cgroup.Initial(r), created)
@@ -55,7 +54,7 @@ func Set(g *cgroup.Group, r *specs.LinuxResources, pid int) (dropped []specconv.
 // lockTimeout bounds the wait for another husk call that changes the same limits.
 const lockTimeout = 10 * time.Second
 
-// MakeRoom is called before a process of a container that is only created runs.
+// MakeRoom is called for a created container before its process runs.
 func MakeRoom(ctx context.Context, dir *state.Dir, container *state.Container) error {
 	if container.Saved != state.Created || container.Cgroup == nil {
 		return nil

@@ -15,9 +15,9 @@ import (
 	"github.com/huskvm/husk/host/supervisor/control"
 )
 
-// Update changes the limits of a container on both sides, or on none: the host's first,
-// as what stood there is easily put back. The container's state is the supervisor's
-// to save, with the limits.
+// Update changes the limits of a container on both sides, or on neither. The host's are changed
+// first, because they can easily be restored. The supervisor saves the container's state with
+// the limits.
 func Update(ctx context.Context, supervisor *control.Connection, asked *specs.LinuxResources) error {
 	locking, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
@@ -56,16 +56,16 @@ func Update(ctx context.Context, supervisor *control.Connection, asked *specs.Li
 	if _, err := supervisor.Update(ctx, req); err != nil {
 		return errors.Join(control.Error(err), change.Undo())
 	}
-	// Only now: a log that holds more than the one line of an error is not
-	// understood by podman.
+	// Warnings are logged only after success, because podman does not understand a log with
+	// more than the one line of an error.
 	for _, w := range change.Dropped {
 		logrus.Warn(w)
 	}
 	return nil
 }
 
-// guestLacks says whether a field is a limit on what no guest has. The kubelet sends such
-// limits with every update; of all others an update must not leave one undone.
+// guestLacks says whether a field limits something that no guest has. The kubelet sends such
+// limits with every update. An update must not ignore any other limit.
 func guestLacks(field string) bool {
 	return field == "linux.resources.hugepageLimits" || field == "linux.resources.rdma"
 }

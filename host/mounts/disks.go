@@ -10,19 +10,19 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// Disk is a block device of the host, open as the guest is to have it.
+// Disk is an open block device of the host for the guest.
 type Disk struct {
-	File     *os.File // open for reading, and unless ReadOnly for writing
+	File     *os.File // open for reading and, unless ReadOnly, for writing
 	ReadOnly bool
-	Serial   string // what the guest knows the disk by
-	// LogicalBlock and PhysicalBlock are the sizes, in bytes, in which the device
-	// can be and is best accessed: powers of two from 512.
+	Serial   string // by which the guest finds the disk
+	// LogicalBlock and PhysicalBlock are the smallest and the best unit of access to the
+	// device, in bytes. Both are powers of two, at least 512.
 	LogicalBlock, PhysicalBlock int
 }
 
-// OpenDisks opens the host's block devices that the guest gets. The spec names
-// them by number only: the path is where the container sees one. So nodes of our
-// own are opened, on a filesystem that is mounted nowhere.
+// OpenDisks opens the host's block devices for the guest. The spec names them by number only,
+// because its path is that in the container. So it opens nodes that it makes itself, on a
+// detached filesystem.
 func OpenDisks(disks []specconv.Disk) (_ []Disk, err error) {
 	if len(disks) == 0 {
 		return nil, nil
@@ -58,7 +58,7 @@ func OpenDisks(disks []specconv.Disk) (_ []Disk, err error) {
 	return open, nil
 }
 
-// CloseDisks closes what OpenDisks has opened, when the vmm has its own descriptors.
+// CloseDisks closes the files of OpenDisks. Call it when the vmm has its own descriptors.
 func CloseDisks(disks []Disk) {
 	for _, d := range disks {
 		// Nothing was written through it.
@@ -66,7 +66,7 @@ func CloseDisks(disks []Disk) {
 	}
 }
 
-// nodeDir is the root of a new tmpfs.
+// nodeDir returns the root of a new, detached tmpfs.
 func nodeDir() (*os.File, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -83,9 +83,9 @@ func nodeDir() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "device nodes"), nil
 }
 
-// openDisk opens a device that can only be read for reading, whatever the
-// container may do: on the host, too, a write is what fails. O_DIRECT is as QEMU is
-// told to use it: from 9.1 on it takes no descriptor that was opened otherwise.
+// openDisk opens a device. If the device can only be read, it opens it for reading, whatever
+// the container may do: on the host a write would fail too. O_DIRECT is needed because QEMU
+// uses it, and since 9.1 accepts no descriptor without it.
 func openDisk(dir *os.File, i int, d specconv.Disk) (_ *os.File, readOnly bool, err error) {
 	name, number := specconv.Serial(i), unix.Mkdev(d.Major, d.Minor)
 	if err := unix.Mknodat(int(dir.Fd()), name, unix.S_IFBLK|0o600, int(number)); err != nil {
@@ -105,8 +105,8 @@ func openDisk(dir *os.File, i int, d specconv.Disk) (_ *os.File, readOnly bool, 
 	return os.NewFile(uintptr(fd), name), readOnly, nil
 }
 
-// askBlocks asks a device for its block sizes, and whether it was set read-only,
-// which on the host does not keep it from being opened for writing by root.
+// askBlocks asks a device for its block sizes, and whether it was set read-only, which does not
+// keep root from opening it for writing.
 func askBlocks(d *Disk) error {
 	fd := int(d.File.Fd())
 	logical, err := unix.IoctlGetInt(fd, unix.BLKSSZGET)

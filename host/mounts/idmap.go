@@ -10,10 +10,10 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// IDMaps returns the user namespace that has a share's mappings, nil: there is none.
+// IDMaps returns the user namespace with the mappings of a share; nil if it has none.
 type IDMaps func(specconv.Share) *os.File
 
-// bind binds a share, with its ids mapped if it is to be so.
+// bind binds a share, with mapped ids if it has mappings.
 func (ids IDMaps) bind(s specconv.Share, hostPath string) error {
 	if s.IDMap == nil {
 		flags := uintptr(unix.MS_BIND)
@@ -40,7 +40,7 @@ func (ids IDMaps) bind(s specconv.Share, hostPath string) error {
 	return nil
 }
 
-// mapIDs has the words of runc.
+// mapIDs uses runc's words.
 func mapIDs(tree int, s specconv.Share, userNS *os.File) error {
 	if userNS == nil {
 		return errors.New("no user namespace with the mappings was passed")

@@ -1,18 +1,18 @@
-// Package mounts makes what a container has of the host's files: the shadow, which is the
-// tree that a tool of the host finds in the supervisor's mount namespace, the share, which
-// is the tree that is exported to the guest, and the block devices that the guest is given.
-// It knows the plan of a container, and neither virtual machine nor supervisor.
+// Package mounts makes what a container has of the host's files: the shadow, which is what
+// tools of the host see in the supervisor's mount namespace; the share, which the guest gets;
+// and the block devices for the guest. It knows the plan of a container, and neither the
+// virtual machine nor the supervisor.
 //
-// All of it is done in the mount namespace of the calling process, which must be one of its
-// own, and goes with that namespace. The order matters:
+// All mounts are made in the mount namespace of the calling process, which must not be the
+// host's, and end with it. The order of calls is important:
 //
-//  1. LeaveHost, before anything is mounted: or the mounts would show on the host.
-//  2. Make, while the host's paths still lead to the host's files. Make says at each of its
-//     steps why the step has its place.
-//  3. OpenDisks, likewise.
-//  4. Hooks of the host, if there are any, between Make and EnterShadow: they need the
-//     host's tree. LeaveHost once more after them, or what they have mounted would be let
-//     go of with the host's tree.
+//  1. LeaveHost, before anything is mounted: otherwise the mounts would appear on the host.
+//  2. Make, while the host's paths still lead to the host's files. Make says for each of its
+//     steps why it has its place.
+//  3. OpenDisks, for the same reason.
+//  4. Hooks of the host, if there are any, between Make and EnterShadow, because they need the
+//     host's files. Then LeaveHost again, or what they have mounted would be unmounted together
+//     with the host's tree.
 //  5. EnterShadow, last: afterwards each path leads into the container's rootfs, which the
 //     container can forge, so nothing may be opened or executed by path any more.
 package mounts
@@ -27,62 +27,62 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// Request is what Make is to mount. Nothing in it is changed.
+// Request says what Make has to mount. Make does not change it.
 type Request struct {
-	// ShadowDir and ShareDir are empty directories of the host, absolute.
+	// ShadowDir and ShareDir are absolute paths of empty directories on the host.
 	ShadowDir, ShareDir string
-	// Shares are the container's files, the rootfs first.
+	// Shares are the container's files. The rootfs comes first.
 	Shares []specconv.Share
-	// Mounts are the guest's, whose sources are below specconv.GuestShareDir where they
-	// are shares.
+	// Mounts are the guest's mounts. The source of one that is a share is below
+	// specconv.GuestShareDir.
 	Mounts []specs.Mount
-	// Devices and Cwd are the guest's. What they name is made in a rootfs that is
-	// read-only, because the guest cannot make it there.
+	// Devices and Cwd are the guest's. Their files and directories are made in a read-only
+	// rootfs, because the guest cannot make them there.
 	Devices []specs.LinuxDevice
 	Cwd     string
 	// UserNS are the mappings of the container's user namespace; nil: it has none.
 	UserNS *specconv.IDMaps
 	IDMaps IDMaps
-	// Hooks says that programs of the host will mount something below the rootfs, in this
-	// mount namespace, before EnterShadow: the guest is to have that, too.
+	// Hooks: before EnterShadow programs of the host will mount something below the rootfs, in
+	// this mount namespace, and the guest gets that too.
 	Hooks bool
 }
 
-// Make mounts the shadow at ShadowDir and the share at ShareDir. It returns the guest's
-// mounts as they are to be made now: see tmpfsMode.
+// Make mounts the shadow on ShadowDir and the share on ShareDir. It returns the guest's mounts
+// with changed options: see tmpfsMode.
 func Make(r *Request) (guest []specs.Mount, err error) {
 	q := *r
 	q.Shares = slices.Clone(r.Shares)
-	// Before the rootfs is bound anywhere: only a mount that is shared when it is bound
-	// passes on what is mounted below it later.
+	// Before the rootfs is bound anywhere: a mount passes on what is mounted below it later
+	// only if it was shared when it was bound.
 	if q.Hooks {
 		if err := spreadRootfs(q.Shares[0].HostPath); err != nil {
 			return nil, err
 		}
 	}
-	// Before shadow and share, which both bind the overlays. The share's directory is free
-	// until the share is mounted there.
+	// Before shadow and share, because both bind the overlays. Until the share is mounted its
+	// directory is free.
 	closeOverlays, err := mountOverlays(q.ShareDir, q.Shares)
 	if err != nil {
 		return nil, err
 	}
 	defer closeOverlays()
-	// Before the share: the shadow makes missing mount points in the rootfs, for the guest
-	// as well, and in the share the rootfs may be read-only.
+	// Before the share: the shadow makes missing mount points in the rootfs, also for the
+	// guest, and in the share the rootfs may be read-only.
 	guest, err = buildShadow(&q)
 	if err != nil {
 		return nil, err
 	}
-	// Last: it covers the overlays' place, and is sealed.
+	// Last: the share covers the directory of the overlays and becomes read-only.
 	if err := populateShare(&q); err != nil {
 		return nil, err
 	}
 	return guest, nil
 }
 
-// LeaveHost makes every mount of this mount namespace a slave of the host's: what husk
-// mounts here never shows on the host, and what the host unmounts later is let go here
-// too instead of staying busy for as long as the container lives.
+// LeaveHost makes every mount of this mount namespace a slave of the host's: what husk mounts
+// here never appears on the host, and what the host unmounts later is unmounted here too, so
+// that it does not stay busy as long as the container lives.
 func LeaveHost() error {
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("leave host mounts: %w", err)
@@ -90,14 +90,14 @@ func LeaveHost() error {
 	return nil
 }
 
-// spreadRootfs prepares the rootfs, on the host, for hooks: what they mount below
-// it, from inside of this mount namespace, appears in the shadow and in the share,
-// which are made slaves of it, and so in the guest, but never on the host.
+// spreadRootfs prepares the rootfs for hooks: what they mount below it in this mount namespace
+// appears in the shadow and in the share, which are slaves of it, and so in the guest, but
+// never on the host.
 func spreadRootfs(hostDir string) error {
 	if err := unix.Mount(hostDir, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind rootfs: %w", err)
 	}
-	// First of all alone: what the host mounts below it later is not to come along.
+	// It becomes private first, so that it does not get what the host mounts below it later.
 	if err := unix.Mount("", hostDir, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("leave the mounts of the host's rootfs: %w", err)
 	}
@@ -107,8 +107,8 @@ func spreadRootfs(hostDir string) error {
 	return nil
 }
 
-// EnterShadow makes the shadow this process's root. From here on nothing may be
-// opened or executed by path: the rootfs is the container's to forge.
+// EnterShadow makes the shadow this process's root. Afterwards nothing may be opened or
+// executed by path, because the container can forge its rootfs.
 func EnterShadow(hostDir string) error {
 	if err := unix.Chdir(hostDir); err != nil {
 		return fmt.Errorf("enter rootfs: %w", err)

@@ -14,14 +14,14 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// inMounts moves the test's thread into a mount namespace of its own, whose mounts do not
-// show elsewhere. The thread ends with the test's goroutine.
+// inMounts moves the test's thread into a new mount namespace whose mounts do not appear
+// elsewhere. The thread ends with the test's goroutine.
 func inMounts(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("mounts need root")
 	}
-	runtime.LockOSThread() // never unlocked: the thread ends here
+	runtime.LockOSThread() // never unlocked, so the thread ends here
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func inMounts(t *testing.T) {
 	}
 }
 
-// container is what a test's container is made of, below one directory.
+// container is the directory with everything of a test's container.
 type container struct {
 	t   *testing.T
 	dir string
@@ -61,12 +61,12 @@ func (c container) mkdir(name string) string {
 	return at
 }
 
-// request is of a rootfs, a bind of a directory that is read-only, one of a file, a tmpfs
-// on a directory that is there and one on a directory that is not.
+// request returns a request with a rootfs, a read-only bind of a directory, a bind of a file,
+// and two tmpfs, one on an existing directory and one on a missing one.
 func request(t *testing.T) (container, *Request) {
 	t.Helper()
 	c := container{t, t.TempDir()}
-	// With it go the mounts below, which the test's end could not remove.
+	// The mounts below it, which the test's clean-up could not remove, end with it.
 	if err := unix.Mount("tmpfs", c.dir, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestMake(t *testing.T) {
 	wantReadOnly(t, c.path("shadow/etc"), false)
 	wantReadOnly(t, c.path("shadow/data"), true)
 	wantReadOnly(t, c.path("shadow/run/secrets/key"), false)
-	// What is mounted there is the guest's: a tool of the host is told so.
+	// A tmpfs of the guest is mounted there, so a tool of the host must get an error.
 	wantReadOnly(t, c.path("shadow/tmp"), true)
 
 	wantText(t, c.path("share/rootfs/etc/hostname"), "c1")
@@ -162,7 +162,7 @@ func TestMake(t *testing.T) {
 	}
 }
 
-// The guest can't make anything in a rootfs that is read-only.
+// TestMakeOfAReadOnlyRootfs: what the guest cannot make in a read-only rootfs is made before.
 func TestMakeOfAReadOnlyRootfs(t *testing.T) {
 	inMounts(t)
 	c, r := request(t)
@@ -179,7 +179,8 @@ func TestMakeOfAReadOnlyRootfs(t *testing.T) {
 	}
 }
 
-// A destination is looked for inside the rootfs, whatever symbolic links an image has.
+// TestMountPointStaysInTheRootfs: a destination is resolved inside the rootfs, whatever
+// symbolic links an image has.
 func TestMountPointStaysInTheRootfs(t *testing.T) {
 	inMounts(t)
 	c, r := request(t)
@@ -189,7 +190,7 @@ func TestMountPointStaysInTheRootfs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.Mounts = slices.DeleteFunc(r.Mounts, func(m specs.Mount) bool { return m.Destination == "/tmp" }) // which it would cover
+	r.Mounts = slices.DeleteFunc(r.Mounts, func(m specs.Mount) bool { return m.Destination == "/tmp" }) // /tmp would cover the test's files
 	if _, err := Make(r); err != nil {
 		t.Fatal(err)
 	}
@@ -199,8 +200,8 @@ func TestMountPointStaysInTheRootfs(t *testing.T) {
 	wantText(t, c.path("shadow", outside, "secrets/key"), "key")
 }
 
-// What a hook mounts below the rootfs is in the shadow and in the share, and without
-// hooks nothing is that was mounted later.
+// TestMountsOfHooks: what a hook mounts below the rootfs is in the shadow and in the share.
+// Without hooks nothing that is mounted later is in them.
 func TestMountsOfHooks(t *testing.T) {
 	for name, hooks := range map[string]bool{"with hooks": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
@@ -235,7 +236,7 @@ func TestOverlay(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantText(t, c.path("share/mounts/2/overlay/file"), "lower")
-	// One file system, seen in both trees.
+	// Both trees show one filesystem.
 	c.write("shadow/over/file", "upper")
 	wantText(t, c.path("share/mounts/2/overlay/file"), "upper")
 	wantText(t, c.path("layers/upper/file"), "upper")

@@ -11,10 +11,10 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// mountOverlays mounts the overlay filesystems among the shares, once each: the share
-// and the shadow both bind it, and two mounts of one upper directory are undefined.
-// They are mounted below stage, where something else may be mounted afterwards, and
-// become the shares' paths until closeAll. They go with this mount namespace.
+// mountOverlays mounts each overlay filesystem among the shares once, because the share and the
+// shadow both bind it, and the result of two mounts of one upper directory is undefined. They
+// are mounted below stage, on which something else may be mounted later. Until closeAll is
+// called the shares' paths lead to them. They end with this mount namespace.
 func mountOverlays(stage string, shares []specconv.Share) (closeAll func(), err error) {
 	var opened []int
 	closeAll = func() {
@@ -42,7 +42,7 @@ func mountOverlays(stage string, shares []specconv.Share) (closeAll func(), err 
 	return closeAll, nil
 }
 
-// mountOverlay returns a handle of the mount's root.
+// mountOverlay returns a descriptor of the mount's root.
 func mountOverlay(dir, data string) (int, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return -1, err

@@ -7,10 +7,10 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// preMake makes, in a rootfs that is about to become read-only, what the guest makes
-// where it is not: runc makes it before, and the guest gets the rootfs after. A
-// device gets an empty file, on which the guest binds a node. The mount points are
-// there already.
+// preMake makes, in a rootfs that will be read-only, what the guest would make there: the guest
+// gets the rootfs read-only, whereas runc makes these before it makes the rootfs read-only. For
+// a device it makes an empty file, on which the guest binds a node. The mount points exist
+// already.
 func preMake(root *os.File, r *Request) error {
 	if cwd := r.Cwd; cwd != "" {
 		if err := preMakeOne(root, cwd, true, r.UserNS); err != nil {

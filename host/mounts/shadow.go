@@ -19,11 +19,10 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// buildShadow mounts, at ShadowDir, what a tool that enters this process's mount
-// namespace expects of a container: the rootfs, the binds at their
-// destinations, a /proc of its own, and an empty read-only tmpfs wherever the
-// guest mounts a filesystem of its own. Missing mount points are made in the
-// rootfs, as runc does; the guest finds them there.
+// buildShadow mounts on ShadowDir what tools expect that enter the mount namespace of a
+// container: the rootfs, the binds at their destinations, a /proc of its own, and an empty
+// read-only tmpfs in place of each filesystem that the guest mounts itself. It makes missing
+// mount points in the rootfs, as runc does, and the guest finds them there.
 //
 // The rootfs is not trusted: every destination is resolved inside it.
 func buildShadow(r *Request) (guest []specs.Mount, err error) {
@@ -31,7 +30,7 @@ func buildShadow(r *Request) (guest []specs.Mount, err error) {
 	if err := unix.Mount(rootfs.HostPath, hostDir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return nil, fmt.Errorf("bind rootfs: %w", err)
 	}
-	// What is mounted here is not to show in the rootfs: see spreadRootfs.
+	// What is mounted here must not appear in the rootfs: see spreadRootfs.
 	if err := unix.Mount("", hostDir, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return nil, fmt.Errorf("leave the mounts of rootfs: %w", err)
 	}
@@ -61,7 +60,8 @@ func buildShadow(r *Request) (guest []specs.Mount, err error) {
 			guests = append(guests, standsFor)
 		}
 		if made && m.Type == "tmpfs" && !hasMode(m.Options) {
-			// In the guest it would keep the mode of the directory that was there.
+			// Otherwise the guest's tmpfs would get the mode of the directory that was just
+			// made.
 			guest[i].Options = append(slices.Clone(m.Options), tmpfsMode)
 		}
 	}
@@ -70,8 +70,9 @@ func buildShadow(r *Request) (guest []specs.Mount, err error) {
 			return nil, fmt.Errorf("error during container init: %w", err)
 		}
 	}
-	// Only now, for mount points are made in them, too. What a tool of the host
-	// writes there, such as podman cp, the guest never sees: it has to be told.
+	// These become read-only last, because mount points are made in them too. The guest never
+	// sees what a tool of the host, such as podman cp, would write there, so the tool must get
+	// an error.
 	for _, f := range guests {
 		if err := setReadOnlyAt(int(f.Fd()), "", false); err != nil {
 			return nil, fmt.Errorf("make the stand-in of the guest's %s read-only: %w", f.Name(), err)
@@ -85,7 +86,7 @@ func buildShadow(r *Request) (guest []specs.Mount, err error) {
 	return guest, nil
 }
 
-// source is the name the user knows a mount's source by.
+// source returns the name by which the user knows a mount's source.
 func source(m specs.Mount, bind specconv.Share, isBind bool) string {
 	if isBind {
 		return bind.HostPath
@@ -93,20 +94,20 @@ func source(m specs.Mount, bind specconv.Share, isBind bool) string {
 	return m.Source
 }
 
-// tmpfsMode is what the root of a tmpfs has unless told otherwise, tmpfs(5). A guest's
-// tmpfs on a mount point that was made here is told so.
+// tmpfsMode is the default mode of a tmpfs's root (tmpfs(5)). A guest's tmpfs on a mount point
+// that was made here gets it as an option.
 const tmpfsMode = "mode=1777"
 
 func hasMode(options []string) bool {
 	return slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "mode=") })
 }
 
-// shadowMount mounts one of the container's mounts in the shadow, and says whether
-// it has made the directory or file it is on. It returns what stands for a
-// filesystem of the guest's own, if that is what it has mounted, still writable.
+// shadowMount mounts one of the container's mounts in the shadow. made says whether it has made
+// the mount point. standsFor is the tmpfs that it has mounted in place of a filesystem of the
+// guest, still writable; nil if it has not.
 func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool, ids *specconv.IDMaps, idmaps IDMaps) (made bool, standsFor *os.File, err error) {
-	// A bind that is no share is of a device the guest has itself; a file to put
-	// it on is all it needs here.
+	// A bind that is not a share is of a device that the guest has itself. Here it only needs a
+	// file as mount point.
 	isDevice := !isBind && m.Type == "bind"
 	target, made, err := mountPoint(root, m.Destination, !isDevice && (!isBind || bind.IsDir), ids)
 	if err != nil {
@@ -128,7 +129,7 @@ func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool,
 	case m.Type == "proc":
 		return made, nil, unix.Mount("proc", at, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	}
-	// Only root on the host ever sees it.
+	// Only root on the host sees it.
 	if err := unix.Mount("tmpfs", at, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
 		return made, nil, err
 	}
@@ -136,8 +137,8 @@ func shadowMount(root *os.File, m specs.Mount, bind specconv.Share, isBind bool,
 	return made, standsFor, err
 }
 
-// remountReadOnly opens the destination anew: the handle from before the mount
-// is the directory below it.
+// remountReadOnly opens the destination again, because a descriptor from before the mount is
+// that of the directory below it.
 func remountReadOnly(root *os.File, destination string, recursive bool) error {
 	target, err := pathrs.OpenatInRoot(root, destination)
 	if err != nil {
@@ -147,10 +148,10 @@ func remountReadOnly(root *os.File, destination string, recursive bool) error {
 	return setReadOnlyAt(int(target.Fd()), "", recursive)
 }
 
-// mountPoint opens a destination inside root and makes it when it is missing: a
-// directory, or an empty file to bind a file on. A symbolic link to nowhere is
-// followed, inside root, and what it names is made, as runc does. What is made is
-// the container's root's, which with a user namespace is not this one's.
+// mountPoint opens a destination inside root and makes it if it is missing: a directory, or an
+// empty file. For a dangling symbolic link it makes the link's target, inside root, as runc
+// does. What it makes belongs to the container's root, who with a user namespace is not the
+// caller.
 func mountPoint(root *os.File, destination string, dir bool, ids *specconv.IDMaps) (_ *os.File, made bool, err error) {
 	f, err := pathrs.OpenatInRoot(root, destination)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -164,7 +165,7 @@ func mountPoint(root *os.File, destination string, dir bool, ids *specconv.IDMap
 	if err != nil {
 		return nil, false, err
 	}
-	// What was resolved by name is made and opened inside root all the same.
+	// The resolved path is again opened and made inside root only.
 	if dir {
 		f, err = makeDir(root, destination, ids)
 		return f, true, err
@@ -187,7 +188,7 @@ func mountPoint(root *os.File, destination string, dir bool, ids *specconv.IDMap
 	return f, true, nil
 }
 
-// makeDir makes a directory inside root with those that lead to it.
+// makeDir makes a directory inside root with its parents.
 func makeDir(root *os.File, dir string, ids *specconv.IDMaps) (*os.File, error) {
 	if ids == nil {
 		return pathrs.MkdirAllHandle(root, dir, 0o755)
@@ -219,8 +220,8 @@ func makeDir(root *os.File, dir string, ids *specconv.IDMaps) (*os.File, error) 
 	return made, nil
 }
 
-// chownToRoot makes a file that of the container's root, where that is another than the
-// caller: ids are the mappings of a user namespace, or nil.
+// chownToRoot makes the container's root the owner of a file. ids are the mappings of a user
+// namespace; with nil it does nothing.
 func chownToRoot(f *os.File, ids *specconv.IDMaps) error {
 	if ids == nil {
 		return nil

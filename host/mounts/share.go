@@ -10,17 +10,15 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// populateShare builds the tree that is exported to the guest: a small tmpfs
-// with one bind mount for each share, and nothing else of the host. A file is
-// bound alone, so its neighbours stay unseen. Read-only is enforced here as
-// well: the guest's kernel is not to be believed.
+// populateShare builds the tree that the guest gets: a small tmpfs with one bind mount for each
+// share and nothing else of the host. A file is bound alone, so that the files beside it cannot
+// be seen. Read-only is enforced here too, because the guest's kernel is not trusted.
 //
-// All of it is in this mount namespace only and goes when that goes.
+// All mounts are in this mount namespace only and end with it.
 //
-// What the host mounts later, below a shared directory, stays out of it: such a mount
-// would be neither read-only nor nodev nor id-mapped, and the vmm would have it.
-// Only the rootfs, the first of the shares, gets what hooks of create will mount below it:
-// see spreadRootfs.
+// What the host mounts later below a shared directory does not appear in the share: it would be
+// neither read-only nor nodev nor id-mapped, and the vmm could reach it. Only the rootfs, which
+// is the first share, gets what hooks of create mount below it: see spreadRootfs.
 func populateShare(r *Request) error {
 	hostDir := r.ShareDir
 	if err := unix.Mount("husk-share", hostDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=755"); err != nil {
@@ -35,7 +33,7 @@ func populateShare(r *Request) error {
 			return fmt.Errorf("share %s for %s: %w", s.HostPath, s.Destination, err)
 		}
 	}
-	// Without this the guest could fill the host's memory by writing beside the binds.
+	// Otherwise the guest could fill the host's memory by writing beside the binds.
 	if err := setReadOnly(hostDir, false); err != nil {
 		return fmt.Errorf("seal share: %w", err)
 	}
@@ -61,8 +59,7 @@ func bindShare(hostPath string, s specconv.Share, ids IDMaps, propagation uintpt
 	return nil
 }
 
-// makeMountPoint makes a directory, or an empty file to bind a file on, in a tree of
-// husk's own.
+// makeMountPoint makes a directory, or an empty file, in a tree of husk's own.
 func makeMountPoint(path string, dir bool) error {
 	if dir {
 		return os.Mkdir(path, 0o755)
@@ -74,7 +71,7 @@ func makeMountPoint(path string, dir bool) error {
 	return f.Close()
 }
 
-// setReadOnly makes a mount read-only without touching its other flags.
+// setReadOnly makes a mount read-only and keeps its other flags.
 func setReadOnly(path string, recursive bool) error {
 	if err := setReadOnlyAt(unix.AT_FDCWD, path, recursive); err != nil {
 		return fmt.Errorf("make %s read-only: %w", path, err)
@@ -82,8 +79,8 @@ func setReadOnly(path string, recursive bool) error {
 	return nil
 }
 
-// setReadOnlyAt takes the mount as openat(2) takes a file; with an empty path it is
-// the one that dirfd is the root of.
+// setReadOnlyAt takes the mount by a directory and a path, as openat(2) takes a file. With an
+// empty path it is the mount whose root dirfd is.
 func setReadOnlyAt(dirfd int, path string, recursive bool) error {
 	flags := uint(unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH)
 	if recursive {

@@ -14,9 +14,9 @@ import (
 
 const conformanceDoc = "../../docs/spec-conformance.md"
 
-// specFields lists the JSON paths of all fields below a type, as the document
-// writes them: "mounts[].source", "linux.resources.rdma{}.hcaHandles". Fields
-// for other platforms are listed without what is below them.
+// specFields lists the JSON paths of all fields of a type, as the document writes them:
+// "mounts[].source", "linux.resources.rdma{}.hcaHandles". Of fields for other platforms it
+// lists only the topmost.
 func specFields(t reflect.Type, prefix string) []string {
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -33,7 +33,7 @@ func specFields(t reflect.Type, prefix string) []string {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if name == "" { // embedded
+		if name == "" { // an embedded struct
 			all = append(all, specFields(f.Type, prefix)...)
 			continue
 		}
@@ -46,10 +46,9 @@ func specFields(t reflect.Type, prefix string) []string {
 	return all
 }
 
-// TestConformanceDocument: each field of the OCI spec has exactly one row in the
-// document, no row is about anything else, and each test of this package that a
-// row names exists. A new version of the spec fails here until its fields are
-// decided on.
+// TestConformanceDocument: each field of the OCI spec has exactly one row in the document, each
+// row is about a field, and each test of this package that a row names exists. With a new
+// version of the spec the test fails until its new fields are decided on.
 func TestConformanceDocument(t *testing.T) {
 	b, err := os.ReadFile(conformanceDoc)
 	if err != nil {

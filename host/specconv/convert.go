@@ -12,37 +12,36 @@ import (
 	"github.com/huskvm/husk/linux/sysctl"
 )
 
-// shareOptions is the guest's mount data for the exported tree.
+// shareOptions are the mount options with which the guest mounts the share.
 //
 //   - version=9p2000.L: the dialect with Linux's modes, links, locks and xattrs.
-//   - cache=mmap: without a cache the guest can't mmap a file shared and
-//     writable at all, and with cache=loose or fscache what the host writes would
-//     not show up. mmap caches only what is mapped.
-//   - msize=512000: bytes per request. The default of 128 KiB costs four times
-//     the round trips; above this the transport's descriptor limit cuts it.
-//   - access=client: each guest user speaks to the server as himself, so that a
-//     new file gets his uid; permissions are checked by the guest kernel. With
-//     access=any all files would belong to whoever mounted.
+//   - cache=mmap: without a cache the guest cannot mmap a file shared and writable. With
+//     cache=loose or fscache the guest would not see what the host writes. mmap caches only
+//     mapped files.
+//   - msize=512000: bytes for one request. With the default of 128 KiB there are four times as
+//     many round trips. A larger value is cut by the number of the transport's descriptors.
+//   - access=client: each user of the guest acts on the server with his own uid, so that a new
+//     file gets it; the guest's kernel checks permissions. With access=any all files would
+//     belong to the user who mounted.
 const shareOptions = "trans=virtio,version=9p2000.L,cache=mmap,msize=512000,access=client"
 
-// rootfsName is the rootfs's place in the exported tree.
+// rootfsName is the name of the rootfs in the share.
 const rootfsName = "rootfs"
 
-// converter is one call of Convert: the plan as far as it is made.
+// converter is the state of one call of Convert.
 type converter struct {
 	env  Env
 	host Host
 	plan *Plan
 	warn warnings
-	// ownIPC is set where the container has a new ipc namespace.
+	// ownIPC: the container has a new ipc namespace.
 	ownIPC bool
-	// managesCgroups is set where the container is to make cgroups of its own.
+	// managesCgroups: the container may make cgroups of its own.
 	managesCgroups bool
 }
 
-// Convert makes the plan for a container. It checks the whole spec first
-// (Validate), then what the spec says about the host's files. Error texts are
-// runc's where engines know them.
+// Convert makes the plan for a container. First it checks the whole spec (Validate), then what
+// the spec says about files of the host. Error texts are runc's where engines match them.
 func Convert(env Env, spec *specs.Spec) (*Plan, error) {
 	if err := Validate(spec); err != nil {
 		return nil, err
@@ -76,7 +75,7 @@ func Convert(env Env, spec *specs.Spec) (*Plan, error) {
 	return c.plan, nil
 }
 
-// hostPath resolves a path of the spec against the bundle.
+// hostPath returns a path of the spec as an absolute path. Relative paths start at the bundle.
 func (c *converter) hostPath(p string) string {
 	if filepath.IsAbs(p) {
 		return filepath.Clean(p)
@@ -84,9 +83,9 @@ func (c *converter) hostPath(p string) string {
 	return filepath.Join(c.env.Bundle, p)
 }
 
-// guest starts the guest's spec with what belongs to no other step. Of the hooks
-// it gets those that run in the guest, and with them the annotations, which are
-// part of the state that hooks are given; nothing else in the guest acts on them.
+// guest starts the guest's spec with the fields that no other step sets. It has only the hooks
+// that run in the guest. The annotations are part of the state that hooks get; nothing else in
+// the guest uses them.
 func (c *converter) guest(spec *specs.Spec) error {
 	process, dropped, err := ConvertProcess(spec.Process)
 	if err != nil {
@@ -123,7 +122,7 @@ func (c *converter) rootfs(spec *specs.Spec) error {
 		HostPath:    hostDir,
 		Name:        rootfsName,
 		ReadOnly:    spec.Root.Readonly,
-		Recursive:   true, // mounts below the rootfs belong to it, as with runc
+		Recursive:   true, // as with runc, mounts below the rootfs belong to it
 		IsDir:       true,
 		Destination: "/",
 	})
@@ -131,9 +130,9 @@ func (c *converter) rootfs(spec *specs.Spec) error {
 	return nil
 }
 
-// notSymlinked refuses, as runc does, a rootfs behind a symbolic link: who may
-// write where the link is could put another directory in its place. How the
-// caller has named the bundle does not matter.
+// notSymlinked refuses, as runc does, a rootfs whose path in the bundle has a symbolic link: a
+// user who may write where the link is could replace the directory. Links in the bundle's own
+// path do not matter.
 func (c *converter) notSymlinked(rootPath, hostDir string) error {
 	real, err := c.host.RealPath(hostDir)
 	if err != nil {
@@ -192,7 +191,8 @@ func (c *converter) linux(spec *specs.Spec) error {
 	return nil
 }
 
-// guestSysctls has each name in the form of sysctl(8), dots between elements.
+// guestSysctls returns the sysctls with names in the form of sysctl(8), with dots between
+// elements.
 func guestSysctls(l *specs.Linux) map[string]string {
 	if len(l.Sysctl) == 0 {
 		return nil

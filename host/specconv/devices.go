@@ -9,13 +9,13 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// deviceNumber identifies a character device.
+// deviceNumber is the number of a character device.
 type deviceNumber struct{ major, minor int64 }
 
-// guestDevices are the character devices that a guest has of its own, each with
-// the path that the guest's devtmpfs gives it. One of these means the same in the
-// guest as on the host. Most are built into every kernel; the agent loads the
-// driver of the others, and refuses a container whose kernel has none.
+// guestDevices are the character devices that every guest has, each with its path in the
+// guest's devtmpfs. Each means the same in the guest as on the host. Most are built into every
+// kernel. The agent loads the drivers of the others, and refuses a container if the guest's
+// kernel has none.
 var guestDevices = map[deviceNumber]string{
 	{1, 3}:  "/dev/null",
 	{1, 5}:  "/dev/zero",
@@ -31,14 +31,14 @@ var guestDevices = map[deviceNumber]string{
 	{10, 237}: "/dev/loop-control", // the kernel asks for its driver when it is opened
 }
 
-// loopMajor is that of the loop devices: a file of whose kernel they are.
+// loopMajor is the major number of loop devices. A loop device shows a file of its own kernel.
 const loopMajor = 7
 
 const (
-	// Device numbers of Linux: 12 bits of major, 20 of minor.
+	// Device numbers of Linux have 12 bits of major and 20 bits of minor.
 	maxMajor = 1<<12 - 1
 	maxMinor = 1<<20 - 1
-	// maxFileMode has the bits of the type too: engines send them.
+	// maxFileMode includes the bits of the file's type, because engines send them.
 	maxFileMode = 0o177777
 )
 
@@ -57,7 +57,7 @@ func validateDevices(spec *specs.Spec) error {
 		case d.FileMode != nil && *d.FileMode > maxFileMode:
 			return fieldErrorf(field+".fileMode", "%#o is not between 0 and %#o", uint32(*d.FileMode), maxFileMode)
 		case d.Type == "p":
-			// A fifo has no numbers; engines send some all the same.
+			// A fifo has no device number, but some engines send one.
 		case d.Major < 0 || d.Major > maxMajor:
 			return fieldErrorf(field+".major", "%d is not between 0 and %d", d.Major, maxMajor)
 		case d.Minor < 0 || d.Minor > maxMinor:
@@ -67,15 +67,15 @@ func validateDevices(spec *specs.Spec) error {
 	return nil
 }
 
-// maxDisks is how many block devices one container may have: the virtual
-// machine has room for two dozen devices of all kinds.
+// maxDisks bounds the block devices of one container. The virtual machine has room for about
+// two dozen devices of all kinds.
 const maxDisks = 12
 
-// devices returns the nodes the guest makes. A block device of the host is plugged
-// into the guest. A character device is refused if the host has it and the guest
-// can't: the node would be there and open something else, or nothing. One that the
-// host hasn't got either (the spec allows any number) is made as asked, as it is a
-// node without a driver on both sides.
+// devices returns the device nodes that the guest makes. A block device of the host becomes a
+// disk of the guest. A character device is refused if the host has it and the guest cannot: its
+// node in the guest would open something else, or nothing. If the host does not have it either
+// (the spec allows any number), the node is made as asked, because it is a node without a
+// driver on both sides.
 func (c *converter) devices(l *specs.Linux) ([]specs.LinuxDevice, error) {
 	var guest []specs.LinuxDevice
 	privileged, left := allowsAll(l.Resources), 0
@@ -92,12 +92,12 @@ func (c *converter) devices(l *specs.Linux) ([]specs.LinuxDevice, error) {
 		switch d.Type {
 		case "b":
 			if privileged {
-				break // the guest's loop device, or nobody's
+				break // a loop device of the guest, or a device that nobody has
 			}
 			if err := c.disk(field, d, l.Resources); err != nil {
 				return nil, err
 			}
-		case "c", "u": // the latter is unbuffered: the same to Linux
+		case "c", "u": // "u" means unbuffered, which Linux does not distinguish
 			_, known := guestDevices[deviceNumber{d.Major, d.Minor}]
 			if !known && c.host.HasDevice("c", d.Major, d.Minor) {
 				return nil, fieldErrorf(field, "%s is a device of the host (c %d:%d): not supported yet", quote(d.Path), d.Major, d.Minor)
@@ -109,8 +109,8 @@ func (c *converter) devices(l *specs.Linux) ([]specs.LinuxDevice, error) {
 	return guest, nil
 }
 
-// isHosts is true for a device that the host has and a guest has not by itself, as
-// it has loop devices.
+// isHosts says whether the host has a device that the guest does not have by itself. The guest
+// has loop devices by itself.
 func (c *converter) isHosts(d specs.LinuxDevice) bool {
 	if d.Type == "b" {
 		return d.Major != loopMajor && c.host.HasDevice("b", d.Major, d.Minor)
@@ -119,9 +119,9 @@ func (c *converter) isHosts(d specs.LinuxDevice) bool {
 	return d.Type != "p" && !known && c.host.HasDevice("c", d.Major, d.Minor)
 }
 
-// allowsAll is true for a container that may use every device. Engines list each
-// one of the host then (docker run --privileged), those nobody means and the disk
-// with the host's own files among them.
+// allowsAll says whether the container may use every device. Then engines list all devices of
+// the host (docker run --privileged), among them many that nobody needs, and the disk with the
+// host's own files.
 func allowsAll(r *specs.LinuxResources) bool {
 	if r == nil || len(r.Devices) == 0 {
 		return false
@@ -131,8 +131,8 @@ func allowsAll(r *specs.LinuxResources) bool {
 	return last.Allow && (last.Type == "" || last.Type == "a") && every(last.Major) && every(last.Minor)
 }
 
-// disk adds a block device of the host to the plan, if it is one, unless the
-// container may not use it or has it by another name.
+// disk adds a block device of the host to the plan. It skips a device that is no block device,
+// that the container may not use, or that it has already under another name.
 func (c *converter) disk(field string, d specs.LinuxDevice, r *specs.LinuxResources) error {
 	read, write := blockAccess(r, d.Major, d.Minor)
 	has := slices.ContainsFunc(c.plan.Disks, func(has Disk) bool {
@@ -148,9 +148,8 @@ func (c *converter) disk(field string, d specs.LinuxDevice, r *specs.LinuxResour
 	return nil
 }
 
-// blockAccess is what the device rules let a container do with a block device:
-// later rules go before earlier ones, and what none is about is denied, as with
-// runc.
+// blockAccess returns what the device rules allow for a block device. Later rules have
+// precedence, and without a rule access is denied, as with runc.
 func blockAccess(r *specs.LinuxResources, major, minor int64) (read, write bool) {
 	if r == nil {
 		return read, write
@@ -175,9 +174,9 @@ func blockAccess(r *specs.LinuxResources, major, minor int64) (read, write bool)
 	return read, write
 }
 
-// guestDeviceRules leaves out what allows a character device that the guest has not:
-// engines allow the console and others by the list, and a filter that is that of
-// every container is there before the container.
+// guestDeviceRules leaves out rules that allow character devices which the guest does not have,
+// such as the console, which engines always allow. Without these rules most containers have the
+// same filter, which a prepared container already has.
 func guestDeviceRules(rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
 	var guest []specs.LinuxDeviceCgroup
 	for _, r := range rules {

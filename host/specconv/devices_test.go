@@ -16,7 +16,7 @@ func TestDisks(t *testing.T) {
 	rule := func(allow bool, kind string, major, minor *int64, access string) specs.LinuxDeviceCgroup {
 		return specs.LinuxDeviceCgroup{Allow: allow, Type: kind, Major: major, Minor: minor, Access: access}
 	}
-	none := rule(false, "", nil, nil, "rwm") // which engines begin with
+	none := rule(false, "", nil, nil, "rwm") // engines begin their rules with this one
 	major, one, any := ptr(int64(252)), ptr(int64(1)), ptr(int64(-1))
 	for name, tc := range map[string]struct {
 		rules   []specs.LinuxDeviceCgroup
@@ -62,8 +62,8 @@ func TestDisks(t *testing.T) {
 	}
 }
 
-// TestPrivileged: a container that may use every device gets its machine's, and
-// no disk of the host.
+// TestPrivileged: a container that may use every device gets the devices of its machine and no
+// disk of the host.
 func TestPrivileged(t *testing.T) {
 	spec := readSpec(t, "minimal.json")
 	spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}}

@@ -2,9 +2,8 @@ package specconv
 
 import specs "github.com/opencontainers/runtime-spec/specs-go"
 
-// Example is the spec that `husk spec` writes: the same defaults as `runc spec`,
-// so that what works from one works from the other. Like runc since 1.2 it asks for
-// no ambient capabilities, which without inheritable ones would not be had.
+// Example returns the spec that `husk spec` writes, with the same defaults as `runc spec`. Like
+// runc since 1.2 it has no ambient capabilities, because these need inheritable ones.
 func Example() *specs.Spec {
 	caps := func() []string { return []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"} }
 	return &specs.Spec{

@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// maxQuoted is how much of a wrong value an error repeats, in bytes: an error is
-// one line that a person reads.
+// maxQuoted bounds how much of a wrong value an error repeats, in bytes, because an error is
+// one line for a person.
 const maxQuoted = 200
 
-// fieldErrorf is an error about one field of config.json, named by its JSON path.
+// fieldErrorf returns an error about one field of config.json, named by its JSON path.
 func fieldErrorf(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...))
 }
 
-// quote is %q of a value that may be of any length.
+// quote formats a value of any length like %q and cuts it.
 func quote[S ~string](v S) string {
 	s := string(v)
 	if len(s) > maxQuoted {
@@ -24,15 +24,15 @@ func quote[S ~string](v S) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// index names one element of a list.
+// index returns the path of an element of a list.
 func index(field string, i int) string { return fmt.Sprintf("%s[%d]", field, i) }
 
-// key names one element of a map.
+// key returns the path of an element of a map.
 func key(field, k string) string { return fmt.Sprintf("%s[%s]", field, quote(k)) }
 
-// checkNUL refuses a NUL byte in any string of v: every one of them ends as a C
-// string in a system call, where the NUL would cut it short without an error.
-// It walks by reflection so that a field added to the spec is not forgotten.
+// checkNUL refuses a NUL byte in any string of v. The strings become C strings in system calls,
+// where a NUL would cut them without an error. It uses reflection, so that new fields of the
+// spec are checked too.
 func checkNUL(v reflect.Value, field string) error {
 	switch v.Kind() {
 	case reflect.String:

@@ -10,8 +10,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// FuzzConvert takes any bytes for config.json. It must give a plan in which the
-// invariants of every plan hold, or an error.
+// FuzzConvert: arbitrary bytes as config.json give an error, or a plan for which checkPlan
+// holds.
 func FuzzConvert(f *testing.F) {
 	configs, err := filepath.Glob("testdata/*.json")
 	if err != nil || len(configs) == 0 {
@@ -22,7 +22,7 @@ func FuzzConvert(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		var compact bytes.Buffer // shorter is mutated better
+		var compact bytes.Buffer // the fuzzer works better with short inputs
 		if err := json.Compact(&compact, b); err != nil {
 			f.Fatal(err)
 		}
@@ -43,7 +43,7 @@ func FuzzConvert(f *testing.F) {
 	})
 }
 
-// FuzzResources takes any bytes for the input of update.
+// FuzzResources parses arbitrary bytes as the input of update.
 func FuzzResources(f *testing.F) {
 	f.Add([]byte(`{"memory":{"limit":100},"cpu":{"cpus":"0-3"},"unified":{"memory.max":"5"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -58,7 +58,7 @@ func FuzzResources(f *testing.F) {
 	})
 }
 
-// FuzzProcess takes any bytes for the process file of exec.
+// FuzzProcess parses arbitrary bytes as the process file of exec.
 func FuzzProcess(f *testing.F) {
 	f.Add([]byte(`{"args":["sh"],"cwd":"/","env":["A=b"],"user":{"uid":1,"additionalGids":[5]},"capabilities":{"bounding":["CAP_CHOWN"]},"rlimits":[{"type":"RLIMIT_NOFILE","hard":5,"soft":5}]}`))
 	f.Add([]byte(`{"args":["sh"],"cwd":"x","terminal":true,"consoleSize":{"height":1,"width":2},"scheduler":{"policy":"SCHED_FIFO","priority":1}}`))

@@ -16,10 +16,10 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata/*.golden")
 
-// testHost is a host with every directory, unless a path is listed.
+// testHost is a host on which every path is a directory unless it is listed.
 type testHost struct {
 	files   map[string]File
-	missing string // prefix of what isn't there
+	missing string // prefix of paths that do not exist
 	tmpfs   map[string]uint64
 	devices map[string]bool // those the host has a driver for, "c 10:232"
 }
@@ -116,8 +116,8 @@ func readSpec(t *testing.T, name string) *specs.Spec {
 	return spec
 }
 
-// TestGolden converts whole configs, those engines write among them, and
-// compares the plans. `go test -update` rewrites them: read the diff.
+// TestGolden converts whole configs, among them those that engines write, and compares the
+// plans with files. `go test -update` writes the files: read the diff.
 func TestGolden(t *testing.T) {
 	configs, err := filepath.Glob("testdata/*.json")
 	if err != nil || len(configs) < 7 {
@@ -170,8 +170,8 @@ func compareGolden(t *testing.T, golden string, v any) {
 	}
 }
 
-// TestExample holds husk's example to what runc 1.1.5 writes, but for the name,
-// the version and the ambient capabilities that runc 1.2 has dropped.
+// TestExample compares husk's example with what runc 1.1.5 writes, except for the name, the
+// version, and the ambient capabilities, which runc 1.2 has dropped.
 func TestExample(t *testing.T) {
 	want := readSpec(t, "runc-spec.json")
 	want.Version, want.Hostname = specs.Version, "husk"

@@ -4,22 +4,23 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Found is what is known only while a container is made, when its plan is final.
+// Found is what is known only when a container is being made, after its plan is final.
 type Found struct {
-	// CPUs is to how many vCPUs of the machine, the first ones, the container is
-	// restricted; 0: it may use all.
+	// CPUs is the number of vCPUs to which the container is restricted, from the first on; 0:
+	// it may use all.
 	CPUs int `json:",omitempty"`
-	// CgroupsPath is how the container's processes are to see their cgroup called; empty:
-	// as the agent has it.
+	// CgroupsPath is the name under which the container's processes see their cgroup; empty:
+	// the agent chooses it.
 	CgroupsPath string `json:",omitempty"`
-	// Mounts are the plan's, with what the host has found out of their places.
+	// Mounts are the plan's mounts, completed with what the host has found at their
+	// destinations.
 	Mounts []specs.Mount `json:",omitempty"`
-	// Hostname and Domainname are for a container that has none of its own.
+	// Hostname and Domainname are for a container whose config has none.
 	Hostname   string `json:",omitempty"`
 	Domainname string `json:",omitempty"`
 }
 
-// GuestSpec is the spec that the agent receives. The plan stays as it is.
+// GuestSpec returns the spec that the agent gets. It does not change the plan.
 func (p *Plan) GuestSpec(found Found) *specs.Spec {
 	guest, linux := *p.Guest, *p.Guest.Linux
 	guest.Linux = &linux
@@ -37,7 +38,7 @@ func (p *Plan) GuestSpec(found Found) *specs.Spec {
 	return &guest
 }
 
-// restrictedTo returns the resources with the first n vCPUs for a cpuset.
+// restrictedTo returns resources whose cpuset is the first n vCPUs.
 func restrictedTo(r *specs.LinuxResources, n int) *specs.LinuxResources {
 	var restricted specs.LinuxResources
 	if r != nil {

@@ -11,56 +11,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Env is what Convert knows of the world beside the spec.
+// Env is what Convert needs to know besides the spec.
 type Env struct {
-	// ID is the container's. It must be one path element: the agent names the
-	// container's cgroup in the guest by it.
+	// ID is the container's id. It must be one path element, because the agent uses it as the
+	// name of a cgroup.
 	ID string
-	// Bundle is the absolute host path of the bundle; relative paths of the
-	// spec start there.
+	// Bundle is the absolute path of the bundle on the host. Relative paths of the spec start
+	// there.
 	Bundle string
-	// MemoryMiB is the host's RAM and CPUs how many it has online. A VM is not
-	// made larger than its host, except by annotation: the guest kernel spends
-	// 1/64 of whatever RAM it is shown on page structures. 0: unknown, no bound.
+	// MemoryMiB is the host's RAM and CPUs the number of its online CPUs. Except by annotation
+	// a VM is not larger than its host: a guest's kernel uses 1/64 of its RAM for page
+	// structures. 0: unknown, no bound.
 	MemoryMiB int
 	CPUs      int
-	// Rlimits are the limits of the caller's, which the container's process has
-	// where the spec sets none.
+	// Rlimits are the limits of the caller. The container's process has them where the spec
+	// sets none.
 	Rlimits []specs.POSIXRlimit
-	// Host answers questions about paths and devices of the host; nil is this
-	// machine itself.
+	// Host answers questions about paths and devices of the host; nil means this machine.
 	Host Host
 }
 
-// Host is what Convert asks about the host's files. It is an interface so that
-// plans can be tested without them.
+// Host is what Convert asks about the host's files. It is an interface so that tests need no
+// such files.
 type Host interface {
-	// Stat follows symbolic links; its error prints as "stat PATH: reason".
+	// Stat follows symbolic links. Its error prints as "stat PATH: reason".
 	Stat(path string) (File, error)
-	// RealPath is path with all symbolic links resolved.
+	// RealPath returns path with all symbolic links resolved.
 	RealPath(path string) (string, error)
-	// Filesystem tells of the filesystem that path is on.
+	// Filesystem returns information about the filesystem that path is on.
 	Filesystem(path string) (Filesystem, error)
-	// UserNamespace returns the mappings of a user namespace, as seen from this one.
+	// UserNamespace returns the mappings of a user namespace, as seen from the caller's.
 	UserNamespace(path string) (*IDMaps, error)
-	// HasDevice says whether the host's kernel has a driver for a device
-	// number; kind is "b" or "c".
+	// HasDevice says whether the host's kernel has a driver for a device number. kind is "b" or
+	// "c".
 	HasDevice(kind string, major, minor int64) bool
 }
 
-// File is the part of stat(2) that decides how a bind mount is exported.
+// File is the part of stat(2) that Convert needs.
 type File struct {
-	Type         fs.FileMode // the type bits of fs.FileMode
+	Type         fs.FileMode // type bits only
 	Major, Minor uint32      // of a device node
 }
 
-// Filesystem is the part of statfs(2) needed.
+// Filesystem is the part of statfs(2) that Convert needs.
 type Filesystem struct {
 	Tmpfs     bool
-	SizeBytes uint64 // 0: unlimited
+	SizeBytes uint64 // 0: no limit
 }
 
-// thisHost is the Host that this process runs on.
+// thisHost is the Host for this machine.
 type thisHost struct{}
 
 func (thisHost) Stat(path string) (File, error) {
@@ -106,7 +105,7 @@ func (thisHost) HasDevice(kind string, major, minor int64) bool {
 		dir = "block"
 	}
 	_, err := os.Stat(fmt.Sprintf("/sys/dev/%s/%d:%d", dir, major, minor))
-	// Where sysfs can't be asked the answer is yes: it refuses, which is safe.
+	// If sysfs cannot be read, the answer is yes: then the device is refused, which is safe.
 	return err == nil || !errors.Is(err, fs.ErrNotExist)
 }
 

@@ -22,19 +22,19 @@ type IDMaps struct {
 	UID, GID []specs.LinuxIDMapping
 }
 
-// maxMappings is the kernel's limit of lines in uid_map.
+// maxMappings is the kernel's limit for lines in uid_map.
 const maxMappings = 340
 
-// HostRoot is who the container's root is on the host.
+// HostRoot returns the host's ids for the container's root.
 func (m *IDMaps) HostRoot() (uid, gid uint32) {
 	uid, _ = hostID(m.UID, 0)
 	gid, _ = hostID(m.GID, 0)
 	return uid, gid
 }
 
-// VMM is who the vmm of the container with this id is on the host: ids that no process
-// of the container has, nobody else is likely to, and two containers rarely share. Where
-// the container has them all, it is the container's root.
+// VMM returns the ids that the vmm of the container with this id has on the host. No process of
+// the container has these ids, hardly anybody else has, and two containers rarely get the same.
+// If the container has all ids, they are those of the container's root.
 func (m *IDMaps) VMM(containerID string) (uid, gid uint32) {
 	uid, gid = m.HostRoot()
 	if free, ok := unmapped(m.UID, containerID); ok {
@@ -46,9 +46,9 @@ func (m *IDMaps) VMM(containerID string) (uid, gid uint32) {
 	return uid, gid
 }
 
-// unmapped is an id of the host, chosen by a text, that is not mapped.
+// unmapped returns an id of the host that is not mapped. text decides which one.
 func unmapped(maps []specs.LinuxIDMapping, text string) (uint32, bool) {
-	// Above what useradd, engines and systemd give to anybody.
+	// These are above the ids that useradd, engines and systemd use.
 	const first, count = 0xc0000000, 0x30000000
 	hash := fnv.New32a()
 	hash.Write([]byte(text))
@@ -66,12 +66,12 @@ func unmapped(maps []specs.LinuxIDMapping, text string) (uint32, bool) {
 	return last, true
 }
 
-// Owns says whether ids of the host are mapped.
+// Owns says whether both ids of the host are mapped.
 func (m *IDMaps) Owns(uid, gid uint32) bool { return sees(m.UID, uid) && sees(m.GID, gid) }
 
-// VMMText is the mappings, in the form of uid_map and gid_map, of the user namespace
-// that the vmm is in: each id of the container's is there what it is on the host, for
-// that is how the guest names it, and no other is but the vmm's own.
+// VMMText returns the mappings of the vmm's user namespace in the format of uid_map and
+// gid_map. Each id of the container has there the number that it has on the host, because the
+// guest uses these numbers. The only other id is the vmm's own.
 func (m *IDMaps) VMMText(containerID string) (uids, gids string) {
 	same := func(maps []specs.LinuxIDMapping, own uint32) string {
 		var all []specs.LinuxIDMapping
@@ -87,7 +87,8 @@ func (m *IDMaps) VMMText(containerID string) (uids, gids string) {
 	return same(m.UID, uid), same(m.GID, gid)
 }
 
-// hostID is what an id of the container is on the host.
+// hostID returns the host's id for an id of the container. The result is false if it is not
+// mapped.
 func hostID(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
 	for _, m := range maps {
 		if id >= m.ContainerID && id-m.ContainerID < m.Size {
@@ -97,14 +98,15 @@ func hostID(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
 	return 0, false
 }
 
-// validateIDMappings refuses what the kernel would, naming the field.
+// validateIDMappings returns an error that names the field for mappings that the kernel would
+// refuse.
 func validateIDMappings(field string, maps []specs.LinuxIDMapping) error {
 	if len(maps) > maxMappings {
 		return fieldErrorf(field, "%d mappings are more than the kernel's %d", len(maps), maxMappings)
 	}
 	for i, m := range maps {
 		at := index(field, i)
-		const ids = math.MaxUint32 // the last one is no id
+		const ids = math.MaxUint32 // 1<<32 - 1 is no valid id
 		switch {
 		case m.Size == 0:
 			return fieldErrorf(at+".size", "must not be 0")
@@ -126,7 +128,7 @@ func overlap(a, b, sizeA, sizeB uint32) bool {
 	return uint64(a) < uint64(b)+uint64(sizeB) && uint64(b) < uint64(a)+uint64(sizeA)
 }
 
-// validateUserNamespace has the words of runc.
+// validateUserNamespace uses runc's words.
 func validateUserNamespace(spec *specs.Spec) error {
 	l := spec.Linux
 	if err := validateIDMappings("linux.uidMappings", l.UIDMappings); err != nil {
@@ -151,12 +153,12 @@ func validateUserNamespace(spec *specs.Spec) error {
 	case field == "" && l.Namespaces[i].Path == "":
 		return fieldErrorf(index("linux.namespaces", i), "user namespaces enabled, but no namespace path to join nor mappings to apply specified")
 	case field == "":
-		return nil // those of the namespace that is joined
+		return nil // the joined namespace has its own
 	}
 	return validateMapped(spec, &IDMaps{l.UIDMappings, l.GIDMappings})
 }
 
-// validateMapped holds the mappings against who the container's processes are.
+// validateMapped checks that the ids of the container's processes are mapped.
 func validateMapped(spec *specs.Spec, m *IDMaps) error {
 	for _, ids := range []struct {
 		kind, field string
@@ -179,8 +181,8 @@ func validateMapped(spec *specs.Spec, m *IDMaps) error {
 	return nil
 }
 
-// userNamespace finds the mappings of the container's user namespace: those of the
-// spec, or of the namespace that it joins.
+// userNamespace sets the mappings of the container's user namespace: those of the spec, or of
+// the namespace that it joins.
 func (c *converter) userNamespace(spec *specs.Spec) error {
 	l := spec.Linux
 	i := slices.IndexFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
@@ -206,13 +208,12 @@ func (c *converter) userNamespace(spec *specs.Spec) error {
 	return validateMapped(spec, joined)
 }
 
-// isIDMapped says whether a mount has mappings of ids, or is to have the
-// container's.
+// isIDMapped says whether a mount has id mappings, or uses the container's.
 func isIDMapped(m specs.Mount) bool {
 	return len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 || lastOf(m.Options, "idmap", "ridmap") != ""
 }
 
-// validateIDMapped has the words of runc.
+// validateIDMapped uses runc's words.
 func validateIDMapped(field string, m specs.Mount, userNS bool) error {
 	switch {
 	case !isIDMapped(m):
@@ -230,8 +231,8 @@ func validateIDMapped(field string, m specs.Mount, userNS bool) error {
 	return validateIDMappings(field+".gidMappings", m.GIDMappings)
 }
 
-// mountIDMap is how the ids of a bind are mapped, on the host; without mappings of
-// its own, as those of the container.
+// mountIDMap returns how the ids of a bind are mapped on the host. Without mappings of its own
+// it has the container's.
 func (c *converter) mountIDMap(m specs.Mount) *MountIDMap {
 	if !isIDMapped(m) {
 		return nil
@@ -244,8 +245,8 @@ func (c *converter) mountIDMap(m specs.Mount) *MountIDMap {
 	if len(m.UIDMappings) == 0 {
 		ids.IDMaps = *user
 	}
-	// The vmm makes a file as itself before it gives it to whom the guest says: without
-	// an id for itself it could make none. No process of the container has that id.
+	// The vmm makes a file with its own id before it changes the owner to the one that the
+	// guest asks for, so its id must be mapped. No process of the container has that id.
 	uid, gid := user.VMM(c.env.ID)
 	if !sees(user.UID, uid) {
 		ids.UID = withHost(ids.UID, uid)
@@ -261,8 +262,7 @@ func sees(maps []specs.LinuxIDMapping, host uint32) bool {
 	return slices.ContainsFunc(maps, func(m specs.LinuxIDMapping) bool { return host >= m.HostID && host-m.HostID < m.Size })
 }
 
-// withHost adds a mapping for an id of the host where there is none: to the last id
-// that is free.
+// withHost adds a mapping for an id of the host that has none, to the highest id that is free.
 func withHost(maps []specs.LinuxIDMapping, host uint32) []specs.LinuxIDMapping {
 	if sees(maps, host) || len(maps) == maxMappings {
 		return maps
@@ -272,7 +272,7 @@ func withHost(maps []specs.LinuxIDMapping, host uint32) []specs.LinuxIDMapping {
 		for _, m := range maps {
 			if last >= m.ContainerID && last-m.ContainerID < m.Size {
 				if m.ContainerID == 0 {
-					return maps // all ids are
+					return maps // all ids are mapped
 				}
 				last = m.ContainerID - 1
 			}
@@ -281,7 +281,7 @@ func withHost(maps []specs.LinuxIDMapping, host uint32) []specs.LinuxIDMapping {
 	return append(slices.Clone(maps), specs.LinuxIDMapping{ContainerID: last, HostID: host, Size: 1})
 }
 
-// Text is the mappings in the form of uid_map and gid_map.
+// Text returns the mappings in the format of uid_map and gid_map.
 func (m *IDMaps) Text() (uids, gids string) {
 	return idMapText(m.UID), idMapText(m.GID)
 }
@@ -296,7 +296,7 @@ func idMapText(maps []specs.LinuxIDMapping) string {
 
 var errOwnUserNamespace = errors.New("it is the user namespace of the host, in which husk itself is")
 
-// UserNamespace reads the mappings from inside of the namespace.
+// UserNamespace reads the mappings from inside the namespace.
 func (thisHost) UserNamespace(path string) (*IDMaps, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -328,7 +328,7 @@ func (thisHost) UserNamespace(path string) (*IDMaps, error) {
 	return m, err
 }
 
-// parseIDMap reads the text of uid_map or gid_map.
+// parseIDMap parses the text of uid_map or gid_map.
 func parseIDMap(text string) ([]specs.LinuxIDMapping, error) {
 	var maps []specs.LinuxIDMapping
 	lines := bufio.NewScanner(strings.NewReader(text))

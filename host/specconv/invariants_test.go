@@ -9,7 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// checkPlan is what must hold for every plan, whatever the spec said.
+// checkPlan checks what must hold for every plan, whatever the spec says.
 func checkPlan(t *testing.T, p *Plan) {
 	t.Helper()
 	if len(p.Shares) == 0 || p.Shares[0].Name != "rootfs" || p.Shares[0].Destination != "/" || !p.Shares[0].IsDir {

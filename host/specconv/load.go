@@ -12,13 +12,13 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// maxConfigBytes bounds config.json and process files. Docker's is about 40 KiB; the bound keeps a
-// wrong path (a disk image, /dev/zero) from filling the host's memory.
+// maxConfigBytes bounds the size of config.json and of process files. Docker's config.json has
+// about 40 KiB. Without the bound a wrong path (a disk image, /dev/zero) would fill the host's
+// memory.
 const maxConfigBytes = 16 << 20
 
-// Load reads config.json of the bundle at the host path bundle. It is the only
-// read of it: later verbs use what create has saved. Error texts are runc's
-// where runc has one.
+// Load reads config.json of the bundle at this host path. Only create calls it: later verbs use
+// what create has saved. Error texts are runc's where it has one.
 func Load(bundle string) (*specs.Spec, error) {
 	if err := checkDir(bundle); err != nil {
 		return nil, err
@@ -31,7 +31,7 @@ func Load(bundle string) (*specs.Spec, error) {
 	case err != nil:
 		return nil, fmt.Errorf("read spec: %w", err)
 	case !info.Mode().IsRegular():
-		// A fifo would block for ever in open.
+		// Opening a fifo would block for ever.
 		return nil, fmt.Errorf("read spec: %s is not a regular file", quote(path))
 	}
 	b, err := readFile(path)
@@ -41,8 +41,8 @@ func Load(bundle string) (*specs.Spec, error) {
 	return decode(b)
 }
 
-// LoadProcess reads the process file of exec at a host path; a pipe will do as
-// well, e.g. /dev/stdin.
+// LoadProcess reads the process file of exec at this host path, which may be a pipe such as
+// /dev/stdin.
 func LoadProcess(path string) (*specs.Process, error) {
 	b, err := readFile(path)
 	if err != nil {
@@ -60,7 +60,7 @@ func readFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }() // only read from: nothing to lose
+	defer func() { _ = f.Close() }() // it was only read
 	b, err := io.ReadAll(io.LimitReader(f, maxConfigBytes+1))
 	if err != nil {
 		return nil, err
@@ -71,8 +71,8 @@ func readFile(path string) ([]byte, error) {
 	return b, nil
 }
 
-// checkDir gives a missing bundle its own error, with the text of the chdir that
-// runc does, so that it isn't mistaken for a missing config.json.
+// checkDir returns an error for a missing bundle, so that it does not look like a missing
+// config.json. The text is that of runc's chdir.
 func checkDir(bundle string) error {
 	info, err := os.Stat(bundle)
 	var perr *fs.PathError
@@ -87,8 +87,8 @@ func checkDir(bundle string) error {
 	return nil
 }
 
-// decode is Load without the file. The decoder's own text is kept: engines and
-// people know it, and for a wrong type it names the field.
+// decode parses config.json. The decoder's own error text is kept: engines and people know it,
+// and for a wrong type it names the field.
 func decode(b []byte) (*specs.Spec, error) {
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(b, spec); err != nil {

@@ -84,7 +84,7 @@ func TestLoadProcess(t *testing.T) {
 			t.Errorf("%s: got %v, want %q in it", c.path, err, c.want)
 		}
 	}
-	// A pipe, as bash's <(...) gives it.
+	// A pipe, as bash's <(...) makes one.
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestLoadProcess(t *testing.T) {
 	}
 }
 
-// TestThisHost asks this machine itself, through the Host that husk uses.
+// TestThisHost asks this machine through the Host that husk uses.
 func TestThisHost(t *testing.T) {
 	h := thisHost{}
 	dir := t.TempDir()

@@ -6,7 +6,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// MemoryPolicyModes and MemoryPolicyFlags are what the spec defines.
+// MemoryPolicyModes and MemoryPolicyFlags are the names that the spec defines.
 var (
 	MemoryPolicyModes = []specs.MemoryPolicyModeType{
 		specs.MpolBind, specs.MpolDefault, specs.MpolInterleave, specs.MpolLocal, specs.MpolPreferred,
@@ -17,11 +17,10 @@ var (
 	}
 )
 
-// maxMemoryNode is the highest number of a memory node, as Linux is built at most.
+// maxMemoryNode is the highest number of a memory node that any Linux kernel supports.
 const maxMemoryNode = 1023
 
-// validateMemoryPolicy has runc's words. Which nodes there are only the guest's
-// kernel knows.
+// validateMemoryPolicy uses runc's words. Only the guest's kernel knows which nodes exist.
 func validateMemoryPolicy(p *specs.LinuxMemoryPolicy) error {
 	if p == nil {
 		return nil

@@ -11,36 +11,37 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// initPrefix opens runc's text for what fails while the container is set up.
-// Engines match on these words, and a missing bind source is found here, before
-// there is a container.
+// initPrefix is how runc begins the text of errors while it sets a container up. Engines match
+// these words. A missing source of a bind is found here, before there is a container.
 const initPrefix = "unable to start container process: error during container init: "
 
-// guestMountTypes are the filesystems the guest makes by itself.
+// guestMountTypes are the filesystems that the guest makes by itself.
 var guestMountTypes = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
 
-// overlay is the filesystem that the host mounts, of directories it has, and exports.
+// overlay is the filesystem type that the host mounts, from directories of the host, and
+// exports.
 const overlay = "overlay"
 
-// procFiles are the only places below /proc that a mount may cover, as runc has
-// it: lxcfs and the like put their own view there.
+// procFiles are the only files below /proc that a mount may cover, as with runc. lxcfs and
+// similar programs replace them by the container's own view.
 var procFiles = map[string]bool{
 	"/proc/cpuinfo": true, "/proc/diskstats": true, "/proc/meminfo": true, "/proc/stat": true,
 	"/proc/swaps": true, "/proc/uptime": true, "/proc/loadavg": true, "/proc/slabinfo": true,
 	"/proc/net/dev": true, "/proc/sys/kernel/ns_last_pid": true, "/proc/sys/crypto/fips_enabled": true,
 }
 
-// isBind says whether a mount is a bind. The option is what makes it one; type
-// "bind" without the option is taken as meant.
+// isBind says whether a mount is a bind. The option bind makes it one; type "bind" without the
+// option counts too.
 func isBind(m specs.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
-// destination is where the container sees a mount. Relative ones are
-// deprecated and start at "/", says the spec.
+// destination returns the absolute path at which the container sees a mount. The spec says that
+// relative destinations are deprecated and start at "/".
 func destination(m specs.Mount) string { return path.Clean("/" + m.Destination) }
 
-// lastOf returns which of the options comes last, as later ones override.
+// lastOf returns which option of the set comes last, because later options override earlier
+// ones.
 func lastOf(options []string, set ...string) string {
 	for _, o := range slices.Backward(options) {
 		if slices.Contains(set, o) {
@@ -85,11 +86,11 @@ func validateMounts(spec *specs.Spec) error {
 	return nil
 }
 
-// mounts converts spec.Mounts. One function makes both halves of a bind, the
-// host's share and the guest's mount, so that they can't drift apart.
+// mounts converts spec.Mounts. The same function makes both halves of a bind, the share and the
+// guest's mount, so that they always match.
 func (c *converter) mounts(spec *specs.Spec) error {
 	if !slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return destination(m) == deviceDir.Destination }) {
-		c.guestMount(deviceDir) // first, as others may be below it
+		c.guestMount(deviceDir) // it is first, because others may be below it
 	}
 	c.ownIPC = slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
 		return ns.Type == specs.IPCNamespace && ns.Path == ""
@@ -114,10 +115,9 @@ func (c *converter) mounts(spec *specs.Spec) error {
 	return nil
 }
 
-// deviceDir is what the guest mounts at /dev where the spec has nothing mounted
-// there. Device nodes can't be made in the rootfs: the filesystem it is shared by
-// has none, and those the host would get are not for the guest to make. What the
-// image has in its /dev is copied.
+// deviceDir is what the guest mounts on /dev if the spec mounts nothing there. Device nodes
+// cannot be made in the rootfs, because the share's filesystem has none that work in the guest.
+// What the image has in its /dev is copied.
 var deviceDir = specs.Mount{
 	Destination: "/dev", Type: "tmpfs", Source: "tmpfs",
 	Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k", "tmpcopyup"},
@@ -127,8 +127,8 @@ func (c *converter) guestMount(m specs.Mount) {
 	c.plan.Guest.Mounts = append(c.plan.Guest.Mounts, m)
 }
 
-// overlay has the host mount an overlay filesystem, as podman asks for with
-// --mount type=image and -v DIR:DIR:O, and binds it in the guest.
+// overlay plans an overlay filesystem that the host mounts, as podman asks for with --mount
+// type=image and -v DIR:DIR:O, and that the guest binds.
 func (c *converter) overlay(i int, m specs.Mount) {
 	var data []string
 	options := []string{"bind"}
@@ -202,10 +202,9 @@ func (c *converter) bind(field string, i int, m specs.Mount) error {
 
 const cgroupDir = "/sys/fs/cgroup"
 
-// ownCgroups is for a bind of one of the host's cgroup v1 hierarchies, by which
-// podman gives a container that is to run systemd what that manages. In the guest
-// there is version 2 alone, which systemd can do with: the container gets it writable,
-// as the root of a cgroup namespace.
+// ownCgroups handles a bind of one of the host's cgroup v1 hierarchies, by which podman gives a
+// container with systemd the cgroups to manage. The guest has version 2 only, which systemd
+// also works with: the container gets it writable, as the root of a cgroup namespace.
 func (c *converter) ownCgroups(field, source string, m specs.Mount) bool {
 	dest := destination(m)
 	if !strings.HasPrefix(source, cgroupDir+"/") || !strings.HasPrefix(dest, cgroupDir+"/") {
@@ -226,10 +225,10 @@ func (c *converter) ownCgroups(field, source string, m specs.Mount) bool {
 	return true
 }
 
-// bindOptions are the mount's own; a bind by type alone gets the option that the
-// guest goes by.
+// bindOptions returns the options of the guest's mount. A bind by type only gets the option
+// bind, which the guest looks for.
 //
-// Ids are mapped on the host, in what is exported.
+// Options for id mappings are left out, because ids are mapped on the host.
 func bindOptions(options []string) []string {
 	if lastOf(options, "idmap", "ridmap") != "" {
 		options = slices.DeleteFunc(slices.Clone(options), func(o string) bool { return o == "idmap" || o == "ridmap" })
@@ -240,8 +239,8 @@ func bindOptions(options []string) []string {
 	return append([]string{"bind"}, options...)
 }
 
-// shareName is unique by the mount's number and ends in the source's name: the
-// root of a bind in mountinfo should be the name it has on the host.
+// shareName returns a name that is unique by the mount's number and ends in the source's name,
+// because mountinfo should show that name as the root of the bind.
 func shareName(i int, hostPath string) string {
 	base := filepath.Base(hostPath)
 	if base == "/" {
@@ -250,9 +249,9 @@ func shareName(i int, hostPath string) string {
 	return fmt.Sprintf("mounts/%d/%s", i, base)
 }
 
-// deviceSource is the guest's node for a device node of the host. It is bound
-// from the guest's own /dev and not exported: a bind over an existing file, such
-// as /dev/null over a configuration file, must leave that file as it is.
+// deviceSource returns the path of the guest's node for a device node of the host. It is bound
+// from the guest's own /dev and not shared: a bind over an existing file, such as /dev/null
+// over a configuration file, must leave that file unchanged.
 func deviceSource(field, source string, f File) (string, error) {
 	kind := "b"
 	if f.Type&fs.ModeCharDevice != 0 {
@@ -264,9 +263,9 @@ func deviceSource(field, source string, f File) (string, error) {
 	return "", fieldErrorf(field+".source", "%s is a device of the host (%s %d:%d): not supported yet", quote(source), kind, f.Major, f.Minor)
 }
 
-// guestsOwn returns the guest's own mount where a bind would bring in a piece of
-// the host's kernel that means nothing, or works badly, behind a shared
-// filesystem; nil where the bind is to be exported.
+// guestsOwn returns the guest's own mount in place of a bind of something of the host's kernel
+// that means nothing in the guest, or works badly over a share. It returns nil if the bind has
+// to be shared.
 func (c *converter) guestsOwn(field, source string, m specs.Mount) (*specs.Mount, error) {
 	dest := destination(m)
 	own := &specs.Mount{Destination: dest, Options: []string{"nosuid", "noexec", "nodev"}}
@@ -275,9 +274,9 @@ func (c *converter) guestsOwn(field, source string, m specs.Mount) (*specs.Mount
 	}
 	switch {
 	case dest == "/dev/shm":
-		// podman, CRI and Docker's shareable ipc mode bind a tmpfs of the host.
-		// Shared memory is mmap(MAP_SHARED) of its files, which 9p keeps neither
-		// coherent nor quick: PostgreSQL and Chrome live on it.
+		// podman, CRI and Docker's shareable ipc mode bind a tmpfs of the host. Programs such
+		// as PostgreSQL and Chrome use shared memory by mmap(MAP_SHARED) of its files, for
+		// which 9p is neither coherent nor fast.
 		shm, err := c.host.Filesystem(source)
 		if err != nil {
 			return nil, fmt.Errorf("%serror mounting %q to rootfs at %q: %w", initPrefix, m.Source, dest, err)
@@ -291,9 +290,9 @@ func (c *converter) guestsOwn(field, source string, m specs.Mount) (*specs.Mount
 			own.Options = append(own.Options, fmt.Sprintf("size=%dk", max(shm.SizeBytes>>10, 4)))
 		}
 		if c.ownIPC && source != "/dev/shm" {
-			// The engine has made it for this container. Others could share it only by
-			// its ipc namespace, and that is refused: there is nothing to miss, and
-			// engines that do not know husk show warnings as the container's output.
+			// The engine has made it for this container. Others could share it only by joining
+			// the ipc namespace, which is refused, so nothing is lost. There is no warning,
+			// because engines that do not know husk show warnings as the container's output.
 			return own, nil
 		}
 	case dest == "/dev/mqueue" && source == "/dev/mqueue":

@@ -8,7 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// What podman writes for -v DIR:DIR:O, and for an image.
+// TestOverlay: what podman writes for -v DIR:DIR:O and for an image.
 func TestOverlay(t *testing.T) {
 	for name, c := range map[string]struct {
 		options            []string
@@ -36,7 +36,7 @@ func TestOverlay(t *testing.T) {
 	}
 }
 
-// What podman writes for --systemd on a host with cgroup v1.
+// TestCgroupHierarchy: what podman writes for --systemd on a host with cgroup v1.
 func TestCgroupHierarchy(t *testing.T) {
 	cgroup := specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "ro"}}
 	bind := func(options ...string) specs.Mount {
@@ -44,7 +44,7 @@ func TestCgroupHierarchy(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		mounts  []specs.Mount
-		left    int // of the mounts, in the guest
+		left    int // number of mounts in the guest
 		manages bool
 	}{
 		"systemd":   {[]specs.Mount{cgroup, bind()}, 1, true},

@@ -11,8 +11,7 @@ import (
 	"github.com/huskvm/husk/linux/sysctl"
 )
 
-// hasNamespace says whether the spec asks for a namespace of that type, new or
-// joined by path.
+// hasNamespace says whether the spec has a namespace of this type, new or joined by path.
 func hasNamespace(l *specs.Linux, t specs.LinuxNamespaceType) bool {
 	return l != nil && slices.ContainsFunc(l.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == t })
 }
@@ -46,14 +45,14 @@ func validateNamespaces(spec *specs.Spec) error {
 		return err
 	}
 	if seen[specs.MountNamespace] {
-		// What lacks a mount namespace as well is from no engine.
+		// A config that also has no mount namespace is not from an engine.
 		return refuseHosts(spec, seen)
 	}
 	return nil
 }
 
-// refuseHosts refuses the host's network, pid or ipc namespace, which engines ask for
-// by leaving it out: the container would start, and find none of what it was to share.
+// refuseHosts refuses the host's network, pid or ipc namespace, which engines ask for by
+// leaving the entry out. The container would start and not find what it was to share.
 func refuseHosts(spec *specs.Spec, seen map[specs.LinuxNamespaceType]bool) error {
 	if !seen[specs.NetworkNamespace] && spec.Annotations[AnnotationNetwork] != "none" {
 		return fieldErrorf("linux.namespaces", "a network namespace is required: the host's own network cannot be shared with a virtual machine: "+
@@ -70,7 +69,7 @@ func refuseHosts(spec *specs.Spec, seen map[specs.LinuxNamespaceType]bool) error
 	return nil
 }
 
-// validateTimeOffsets has the words of runc where it knows the case.
+// validateTimeOffsets uses runc's words where runc has this error.
 func validateTimeOffsets(l *specs.Linux, namespace bool) error {
 	if len(l.TimeOffsets) > 0 && !namespace {
 		return fieldErrorf("linux.timeOffsets", "time namespace offsets specified, but time namespace isn't enabled in the config")
@@ -87,11 +86,11 @@ func validateTimeOffsets(l *specs.Linux, namespace bool) error {
 	return nil
 }
 
-// guestNamespaces are those the container gets inside the guest, all new: a path
-// names something of the host. The cgroup namespace alone follows the spec, as
-// without it a container sees its own path in the cgroup tree, which is harmless;
-// without the others it would share the agent's. Without offsets a time namespace
-// shows nothing that the guest's own clocks do not.
+// guestNamespaces returns the container's namespaces inside the guest. All are new, because a
+// path names a namespace of the host. Only the cgroup namespace depends on the spec: without it
+// a container sees its path in the guest's cgroup tree, which is harmless; without the others
+// it would share the agent's. A time namespace without offsets shows the guest's own clocks and
+// is left out.
 func guestNamespaces(l *specs.Linux) []specs.LinuxNamespace {
 	guest := []specs.LinuxNamespace{
 		{Type: specs.PIDNamespace},
@@ -112,10 +111,10 @@ func guestNamespaces(l *specs.Linux) []specs.LinuxNamespace {
 	return guest
 }
 
-// shadowNamespaces are those the supervisor is put into, and those its pid shows
-// in the end instead of some of them. It always has a mount namespace to work in,
-// and without a network namespace entry a network namespace: it must find lo and
-// nothing else when it looks for interfaces to join to the guest.
+// shadowNamespaces returns the namespaces in which the supervisor starts, and those that its
+// pid shows at the end in place of some of them. The supervisor always has a mount namespace to
+// work in. Without an entry for a network namespace it gets a new one, because it must find
+// only lo when it looks for interfaces for the guest.
 func shadowNamespaces(l *specs.Linux) (shadow, face []specs.LinuxNamespace) {
 	for _, ns := range l.Namespaces {
 		switch {
@@ -164,9 +163,9 @@ func namespaceWarnings(spec *specs.Spec, w *warnings) {
 		"the spec has a network namespace")
 }
 
-// validateSysctls holds to runc's rule, that a sysctl must belong to a namespace
-// of the container. In the guest's own kernel more could be allowed; the same
-// config.json should not mean more here than elsewhere.
+// validateSysctls applies runc's rule that a sysctl must belong to a namespace of the
+// container. In the guest's own kernel more could be allowed, but the same config.json should
+// mean the same here as elsewhere.
 func validateSysctls(spec *specs.Spec) error {
 	seen := map[string]bool{}
 	for _, raw := range slices.Sorted(maps.Keys(spec.Linux.Sysctl)) {
@@ -195,7 +194,7 @@ func validateSysctl(spec *specs.Spec, raw, name string) error {
 			return fieldErrorf("linux.sysctl", "sysctl %s is not allowed in the hosts ipc namespace", q)
 		}
 	case ns == specs.NetworkNamespace:
-		// Without a network namespace entry the guest still has its own.
+		// Without an entry for a network namespace the guest still has its own.
 	case name == "kernel.domainname" && hasNamespace(spec.Linux, specs.UTSNamespace):
 	case name == "kernel.hostname" && hasNamespace(spec.Linux, specs.UTSNamespace):
 		return fieldErrorf("linux.sysctl", `sysctl %s is not allowed as it conflicts with the OCI "hostname" field`, q)
@@ -205,6 +204,6 @@ func validateSysctl(spec *specs.Spec, raw, name string) error {
 	return nil
 }
 
-// SeesCgroup says whether the container's processes see what their cgroup is
-// called: whether they have no cgroup namespace of their own.
+// SeesCgroup says whether the container's processes see the name of their cgroup, because they
+// have no cgroup namespace.
 func (p *Plan) SeesCgroup() bool { return !hasNamespace(p.Guest.Linux, specs.CgroupNamespace) }

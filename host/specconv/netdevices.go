@@ -9,22 +9,22 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// NetDevice is an interface of the host's to move into the container's network
-// namespace, as Name.
+// NetDevice is an interface of the host that is moved into the container's network namespace
+// and named Name.
 type NetDevice struct {
 	HostName, Name string
 }
 
-// maxDeviceName is the kernel's IFNAMSIZ, without the NUL.
+// maxDeviceName is the kernel's IFNAMSIZ without the zero byte.
 const maxDeviceName = 15
 
-// validDeviceName is the kernel's rule.
+// validDeviceName applies the kernel's rule.
 func validDeviceName(name string) bool {
 	return name != "" && name != "." && name != ".." && len(name) <= maxDeviceName &&
 		!strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r == ':' || unicode.IsSpace(r) })
 }
 
-// validateNetDevices has the words of runc.
+// validateNetDevices uses runc's words.
 func validateNetDevices(l *specs.Linux) error {
 	if len(l.NetDevices) == 0 {
 		return nil

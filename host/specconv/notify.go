@@ -8,16 +8,16 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// notify finds out whether the socket that NOTIFY_SOCKET names is one of the host's,
-// as podman's --sdnotify=container makes it. A unix socket in a bind is not connected
-// with the host's; what is written to this one is passed on.
+// notify finds out whether NOTIFY_SOCKET names a socket of the host, as podman's
+// --sdnotify=container makes it. A unix socket in a bind of the guest is not connected to the
+// host's, so the agent passes on what is written to it.
 func (c *converter) notify(spec *specs.Spec) error {
 	socket := environment(spec.Process.Env, "NOTIFY_SOCKET")
 	if !path.IsAbs(socket) {
-		return nil // none, or an abstract one, which is of the network namespace
+		return nil // none, or an abstract one, which belongs to the network namespace
 	}
 	socket = path.Clean(socket)
-	// The mount that the container finds there is the last one that covers it.
+	// The last mount that covers the path is the one that the container sees.
 	source := ""
 	for _, m := range c.plan.Guest.Mounts {
 		if covers(m.Destination, socket) {
@@ -30,7 +30,7 @@ func (c *converter) notify(spec *specs.Spec) error {
 		}
 		name, err := filepath.Rel(s.Destination, socket)
 		if err != nil {
-			return nil //nolint:nilerr // both are absolute: there is none
+			return nil //nolint:nilerr // both paths are absolute, so there is no error
 		}
 		if name == "." {
 			name = ""
@@ -44,7 +44,7 @@ func covers(dir, p string) bool {
 	return dir == "/" || p == dir || strings.HasPrefix(p, dir+"/")
 }
 
-// environment is the value a process finds, "" if none.
+// environment returns the value of a variable as the process sees it; "" if it is not set.
 func environment(env []string, name string) string {
 	value := ""
 	for _, e := range env {

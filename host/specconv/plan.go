@@ -1,7 +1,10 @@
-// Package specconv turns an OCI runtime-spec Spec into a Plan: what the host
-// does (VM size, exported files, namespaces, cgroup) and what the agent is told
-// (a spec of its own, built up field by field). It is pure: it reads no file but
-// those of the Env it is given, starts nothing and keeps no state.
+// Package specconv turns an OCI runtime spec into a Plan: what the host does (size of the VM,
+// shared files, namespaces, cgroup), and what the agent gets (a spec that is built field by
+// field). The package reads no file except through Env, starts nothing and keeps no state.
+//
+// The order of calls: Load reads config.json; Convert checks it and returns a Plan, which is
+// final; GuestSpec makes the agent's spec from the plan and from what was found while the
+// container was made.
 package specconv
 
 import (
@@ -12,29 +15,29 @@ import (
 	"github.com/huskvm/husk/host/specconv/seccomp"
 )
 
-// Annotations by which one container overrides the settings file.
+// Annotations by which a container overrides the settings file.
 const (
 	AnnotationNetwork   = "org.huskvm.network"    // "none": run without a network namespace entry, with lo only
 	AnnotationPID       = "org.huskvm.pid"        // "private": run without a pid namespace entry, with one of the guest's own
 	AnnotationIPC       = "org.huskvm.ipc"        // likewise
-	AnnotationMemoryMiB = "org.huskvm.memory_mib" // guest RAM
+	AnnotationMemoryMiB = "org.huskvm.memory_mib" // size of the guest's RAM
 	AnnotationVCPUs     = "org.huskvm.vcpus"
 	AnnotationAccel     = "org.huskvm.accel" // "kvm" or "tcg"; in `state` also the one in use
 	AnnotationNICs      = "org.huskvm.nics"
-	// AnnotationTemplateScope is "container" or "tenant:NAME": with whom this
-	// container may share a memory template, of those that the settings let it.
+	// AnnotationTemplateScope is "container" or "tenant:NAME": with which of the containers
+	// that the settings allow this one may share a memory template.
 	AnnotationTemplateScope = "org.huskvm.template_scope"
-	// AnnotationFreePages is "true" or "false": whether the guest gives memory that
-	// it has freed back to the host, which a start from a template rules out.
+	// AnnotationFreePages is "true" or "false": whether the guest gives freed memory back to
+	// the host. Such a guest cannot start from a template.
 	AnnotationFreePages = "org.huskvm.free_page_reporting"
-	// AnnotationAntiSpoofing is "off": what the guest sends may have any sender. This
-	// one and the next weaken a wall, so the settings must allow them.
+	// AnnotationAntiSpoofing is "off": frames from the guest may have any sender. This
+	// annotation and the next weaken the isolation, so the settings must allow them.
 	AnnotationAntiSpoofing = "org.huskvm.anti_spoofing"
-	// AnnotationUncarried is "accept": a packet filter in the container's network
-	// namespace that the guest can't have is no reason not to start.
+	// AnnotationUncarried is "accept": the container starts although its network namespace has
+	// a packet filter that the guest cannot have.
 	AnnotationUncarried = "org.huskvm.uncarried_filters"
-	// AnnotationIsolation is IsolationVM or IsolationRunc: a virtual machine of husk's, or
-	// a container of the host's runc, to which the cli hands those that may choose.
+	// AnnotationIsolation is IsolationVM or IsolationRunc: a virtual machine of husk's, or a
+	// container of the host's runc, to which the cli hands over containers that may choose.
 	AnnotationIsolation = "org.huskvm.isolation"
 )
 
@@ -44,49 +47,49 @@ const (
 	IsolationRunc = "runc"
 )
 
-// Guest paths both halves of a plan are made with.
+// Paths in the guest that both halves of a plan use.
 const (
-	// GuestShareDir is where the agent mounts the exported tree.
+	// GuestShareDir is the directory on which the agent mounts the share.
 	GuestShareDir = "/run/husk/share"
-	// ShareTag is the virtio mount tag of the exported tree.
+	// ShareTag is the virtio mount tag of the share.
 	ShareTag = "husk"
 )
 
-// Plan is one container, ready to be made. It is final when Convert returns it: what is
-// found out later goes beside it, as Found does, so that whoever reads a plan need not know
-// who has been there before.
+// Plan describes one container completely. It is final when Convert returns it. What is found
+// out later is kept beside it, as in Found, so that a reader of a plan need not know which code
+// has run before.
 type Plan struct {
 	VM     VM
-	Shares []Share // the rootfs first
-	// UserNS are the mappings of the container's user namespace, nil without one. The
-	// guest's ids are the host's.
+	Shares []Share // the rootfs comes first
+	// UserNS are the mappings of the container's user namespace; nil if it has none. Ids in the
+	// guest are the same as on the host.
 	UserNS *IDMaps `json:",omitempty"`
-	// Disks are the host's block devices that the guest gets, in the order in which
-	// they are plugged.
+	// Disks are the host's block devices that the guest gets, in the order in which they are
+	// plugged.
 	Disks []Disk `json:",omitempty"`
-	// Notify is where the process may tell a service manager of itself; nil: nowhere.
+	// Notify is the process's notification socket; nil: none.
 	Notify *Notify `json:",omitempty"`
-	// Guest is the spec for the agent as far as config.json says it, see GuestSpec:
-	// root.path and bind sources are guest paths.
+	// Guest is the agent's spec as far as config.json decides it: see GuestSpec. root.path and
+	// sources of binds are paths in the guest.
 	Guest *specs.Spec
-	// Seccomp is the filter for all processes of the container, compiled; nil: none.
+	// Seccomp is the compiled filter for all processes of the container; nil: none.
 	Seccomp *seccomp.Filter
-	// ShareOptions is the guest's mount data for the exported tree.
+	// ShareOptions are the mount options with which the guest mounts the share.
 	ShareOptions string
 	Shadow       Shadow
-	// Weakened are the walls that annotations ask to do without.
+	// Weakened are the restrictions that annotations ask to drop.
 	Weakened Weakened `json:",omitzero"`
-	// Warnings name each field that was dropped, one sentence each.
+	// Warnings name each field that was dropped, one sentence for each.
 	Warnings []string
 }
 
-// Weakened are walls that a container is to do without, by its annotations.
+// Weakened are restrictions that a container's annotations ask to drop.
 type Weakened struct {
-	Spoofing  bool // any sender in what the guest sends
-	Uncarried bool // packet filters that the guest can't have
+	Spoofing  bool // frames may have any sender
+	Uncarried bool // the packet filter may be one that the guest cannot have
 }
 
-// Annotations returns the names of the annotations that ask for it.
+// Annotations returns the names of the annotations that ask for them.
 func (w Weakened) Annotations() (names []string) {
 	if w.Spoofing {
 		names = append(names, AnnotationAntiSpoofing)
@@ -97,88 +100,87 @@ func (w Weakened) Annotations() (names []string) {
 	return names
 }
 
-// VM is the size of the machine; zero means the settings file's default.
+// VM is the size of the machine. A zero value means the default of the settings file.
 type VM struct {
 	MemoryMiB int
-	VCPUs     int // as the annotation says
-	CPUs      int // how many the container's limits let it keep busy; 0: no limit
+	VCPUs     int // from the annotation
+	CPUs      int // how many CPUs the limits let the container use; 0: no limit
 	NICs      int
 	Accel     string
-	FreePages string // as the annotation says; empty: the settings' default
-	// TemplateScope is as the annotation says; empty: what the settings have.
+	FreePages string // from the annotation; empty: as the settings say
+	// TemplateScope is from the annotation; empty: as the settings say.
 	TemplateScope string `json:",omitempty"`
 }
 
-// Share is one file or directory of the host exported to the guest.
+// Share is one file or directory of the host in the share.
 type Share struct {
 	HostPath string // absolute
-	// Name is its place in the exported tree, relative and clean, e.g. "rootfs"
-	// or "mounts/0/data". Its last element is that of HostPath, because a bind's
-	// mountinfo root should end in its source's name.
+	// Name is its relative, clean path in the share, such as "rootfs" or "mounts/0/data". Its
+	// last element is that of HostPath, because mountinfo should show the source's name as the
+	// root of a bind.
 	Name      string
-	ReadOnly  bool // enforced on the host as well as in the guest
-	Recursive bool // rbind: mounts below HostPath are exported too
+	ReadOnly  bool // enforced on the host and in the guest
+	Recursive bool // rbind: mounts below HostPath are shared too
 	IsDir     bool
-	// Destination is where the container sees it, absolute; "/" for the rootfs.
+	// Destination is the absolute path at which the container sees it; "/" for the rootfs.
 	Destination string
-	// IDMap maps the ids that files have to those that the host, and so the guest,
-	// sees; nil: they are the same.
+	// IDMap maps the ids that files have to those that the host, and so the guest, sees; nil:
+	// the same ids.
 	IDMap *MountIDMap `json:",omitempty"`
 	// Overlay is the mount data of an overlay filesystem that the host mounts for this
-	// container; HostPath is then only its name.
+	// container. HostPath is only its name then.
 	Overlay string `json:",omitempty"`
 }
 
-// Notify is the socket that the process's NOTIFY_SOCKET names (sd_notify(3)), below a
-// bind. Whether it is there is not known yet.
+// Notify is the socket in a bind that the process's NOTIFY_SOCKET names (sd_notify(3)). Whether
+// it exists is not known yet.
 type Notify struct {
-	HostPath string // of the bind's source
-	// Name is the socket's place below HostPath, relative and clean; empty: it is
-	// HostPath itself. The container may have put symbolic links there.
+	HostPath string // the bind's source
+	// Name is the socket's relative, clean path below HostPath; empty: HostPath itself is the
+	// socket. The path may contain symbolic links that the container has made.
 	Name      string
-	GuestPath string // where the container sees it, absolute
+	GuestPath string // absolute path at which the container sees it
 }
 
-// MountIDMap are the mappings of an id-mapped mount: ContainerID is what the
-// filesystem has, HostID what is seen.
+// MountIDMap are the mappings of an id-mapped mount: ContainerID is the id in the filesystem,
+// HostID the one that is seen.
 type MountIDMap struct {
 	IDMaps
-	Recursive bool // for the mounts below it as well
+	Recursive bool // also for the mounts below
 }
 
-// Disk is one block device of the host. The guest's spec has its node with the
-// host's number, which is another in the guest.
+// Disk is one block device of the host. The node in the guest's spec has the host's number; the
+// agent replaces it by the guest's.
 type Disk struct {
 	Major, Minor uint32
-	// ReadOnly is set where the device rules of the spec do not let the container
-	// write: the guest's kernel is not to be believed.
+	// ReadOnly: the spec's device rules do not allow writing. The host enforces it, because the
+	// guest's kernel is not trusted.
 	ReadOnly bool
-	Field    string // of the spec, for errors
+	Field    string // field of the spec, for errors
 }
 
-// Serial is what the guest knows disk number i by.
+// Serial returns the serial number by which the guest finds disk i.
 func Serial(i int) string { return fmt.Sprintf("husk-%d", i) }
 
-// Shadow is the shape of the supervisor's own process on the host.
+// Shadow describes the supervisor's own process on the host.
 type Shadow struct {
-	// Namespaces are those it is started in, each with the host path to join or
-	// empty for a new one.
+	// Namespaces are those in which it starts, each with the host path to join, or an empty
+	// path for a new one.
 	Namespaces []specs.LinuxNamespace
-	// Face are the namespaces that its pid shows in the end, each with the host
-	// path to join or empty for the runtime's own: where config.json joins a mount
-	// namespace, or has no mount or network namespace. What the supervisor does
-	// for the container needs such of its own.
+	// Face are the namespaces that its pid shows at the end, each with the host path to join,
+	// or an empty path for the runtime's own. They are set if config.json joins a mount
+	// namespace, or has no mount or network namespace, because the supervisor needs its own of
+	// these to work in.
 	Face []specs.LinuxNamespace `json:",omitempty"`
-	// UserNS is the user namespace of the container's pid: with the host path to join,
-	// or the plan's mappings; nil: there is none.
+	// UserNS is the user namespace of the container's pid, with the host path to join, or
+	// without a path for the plan's mappings; nil: none.
 	UserNS *specs.LinuxNamespace `json:",omitempty"`
 	// NetDevices are moved into its network namespace before it looks for interfaces.
 	NetDevices  []NetDevice `json:",omitempty"`
 	Hostname    string
 	Domainname  string
 	CgroupsPath string
-	// Resources are the container's limits as config.json has them, for the host's
-	// cgroup.
+	// Resources are the container's limits of config.json, for the host's cgroup.
 	Resources   *specs.LinuxResources `json:",omitempty"`
 	OOMScoreAdj *int
 	Args        []string

@@ -20,11 +20,11 @@ import (
 const (
 	// maxGroups is the kernel's NGROUPS_MAX.
 	maxGroups = 65536
-	// maxConsole is the largest row or column count of struct winsize.
+	// maxConsole is the largest number of rows or columns in struct winsize.
 	maxConsole = math.MaxUint16
-	// noID is (uid_t)-1, which setuid(2) and chown(2) take for "leave as it is".
+	// noID is (uid_t)-1, which for setuid(2) and chown(2) means "do not change".
 	noID = math.MaxUint32
-	// maxRequest leaves room around the spec in the agent's create request.
+	// maxRequest leaves room for the other fields of the agent's create request.
 	maxRequest = protocol.MaxMessage - 64<<10
 )
 
@@ -44,9 +44,8 @@ var capabilityNames = sync.OnceValue(func() map[string]bool {
 	return names
 })
 
-// ConvertProcess checks a process, of a spec or of exec, and returns what the
-// agent is told of it, built field by field, with one warning for each field
-// that is dropped.
+// ConvertProcess checks a process, of a spec or of exec, and returns the agent's, built field
+// by field, with a warning for each field that is dropped.
 func ConvertProcess(p *specs.Process) (*specs.Process, []string, error) {
 	if err := validateProcess(p); err != nil {
 		return nil, nil, err
@@ -97,8 +96,8 @@ func ConvertProcess(p *specs.Process) (*specs.Process, []string, error) {
 	return guest, w, nil
 }
 
-// ambient tells of the ambient capabilities that the kernel will not raise,
-// capabilities(7), beginning with runc's words.
+// ambient warns of ambient capabilities that the kernel will not raise (capabilities(7)). The
+// text begins with runc's words.
 func (w *warnings) ambient(c *specs.LinuxCapabilities) {
 	if c == nil {
 		return
@@ -114,8 +113,8 @@ func (w *warnings) ambient(c *specs.LinuxCapabilities) {
 	}
 }
 
-// checkRequestSize refuses what the agent channel would refuse later, when the
-// VM is up and the error would name no field.
+// checkRequestSize refuses what would be too large for the agent channel. There it would fail
+// when the VM is running, with an error that names no field.
 func checkRequestSize(field string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -189,9 +188,8 @@ func validateUser(p *specs.Process) error {
 	return nil
 }
 
-// validateCapabilities refuses unknown names. The spec asks for an error for
-// what cannot be mapped to the kernel; runc only warns, and a misspelt
-// capability then passes for granted.
+// validateCapabilities refuses unknown names, as the spec asks. runc only warns, and then a
+// misspelt capability seems to be granted.
 func validateCapabilities(p *specs.Process) error {
 	c := p.Capabilities
 	if c == nil {
@@ -235,7 +233,7 @@ func validateRlimits(p *specs.Process) error {
 
 func validateConsole(p *specs.Process) error {
 	if !p.Terminal || p.ConsoleSize == nil {
-		return nil // the spec says to ignore the size without a terminal
+		return nil // without a terminal the spec says to ignore the size
 	}
 	if p.ConsoleSize.Height > maxConsole || p.ConsoleSize.Width > maxConsole {
 		return fieldErrorf("process.consoleSize", "%d rows of %d columns: a terminal has at most %d of each",

@@ -9,7 +9,7 @@ import (
 
 func ptr[T any](v T) *T { return &v }
 
-// addMount returns an edit that appends a mount; in docker.json it is number 12.
+// addMount returns an edit that appends a mount. In docker.json its index is 12.
 func addMount(m specs.Mount) func(*specs.Spec) {
 	return func(s *specs.Spec) { s.Mounts = append(s.Mounts, m) }
 }
@@ -55,11 +55,11 @@ func both(a, b func(*specs.Spec)) func(*specs.Spec) {
 
 type rejection struct {
 	edit func(*specs.Spec)
-	want string // the whole error
+	want string // the complete error
 }
 
-// testRejections applies each edit to Docker's config and wants it refused, in
-// exactly these words and one line.
+// testRejections applies each edit to Docker's config, which must then be refused with exactly
+// this one line.
 func testRejections(t *testing.T, cases []rejection) {
 	t.Helper()
 	if _, err := Convert(testEnv(), readSpec(t, "docker.json")); err != nil {
@@ -400,7 +400,7 @@ func TestRejectSeccomp(t *testing.T) {
 	})
 }
 
-// TestRejectCall is about what the caller gives beside the spec.
+// TestRejectCall tests what the caller passes besides the spec.
 func TestRejectCall(t *testing.T) {
 	if _, err := Convert(testEnv(), nil); err == nil {
 		t.Error("no spec: accepted")
@@ -418,8 +418,8 @@ func TestRejectCall(t *testing.T) {
 	}
 }
 
-// TestRejectTooLarge: what the agent channel could not carry is refused here,
-// where the error can name it.
+// TestRejectTooLarge: what the agent channel could not carry is refused here, where the error
+// can name the field.
 func TestRejectTooLarge(t *testing.T) {
 	big := strings.Repeat("x", maxRequest)
 	for field, edit := range map[string]func(*specs.Spec){

@@ -11,20 +11,20 @@ import (
 )
 
 const (
-	// Bounds of cpu.max in the kernel, microseconds.
+	// Bounds of the kernel for cpu.max, in microseconds.
 	minCPUPeriod = 1000
 	maxCPUPeriod = 1000000
 	minCPUQuota  = 1000
-	// maxShares is the largest cpu.shares of cgroup v1, which engines count in.
+	// maxShares is the largest value of cpu.shares in cgroup v1, which engines use.
 	maxShares = 262144
-	// noSwappiness is -1 in an unsigned field: old Dockers say "not set" so.
+	// noSwappiness is -1 in an unsigned field, which old versions of Docker send for "not set".
 	noSwappiness = math.MaxUint64
-	// unlimited is how a limit says that there is none.
+	// unlimited is the value of a limit that means no limit.
 	unlimited = -1
 )
 
-// guestControllers are the prefixes of linux.resources.unified whose files mean
-// in the guest's cgroup what they mean on the host's.
+// guestControllers are the prefixes of files in linux.resources.unified that mean the same in
+// the guest's cgroup as on the host.
 var guestControllers = []string{"memory.", "cpu.", "pids."}
 
 func validateResources(r *specs.LinuxResources) error {
@@ -138,8 +138,8 @@ func validateDeviceRules(r *specs.LinuxResources) error {
 	return nil
 }
 
-// set is an optional number; 0 is "not set", as every engine that fills in all
-// fields means it.
+// set returns an optional number. 0 means "not set", because engines that fill in all fields
+// send it.
 func set[T int64 | uint64](p *T) T {
 	if p == nil {
 		return 0
@@ -147,7 +147,7 @@ func set[T int64 | uint64](p *T) T {
 	return *p
 }
 
-// nonZero drops an optional number that is 0.
+// nonZero returns nil for an optional number that is 0.
 func nonZero[T int64 | uint64](p *T) *T {
 	if set(p) == 0 {
 		return nil
@@ -155,9 +155,9 @@ func nonZero[T int64 | uint64](p *T) *T {
 	return p
 }
 
-// guestResources are the limits and device rules that the guest's cgroup enforces
-// on the container; nil if there are none. Rules of block devices have the host's
-// numbers: the agent knows the guest's.
+// guestResources returns the limits and device rules that the guest's cgroup enforces; nil if
+// there are none. Rules for block devices have the host's numbers, which the agent replaces by
+// the guest's.
 func guestResources(r *specs.LinuxResources) (guest *specs.LinuxResources, dropped []Dropped) {
 	if r == nil {
 		return nil, nil
@@ -202,8 +202,8 @@ func guestMemory(m *specs.LinuxMemory) (_ *specs.LinuxMemory, dropped []Dropped)
 	return &guest, dropped
 }
 
-// guestCPU leaves out the numbers of host CPUs: how many they are is for
-// VM.Fit, and which ones is the host's cgroup's to say.
+// guestCPU leaves out the numbers of host CPUs. VM.Fit uses how many they are, and the host's
+// cgroup enforces which they are.
 func guestCPU(c *specs.LinuxCPU) *specs.LinuxCPU {
 	if c == nil {
 		return nil
@@ -235,11 +235,10 @@ func guestUnified(unified map[string]string) map[string]string {
 	return guest
 }
 
-// Resources checks the resources of update and returns them as they are meant, for
-// the host, and what the agent is told. now are the container's limits as they are.
-// Whoever asks for a change must hear that it doesn't happen, so what create drops
-// is refused here, but for device rules, which engines send along without being
-// asked and no runtime changes in an update.
+// Resources checks the resources of update. It returns them for the host, and what the agent
+// gets. now are the container's present limits. A caller of update must learn if a change is
+// not made, so fields that create drops are errors here, except device rules: engines always
+// send them, and no runtime changes them in an update.
 func Resources(r, now *specs.LinuxResources) (host, guest *specs.LinuxResources, err error) {
 	host = &specs.LinuxResources{}
 	if r != nil {
@@ -264,7 +263,7 @@ func Resources(r, now *specs.LinuxResources) (host, guest *specs.LinuxResources,
 	if guest.CPU == nil {
 		guest.CPU = &specs.LinuxCPU{}
 	}
-	guest.CPU.Burst = c.Burst // 0 takes one away
+	guest.CPU.Burst = c.Burst // 0 removes the burst
 	if c.Cpus != "" {
 		n, err := cpuCount(c.Cpus)
 		if err != nil {
@@ -275,13 +274,13 @@ func Resources(r, now *specs.LinuxResources) (host, guest *specs.LinuxResources,
 	return host, guest, nil
 }
 
-// NotUpdated is the error for a field that create would have dropped.
+// NotUpdated returns the error for a field that create would have dropped.
 func NotUpdated(d Dropped) error {
 	return fmt.Errorf("update is not supported: %s: %s", d.Field, d.Why)
 }
 
-// withLimit has a limit of memory and swap together come with that of memory,
-// which it means nothing without.
+// withLimit adds the memory limit to a limit of memory and swap together, which means nothing
+// without it.
 func withLimit(m *specs.LinuxMemory, now *specs.LinuxResources) *specs.LinuxMemory {
 	if m == nil || set(m.Swap) == 0 || set(m.Limit) != 0 || now == nil || now.Memory == nil {
 		return m

@@ -7,8 +7,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// InheritRlimits gives a process of the guest's the limits, of those that it is not
-// given by its spec, that it would inherit on the host.
+// InheritRlimits gives a process of the guest those limits of the caller that its spec does not
+// set, as it would inherit them on the host.
 func InheritRlimits(p *specs.Process, callers []specs.POSIXRlimit) {
 	all := slices.Clone(p.Rlimits)
 	for _, l := range callers {

@@ -17,7 +17,7 @@ var ioPriorityClasses = map[specs.IOPriorityClass]bool{
 	specs.IOPRIO_CLASS_RT: true, specs.IOPRIO_CLASS_BE: true, specs.IOPRIO_CLASS_IDLE: true,
 }
 
-// validateAffinity: of which CPUs there are the guest's kernel knows.
+// validateAffinity checks the lists of CPUs. Only the guest's kernel knows which CPUs exist.
 func validateAffinity(p *specs.Process) error {
 	if p.ExecCPUAffinity == nil {
 		return nil
@@ -30,11 +30,11 @@ func validateAffinity(p *specs.Process) error {
 	return nil
 }
 
-// maxAffinityCPU is the highest number of a CPU in a set of sched_setaffinity(2).
+// maxAffinityCPU is the highest CPU number for sched_setaffinity(2).
 const maxAffinityCPU = 1023
 
-// validateScheduler checks names and the ranges that don't depend on the policy;
-// the guest's kernel knows the rest.
+// validateScheduler checks names, and ranges that do not depend on the policy. The guest's
+// kernel checks the rest.
 func validateScheduler(p *specs.Process) error {
 	s := p.Scheduler
 	switch {
@@ -66,7 +66,7 @@ func validateIOPriority(p *specs.Process) error {
 	return nil
 }
 
-// validatePersonality: the spec defines two domains and no flag.
+// validatePersonality checks the personality. The spec defines two domains and no flag.
 func validatePersonality(p *specs.LinuxPersonality) error {
 	switch {
 	case p == nil:

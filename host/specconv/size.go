@@ -16,31 +16,30 @@ import (
 )
 
 const (
-	// guestOverheadMiB is what the guest kernel and the agent need beside the
-	// container's memory limit: of 256 MiB a stock distribution kernel with its
-	// initramfs leaves 155, of 512 it leaves 403. A little less than 128, so that a
-	// limit of 128 MiB fits into 256.
+	// guestOverheadMiB is what the guest's kernel and the agent need in addition to the
+	// container's memory limit. Of 256 MiB a stock kernel of a distribution with its initramfs
+	// leaves 155, of 512 MiB 403. The value is a little below 128, so that a limit of 128 MiB
+	// fits into 256.
 	guestOverheadMiB = 124
-	// hugePagesMiB is what a kernel keeps free besides, so that it finds huge pages,
-	// when it has hugePagesFromMiB of RAM or more.
+	// hugePagesMiB is what a kernel with at least hugePagesFromMiB of RAM keeps free in
+	// addition, so that it finds huge pages.
 	hugePagesMiB     = 80
 	hugePagesFromMiB = 512
-	// ramShare is the part of RAM that grows with it: page structures (64 bytes for
-	// each page of 4096), tables that are sized by RAM, and reserves.
+	// ramShare: one part in this many of RAM is used for what grows with RAM: page structures
+	// (64 bytes for each page of 4096), tables, and reserves.
 	ramShare = 40
-	// smallestMemoryMiB is the smallest size a limit is rounded up to.
+	// smallestMemoryMiB is the smallest size to which a limit is rounded up.
 	smallestMemoryMiB = 256
 
 	// maxTenant bounds the name in an annotation, in bytes.
 	maxTenant = 255
 
-	// maxCPUNumber is the highest CPU number a list may name: Linux on x86 has
-	// at most 8192 CPUs.
+	// maxCPUNumber is the highest CPU number in a list. Linux on x86 has at most 8192 CPUs.
 	maxCPUNumber = 8191
 )
 
-// vm sizes the machine. The limits themselves are enforced by the guest's
-// cgroup; the machine only has to be large enough for them.
+// vm decides the size of the machine. The guest's cgroup enforces the limits; the machine must
+// only be large enough for them.
 func (c *converter) vm(spec *specs.Spec) error {
 	vm, err := annotatedVM(spec.Annotations)
 	if err != nil {
@@ -62,7 +61,7 @@ func (c *converter) vm(spec *specs.Spec) error {
 	return nil
 }
 
-// memoryLimit is the container's limit in bytes, 0 if it has none.
+// memoryLimit returns the container's memory limit in bytes, 0 if it has none.
 func memoryLimit(r *specs.LinuxResources) (int64, error) {
 	if r == nil {
 		return 0, nil
@@ -74,7 +73,7 @@ func memoryLimit(r *specs.LinuxResources) (int64, error) {
 	return limit, err
 }
 
-// unifiedMemoryMax is memory.max of cgroup v2 in bytes, 0 if not given or "max".
+// unifiedMemoryMax returns memory.max of cgroup v2 in bytes, 0 if it is not set or "max".
 func unifiedMemoryMax(r *specs.LinuxResources) (int64, error) {
 	s, found := r.Unified["memory.max"]
 	if s = strings.TrimSpace(s); !found || s == "max" {
@@ -87,12 +86,12 @@ func unifiedMemoryMax(r *specs.LinuxResources) (int64, error) {
 	return n, nil
 }
 
-// memoryClassMiB is the guest's RAM for a limit in bytes: what the limit and the
-// guest itself need, rounded up to a power of two. Few sizes, so that containers
-// with different limits can start from the same memory template. It is 0 (the
-// settings' default) without a limit. A limit above the host's RAM counts as the
-// host's RAM: it limits nothing, and a larger guest would cost page structures. For
-// the same reason no class is larger than what a limit of the host's RAM needs.
+// memoryClassMiB returns the guest's RAM for a limit in bytes: what the limit and the guest
+// need, rounded up to a power of two. There are few sizes, so that containers with different
+// limits can start from one memory template. Without a limit it returns 0, which means the
+// default of the settings. A limit above the host's RAM counts as the host's RAM, because it
+// limits nothing and a larger guest would only need more page structures. For the same reason
+// no size is larger than a limit of the host's RAM needs.
 func memoryClassMiB(limit int64, hostMiB int) int {
 	if limit <= 0 {
 		return 0
@@ -107,7 +106,7 @@ func memoryClassMiB(limit int64, hostMiB int) int {
 	return int(max(min(class, largest), smallestMemoryMiB))
 }
 
-// neededMiB is the RAM of a guest whose containers can have limitMiB of it.
+// neededMiB returns the RAM of a guest whose containers can use limitMiB.
 func neededMiB(limitMiB int64) int64 {
 	need := limitMiB + limitMiB/ramShare + guestOverheadMiB
 	if need >= hugePagesFromMiB {
@@ -120,8 +119,8 @@ func neededMiB(limitMiB int64) int64 {
 // more or less of the host's RAM.
 const defaultMemoryStep = 256
 
-// DefaultMemoryMiB is the guest's RAM for a container without a memory limit, by
-// the host's RAM in MiB; 0: unknown.
+// DefaultMemoryMiB returns the guest's RAM for a container without a memory limit, by the
+// host's RAM in MiB; 0 means unknown.
 func DefaultMemoryMiB(hostMiB int) int {
 	if hostMiB <= 0 {
 		return 1024
@@ -129,7 +128,7 @@ func DefaultMemoryMiB(hostMiB int) int {
 	return max(min(hostMiB, config.MaxDefaultMemoryMiB)/defaultMemoryStep*defaultMemoryStep, smallestMemoryMiB)
 }
 
-// Check says whether the numbers are in range; 0 is none.
+// Check returns an error for numbers out of range. 0 means not set.
 func (vm VM) Check() error {
 	for _, n := range []struct {
 		name         string
@@ -144,11 +143,10 @@ func (vm VM) Check() error {
 	return nil
 }
 
-// Fit returns how many vCPUs the machine gets, and to how many of those, the first ones,
-// the container is restricted; 0: it may use all. standard is the number without a limit,
-// and the least there are of a machine for a container with one: containers with
-// different limits then start from one memory template. More come as powers of
-// two.
+// Fit returns how many vCPUs the machine gets, and to how many of them, from the first on, the
+// container is restricted; 0: it may use all. standard is the number for a container without a
+// limit, and the least for one with a limit, so that containers with different limits start
+// from one memory template. Larger numbers are rounded up to powers of two.
 func (vm VM) Fit(standard int) (vcpus, restricted int) {
 	if vm.VCPUs > 0 {
 		return vm.VCPUs, 0
@@ -167,12 +165,12 @@ func (vm VM) Fit(standard int) (vcpus, restricted int) {
 	return vcpus, restricted
 }
 
-// firstCPUs is the list of the first n CPUs. Which CPUs of the host they are is
-// the host's cgroup's to say.
+// firstCPUs returns a list of the first n CPUs. The host's cgroup decides which CPUs of the
+// host they run on.
 func firstCPUs(n int) string { return "0-" + strconv.Itoa(n-1) }
 
-// cpus is how many CPUs the container can keep busy: its quota rounded up, or
-// its set of CPUs if that is smaller; 0 with neither.
+// cpus returns how many CPUs the container can use: its quota rounded up, or the size of its
+// cpuset if that is smaller; 0 if it has neither.
 func cpus(r *specs.LinuxResources, hostCPUs int) (int, error) {
 	if r == nil || r.CPU == nil {
 		return 0, nil
@@ -198,7 +196,7 @@ func cpus(r *specs.LinuxResources, hostCPUs int) (int, error) {
 	return n, nil
 }
 
-// CountCPUs is the number of CPUs in a list that Resources has made.
+// CountCPUs returns the number of CPUs in a list that Resources has returned.
 func CountCPUs(list string) int {
 	n, err := cpuCount(list)
 	if err != nil {
@@ -207,17 +205,17 @@ func CountCPUs(list string) int {
 	return n
 }
 
-// cpuCount counts the numbers of a list such as "0-2,7", as cpuset(7) has it.
+// cpuCount returns how many numbers a list such as "0-2,7" has (cpuset(7)).
 func cpuCount(list string) (int, error) { return countNumbers(list, maxCPUNumber) }
 
-// countNumbers counts those of such a list, none of which may be above highest.
+// countNumbers returns how many numbers such a list has. None may be above highest.
 func countNumbers(list string, highest int) (int, error) {
 	list = strings.TrimSpace(list)
 	if list == "" {
 		return 0, nil
 	}
 	seen := map[int]bool{}
-	// A list that names each number alone is no longer than this.
+	// A list that names each number is not longer than this.
 	if len(list) > highest*5 {
 		return 0, errors.New("the list is too long")
 	}
@@ -251,7 +249,7 @@ func listNumber(s string, highest int) (int, error) {
 	return int(n), nil
 }
 
-// annotationPrefix marks the annotations that are husk's own.
+// annotationPrefix is the prefix of husk's own annotations.
 const annotationPrefix = "org.huskvm."
 
 func validateAnnotations(spec *specs.Spec) error {
@@ -266,7 +264,7 @@ func validateAnnotations(spec *specs.Spec) error {
 	switch v := spec.Annotations[AnnotationIsolation]; v {
 	case "", IsolationVM:
 	case IsolationRunc:
-		// One that may choose never comes here: the cli has handed it over.
+		// A container that may choose never reaches this: the cli has handed it over.
 		return fieldErrorf(key("annotations", AnnotationIsolation), `%q is refused: each container of this host is a virtual machine, unless the settings have isolation = "annotation"`, v)
 	default:
 		return fieldErrorf(key("annotations", AnnotationIsolation), "%s is none of vm, runc", quote(v))
@@ -277,7 +275,7 @@ func validateAnnotations(spec *specs.Spec) error {
 			AnnotationFreePages, AnnotationAntiSpoofing, AnnotationUncarried, AnnotationTemplateScope, AnnotationIsolation:
 		default:
 			if strings.HasPrefix(name, annotationPrefix) {
-				// A misspelt setting must not pass for set.
+				// A misspelt annotation would have no effect without an error.
 				return fieldErrorf(key("annotations", name), "husk knows no such annotation")
 			}
 		}
@@ -289,7 +287,7 @@ func validateAnnotations(spec *specs.Spec) error {
 	return err
 }
 
-// annotatedWalls are the walls that annotations ask to do without.
+// annotatedWalls returns the restrictions that annotations ask to drop.
 func annotatedWalls(annotations map[string]string) (w Weakened, err error) {
 	for _, a := range []struct {
 		key, value string
@@ -306,7 +304,7 @@ func annotatedWalls(annotations map[string]string) (w Weakened, err error) {
 	return w, nil
 }
 
-// annotatedVM is the part of a VM's size that annotations say.
+// annotatedVM returns the part of a VM's size that annotations set.
 func annotatedVM(annotations map[string]string) (VM, error) {
 	var vm VM
 	for _, n := range []struct {
@@ -343,7 +341,8 @@ func annotatedVM(annotations map[string]string) (VM, error) {
 	if s, found := annotations[AnnotationTemplateScope]; found {
 		name, tenant := strings.CutPrefix(s, "tenant:")
 		if s != "container" && (!tenant || name == "" || len(name) > maxTenant) {
-			// Not "host": the annotation makes narrower what the settings allow.
+			// "host" is not allowed, because the annotation can only narrow what the settings
+			// allow.
 			return VM{}, fieldErrorf(key("annotations", AnnotationTemplateScope), `%s is neither "container" nor "tenant:NAME", NAME of 1 to %d bytes`, quote(s), maxTenant)
 		}
 		vm.TemplateScope = s

@@ -29,8 +29,8 @@ func TestMemoryClass(t *testing.T) {
 		{256 * mib, 0, 512},
 		{378 * mib, 0, 512},
 		{379 * mib, 0, 1024},
-		// No class is larger than what a limit of the host's RAM needs, and all limits
-		// from there on have one.
+		// No class is larger than a limit of the host's RAM needs, and all higher limits get
+		// the same class.
 		{math.MaxInt64, 2000, 2254},
 		{2000 * mib, 2000, 2254},
 		{1 << 30, 2000, 2048},
@@ -126,20 +126,20 @@ func asJSON(t *testing.T, v any) string {
 	return string(b)
 }
 
-// TestResources is about update.
+// TestResources tests the resources of update.
 func TestResources(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{`{}`, `{}`},
 		{`{"memory":{"limit":100,"swap":200,"reservation":50,"checkBeforeUpdate":true}}`, `{"memory":{"limit":100,"reservation":50,"swap":200,"checkBeforeUpdate":true}}`},
-		// Docker fills in all fields: 0 is "leave it".
+		// Docker fills in all fields: 0 means "do not change".
 		{`{"memory":{"limit":0,"swap":0,"kernel":0},"cpu":{"shares":0,"quota":0,"period":0,"cpus":"","mems":""},"blockIO":{"weight":0}}`, `{}`},
 		{`{"cpu":{"shares":5,"quota":50000,"period":100000,"burst":1,"idle":0},"pids":{"limit":-1}}`, `{"cpu":{"shares":5,"quota":50000,"burst":1,"period":100000,"idle":0},"pids":{"limit":-1}}`},
 		{`{"unified":{"memory.high":"5","cpu.weight":"3"}}`, `{"unified":{"cpu.weight":"3","memory.high":"5"}}`},
-		// A burst of 0 takes one away.
+		// A burst of 0 removes the burst.
 		{`{"cpu":{"burst":0}}`, `{"cpu":{"burst":0}}`},
-		// The host's alone.
+		// These concern the host only.
 		{`{"memory":{"swappiness":7},"cpu":{"mems":"0","realtimeRuntime":5},"blockIO":{"weight":10},"network":{"classID":1},"rdma":{"a":{"hcaHandles":1}},"unified":{"io.weight":"1"}}`, `{}`},
-		// CRI and podman send the container's device rules along.
+		// CRI and podman also send the container's device rules.
 		{`{"devices":[{"allow":false,"access":"rwm"}],"hugepageLimits":[{"pageSize":"2MB","limit":0}],"pids":{"limit":7}}`, `{"pids":{"limit":7}}`},
 	} {
 		var r specs.LinuxResources
@@ -171,8 +171,8 @@ func TestResources(t *testing.T) {
 	}
 }
 
-// TestSwapAlone: update may name the limit of memory and swap alone, which is for
-// the limit of memory that there is.
+// TestSwapAlone: update may set the limit of memory and swap alone; it refers to the present
+// memory limit.
 func TestSwapAlone(t *testing.T) {
 	asked := &specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: ptr(int64(300))}}
 	now := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(200))}}
@@ -190,7 +190,7 @@ func TestSwapAlone(t *testing.T) {
 	}
 }
 
-// TestConvertProcess is about what exec adds to TestRejectProcess.
+// TestConvertProcess tests what TestRejectProcess does not.
 func TestConvertProcess(t *testing.T) {
 	got, dropped, err := ConvertProcess(&specs.Process{
 		Args: []string{"id"}, Cwd: "/tmp/", User: specs.User{UID: 5}, Terminal: true,
@@ -230,13 +230,13 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// TestShm is about a bind at /dev/shm, which engines make for shared ipc.
+// TestShm tests a bind at /dev/shm, which engines make for a shared ipc namespace.
 func TestShm(t *testing.T) {
 	for _, c := range []struct {
 		source  string
 		options []string
-		want    string // of the guest's mount
-		ipc     string // the namespace that is joined
+		want    string // the guest's mount
+		ipc     string // namespace that is joined
 	}{
 		{"/run/unlimited", []string{"bind"}, `{"destination":"/dev/shm","type":"tmpfs","source":"shm","options":["nosuid","noexec","nodev","mode=1777"]}`, ""},
 		{"/run/containerd/io.containerd.grpc.v1.cri/sandboxes/b00b/shm", []string{"rbind", "ro"}, `{"destination":"/dev/shm","type":"tmpfs","source":"shm","options":["nosuid","noexec","nodev","ro","mode=1777","size=65536k"]}`, "/proc/1/ns/ipc"},
@@ -257,7 +257,7 @@ func TestShm(t *testing.T) {
 		if got := asJSON(t, plan.Guest.Mounts[7]); got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.source, got, c.want)
 		}
-		// Joining the namespace has a warning of its own.
+		// Joining the namespace causes another warning.
 		if warned := strings.Contains(strings.Join(plan.Warnings, "\n"), "/dev/shm is a tmpfs"); warned != (c.ipc != "") {
 			t.Errorf("%s: warnings %q", c.source, plan.Warnings)
 		}

@@ -6,9 +6,8 @@ import (
 	"strings"
 )
 
-// checkTwice refuses a field given twice in one object: of two values, parsers
-// differ in which they take. Like the decoder of Go it takes no notice of case.
-// b is valid JSON.
+// checkTwice refuses a field that occurs twice in one object, because parsers differ in which
+// value they use. It ignores case, as Go's decoder does. b is valid JSON.
 func checkTwice(b []byte) error {
 	return fieldsOnce(json.NewDecoder(bytes.NewReader(b)), "")
 }
@@ -50,7 +49,7 @@ func fieldsOnce(d *json.Decoder, field string) error {
 	return err
 }
 
-// foldIn folds case in names of fields, not in the keys of maps.
+// foldIn folds case in names of fields, and not in keys of maps.
 func foldIn(object, key string) string {
 	switch object {
 	case "annotations", "linux.sysctl", "linux.resources.unified", "linux.resources.rdma", "linux.netDevices", "linux.timeOffsets":

@@ -9,8 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// version1 is SemVer with major version 1: every 1.x may add to the spec and
-// takes nothing away.
+// version1 matches semantic versions 1.x, which may add fields to the spec and remove none.
 var version1 = regexp.MustCompile(`^1\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
 
 // maxHostname is the kernel's __NEW_UTS_LEN.
@@ -21,9 +20,9 @@ var propagations = map[string]bool{
 	"shared": true, "rshared": true, "unbindable": true, "runbindable": true,
 }
 
-// Validate checks all of a spec that can be checked without looking at the
-// host's files: required fields, ranges, names, and what husk does not support.
-// Each error is one line that names the field.
+// Validate checks everything in a spec that can be checked without the host's files: required
+// fields, ranges, names, and what husk does not support. An error is one line that names the
+// field.
 func Validate(spec *specs.Spec) error {
 	if spec == nil {
 		return errors.New("config.json: the spec must not be empty")
@@ -87,7 +86,7 @@ func validateNames(spec *specs.Spec) error {
 	return nil
 }
 
-// validateLinux checks what has no file of its own.
+// validateLinux checks what no other file of this package does.
 func validateLinux(spec *specs.Spec) error {
 	l := spec.Linux
 	if !propagations[l.RootfsPropagation] {
@@ -131,7 +130,7 @@ func validateHooks(spec *specs.Spec) error {
 		field string
 		hooks []specs.Hook
 	}{
-		{"hooks.prestart", h.Prestart}, //nolint:staticcheck // deprecated, and what Docker up to 27 sends
+		{"hooks.prestart", h.Prestart}, //nolint:staticcheck // deprecated, and what Docker before 28 sends
 		{"hooks.createRuntime", h.CreateRuntime},
 		{"hooks.createContainer", h.CreateContainer},
 		{"hooks.startContainer", h.StartContainer},

@@ -9,32 +9,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// x32Bit is set in the numbers of system calls of the x32 ABI, which the kernel
-// otherwise reports as x86_64.
+// x32Bit is set in the numbers of system calls of the x32 ABI, which the kernel reports as
+// x86_64.
 const x32Bit = 0x40000000
 
-// machine is one ABI that a process can make system calls by.
+// machine is an ABI by which a process can make system calls.
 type machine struct {
 	audit   uint32 // AUDIT_ARCH_*
 	numbers map[string]int
-	mask    uint32 // set in all numbers
+	mask    uint32 // set in all its numbers
 	narrow  bool   // arguments have 32 bits
 	mux     map[string]muxed
 
 	rules map[uint32][]rule
-	last  uint32 // the highest number the profile names
-	known bool   // it names any
+	last  uint32 // highest number that the profile names
+	known bool   // the profile names any
 }
 
-// muxed is a system call that on x86 is also function n of another, which tells
-// by its first argument.
+// muxed is a system call that on x86 is also function n of another system call, given by its
+// first argument.
 type muxed struct {
 	by string
 	n  uint64
 }
 
-// x86Mux are the functions of socketcall(2) and ipc(2), from linux/net.h and
-// linux/ipc.h.
+// x86Mux are the functions of socketcall(2) and ipc(2), from linux/net.h and linux/ipc.h.
 var x86Mux = func() map[string]muxed {
 	mux := map[string]muxed{}
 	for i, name := range []string{
@@ -52,8 +51,8 @@ var x86Mux = func() map[string]muxed {
 	return mux
 }()
 
-// x32Own are the system calls that x32 has numbers of its own for, from 512 on
-// (arch/x86/entry/syscalls/syscall_64.tbl); the others are x86_64's.
+// x32Own are the system calls for which x32 has numbers of its own, from 512 on
+// (arch/x86/entry/syscalls/syscall_64.tbl). The others have those of x86_64.
 var x32Own = []string{
 	"rt_sigaction", "rt_sigreturn", "ioctl", "readv", "writev", "recvfrom", "sendmsg", "recvmsg", "execve", "ptrace",
 	"rt_sigpending", "rt_sigtimedwait", "rt_sigqueueinfo", "sigaltstack", "timer_create", "mq_notify", "kexec_load",
@@ -70,7 +69,7 @@ func x32Numbers() map[string]int {
 	return numbers
 }
 
-// foreign are the architectures of the spec that this machine never reports.
+// foreign are the spec's architectures that this machine never reports.
 var foreign = map[specs.Arch]bool{
 	specs.ArchARM: true, specs.ArchAARCH64: true, specs.ArchMIPS: true, specs.ArchMIPS64: true,
 	specs.ArchMIPS64N32: true, specs.ArchMIPSEL: true, specs.ArchMIPSEL64: true, specs.ArchMIPSEL64N32: true,
@@ -79,8 +78,8 @@ var foreign = map[specs.Arch]bool{
 	specs.ArchLOONGARCH64: true, specs.ArchM68K: true, specs.ArchSH: true, specs.ArchSHEB: true,
 }
 
-// machines are those of the profile, and always this one's own. What a process
-// calls by another ABI kills the thread, as libseccomp has it.
+// machines returns those of the profile, and always this machine's own. A call by another ABI
+// kills the thread, as with libseccomp.
 func machines(names []specs.Arch) ([]*machine, error) {
 	var x86, x32 bool
 	for i, name := range names {
@@ -120,8 +119,8 @@ func (m *machine) name(name string) {
 	}
 }
 
-// add adds a rule for a system call, if this machine has it. A rule without
-// conditions stands alone; the first of two such holds.
+// add adds a rule for a system call, if this machine has it. After a rule without conditions no
+// other rule counts; of two such rules the first holds.
 func (m *machine) add(name string, r rule) {
 	if nr, ok := m.number(name); ok {
 		m.insert(nr, r)
@@ -134,9 +133,9 @@ func (m *machine) add(name string, r rule) {
 	if !ok {
 		return
 	}
-	// The function's number takes the place of the first condition. The others
-	// compare what isn't the function's arguments, those are behind a pointer;
-	// libseccomp leaves them in place.
+	// The number of the function replaces the first condition. The other conditions compare
+	// values that are not the function's arguments, because those are behind a pointer;
+	// libseccomp leaves them in place too.
 	conditions := []condition{{0, specs.OpEqualTo, f.n, 0}}
 	for _, c := range r.conditions {
 		if c.arg != 0 {

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Offsets in struct seccomp_data, which the program reads. Arguments are of 64
-// bits, the low half first.
+// Offsets in struct seccomp_data, which the program reads. Arguments have 64 bits, with the low
+// half first.
 const (
 	offNumber = 0
 	offArch   = 4
@@ -19,7 +19,7 @@ const (
 	word      = 4
 )
 
-// code is the whole program: it finds the architecture, and by binary search in
+// code returns the whole program: it finds the architecture, and then by binary search among
 // its system calls what to return.
 func (p *policy) code() []bpf.Instruction {
 	all := []bpf.Instruction{bpf.LoadAbsolute{Off: offArch, Size: word}}
@@ -36,25 +36,25 @@ func (p *policy) code() []bpf.Instruction {
 		block := append([]bpf.Instruction{bpf.LoadAbsolute{Off: offNumber, Size: word}}, search(p.spans(of))...)
 		all = append(all,
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: audit, SkipTrue: 1},
-			bpf.Jump{Skip: uint32(len(block))}) // it may be too long for a conditional jump
+			bpf.Jump{Skip: uint32(len(block))}) // the block may be too long for a conditional jump
 		all = append(all, block...)
 	}
 	return append(all, bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_THREAD})
 }
 
-// span is the numbers from first up to the next span's, for which the same code
+// span is the range of numbers from first to the next span's first, for which the same code
 // decides.
 type span struct {
 	first uint32
 	code  []bpf.Instruction
 }
 
-// spans divides all numbers of 32 bits among the machines of one architecture.
+// spans divides all 32-bit numbers among the machines of one architecture.
 func (p *policy) spans(of []*machine) []span {
 	at := map[uint32][]bpf.Instruction{}
 	if of[0].audit == unix.AUDIT_ARCH_X86_64 {
-		// A process must not get around the rules by numbers of x32. A tracer puts
-		// -1 for a system call that is to be left out.
+		// A process must not bypass the rules by x32 numbers. A tracer writes -1 for a system
+		// call that is to be skipped.
 		at[x32Bit] = ret(unix.SECCOMP_RET_KILL_THREAD)
 		at[math.MaxUint32] = ret(p.fallback)
 	}
@@ -83,7 +83,7 @@ func (p *policy) spans(of []*machine) []span {
 	return all
 }
 
-// search finds the span of the number in the accumulator.
+// search returns code that finds the span of the number in the accumulator.
 func search(spans []span) []bpf.Instruction {
 	if len(spans) == 1 {
 		return spans[0].code
@@ -103,7 +103,7 @@ func search(spans []span) []bpf.Instruction {
 
 func ret(v uint32) []bpf.Instruction { return []bpf.Instruction{bpf.RetConstant{Val: v}} }
 
-// decide tries the rules of one system call in the profile's order.
+// decide returns code that tries the rules of one system call in the profile's order.
 func (p *policy) decide(m *machine, rules []rule) []bpf.Instruction {
 	var code []bpf.Instruction
 	for _, r := range rules {
@@ -124,24 +124,24 @@ var operators = []specs.LinuxSeccompOperator{
 	specs.OpGreaterEqual, specs.OpGreaterThan, specs.OpMaskedEqual,
 }
 
-// condition compares one argument with value; MASKED_EQ takes value for the mask
-// and compares with valueTwo.
+// condition compares one argument with value. MASKED_EQ uses value as the mask and compares
+// with valueTwo.
 type condition struct {
 	arg             uint32
 	op              specs.LinuxSeccompOperator
 	value, valueTwo uint64
 }
 
-// target is where a jump of a condition goes.
+// target is where a jump of a condition leads.
 type target int
 
 const (
 	next target = iota // the next instruction
-	pass               // behind the condition
-	fail               // behind the rule
+	pass               // after the condition
+	fail               // after the rule
 )
 
-// step is an instruction, or if there is none a jump.
+// step is an instruction, or a jump if there is no instruction.
 type step struct {
 	instruction bpf.Instruction
 	test        bpf.JumpTest
@@ -149,8 +149,8 @@ type step struct {
 	yes, no     target
 }
 
-// code is the condition as a part of a rule of which rest instructions follow.
-// It has at most 6, so that all jumps in a rule of 6 conditions are short.
+// code returns the code of a condition in a rule of which rest instructions follow. It has at
+// most 6 instructions, so that all jumps in a rule with 6 conditions are short.
 func (c condition) code(narrow bool, rest int) []bpf.Instruction {
 	steps := c.steps(narrow)
 	code := make([]bpf.Instruction, len(steps))
@@ -195,7 +195,7 @@ func (c condition) steps(narrow bool) []step {
 	return append(steps, step{test: test, value: uint32(value), yes: yes, no: no})
 }
 
-// load loads half of the argument, and masks it.
+// load loads half of the argument and masks it.
 func (c condition) load(off, mask uint32) []step {
 	steps := []step{{instruction: bpf.LoadAbsolute{Off: offArgs + 8*c.arg + off, Size: word}}}
 	if mask != math.MaxUint32 {

@@ -1,7 +1,7 @@
-// Package seccomp compiles the system call filter of config.json into the
-// program that the kernel runs. It gives what runc gives with libseccomp: the
-// same system calls get the same answers, whatever the program looks like. It
-// is pure: the filter is compiled on the host and loaded by the agent.
+// Package seccomp compiles the system call filter of config.json into the program that the
+// kernel runs. The program may differ from that of runc with libseccomp, but gives the same
+// answer for every system call. The package has no side effects: the filter is compiled on the
+// host, and the agent loads it.
 package seccomp
 
 import (
@@ -16,28 +16,28 @@ import (
 )
 
 const (
-	// maxErrno is the kernel's MAX_ERRNO: what lies above is no error in user space.
+	// maxErrno is the kernel's MAX_ERRNO. User space does not see higher values as errors.
 	maxErrno = 4095
-	// maxData is the largest number that a filter can give a tracer.
+	// maxData is the largest number that a filter can pass to a tracer.
 	maxData = unix.SECCOMP_RET_DATA
 	// maxInstructions is the kernel's BPF_MAXINSNS.
 	maxInstructions = 4096
-	// maxArgs is how many arguments a system call has.
+	// maxArgs is the number of arguments of a system call.
 	maxArgs = 6
 )
 
-// Filter is what seccomp(2) is called with.
+// Filter holds the arguments of seccomp(2).
 type Filter struct {
-	// Program is at most 4096 times a struct sock_filter of 8 bytes, little-endian.
+	// Program is at most 4096 instructions, each a struct sock_filter of 8 bytes,
+	// little-endian.
 	Program []byte
-	// Flags are SECCOMP_FILTER_FLAG_*.
+	// Flags are SECCOMP_FILTER_FLAG_* bits.
 	Flags uint32
 }
 
-// Compile returns the filter for linux.seccomp, or nil where it asks for none.
-// Each error is one line that begins with the field's JSON path. As with runc,
-// names of system calls that no architecture of the filter has are passed over:
-// profiles are written for many machines.
+// Compile returns the filter for linux.seccomp, or nil if it asks for none. An error is one
+// line that begins with the field's JSON path. As with runc, names of system calls that no
+// architecture of the filter has are ignored, because profiles are written for many machines.
 func Compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	if s == nil {
 		return nil, nil
@@ -49,7 +49,7 @@ func Compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	case s.ListenerMetadata != "":
 		return nil, fieldErrorf(field+".listenerMetadata", "notification of a process on the host is not supported: the system calls are made in a virtual machine")
 	case s.DefaultAction == "" && len(s.Syscalls) == 0:
-		return nil, nil // runc takes this for no filter
+		return nil, nil // runc treats this as no filter
 	}
 	p := policy{enosys: newerCalls(s.DefaultAction)}
 	var err error
@@ -75,12 +75,12 @@ func Compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	return &Filter{Program: program, Flags: flags}, nil
 }
 
-// fieldErrorf is an error about one field of config.json, named by its JSON path.
+// fieldErrorf returns an error about one field of config.json, named by its JSON path.
 func fieldErrorf(field, format string, args ...any) error {
 	return fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...))
 }
 
-// quote is %q of a value that may be of any length.
+// quote formats a value of any length like %q and cuts it.
 func quote[S ~string](v S) string {
 	const most = 200
 	if len(v) > most {
@@ -89,7 +89,7 @@ func quote[S ~string](v S) string {
 	return fmt.Sprintf("%q", v)
 }
 
-// returnValue is what the program returns for an action.
+// returnValue returns what the program returns for an action.
 func returnValue(field string, a specs.LinuxSeccompAction, errnoField string, errno *uint) (uint32, error) {
 	var most uint
 	var ret uint32
@@ -128,12 +128,12 @@ func returnValue(field string, a specs.LinuxSeccompAction, errnoField string, er
 	return ret | uint32(*errno), nil
 }
 
-// filterFlags are those the kernel is given. Two mean nothing here: TSYNC is
-// about other threads, and a process that is about to begin has none;
-// WAIT_KILLABLE_RECV is about a listener, and the kernel refuses it without one.
+// filterFlags returns the flags for the kernel. Two have no effect here: TSYNC concerns other
+// threads, and a process that is about to start has none; WAIT_KILLABLE_RECV concerns a
+// listener, and the kernel refuses it without one.
 func filterFlags(names []specs.LinuxSeccompFlag) (uint32, error) {
 	if names == nil {
-		return unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, nil // runc's default
+		return unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, nil // as runc does by default
 	}
 	var flags uint32
 	for i, name := range names {
@@ -150,11 +150,11 @@ func filterFlags(names []specs.LinuxSeccompFlag) (uint32, error) {
 	return flags, nil
 }
 
-// policy is a filter in the making.
+// policy is a filter while it is being made.
 type policy struct {
-	fallback uint32 // what no rule matches returns this
+	fallback uint32 // returned if no rule matches
 	machines []*machine
-	enosys   uint32 // not 0: what is newer than the profile returns this
+	enosys   uint32 // if not 0, returned for calls that are newer than the profile
 }
 
 // rule returns ret if all of its conditions hold.
@@ -185,7 +185,7 @@ func (p *policy) add(field string, call *specs.LinuxSyscall) error {
 		for _, name := range call.Names {
 			m.name(name)
 			if ret == p.fallback {
-				continue // as runc: it neither adds to other rules nor goes before them
+				continue // as with runc it adds nothing and hides no later rule
 			}
 			for _, c := range groups {
 				m.add(name, rule{c, ret})
@@ -195,10 +195,10 @@ func (p *policy) add(field string, call *specs.LinuxSyscall) error {
 	return nil
 }
 
-// conditions turns args into groups; a rule is made for each. One group is the
-// rule of the spec, that all must hold. Two conditions on one argument make it
-// one group for each condition, as in runc and Docker, where the arguments of
-// personality(2) were once written that way.
+// conditions turns args into groups, each of which becomes a rule. Normally there is one group,
+// whose conditions must all hold, as the spec says. If two conditions are about the same
+// argument, each condition becomes a group of its own, as in runc and Docker, whose rules for
+// personality(2) were once written in that way.
 func conditions(field string, args []specs.LinuxSeccompArg) ([][]condition, error) {
 	var all []condition
 	seen, repeated := map[uint]bool{}, false
@@ -224,10 +224,10 @@ func conditions(field string, args []specs.LinuxSeccompArg) ([][]condition, erro
 	return groups, nil
 }
 
-// newerCalls is what system calls newer than all of the profile's return, which
-// its author could not know of; 0: the default. As with runc, what would be
-// refused returns ENOSYS, as on an old kernel, instead of an error that programs
-// don't expect: libraries try a new system call first and go on with an old one.
+// newerCalls returns the answer for system calls newer than all of the profile's, which its
+// author could not know; 0: the default action. As with runc, a call that would be refused
+// returns ENOSYS, as on an old kernel: libraries try a new system call first and fall back to
+// an old one.
 func newerCalls(fallback specs.LinuxSeccompAction) uint32 {
 	switch fallback {
 	case specs.ActAllow, specs.ActLog, specs.ActTrace:

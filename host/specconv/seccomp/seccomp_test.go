@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Answers of a filter.
+// Return values of a filter.
 const (
 	eperm       = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 	enosys      = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
@@ -25,7 +25,7 @@ const (
 
 func ptr[T any](v T) *T { return &v }
 
-// filter is a compiled program, as the kernel would run it.
+// filter is a compiled program that can be run as the kernel would.
 type filter struct {
 	t  *testing.T
 	vm *bpf.VM
@@ -50,8 +50,8 @@ func compile(t *testing.T, s *specs.LinuxSeccomp) filter {
 	return filter{t, vm}
 }
 
-// call is what the filter says to one system call. The VM reads a packet, in
-// network byte order; the kernel reads a struct, in its own.
+// call returns the filter's answer to one system call. The interpreter reads a packet in
+// network byte order, and the kernel a struct in its own order.
 func (f filter) call(audit, nr uint32, args ...uint64) uint32 {
 	f.t.Helper()
 	data := make([]byte, 64)
@@ -84,8 +84,8 @@ func (f filter) is(what string, got, want uint32) {
 	}
 }
 
-// engineProfile has the shapes of the profile that engines send: hundreds of
-// names, those of other machines among them, and conditions of every kind.
+// engineProfile resembles the profile that engines send: hundreds of names, among them those of
+// other machines, and conditions of every kind.
 func engineProfile() *specs.LinuxSeccomp {
 	names := []string{"breakpoint", "s390_pci_mmio_read", "no_such_call"}
 	for nr, name := range arch.X86_64.SyscallNumbers {
@@ -185,7 +185,7 @@ func TestActions(t *testing.T) {
 		f.is(string(c.action), f.native("mkdir"), c.want)
 		f.is("another call", f.native("rmdir"), allow)
 		if c.want == eperm {
-			continue // the default below
+			continue // the default action below
 		}
 		f = compile(t, &specs.LinuxSeccomp{
 			DefaultAction: c.action, DefaultErrnoRet: c.errno,
@@ -273,8 +273,8 @@ func TestRulesOfOneCall(t *testing.T) {
 	f.is("ipc semop", f.call(unix.AUDIT_ARCH_I386, 117, 1), allow)
 }
 
-// TestLarge: a rule for every value of one argument makes jumps longer than the
-// 255 instructions of a conditional one; and there is an end.
+// TestLarge: a rule for every value of one argument makes jumps longer than the 255
+// instructions of a conditional jump. Beyond the largest program there is an error.
 func TestLarge(t *testing.T) {
 	s := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}
 	for v := range uint64(300) {
@@ -320,8 +320,8 @@ func TestNoFilter(t *testing.T) {
 	}
 }
 
-// FuzzCompile takes any bytes for linux.seccomp: the program is one that a kernel
-// takes, and that gives an answer to any call, or there is an error.
+// FuzzCompile: arbitrary bytes as linux.seccomp give an error, or a program that a kernel
+// accepts and that answers every call.
 func FuzzCompile(f *testing.F) {
 	profile, err := json.Marshal(engineProfile())
 	if err != nil {
