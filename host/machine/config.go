@@ -17,18 +17,18 @@ type Config struct {
 	MemoryMiB    int
 	VCPUs        int
 	NICs         int
-	Kernel       string // ELF vmlinux
+	Kernel       string // an ELF vmlinux
 	Initrd       string
 	KernelParams string
 	Vsock        bool
-	FreePages    bool // the guest gives them back to the host
+	FreePages    bool // the guest gives freed pages back to the host
 	BootTimeout  time.Duration
-	// Template is what to wake up from instead of booting, nil for a boot.
+	// Template is the template to wake up from; nil: the VM boots.
 	Template *Template
 }
 
-// Hypervisor is the VM in the hypervisor's terms, without what differs between two
-// VMs of one kind: taps, directories, template files.
+// Hypervisor returns the VM as package hypervisor takes it, without what may differ between two
+// VMs of one kind: taps, directories and template files.
 func (c *Config) Hypervisor() hypervisor.Config {
 	return hypervisor.Config{
 		Binary: c.QEMU, Accel: c.Accel,
@@ -40,7 +40,8 @@ func (c *Config) Hypervisor() hypervisor.Config {
 	}
 }
 
-// Template names a memory template and where to discard it should it not work.
+// Template names a memory template, and the store from which it is discarded if it does not
+// work.
 type Template struct {
 	Store   string // directory
 	Key     string
@@ -48,10 +49,10 @@ type Template struct {
 	Devices string
 }
 
-// Walls are the limits of the machine's network, with every setting decided.
+// Walls are the restrictions of the machine's network, with every setting decided.
 type Walls struct {
 	Forging network.Forging
-	// AcceptUncarried: packet filters of the network namespace that the guest can't
-	// have are logged only.
+	// AcceptUncarried: packet filters of the network namespace that the guest cannot have are
+	// only logged.
 	AcceptUncarried bool
 }

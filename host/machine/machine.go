@@ -1,26 +1,26 @@
-// Package machine is one virtual machine with what is wired to it: the vmm, the connection
-// to the agent, the network between a namespace of the host and the guest's cards, the
-// relay to an engine's resolver, and the relay of notifications. Of a container it knows
-// the ID, by which the agent's messages name it, and nothing of its stdio, pid or exit code:
-// that is the supervisor's. Between the two goes what could go over a socket as well, namely
-// plain data, the calls of the agent's service, and byte streams.
+// Package machine is one virtual machine with everything connected to it: the vmm, the
+// connection to the agent, the network between a namespace of the host and the guest's cards,
+// the relay to an engine's resolver, and the relay of notifications. Of a container it knows
+// the id, which the agent's messages need, and nothing of its stdio, pid or exit code; those
+// are the supervisor's. Everything that passes between the two could also go over a socket:
+// plain data, calls of the agent's service, and byte streams.
 //
-// The order matters:
+// The order of calls is important:
 //
 //  1. OpenNetwork and OpenNotify, while paths can be trusted, and OpenNetwork before hooks
 //     of the host run, which may change the settings of the network namespace.
-//  2. Network.OpenTaps before Start: cards cannot be plugged into a machine that runs.
-//  3. Start. It tries a template first. Only a machine whose agent has answered is returned,
+//  2. Network.OpenTaps before Start: cards cannot be plugged into a running machine.
+//  3. Start. It tries a template first. It returns a machine only if its agent has answered,
 //     so whoever has a Machine can call the agent.
 //  4. Network.Settle before the caller leaves the host's tree or gives up privileges: until
-//     then it is not known which settings a fresh namespace has.
-//  5. SealShare, where hooks have mounted something, before the agent's Create.
-//  6. The agent's Create, then Notify.Relay and the streams of the container, which must be
-//     there before its process runs.
-//  7. Network.Wire, which is for the moment before the container's process runs: some
-//     engines wire the namespace between create and start. Network.Follow after it.
-//  8. Network.Leave when the container has ended, so that the network of a container that
-//     is going is no problem to tell of.
+//     then it is not known which settings a new namespace has.
+//  5. SealShare, if hooks have mounted something, before the agent's Create.
+//  6. The agent's Create, then Notify.Relay and the streams of the container, which must
+//     exist before its process runs.
+//  7. Network.Wire just before the container's process runs, because some engines wire the
+//     namespace between create and start. Network.Follow after it.
+//  8. Network.Leave when the container has ended, so that the network of a container that is
+//     going is not reported as a problem.
 //  9. Close.
 package machine
 
@@ -42,16 +42,16 @@ import (
 	"github.com/huskvm/husk/protocol/client"
 )
 
-// callTimeout bounds a call to the agent that has nothing to wait for. Under
-// emulation on a busy host the guest may be slow, but not this slow.
+// callTimeout bounds a call to the agent that does not wait for anything. Under emulation on a
+// busy host the guest is slow, but not this slow.
 const callTimeout = 30 * time.Second
 
-// entropyBytes go into the guest's random number generator before any process
-// of a container runs.
+// entropyBytes is how many random bytes the guest's generator gets before any process of a
+// container runs.
 const entropyBytes = 64
 
-// Machine is a virtual machine whose agent has answered. Nothing in it changes after
-// Start, so it has no lock; the VM and the connection to the agent have theirs.
+// Machine is a virtual machine whose agent has answered. Its fields do not change after Start,
+// so it has no lock; the VM and the connection to the agent have their own.
 type Machine struct {
 	config   *Config
 	log      *logrus.Logger
@@ -60,27 +60,27 @@ type Machine struct {
 	warnings []string
 }
 
-// Options are what a machine is started with. Files are borrowed.
+// Options say how to start a machine. Files stay the caller's.
 type Options struct {
 	Starter hypervisor.Starter
 	Config  *Config
-	// Build is the build both husk and its agent must be of.
+	// Build is the build that husk and its agent must have.
 	Build string
-	// ShareDir is exported to the guest.
+	// ShareDir is the directory that the guest gets.
 	ShareDir string
 	Disks    []hypervisor.Disk
-	// FileCapabilities are what the vmm may use in the share, as hypervisor.Config has them.
+	// FileCapabilities are those of hypervisor.Config.
 	FileCapabilities []string
-	User             *hypervisor.User // who the vmm is on the host; nil: root
-	// Network has the taps that become the machine's cards.
+	User             *hypervisor.User // the vmm's user on the host; nil: root
+	// Network has the taps of the machine's cards.
 	Network *Network
 	Log     *logrus.Logger
 }
 
-// Start starts a virtual machine, from the template if there is one that works, and
-// returns when its agent has answered. ctx is for the start alone: it ends when nobody
-// wants the machine any more, and its cause says why. Laps are noted in its timings.
-// After an error nothing is left.
+// Start starts a virtual machine, from the template if there is one that works, and returns
+// when its agent has answered. ctx is for the start only: it ends when nobody needs the machine
+// any more, and its cause says why. Laps are recorded in its timings. After an error nothing is
+// left.
 func Start(ctx context.Context, o Options) (*Machine, error) {
 	m := &Machine{config: o.Config, log: o.Log}
 	cfg := o.Config.Hypervisor()
@@ -97,17 +97,16 @@ func Start(ctx context.Context, o Options) (*Machine, error) {
 	return m, nil
 }
 
-// wakeTimeout is how long a clone may take to answer where a boot may take this
-// long: a hundred times what it takes, and short enough to boot instead and
-// still be of use. A template thrown away because the host was busy would make
-// it busier.
+// wakeTimeout returns how long a clone may take to answer, if a boot may take boot. It is a
+// hundred times what a clone needs, and short enough that a boot can follow. If a template were
+// discarded because the host is busy, making it again would keep the host busier.
 func wakeTimeout(boot time.Duration) time.Duration {
 	return max(15*time.Second, boot/4)
 }
 
-// wakeUp starts the VM from its template and reports whether its agent answers.
-// Where there is no template, or it does not work, which also throws it away,
-// the VM has to boot.
+// wakeUp starts the VM from its template, and says whether its agent answers. It returns false
+// if there is no template or it does not work; then it also discards the template, and the VM
+// has to boot.
 func (m *Machine) wakeUp(ctx context.Context, o *Options, cfg hypervisor.Config) bool {
 	t := m.config.Template
 	if t == nil {
@@ -137,8 +136,8 @@ func (m *Machine) wakeUp(ctx context.Context, o *Options, cfg hypervisor.Config)
 	return false
 }
 
-// attempt starts one VM and meets its agent. After an error it has been ended, so that
-// another may take its place.
+// attempt starts one VM and waits for its agent. After an error the VM has ended, so that
+// another one can be started.
 func (m *Machine) attempt(ctx context.Context, o *Options, cfg hypervisor.Config, limit time.Duration) (err error) {
 	starting, cancel := context.WithTimeout(ctx, limit)
 	m.vm, err = o.Starter.Start(starting, cfg)
@@ -161,13 +160,13 @@ func (m *Machine) attempt(ctx context.Context, o *Options, cfg hypervisor.Config
 		m.agent = nil
 	}
 	if c := m.vm.Channel().Serial; c != nil {
-		// Closed already if the agent was met.
+		// It is closed already if the agent has answered.
 		_ = c.Close()
 	}
 	return errors.Join(err, m.vm.Stop())
 }
 
-// meetAgent waits for the guest to come up and exchanges greetings with it.
+// meetAgent waits for the guest and exchanges greetings with its agent.
 func (m *Machine) meetAgent(ctx context.Context, limit time.Duration, build string) error {
 	ctx, cancel := m.While(ctx, limit)
 	defer cancel()
@@ -197,35 +196,35 @@ func (m *Machine) transport() client.Transport {
 	return client.Vsock(ch.Serial, ch.VsockCID)
 }
 
-// Agent is the agent's service.
+// Agent returns the agent's service.
 func (m *Machine) Agent() protocol.AgentService { return m.agent.Control() }
 
-// Stream opens a byte stream to the guest, see client.Client.Stream.
+// Stream opens a byte stream to the guest: see client.Client.Stream.
 func (m *Machine) Stream(ctx context.Context, header protocol.StreamHeader) (client.Stream, error) {
 	return m.agent.Stream(ctx, header)
 }
 
-// Warnings are for the user, one sentence each.
+// Warnings returns warnings for the user, one sentence each.
 func (m *Machine) Warnings() []string { return m.warnings }
 
-// Needs is what the process must keep of its rights for the machine's sake.
+// Needs returns the rights that the process must not give up because of the machine.
 func (m *Machine) Needs() hypervisor.Needs { return m.vm.Needs() }
 
-// VMMPID asks the vmm for its pid, as this process sees it. An error means that the vmm
+// VMMPID asks the vmm for its pid in this process's pid namespace. An error means that the vmm
 // does not answer.
 func (m *Machine) VMMPID(ctx context.Context) (int, error) {
 	info, err := m.vm.Info(ctx)
 	return info.HostPID, err
 }
 
-// SealShare is hypervisor.VM's: it is called when hooks of the host have mounted what they
-// do below the rootfs, and before the guest has anything of the container's.
+// SealShare calls hypervisor.VM.SealShare. Call it when hooks of the host have mounted
+// something below the rootfs, and before the guest has anything of the container.
 func (m *Machine) SealShare() error { return m.vm.SealShare() }
 
-// Done is closed when the virtual machine has ended; Err then says why.
+// Done returns a channel that is closed when the virtual machine has ended. Err then says why.
 func (m *Machine) Done() <-chan struct{} { return m.vm.Done() }
 
-// Err is for whoever has seen Done closed.
+// Err returns why the virtual machine has ended. Call it after Done is closed.
 func (m *Machine) Err() error { return endOf(m.vm) }
 
 func endOf(vm hypervisor.VM) error {
@@ -237,19 +236,19 @@ func (m *Machine) Stop() error { return m.vm.Stop() }
 
 // Close ends the connection to the agent, and then the virtual machine.
 func (m *Machine) Close() error {
-	// First, or its end would be taken for a channel that has broken.
+	// The connection ends first. Otherwise the machine's end would look like a broken channel.
 	m.agent.Close()
 	return m.vm.Stop()
 }
 
-// While is a context for calls that wait for the guest before its container runs. It ends
-// with the virtual machine or after limit, and its cause says which.
+// While returns a context for calls to the guest before its container runs. It ends with the
+// virtual machine or after limit, and its cause says which.
 func (m *Machine) While(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(limit, func() {
 		cancel(fmt.Errorf("the guest did not answer within %s (setting boot_timeout)", limit))
 	})
-	vm := m.vm // before Start has returned another may take its place
+	vm := m.vm // until Start has returned another VM may replace this one
 	go func() {
 		select {
 		case <-vm.Done():
@@ -263,15 +262,14 @@ func (m *Machine) While(ctx context.Context, limit time.Duration) (context.Conte
 	}
 }
 
-// endGrace is how long the end of the VM may take to show after its channel broke.
+// endGrace bounds how long after its channel broke the end of a VM may become visible.
 const endGrace = 2 * time.Second
 
-// Explain finds the cause of a call to the agent that failed: that the VM has
-// ended, or that nobody wants the container any more, is what there is to say,
-// not that the channel broke.
+// Explain returns the cause of a failed call to the agent. If the VM has ended, or nobody needs
+// the container any more, that is the cause, and not the broken channel.
 func (m *Machine) Explain(ctx context.Context, err error) error {
 	if errors.Is(err, protocol.ErrMismatch) {
-		return err // and the agent, hearing of it, may end the VM
+		return err // the agent, when it learns of it, may end the VM
 	}
 	select {
 	case <-m.vm.Done():
@@ -283,15 +281,14 @@ func (m *Machine) Explain(ctx context.Context, err error) error {
 	}
 }
 
-// consoleLines is how much of the guest's console an error carries.
+// consoleLines is the number of lines of the guest's console in an error.
 const consoleLines = 12
 
-// LastWords are the last lines of the guest's console. The guest wrote them; control
-// characters have been taken out.
+// LastWords returns the last lines of the guest's console, without control characters. The
+// guest has written them.
 func (m *Machine) LastWords() string { return lastLines(m.vm.Console(), consoleLines) }
 
-// WithConsole adds the last lines of the guest's console to an error that the
-// guest caused.
+// WithConsole adds the last lines of the guest's console to an error that the guest has caused.
 func (m *Machine) WithConsole(err error) error {
 	tail := m.LastWords()
 	if tail == "" {

@@ -24,7 +24,7 @@ const (
 	patience = time.Minute
 )
 
-// agent answers the greeting, and is otherwise silent.
+// agent answers the greeting and nothing else.
 type agent struct {
 	protocol.AgentService // nil: a call that a test does not expect panics
 }
@@ -56,7 +56,7 @@ func options(starter hypervisor.Starter) Options {
 	}
 }
 
-// wantEnded: of so many virtual machines that were started none runs.
+// wantEnded checks that this many virtual machines were started and none runs.
 func wantEnded(t *testing.T, starter *fake.Starter, started int) {
 	t.Helper()
 	if vms := starter.VMs(); len(vms) != started {
@@ -105,7 +105,7 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// The error of a guest that never comes up names the cause, not the symptom.
+// TestAgentThatIsNotMet: the error of a guest that does not answer names the cause.
 func TestAgentThatIsNotMet(t *testing.T) {
 	for name, tc := range map[string]struct {
 		play  func(ctx context.Context, conn net.Conn, cfg hypervisor.Config) error
@@ -137,8 +137,8 @@ func TestAgentThatIsNotMet(t *testing.T) {
 	}
 }
 
-// Nobody wants the machine any more: the caller's reason is what is said, and no template
-// is thrown away for it.
+// TestStartThatIsNotWanted: if the caller gives up, the error is the caller's reason, and no
+// template is discarded.
 func TestStartThatIsNotWanted(t *testing.T) {
 	gone := errors.New("the cli ended")
 	start := func(t *testing.T, change func(*Options)) error {
@@ -178,7 +178,7 @@ func TestStartThatIsNotWanted(t *testing.T) {
 	})
 }
 
-// wakes has a guest that wakes up from a template in one way, and boots in another.
+// wakes has a guest for a VM that wakes up from a template, and one for a VM that boots.
 type wakes struct {
 	fake.Starter
 	wakeErr error
@@ -191,7 +191,7 @@ func (w *wakes) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM
 	return w.Starter.Start(ctx, cfg)
 }
 
-// A template that does not work costs the time of a boot, and the user is told.
+// TestWakeUp: with a template that does not work the VM boots, and the user gets a warning.
 func TestWakeUp(t *testing.T) {
 	sleeps := func(ctx context.Context, conn net.Conn, cfg hypervisor.Config) error {
 		if cfg.RAMFile != "" {
@@ -216,7 +216,7 @@ func TestWakeUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			starter := &wakes{Starter: fake.Starter{Guest: tc.guest}, wakeErr: tc.wakeErr}
 			o := options(starter)
-			o.Config.NICs = tc.nics // where there are no taps
+			o.Config.NICs = tc.nics // no taps exist for them
 			store := t.TempDir()
 			dir := filepath.Join(store, "key")
 			if err := os.MkdirAll(dir, 0o700); err != nil {

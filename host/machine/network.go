@@ -22,67 +22,67 @@ import (
 	"github.com/huskvm/husk/protocol/client"
 )
 
-// Network is the wiring between the network namespace of the process that opens it and
-// the guest: which interface is joined with which tap, what the guest has been told, and
-// the relay to an engine's resolver. It is safe for use by many goroutines.
+// Network connects the network namespace of the process that has opened it with the guest:
+// which interface is joined with which tap, what the guest was told, and the relay to an
+// engine's resolver. All methods may be called by many goroutines at once.
 type Network struct {
 	o          NetworkOptions
 	policy     *policy
 	resolvConf *os.File       // nil: none is mounted
-	taps       []*network.Tap // never changed after OpenTaps
+	taps       []*network.Tap // not changed after OpenTaps
 	guest      guest          // set by Start
 
-	// unsettled: something has changed that the guest does not know of yet.
+	// unsettled: something has changed that the guest does not know yet.
 	unsettled atomic.Bool
-	left      atomic.Bool // see Leave
+	left      atomic.Bool // Leave was called
 
-	// mu is held for as long as the namespace is looked at and the guest told, which may
-	// take callTimeout: what the guest has must be of one look. Its fields are below.
-	// Whoever waits for it may hold a lock of its own. So nothing of the caller's is
-	// called with mu held: see NetworkOptions.Changed.
+	// mu is held while the namespace is read and the guest is told, up to callTimeout, because
+	// what the guest has must come from one reading. It guards the fields below. A caller that
+	// waits for it may hold a lock of its own, so no function of the caller is called with mu
+	// held: see NetworkOptions.Changed.
 	mu     sync.Mutex
 	joined map[int]*joint // by the interface's index
 	given  *protocol.NetworkRequest
-	// found and generation are of the look that given is made of, for isStale.
+	// found and generation belong to the reading that given was made of. isStale compares them.
 	found        []network.Interface
 	generation   uint32
-	told         map[string]bool // what the log has already
-	cut          bool            // the taps are down, for the guest has not the packet filter that it should
+	told         map[string]bool // what was logged already
+	cut          bool            // the taps are down because the guest does not have the packet filter that it should
 	namesRelayed bool
-	changes      <-chan struct{} // of the namespace, from the first Wire on
-	followed     bool            // from then on the guest has what the namespace has
+	changes      <-chan struct{} // changes of the namespace, from the first Wire on
+	followed     bool            // Follow was called: the guest gets every change of the namespace
 
-	// problemMu guards the next alone, so that who asks does not wait for the guest. It
-	// may be taken with mu held, and not the other way round.
+	// problemMu guards only problem, so that a reader need not wait for the guest. It may be
+	// locked with mu held, and not the other way round.
 	problemMu sync.Mutex
 	problem   string // empty: none
 }
 
-// NetworkOptions say what the wiring is for.
+// NetworkOptions describe the container's network.
 type NetworkOptions struct {
-	ContainerID string // whose network namespace it is
+	ContainerID string // the container whose network namespace it is
 	Walls       Walls
-	// Sysctls are the network's settings that the user has asked for. They win over
-	// the namespace's.
+	// Sysctls are network settings of config.json. They have precedence over those of the
+	// namespace.
 	Sysctls map[string]string
-	// New says that the namespace has been made for the container, and goes with it.
+	// New: the namespace was made for the container and ends with it.
 	New bool
-	// ResolvConf is the host's path of the file that the container has as
-	// /etc/resolv.conf; empty: none of the host's.
+	// ResolvConf is the host's path of the container's /etc/resolv.conf; empty: it is no file
+	// of the host.
 	ResolvConf string
 	Log        *logrus.Logger
-	// Changed is called when Problem says something else than before. No lock is held.
+	// Changed is called when the result of Problem has changed. No lock is held then.
 	Changed func()
 }
 
-// guest is what the wiring takes of a Machine.
+// guest is the part of Machine that Network needs.
 type guest interface {
 	Agent() protocol.AgentService
 	Stream(ctx context.Context, header protocol.StreamHeader) (client.Stream, error)
 }
 
-// OpenNetwork opens what the wiring needs of the host. It is called in the network
-// namespace, while paths can be trusted.
+// OpenNetwork opens what is needed of the host. Call it in the container's network namespace,
+// while paths can be trusted.
 func OpenNetwork(o NetworkOptions) (_ *Network, err error) {
 	n := &Network{o: o}
 	if n.resolvConf, err = openResolvConf(o.ResolvConf); err != nil {
@@ -94,12 +94,12 @@ func OpenNetwork(o NetworkOptions) (_ *Network, err error) {
 	return n, nil
 }
 
-// Settle waits until it is known which settings a fresh namespace has. Afterwards the
-// process may leave the host's tree.
+// Settle waits until it is known which settings a new namespace has. Afterwards the process may
+// leave the host's tree.
 func (n *Network) Settle() error { return n.policy.settle() }
 
-// OpenTaps makes a tap for each interface that the namespace has by now, and least
-// at least, for those that engines put there between create and start, or later.
+// OpenTaps makes a tap for each interface that the namespace has now, and at least least, for
+// interfaces that engines add between create and start or later.
 func (n *Network) OpenTaps(least int) error {
 	found, skipped, err := network.Scan()
 	if err != nil {
@@ -114,7 +114,7 @@ func (n *Network) OpenTaps(least int) error {
 		}
 	}
 	if hasTap(skipped) {
-		// Two machines with one address on one interface: neither would work.
+		// Two machines with one address on one interface would both not work.
 		return errors.New("the network namespace has another container's virtual machine on it: containers that share one network (--network container:ID, pods) are not supported yet")
 	}
 	if n.taps, err = network.OpenTaps(max(least, len(found))); err != nil {
@@ -127,8 +127,8 @@ func hasTap(skipped []network.Skipped) bool {
 	return slices.ContainsFunc(skipped, func(s network.Skipped) bool { return s.Tap })
 }
 
-// keepTaps lets the taps end with the network namespace, where that goes with the
-// container. In a namespace of somebody else's they would be left.
+// keepTaps makes the taps last until the network namespace ends, if that ends with the
+// container. In a namespace of somebody else they would be left.
 func (n *Network) keepTaps() error {
 	if !n.o.New {
 		return nil
@@ -141,11 +141,11 @@ func (n *Network) keepTaps() error {
 	return nil
 }
 
-// CloseTaps is called when the vmm has its own descriptors: with these closed a tap ends
-// with the vmm.
+// CloseTaps closes the taps. Call it when the vmm has its own descriptors; then a tap ends with
+// the vmm.
 func (n *Network) CloseTaps() { network.CloseTaps(n.taps) }
 
-// TapIndexes are the taps' interface indexes, by which others can undo the wiring.
+// TapIndexes returns the interface indexes of the taps, which network.Leave needs.
 func (n *Network) TapIndexes() []int {
 	var all []int
 	for _, t := range n.taps {
@@ -154,27 +154,27 @@ func (n *Network) TapIndexes() []int {
 	return all
 }
 
-// Needs says which rights the process has to keep: to speak to the network at all, and to
-// change its interfaces.
+// Needs says which rights the process must keep: to use the network at all, and to change its
+// interfaces.
 func (n *Network) Needs() (speaks, changes bool) {
 	return len(n.taps) > 0 || n.resolvConf != nil, len(n.taps) > 0
 }
 
-// Problem is what the container lacks of its network now; empty: nothing.
+// Problem returns what the container lacks of its network now; empty: nothing.
 func (n *Network) Problem() string {
 	n.problemMu.Lock()
 	defer n.problemMu.Unlock()
 	return n.problem
 }
 
-// Wire gives the guest the interfaces, the packet filter and the settings that are in the
-// namespace by now, and the resolver. It is for the moment before the container's process
-// runs, and may be called again after an error.
+// Wire gives the guest the interfaces, packet filter and settings that the namespace has now,
+// and the resolver. Call it just before the container's process runs. After an error it may be
+// called again.
 func (n *Network) Wire(ctx context.Context) (err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.taps) > 0 && n.changes == nil {
-		// From before the first look on, so that nothing falls between.
+		// The watch begins before the first reading, so that no change is missed.
 		if n.changes, err = network.Watch(context.Background()); err != nil { //nolint:contextcheck // it outlives the call
 			return err
 		}
@@ -185,8 +185,8 @@ func (n *Network) Wire(ctx context.Context) (err error) {
 	return n.relayNames(ctx)
 }
 
-// Follow keeps the guest's network that of the namespace from now on, as engines
-// connect the running container to networks and disconnect it.
+// Follow makes the guest's network follow changes of the namespace from now on, as when engines
+// connect the running container to networks.
 func (n *Network) Follow() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -197,16 +197,17 @@ func (n *Network) Follow() {
 	go n.follow(n.changes)
 }
 
-// Refresh does not wait for the namespace to be left alone, as Follow does: a process that
-// is started after the container has been connected finds the network. It looks itself, for
-// on a busy machine the watch may not have told yet of what an engine has done already.
+// Refresh gives the guest changes of the namespace at once, where Follow waits until no more
+// changes come. A process that is started after the container was connected must find the
+// network. Refresh looks itself, because on a busy machine the watch may not have reported yet
+// what an engine has done.
 func (n *Network) Refresh() {
 	if len(n.taps) > 0 && (n.unsettled.Load() || n.isStale()) {
 		n.rejoin()
 	}
 }
 
-// Leave lets the guest's network be as it is: its container has ended.
+// Leave stops changing the guest's network, because its container has ended.
 func (n *Network) Leave() { n.left.Store(true) }
 
 type joint struct {
@@ -214,17 +215,17 @@ type joint struct {
 	links *network.Links
 }
 
-// errNoCard is for an interface more than the guest has network cards.
+// errNoCard is returned for an interface for which the guest has no network card.
 var errNoCard = errors.New("no network card of the guest is free")
 
-// join makes the guest's interfaces and its packet filter those of the network namespace.
-// Where the guest refuses, what is new on the host's side is undone. The caller holds mu,
-// as with all that follow but for those that take it.
+// join gives the guest the interfaces and the packet filter of the network namespace. If the
+// guest refuses them, what is new on the host is undone. The caller holds mu, as for all
+// functions below except those that say that they lock it.
 func (n *Network) join(ctx context.Context) error {
 	if len(n.taps) == 0 {
 		return nil
 	}
-	// From before the look: what changes meanwhile is looked at again.
+	// It is read before everything else, so that a change meanwhile is noticed later.
 	generation, err := nftables.Generation()
 	if err != nil {
 		return err
@@ -265,8 +266,8 @@ func (n *Network) join(ctx context.Context) error {
 	return errors.Join(missing, err)
 }
 
-// joinFound joins each interface with a tap, and adds it to what the guest is told.
-// fresh are those that were not joined before, also with an error.
+// joinFound joins each interface with a tap, and adds it to the request for the guest. fresh
+// are those that were not joined before; it is valid also with an error.
 func (n *Network) joinFound(found []network.Interface, req *protocol.NetworkRequest) (joined map[int]*joint, fresh []*joint, missing, err error) {
 	joined = map[int]*joint{}
 	for _, f := range found {
@@ -295,7 +296,7 @@ func (n *Network) joinFound(found []network.Interface, req *protocol.NetworkRequ
 	return joined, fresh, missing, nil
 }
 
-// tellGuest tells the guest what is new to it.
+// tellGuest sends the guest what is new for it.
 func (n *Network) tellGuest(ctx context.Context, req *protocol.NetworkRequest) error {
 	given := n.given
 	if given == nil {
@@ -321,7 +322,7 @@ func (n *Network) tellGuest(ctx context.Context, req *protocol.NetworkRequest) e
 }
 
 func (n *Network) tellOnce(what, why string) {
-	const most = 256 // the guest has its say in some
+	const most = 256 // the guest has chosen some of them
 	if n.told[what] || len(n.told) >= most {
 		return
 	}
@@ -332,8 +333,8 @@ func (n *Network) tellOnce(what, why string) {
 	n.o.Log.WithField("what", what).Warn(why)
 }
 
-// filterIsLate says whether the guest has another packet filter than it should, as far
-// as the host can tell after an attempt that failed with err.
+// filterIsLate says whether the guest has another packet filter than it should, as far as the
+// host can know after an attempt that has failed with err.
 func (n *Network) filterIsLate(err error) bool {
 	if err == nil || errors.Is(err, errNoCard) {
 		return false
@@ -345,8 +346,8 @@ func (n *Network) filterIsLate(err error) bool {
 	return gerr != nil || generation != n.generation
 }
 
-// cutOff takes the guest off its network, or lets it back: what passes a filter by
-// that the administrator has just put up must not go out meanwhile.
+// cutOff disconnects the guest from its network, or connects it again. While the guest does not
+// have a filter that the administrator has just made, nothing may pass.
 func (n *Network) cutOff(cut bool) error {
 	if n.cut == cut {
 		return nil
@@ -359,7 +360,7 @@ func (n *Network) cutOff(cut bool) error {
 	return errors.Join(errs...)
 }
 
-// freeTap is one that is joined with nothing, before and from now on.
+// freeTap returns a tap that is not joined now and not in next.
 func (n *Network) freeTap(next map[int]*joint) *network.Tap {
 	for _, t := range n.taps {
 		uses := func(j *joint) bool { return j.tap == t }
@@ -387,9 +388,8 @@ func (n *Network) noteSkipped(skipped []network.Skipped) {
 	}
 }
 
-// settleTime is how long the namespace has to be left alone before the guest
-// learns of a change: an engine makes an interface in several steps, and half of
-// one is of no use.
+// settleTime is how long the namespace must be unchanged before the guest gets a change. An
+// engine makes an interface in several steps, and half of one is of no use.
 const settleTime = 100 * time.Millisecond
 
 func (n *Network) follow(changes <-chan struct{}) {
@@ -398,7 +398,7 @@ func (n *Network) follow(changes <-chan struct{}) {
 		for settled := false; !settled; {
 			select {
 			case <-changes:
-				n.unsettled.Store(true) // Refresh may have settled what was before
+				n.unsettled.Store(true) // Refresh may have handled the changes before
 			case <-time.After(settleTime):
 				settled = true
 			}
@@ -407,7 +407,7 @@ func (n *Network) follow(changes <-chan struct{}) {
 	}
 }
 
-// isStale says whether the namespace is another than the guest was told of. It takes mu.
+// isStale says whether the namespace has changed since the guest was told. It locks mu.
 func (n *Network) isStale() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -416,13 +416,13 @@ func (n *Network) isStale() bool {
 	}
 	found, _, err := network.Scan()
 	if err != nil {
-		return true // and then it is told why
+		return true // then rejoin reports the reason
 	}
 	generation, err := nftables.Generation()
 	return err != nil || generation != n.generation || !reflect.DeepEqual(found, n.found)
 }
 
-// rejoin logs what fails: nobody has asked for it. It takes mu.
+// rejoin logs errors, because it has no caller that asked for it. It locks mu.
 func (n *Network) rejoin() {
 	n.mu.Lock()
 	changed := !n.left.Load() && n.rejoinLocked()
@@ -432,9 +432,9 @@ func (n *Network) rejoin() {
 	}
 }
 
-// rejoinLocked says whether Problem says something else now.
+// rejoinLocked says whether the result of Problem has changed.
 func (n *Network) rejoinLocked() (changed bool) {
-	n.unsettled.Store(false) // what changes from here on sets it again
+	n.unsettled.Store(false) // changes from here on set it again
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	err := n.join(ctx)
@@ -448,8 +448,7 @@ func (n *Network) rejoinLocked() (changed bool) {
 	return n.noteProblem(err, late)
 }
 
-// noteProblem logs what the container lacks from now on, if that is something else than
-// before.
+// noteProblem logs what the container lacks from now on, if that differs from before.
 func (n *Network) noteProblem(err error, cut bool) (changed bool) {
 	problem := ""
 	if err != nil {

@@ -13,13 +13,13 @@ import (
 	"github.com/huskvm/husk/linux/nftables"
 )
 
-// TestIsStale: an exec looks itself whether the namespace has changed. The watch
-// of a busy machine has told nothing of it here.
+// TestIsStale: an exec finds out itself whether the namespace has changed. Here the watch has
+// reported nothing, as on a busy machine.
 func TestIsStale(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	runtime.LockOSThread() // never unlocked: the thread ends with the test's goroutine
+	runtime.LockOSThread() // never unlocked, so the thread ends with the test's goroutine
 	outside, err := netns.New()
 	if err != nil {
 		t.Fatal(err)

@@ -19,16 +19,16 @@ import (
 	"github.com/huskvm/husk/protocol/client"
 )
 
-// Notify passes what a container's process says of itself to a service manager of the
-// host's (sd_notify(3)). A nil Notify passes nothing. Its methods are called one after the
-// other, so it has no lock.
+// Notify passes messages of a container's process to a service manager of the host
+// (sd_notify(3)). A nil Notify passes nothing. Its methods are called one after the other, so
+// it has no lock.
 type Notify struct {
 	guestPath string
-	conn      *net.UnixConn // to who listens
-	done      chan struct{} // closed when the guest has said all; nil: nothing is passed on
+	conn      *net.UnixConn // connection to the service manager
+	done      chan struct{} // closed when the guest has sent everything; nil: nothing is passed on
 }
 
-// OpenNotify connects to the socket while there is a path to trust.
+// OpenNotify connects to the socket, while its path can be trusted.
 func OpenNotify(want *specconv.Notify) (*Notify, error) {
 	conn, err := dialNotify(want)
 	if err != nil {
@@ -37,7 +37,7 @@ func OpenNotify(want *specconv.Notify) (*Notify, error) {
 	return &Notify{guestPath: want.GuestPath, conn: conn}, nil
 }
 
-// GuestPath is where the container's process finds the socket; empty: nowhere.
+// GuestPath returns the path of the socket for the container's process; empty: there is none.
 func (n *Notify) GuestPath() string {
 	if n == nil {
 		return ""
@@ -46,8 +46,8 @@ func (n *Notify) GuestPath() string {
 }
 
 func dialNotify(want *specconv.Notify) (*net.UnixConn, error) {
-	// The container can write to the bind: a symbolic link there is not to be followed
-	// to another socket of the host's.
+	// The container can write to the bind: a symbolic link that it makes there must not lead to
+	// another socket of the host.
 	fd, err := openBelow(want.HostPath, want.Name)
 	if err != nil {
 		return nil, err
@@ -84,7 +84,7 @@ func openBelow(hostPath, name string) (int, error) {
 	return socket, nil
 }
 
-// Relay begins to pass on what the process of a container says, once the agent has made
+// Relay starts to pass on messages of the container's process. Call it after the agent has made
 // the container.
 func (n *Notify) Relay(ctx context.Context, m *Machine, containerID string) error {
 	if n == nil {
@@ -105,8 +105,8 @@ func (n *Notify) Relay(ctx context.Context, m *Machine, containerID string) erro
 	return nil
 }
 
-// notifyTimeout is how long one notification may wait for its receiver, or the last
-// ones for being read.
+// notifyTimeout bounds how long one message may wait for its receiver, and how long Flush waits
+// for the last messages.
 const notifyTimeout = 5 * time.Second
 
 func passNotifications(to net.Conn, from io.Reader) error {
@@ -130,7 +130,7 @@ func passNotifications(to net.Conn, from io.Reader) error {
 	}
 }
 
-// Flush waits until the last notifications of a container that has ended are sent.
+// Flush waits until the last messages of a container that has ended are sent.
 func (n *Notify) Flush() {
 	if n == nil || n.done == nil {
 		return
@@ -141,15 +141,15 @@ func (n *Notify) Flush() {
 	}
 }
 
-// permittedNames are what a process may say of itself. Others name things of the host:
-// its processes (MAINPID), which the service manager would end in the container's
-// stead, and descriptors, which are not passed on.
+// permittedNames are variables that a process may send about itself. Others name things of the
+// host: its processes (MAINPID), which the service manager would kill in place of the
+// container, and descriptors, which are not passed on.
 var permittedNames = map[string]bool{
 	"READY": true, "RELOADING": true, "STOPPING": true, "MONOTONIC_USEC": true, "STATUS": true, "ERRNO": true,
 	"BUSERROR": true, "EXIT_STATUS": true, "WATCHDOG": true, "WATCHDOG_USEC": true, "EXTEND_TIMEOUT_USEC": true,
 }
 
-// permitted is the part of a notification that may pass.
+// permitted returns the lines of a message that may be passed on.
 func permitted(text []byte) []byte {
 	var lines [][]byte
 	for line := range bytes.SplitSeq(text, []byte("\n")) {

@@ -79,7 +79,7 @@ func TestDialNotify(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stream.WriteString("\x00\x00") // no guest of ours says that
+	stream.WriteString("\x00\x00") // no agent of husk sends this
 	if err := passNotifications(c, &stream); err == nil || !strings.Contains(err.Error(), "0 bytes") {
 		t.Errorf("a notification of no bytes: %v", err)
 	}
@@ -91,7 +91,7 @@ func TestDialNotify(t *testing.T) {
 	}
 }
 
-// FuzzPermitted: of whatever the guest says, only lines of permitted names pass.
+// FuzzPermitted: whatever the guest sends, only lines with permitted names pass.
 func FuzzPermitted(f *testing.F) {
 	f.Add([]byte("READY=1\nMAINPID=1\nSTATUS=a=b"))
 	f.Add([]byte("FDSTORE=1\n\n=\nREADY\x00=1"))

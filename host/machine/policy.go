@@ -15,24 +15,22 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// maxPolicy bounds what the guest is told of the packet filter, in bytes: one request
-// has to hold it.
+// maxPolicy bounds the part of a request that describes the packet filter, in bytes.
 const maxPolicy = 2 << 20
 
-// policy reads what the container's network namespace says about packets, which the
-// guest is to have, and what of it a guest can't have. Its descriptors are from before
-// there was no path to trust.
+// policy reads what the container's network namespace says about packets: what the guest gets,
+// and what a guest cannot have. Its descriptors were opened while paths could be trusted.
 type policy struct {
 	sysctls *os.File // /proc/sys/net
 	procNet *os.File // /proc/net of the container's network namespace
 	spec    map[string]string
 	fresh   func() (network.Sysctls, error)
-	ports   string // ip_local_port_range as it was before husk has changed it
+	ports   string // ip_local_port_range before husk has changed it
 }
 
-// openPolicy is called in the container's network namespace, before the shadow is
-// entered. spec are the settings of config.json, which win. isNew says that nobody can
-// have changed the namespace yet.
+// openPolicy is called in the container's network namespace, before the shadow is entered. spec
+// are the settings of config.json, which have precedence. isNew: nobody can have changed the
+// namespace yet.
 func openPolicy(spec map[string]string, isNew bool) (*policy, error) {
 	p := &policy{spec: spec}
 	var err error
@@ -45,36 +43,36 @@ func openPolicy(spec map[string]string, isNew bool) (*policy, error) {
 	}
 	p.fresh = sync.OnceValues(func() (network.Sysctls, error) {
 		if isNew {
-			return network.ReadSysctls(p.sysctls) // in a quarter of the time
+			return network.ReadSysctls(p.sysctls) // this takes a quarter of the time
 		}
 		return network.FreshSysctls(p.sysctls)
 	})
-	go func() { _ = p.settle() }() // while the guest starts; whoever asks gets the error
+	go func() { _ = p.settle() }() // in parallel with the guest's start; a later call gets the error
 	return p, nil
 }
 
-// settle waits until it is known what a fresh namespace has.
+// settle waits until it is known which settings a new namespace has.
 func (p *policy) settle() error {
 	_, err := p.fresh()
 	return err
 }
 
-// openDetached opens a directory as the root of a mount of its own, from which no ".."
-// leads to the rest of the host's /proc.
+// openDetached opens a directory as the root of a detached mount, from which ".." does not lead
+// to the rest of the host's /proc.
 func openDetached(dir string) (*os.File, error) {
 	f, err := detached.Open(dir)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
-		// In a container, whose engine has mounted over parts of /proc.
+		// This fails in a container whose engine has mounted over parts of /proc.
 		return os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	}
 	return f, err
 }
 
-// carried is the policy as the guest is told of it.
+// carried is the policy in the form of the agent's request.
 type carried struct {
 	sysctls []*protocol.Sysctl
 	rules   []*protocol.NftablesMessage
-	// uncarried names what a guest can't have.
+	// uncarried names what a guest cannot have.
 	uncarried []string
 }
 
@@ -117,11 +115,12 @@ func (p *policy) read(interfaces []network.Interface) (*carried, error) {
 	return c, nil
 }
 
-// reservePorts keeps the ports of sockets in the namespace apart from the guest's.
+// reservePorts changes the local ports of sockets in the namespace, so that they differ from
+// the guest's.
 func (p *policy) reservePorts() error {
 	before, err := network.ReservePorts(p.sysctls)
 	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOENT) {
-		return nil // husk in a container, whose /proc/sys is read-only
+		return nil // husk runs in a container whose /proc/sys is read-only
 	}
 	if before != "" {
 		p.ports = before
@@ -129,7 +128,7 @@ func (p *policy) reservePorts() error {
 	return err
 }
 
-// errUncarried is for packet filters that the guest can't have.
+// errUncarried is returned for packet filters that the guest cannot have.
 var errUncarried = errors.New("the network namespace has packet filters that a virtual machine can't have and would pass by")
 
 func refusal(uncarried []string) error {

@@ -14,9 +14,8 @@ import (
 // maxResolvConf bounds what is read of a resolv.conf, in bytes.
 const maxResolvConf = 64 << 10
 
-// openResolvConf keeps what is mounted at /etc/resolv.conf: engines write it
-// again, in place, when they connect the container to another network. It returns nil for
-// an empty path.
+// openResolvConf opens the file that is mounted on /etc/resolv.conf. Engines write it again, in
+// place, when they connect the container to another network. It returns nil for an empty path.
 func openResolvConf(hostPath string) (*os.File, error) {
 	if hostPath == "" {
 		return nil, nil
@@ -28,8 +27,8 @@ func openResolvConf(hostPath string) (*os.File, error) {
 	return f, nil
 }
 
-// relayNames lets the guest ask the engine's resolver, once that is what the
-// container's resolv.conf names. The caller holds mu.
+// relayNames lets the guest ask the engine's resolver as soon as the container's resolv.conf
+// names it. The caller holds mu.
 func (n *Network) relayNames(ctx context.Context) error {
 	if n.namesRelayed {
 		return n.hearAnswers()
@@ -59,7 +58,7 @@ func (n *Network) relayNames(ctx context.Context) error {
 	return n.hearAnswers()
 }
 
-// hearAnswers lets the engine's resolver ask name servers of the world, too.
+// hearAnswers makes it possible for the engine's resolver to ask other name servers.
 func (n *Network) hearAnswers() error {
 	if err := n.policy.reservePorts(); err != nil {
 		return err
