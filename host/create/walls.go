@@ -21,11 +21,11 @@ func wallsOf(settings *config.Config, plan *specconv.Plan) (*machine.Walls, erro
 		return nil, weakens(names)
 	}
 	w := &machine.Walls{
-		Forging:         forgingOf(plan.Guest.Process.Capabilities),
+		Spoofing:        spoofingOf(plan.Guest.Process.Capabilities),
 		AcceptUncarried: settings.UncarriedFilters == "accept" || plan.Weakened.Uncarried,
 	}
 	if settings.AntiSpoofing == "off" || plan.Weakened.Spoofing {
-		w.Forging = network.ForgeAll
+		w.Spoofing = network.SpoofAll
 	}
 	return w, nil
 }
@@ -36,12 +36,12 @@ func weakens(names []string) error {
 		strings.Join(names, ", "))
 }
 
-// forgingOf returns what a process with these capabilities could send on the host. An exec'd
+// spoofingOf returns what a process with these capabilities could send on the host. An exec'd
 // process with more capabilities does not get more, because the host cannot see which process
 // in a guest has sent a frame.
-func forgingOf(c *specs.LinuxCapabilities) network.Forging {
+func spoofingOf(c *specs.LinuxCapabilities) network.Spoofing {
 	if c == nil {
-		return network.ForgeNothing
+		return network.SpoofNothing
 	}
 	has := func(name string) bool {
 		for _, set := range [][]string{c.Bounding, c.Effective, c.Permitted, c.Inheritable, c.Ambient} {
@@ -53,9 +53,9 @@ func forgingOf(c *specs.LinuxCapabilities) network.Forging {
 	}
 	switch {
 	case has("CAP_NET_ADMIN"):
-		return network.ForgeAll
+		return network.SpoofAll
 	case has("CAP_NET_RAW"):
-		return network.ForgeAddresses
+		return network.SpoofAddresses
 	}
-	return network.ForgeNothing
+	return network.SpoofNothing
 }

@@ -19,18 +19,18 @@ func TestWalls(t *testing.T) {
 		settings config.Config
 		caps     *specs.LinuxCapabilities
 		weakened specconv.Weakened
-		forging  network.Forging
+		spoofing network.Spoofing
 		accept   bool
 		refused  string
 	}{
-		"no capabilities":   {forging: network.ForgeNothing},
-		"few":               {caps: caps("CAP_CHOWN"), forging: network.ForgeNothing},
-		"raw":               {caps: caps("CAP_NET_RAW"), forging: network.ForgeAddresses},
-		"raw, ambient only": {caps: &specs.LinuxCapabilities{Ambient: []string{"CAP_NET_RAW"}}, forging: network.ForgeAddresses},
-		"admin":             {caps: caps("CAP_NET_RAW", "CAP_NET_ADMIN"), forging: network.ForgeAll},
-		"off":               {settings: config.Config{AntiSpoofing: "off", UncarriedFilters: "accept"}, forging: network.ForgeAll, accept: true},
+		"no capabilities":   {spoofing: network.SpoofNothing},
+		"few":               {caps: caps("CAP_CHOWN"), spoofing: network.SpoofNothing},
+		"raw":               {caps: caps("CAP_NET_RAW"), spoofing: network.SpoofAddresses},
+		"raw, ambient only": {caps: &specs.LinuxCapabilities{Ambient: []string{"CAP_NET_RAW"}}, spoofing: network.SpoofAddresses},
+		"admin":             {caps: caps("CAP_NET_RAW", "CAP_NET_ADMIN"), spoofing: network.SpoofAll},
+		"off":               {settings: config.Config{AntiSpoofing: "off", UncarriedFilters: "accept"}, spoofing: network.SpoofAll, accept: true},
 		"annotated":         {weakened: both, refused: "org.huskvm.anti_spoofing, org.huskvm.uncarried_filters: annotations may not weaken"},
-		"allowed":           {settings: config.Config{UnsafeAnnotations: true}, weakened: both, forging: network.ForgeAll, accept: true},
+		"allowed":           {settings: config.Config{UnsafeAnnotations: true}, weakened: both, spoofing: network.SpoofAll, accept: true},
 	} {
 		plan := &specconv.Plan{Weakened: c.weakened, Guest: &specs.Spec{Process: &specs.Process{Capabilities: c.caps}}}
 		got, err := wallsOf(&c.settings, plan)
@@ -40,7 +40,7 @@ func TestWalls(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || got.Forging != c.forging || got.AcceptUncarried != c.accept {
+		if err != nil || got.Spoofing != c.spoofing || got.AcceptUncarried != c.accept {
 			t.Errorf("%s: got %+v, %v", name, got, err)
 		}
 	}

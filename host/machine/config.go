@@ -51,7 +51,7 @@ type Template struct {
 
 // Walls are the restrictions of the machine's network, with every setting decided.
 type Walls struct {
-	Forging network.Forging
+	Spoofing network.Spoofing
 	// AcceptUncarried: packet filters of the network namespace that the guest cannot have are
 	// only logged.
 	AcceptUncarried bool

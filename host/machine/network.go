@@ -283,13 +283,13 @@ func (n *Network) joinFound(found []network.Interface, req *protocol.NetworkRequ
 		}
 		joined[f.Index] = j
 		req.Interfaces = append(req.Interfaces, f.ToProto(j.tap.MAC))
-		sources := network.SourcesOf(&f, found, n.o.Walls.Forging)
+		antiSpoof := network.AntiSpoofOf(&f, found, n.o.Walls.Spoofing)
 		if j.links == nil {
-			if j.links, err = network.Join(network.Pair{Interface: f, Tap: j.tap, Sources: sources}); err != nil {
+			if j.links, err = network.Join(network.Pair{Interface: f, Tap: j.tap, AntiSpoof: antiSpoof}); err != nil {
 				return nil, fresh, nil, err
 			}
 			fresh = append(fresh, j)
-		} else if err := j.links.Restrict(j.tap, sources); err != nil {
+		} else if err := j.links.Restrict(j.tap, antiSpoof); err != nil {
 			return nil, fresh, nil, err
 		}
 	}

@@ -17,37 +17,37 @@ import (
 // redirection.
 const prioAntiSpoofing = 0xff48
 
-// Forging says what a container may forge in the frames that it sends. It is what its
+// Spoofing says what a container may forge in the frames that it sends. It is what its
 // capabilities would allow with a runtime whose containers share the host's kernel.
-type Forging string
+type Spoofing string
 
 const (
-	// ForgeNothing: the sender must be a MAC and IP address of the container's own interfaces,
+	// SpoofNothing: the sender must be a MAC and IP address of the container's own interfaces,
 	// and messages that only a router or a DHCP server sends are dropped. A kernel enforces the
 	// same for processes without CAP_NET_RAW.
-	ForgeNothing Forging = "nothing"
-	// ForgeAddresses: the sender must be the interface's own MAC address; everything above
+	SpoofNothing Spoofing = "nothing"
+	// SpoofAddresses: the sender must be the interface's own MAC address; everything above
 	// Ethernet may be forged.
-	ForgeAddresses Forging = "addresses"
-	// ForgeAll: any frame may be sent. CAP_NET_ADMIN allows that, for bridges, VPNs and
+	SpoofAddresses Spoofing = "addresses"
+	// SpoofAll: any frame may be sent. CAP_NET_ADMIN allows that, for bridges, VPNs and
 	// forwarding.
-	ForgeAll Forging = "all"
+	SpoofAll Spoofing = "all"
 )
 
-// Sources are the sender addresses that frames of one guest card may have.
-type Sources struct {
-	Forging Forging
-	MAC     string
+// AntiSpoof are the sender addresses that frames of one guest card may have.
+type AntiSpoof struct {
+	Spoofing Spoofing
+	MAC      string
 	// Addresses are the addresses of all interfaces of the container, in CIDR notation, because
 	// a kernel sends from any of its addresses through any interface.
 	Addresses []string
 }
 
-// SourcesOf returns the sender addresses for frames of the interface i. all are the container's
+// AntiSpoofOf returns the sender addresses for frames of the interface i. all are the container's
 // interfaces.
-func SourcesOf(i *Interface, all []Interface, forging Forging) Sources {
-	s := Sources{Forging: forging, MAC: i.MAC}
-	if forging == ForgeNothing {
+func AntiSpoofOf(i *Interface, all []Interface, spoofing Spoofing) AntiSpoof {
+	s := AntiSpoof{Spoofing: spoofing, MAC: i.MAC}
+	if spoofing == SpoofNothing {
 		for _, other := range all {
 			s.Addresses = append(s.Addresses, other.Addresses...)
 		}
@@ -55,17 +55,17 @@ func SourcesOf(i *Interface, all []Interface, forging Forging) Sources {
 	return s
 }
 
-func (s Sources) equal(other Sources) bool {
-	return s.Forging == other.Forging && s.MAC == other.MAC && slices.Equal(s.Addresses, other.Addresses)
+func (s AntiSpoof) equal(other AntiSpoof) bool {
+	return s.Spoofing == other.Spoofing && s.MAC == other.MAC && slices.Equal(s.Addresses, other.Addresses)
 }
 
 // restrict installs the anti-spoofing filter on a tap: it drops frames from the guest that have
 // another sender than s allows. It replaces an earlier filter atomically.
-func restrict(tap netlink.Link, s Sources) error {
-	if s.Forging == ForgeAll {
+func restrict(tap netlink.Link, s AntiSpoof) error {
+	if s.Spoofing == SpoofAll {
 		return unrestrict(tap)
 	}
-	program, err := sourceFilter(s, true)
+	program, err := antiSpoofProgram(s, true)
 	if err != nil {
 		return err
 	}
@@ -124,12 +124,12 @@ func antiSpoofingRequest(message, flags int, tap netlink.Link) *nl.NetlinkReques
 	return req
 }
 
-// maxSourceAddresses bounds the addresses of one filter, because a filter has at most 4096
+// maxAntiSpoofAddresses bounds the addresses of one filter, because a filter has at most 4096
 // instructions.
-const maxSourceAddresses = 128
+const maxAntiSpoofAddresses = 128
 
-// parseSources returns the addresses of each family, each once.
-func parseSources(cidrs []string) (v4, v6 []net.IP, err error) {
+// parseAddresses returns the addresses of each family, each once.
+func parseAddresses(cidrs []string) (v4, v6 []net.IP, err error) {
 	seen := map[string]bool{}
 	for _, cidr := range cidrs {
 		ip, _, err := net.ParseCIDR(cidr)
@@ -146,9 +146,9 @@ func parseSources(cidrs []string) (v4, v6 []net.IP, err error) {
 			v6 = append(v6, ip.To16())
 		}
 	}
-	if n := len(v4) + len(v6); n > maxSourceAddresses {
+	if n := len(v4) + len(v6); n > maxAntiSpoofAddresses {
 		return nil, nil, fmt.Errorf("%d addresses are more than the %d that senders can be held to: give the container fewer, CAP_NET_RAW, or set anti_spoofing = \"off\"",
-			n, maxSourceAddresses)
+			n, maxAntiSpoofAddresses)
 	}
 	return v4, v6, nil
 }

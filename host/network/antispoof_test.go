@@ -47,11 +47,11 @@ func TestForgedFramesAreDropped(t *testing.T) {
 	iface.MAC = ownMAC
 	var links *Links
 	host.do(func() (err error) {
-		links, err = Join(Pair{iface, taps[0], SourcesOf(&iface, []Interface{iface}, ForgeNothing)})
+		links, err = Join(Pair{iface, taps[0], AntiSpoofOf(&iface, []Interface{iface}, SpoofNothing)})
 		return err
 	})
 	peer := outside.anyFrame("eth0x")
-	restrict := func(s Sources) {
+	restrict := func(s AntiSpoof) {
 		t.Helper()
 		host.do(func() error { return links.Restrict(taps[0], s) })
 	}
@@ -69,12 +69,12 @@ func TestForgedFramesAreDropped(t *testing.T) {
 		}
 	}
 	check("at first", map[string]bool{"own": true})
-	moved := SourcesOf(&Interface{MAC: ownMAC}, []Interface{{Addresses: []string{"10.9.0.3/24"}}}, ForgeNothing)
+	moved := AntiSpoofOf(&Interface{MAC: ownMAC}, []Interface{{Addresses: []string{"10.9.0.3/24"}}}, SpoofNothing)
 	restrict(moved)
 	check("with another address", map[string]bool{"another's IP": true})
-	restrict(Sources{Forging: ForgeAddresses, MAC: ownMAC})
+	restrict(AntiSpoof{Spoofing: SpoofAddresses, MAC: ownMAC})
 	check("with CAP_NET_RAW", map[string]bool{"own": true, "another's IP": true, "VLAN": true, "two VLANs": true})
-	restrict(Sources{Forging: ForgeAll})
+	restrict(AntiSpoof{Spoofing: SpoofAll})
 	check("with CAP_NET_ADMIN", map[string]bool{"own": true, "another's IP": true, "VLAN": true, "two VLANs": true, "another's MAC": true})
 	restrict(moved)
 	host.do(links.Undo)
@@ -104,13 +104,13 @@ func asChecksum(frame []byte, start, at int, want uint16) []byte {
 // TestChecksumsForgeNothing: the host writes the checksum that the guest asks for before the
 // filter of senders reads the frame, and writes nothing after the filter.
 func TestChecksumsForgeNothing(t *testing.T) {
-	for _, forging := range []Forging{ForgeNothing, ForgeAddresses} {
-		t.Run("forge "+string(forging), func(t *testing.T) { checksumsForgeNothing(t, forging, false) })
+	for _, spoofing := range []Spoofing{SpoofNothing, SpoofAddresses} {
+		t.Run("forge "+string(spoofing), func(t *testing.T) { checksumsForgeNothing(t, spoofing, false) })
 	}
-	t.Run("forge addresses, older kernel", func(t *testing.T) { checksumsForgeNothing(t, ForgeAddresses, true) })
+	t.Run("forge addresses, older kernel", func(t *testing.T) { checksumsForgeNothing(t, SpoofAddresses, true) })
 }
 
-func checksumsForgeNothing(t *testing.T, forging Forging, older bool) {
+func checksumsForgeNothing(t *testing.T, spoofing Spoofing, older bool) {
 	host, outside := newNamespace(t), newNamespace(t)
 	host.veth("eth0", 1500, outside)
 	host.do(func() error { return configure("eth0", "10.9.0.2/24") })
@@ -121,12 +121,12 @@ func checksumsForgeNothing(t *testing.T, forging Forging, older bool) {
 	tap.sumsHeader = tap.sumsHeader || older
 	// The driver of eth0 then computes no checksum, so the kernel does before it sends.
 	host.do(func() error { return withoutOffloads("eth0", "") })
-	joinFrom(host, iface, tap, SourcesOf(&iface, []Interface{iface}, forging))
+	joinFrom(host, iface, tap, AntiSpoofOf(&iface, []Interface{iface}, spoofing))
 	peer := outside.anyFrame("eth0x")
 
 	own := ip4("10.9.0.2", unix.IPPROTO_UDP, 5, 0, be16(4000, 53, 80, 0), make([]byte, 72))
 	mark := append(make([]byte, vnetHdrLen), arpFrame(1, ownMAC, "0.0.0.0")...)
-	addresses := forging == ForgeAddresses
+	addresses := spoofing == SpoofAddresses
 	const start = 20
 	for _, c := range []struct {
 		name      string

@@ -7,7 +7,7 @@
 //
 //	taps, err := network.OpenTaps(n)          // before the VM boots and before pivot_root
 //	found, skipped, err := network.Scan()     // at start: engines wire the namespace after create
-//	links, err := network.Join(network.Pair{Interface: found[0], Tap: taps[0], Sources: sources})
+//	links, err := network.Join(network.Pair{Interface: found[0], Tap: taps[0], AntiSpoof: antiSpoof})
 //	// ... and the guest gives its card the name, MAC, addresses and routes of
 //	// found[0].ToProto(taps[0].MAC)
 //
@@ -17,7 +17,7 @@
 // only the guest answers. Netfilter rules of the namespace do not see the guest's traffic.
 // ReadRules and Sysctls return what the guest has to apply instead, and LegacyFilters and
 // OtherFilters name what it cannot. Frames from the guest must have the senders in
-// Pair.Sources; for this check they go through a pair of virtual interfaces (hop.go).
+// Pair.AntiSpoof; for this check they go through a pair of virtual interfaces (hop.go).
 //
 // A tap ends when its last open file is closed, which is the vmm's. If the supervisor is
 // killed, the redirection and the hop stay in a namespace that has a path of its own; [Leave]

@@ -14,7 +14,7 @@ import (
 type Pair struct {
 	Interface Interface
 	Tap       *Tap
-	Sources   Sources
+	AntiSpoof AntiSpoof
 }
 
 // Links records what Join has done, for Undo.
@@ -32,7 +32,7 @@ type joined struct {
 	// broughtUp: the interface was down before.
 	broughtUp bool
 	hears     bool // HearAnswers was called
-	sources   Sources
+	antiSpoof AntiSpoof
 }
 
 // Join connects each interface with its tap in both directions, and brings both up. If it fails
@@ -67,7 +67,7 @@ func (l *Links) join(p Pair) error {
 	}
 	l.joined = append(l.joined, joined{
 		ifaceIndex: iface.Attrs().Index, tapIndex: tap.Attrs().Index, sumsHeader: p.Tap.sumsHeader,
-		filtered: tap.Attrs().Index, sources: p.Sources,
+		filtered: tap.Attrs().Index, antiSpoof: p.AntiSpoof,
 	})
 	if err := silence(tap); err != nil {
 		return err
@@ -94,17 +94,17 @@ func (l *Links) join(p Pair) error {
 
 // needsHop says whether a filter on the tap could pass a frame in which the host's kernel
 // then changes the sender.
-func (j *joined) needsHop(s Sources) bool {
-	return s.Forging == ForgeNothing || (s.Forging == ForgeAddresses && j.sumsHeader)
+func (j *joined) needsHop(s AntiSpoof) bool {
+	return s.Spoofing == SpoofNothing || (s.Spoofing == SpoofAddresses && j.sumsHeader)
 }
 
 // joinOut redirects the frames that the guest sends to the interface, and filters them.
 func (j *joined) joinOut(tap, iface netlink.Link) error {
-	if !j.needsHop(j.sources) {
+	if !j.needsHop(j.antiSpoof) {
 		if err := redirect(tap, iface.Attrs().Index); err != nil {
 			return err
 		}
-		return restrict(tap, j.sources)
+		return restrict(tap, j.antiSpoof)
 	}
 	// makeHop would remove the hop of a tap that is joined already.
 	if err := refuseJoined(tap); err != nil {
@@ -118,7 +118,7 @@ func (j *joined) joinOut(tap, iface netlink.Link) error {
 	if err := redirect(exit, iface.Attrs().Index); err != nil {
 		return err
 	}
-	if err := restrict(exit, j.sources); err != nil {
+	if err := restrict(exit, j.antiSpoof); err != nil {
 		return err
 	}
 	for _, end := range []netlink.Link{exit, entry} {
@@ -130,14 +130,14 @@ func (j *joined) joinOut(tap, iface netlink.Link) error {
 }
 
 // errNoHop is the error of a filter that would not see the frames as they are sent.
-var errNoHop = errors.New("its frames are redirected without a hop: undo the join and join it with the new sources")
+var errNoHop = errors.New("its frames are redirected without a hop: undo the join and join it with the new senders")
 
 // Restrict changes the sender addresses that frames from this tap may have. The same addresses
-// again cost nothing. It is an error to forbid forging of addresses where Join allowed it.
-func (l *Links) Restrict(tap *Tap, s Sources) error {
+// again cost nothing. It is an error to forbid spoofing of addresses where Join allowed it.
+func (l *Links) Restrict(tap *Tap, s AntiSpoof) error {
 	for i := range l.joined {
 		j := &l.joined[i]
-		if j.tapIndex != tap.Index || j.sources.equal(s) {
+		if j.tapIndex != tap.Index || j.antiSpoof.equal(s) {
 			continue
 		}
 		if j.needsHop(s) && j.filtered == j.tapIndex {
@@ -150,7 +150,7 @@ func (l *Links) Restrict(tap *Tap, s Sources) error {
 		if err := restrict(link, s); err != nil {
 			return err
 		}
-		j.sources = s
+		j.antiSpoof = s
 	}
 	return nil
 }

@@ -17,13 +17,13 @@ import (
 // IFF_VNET_HDR puts before each frame.
 const vnetHdrLen = 10
 
-var anySource = Sources{Forging: ForgeAll}
+var noAntiSpoof = AntiSpoof{Spoofing: SpoofAll}
 
 // eachWay runs a test with each kind of filter, since filtered frames go through other interfaces
 // than unfiltered ones.
-func eachWay(t *testing.T, test func(*testing.T, Sources)) {
-	for _, forging := range []Forging{ForgeAll, ForgeAddresses, ForgeNothing} {
-		t.Run("forge "+string(forging), func(t *testing.T) { test(t, ownSources(forging)) })
+func eachWay(t *testing.T, test func(*testing.T, AntiSpoof)) {
+	for _, spoofing := range []Spoofing{SpoofAll, SpoofAddresses, SpoofNothing} {
+		t.Run("forge "+string(spoofing), func(t *testing.T) { test(t, ownAntiSpoof(spoofing)) })
 	}
 }
 
@@ -53,10 +53,10 @@ func scanOne(ns *namespace) Interface {
 
 func join(ns *namespace, iface Interface, tap *Tap) *Links {
 	ns.t.Helper()
-	return joinFrom(ns, iface, tap, anySource)
+	return joinFrom(ns, iface, tap, noAntiSpoof)
 }
 
-func joinFrom(ns *namespace, iface Interface, tap *Tap, s Sources) *Links {
+func joinFrom(ns *namespace, iface Interface, tap *Tap, s AntiSpoof) *Links {
 	ns.t.Helper()
 	var links *Links
 	ns.do(func() (err error) {
@@ -172,17 +172,17 @@ func TestJoinKeepsTheHostSilent(t *testing.T) {
 
 func TestUndoLeavesNothing(t *testing.T) { eachWay(t, undoLeavesNothing) }
 
-func undoLeavesNothing(t *testing.T, sources Sources) {
+func undoLeavesNothing(t *testing.T, antiSpoof AntiSpoof) {
 	host, outside := newNamespace(t), newNamespace(t)
 	host.veth("eth0", 1500, outside)
 	taps := openTaps(host, 1)
 	iface := scanOne(host)
-	links := joinFrom(host, iface, taps[0], sources)
+	links := joinFrom(host, iface, taps[0], antiSpoof)
 	if up := scanOne(host).Up; !up {
 		t.Error("a joined interface stayed down")
 	}
 	ways := 2
-	if links.joined[0].needsHop(sources) {
+	if links.joined[0].needsHop(antiSpoof) {
 		ways++ // on the exit of the hop
 	}
 	if got, want := host.traces(), "filters"; strings.Count(got, want) != ways {
@@ -198,7 +198,7 @@ func undoLeavesNothing(t *testing.T, sources Sources) {
 		}
 	}
 	// After Undo everything is as it was before Join.
-	links = joinFrom(host, iface, taps[0], sources)
+	links = joinFrom(host, iface, taps[0], antiSpoof)
 	CloseTaps(taps)
 	host.do(links.Undo)
 	if got := host.traces(); got != "" {
@@ -208,7 +208,7 @@ func undoLeavesNothing(t *testing.T, sources Sources) {
 
 func TestJoinUndoesItselfOnFailure(t *testing.T) { eachWay(t, joinUndoesItself) }
 
-func joinUndoesItself(t *testing.T, sources Sources) {
+func joinUndoesItself(t *testing.T, antiSpoof AntiSpoof) {
 	host, outside := newNamespace(t), newNamespace(t)
 	host.veth("eth0", 1500, outside)
 	host.veth("eth1", 1500, outside)
@@ -226,11 +226,11 @@ func joinUndoesItself(t *testing.T, sources Sources) {
 	notTap := &Tap{Name: "eth1", Index: found[1].Index}
 	// Each call fails at its second pair, some before and some while it changes something.
 	for name, pairs := range map[string][]Pair{
-		"interface gone": {{found[0], taps[0], sources}, {gone, taps[1], sources}},
-		"tap gone":       {{found[0], taps[0], sources}, {found[1], &Tap{Name: "husk9", Index: 4243}, sources}},
-		"not a tap":      {{found[0], taps[0], sources}, {found[1], notTap, sources}},
-		"same interface": {{found[0], taps[0], sources}, {found[0], taps[1], sources}},
-		"same tap":       {{found[0], taps[0], sources}, {found[1], taps[0], sources}},
+		"interface gone": {{found[0], taps[0], antiSpoof}, {gone, taps[1], antiSpoof}},
+		"tap gone":       {{found[0], taps[0], antiSpoof}, {found[1], &Tap{Name: "husk9", Index: 4243}, antiSpoof}},
+		"not a tap":      {{found[0], taps[0], antiSpoof}, {found[1], notTap, antiSpoof}},
+		"same interface": {{found[0], taps[0], antiSpoof}, {found[0], taps[1], antiSpoof}},
+		"same tap":       {{found[0], taps[0], antiSpoof}, {found[1], taps[0], antiSpoof}},
 	} {
 		host.do(func() error {
 			if links, err := Join(pairs...); err == nil {
@@ -252,7 +252,7 @@ func TestJoinRefusesAnotherContainersInterface(t *testing.T) {
 	join(host, iface, taps[0])
 	before := host.traces()
 	host.do(func() error {
-		if _, err := Join(Pair{iface, taps[1], anySource}); !errors.Is(err, ErrJoined) {
+		if _, err := Join(Pair{iface, taps[1], noAntiSpoof}); !errors.Is(err, ErrJoined) {
 			t.Errorf("second join: %v, want ErrJoined", err)
 		}
 		return nil
@@ -267,7 +267,7 @@ func TestJoinRefusesAnotherContainersInterface(t *testing.T) {
 
 func TestLeave(t *testing.T) { eachWay(t, leaves) }
 
-func leaves(t *testing.T, sources Sources) {
+func leaves(t *testing.T, antiSpoof AntiSpoof) {
 	host, outside := newNamespace(t), newNamespace(t)
 	host.veth("eth0", 1500, outside)
 	host.veth("eth1", 1500, outside)
@@ -277,7 +277,7 @@ func leaves(t *testing.T, sources Sources) {
 		if err != nil {
 			return err
 		}
-		_, err = Join(Pair{found[0], taps[0], sources}, Pair{found[1], taps[1], sources})
+		_, err = Join(Pair{found[0], taps[0], antiSpoof}, Pair{found[1], taps[1], antiSpoof})
 		return err
 	})
 	CloseTaps(taps[:1])
@@ -310,7 +310,7 @@ func TestStaleHop(t *testing.T) {
 		if taps[0].Name != "husk0" {
 			t.Fatalf("the tap is %s", taps[0].Name)
 		}
-		links = joinFrom(host, iface, taps[0], ownSources(ForgeNothing))
+		links = joinFrom(host, iface, taps[0], ownAntiSpoof(SpoofNothing))
 		if got := strings.Count(host.traces(), "hop "); got != 2 {
 			t.Errorf("%d ends of hops, want 2: %s", got, host.traces())
 		}
@@ -393,7 +393,7 @@ func TestPersist(t *testing.T) {
 		}
 	}
 	ns.veth("eth0", 1500, newNamespace(t))
-	joinFrom(ns, scanOne(ns), taps[0], ownSources(ForgeNothing))
+	joinFrom(ns, scanOne(ns), taps[0], ownAntiSpoof(SpoofNothing))
 	CloseTaps(taps[:1])
 	CloseTaps(taps[2:])
 	if got := names(); !slices.Equal(got, []string{"husk0", "husk0in", "husk0out", "husk1"}) {

@@ -108,11 +108,11 @@ func configureGuest(card *Tap, iface *protocol.Interface) error {
 // stands for a guest, through the host's namespace.
 func TestGuestTraffic(t *testing.T) {
 	for _, c := range []struct {
-		mtu     int
-		forging Forging
-	}{{1500, ForgeAll}, {1500, ForgeNothing}, {9000, ForgeNothing}, {1280, ForgeNothing}, {1500, ForgeAddresses}} {
+		mtu      int
+		spoofing Spoofing
+	}{{1500, SpoofAll}, {1500, SpoofNothing}, {9000, SpoofNothing}, {1280, SpoofNothing}, {1500, SpoofAddresses}} {
 		mtu := c.mtu
-		t.Run(fmt.Sprintf("mtu %d, forge %s", mtu, c.forging), func(t *testing.T) {
+		t.Run(fmt.Sprintf("mtu %d, forge %s", mtu, c.spoofing), func(t *testing.T) {
 			host, outside := newNamespace(t), newNamespace(t)
 			host.veth("eth0", mtu, outside)
 			host.do(func() error {
@@ -136,7 +136,7 @@ func TestGuestTraffic(t *testing.T) {
 			})
 			tap := openTaps(host, 1)[0]
 			iface := scanOne(host)
-			joinFrom(host, iface, tap, SourcesOf(&iface, []Interface{iface}, c.forging))
+			joinFrom(host, iface, tap, AntiSpoofOf(&iface, []Interface{iface}, c.spoofing))
 			inside := guest(t, tap, iface.ToProto(tap.MAC))
 
 			ctx := testContext(t)

@@ -144,9 +144,9 @@ func (p *filterProgram) finish() ([]bpf.Instruction, error) {
 	return p.instructions, nil
 }
 
-// sourceFilter returns a program that passes or drops one frame of a guest. With tags it also
+// antiSpoofProgram returns a program that passes or drops one frame of a guest. With tags it also
 // looks for a VLAN tag that the kernel has taken out of the frame.
-func sourceFilter(s Sources, tags bool) ([]bpf.Instruction, error) {
+func antiSpoofProgram(s AntiSpoof, tags bool) ([]bpf.Instruction, error) {
 	mac, err := net.ParseMAC(s.MAC)
 	if err != nil || len(mac) != 6 {
 		return nil, fmt.Errorf("filter of senders: %q is not an Ethernet address", s.MAC)
@@ -154,8 +154,8 @@ func sourceFilter(s Sources, tags bool) ([]bpf.Instruction, error) {
 	p := &filterProgram{labels: map[string]int{}, jumps: map[int]string{}}
 	p.longer(offNetwork)
 	p.requireBytes(offSourceMAC, mac)
-	if s.Forging == ForgeNothing {
-		v4, v6, err := parseSources(s.Addresses)
+	if s.Spoofing == SpoofNothing {
+		v4, v6, err := parseAddresses(s.Addresses)
 		if err != nil {
 			return nil, err
 		}

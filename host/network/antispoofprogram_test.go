@@ -16,8 +16,8 @@ const (
 	broadcast = "ff:ff:ff:ff:ff:ff"
 )
 
-func ownSources(forging Forging) Sources {
-	return Sources{Forging: forging, MAC: ownMAC, Addresses: []string{
+func ownAntiSpoof(spoofing Spoofing) AntiSpoof {
+	return AntiSpoof{Spoofing: spoofing, MAC: ownMAC, Addresses: []string{
 		"10.9.0.2/24", "10.8.0.7/32", "fd00:9::2/64", "fe80::2/64", "10.9.0.2/32",
 	}}
 }
@@ -76,7 +76,7 @@ func fragment6(next byte, offset uint16) []byte {
 	return concat([]byte{next, 0}, be16(offset|1), make([]byte, 4))
 }
 
-func TestSourceFilter(t *testing.T) {
+func TestAntiSpoofProgram(t *testing.T) {
 	icmp6 := func(kind byte) []byte { return concat([]byte{kind, 0, 0, 0}, make([]byte, 16)) }
 	tcp := make([]byte, 20)
 	for name, c := range map[string]struct {
@@ -176,11 +176,11 @@ func TestSourceFilter(t *testing.T) {
 		"nothing":             {nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := passes(t, ownSources(ForgeNothing), c.frame); got != c.pass {
+			if got := passes(t, ownAntiSpoof(SpoofNothing), c.frame); got != c.pass {
 				t.Errorf("passes: %v, want %v: %x", got, c.pass, c.frame)
 			}
 			sender := len(c.frame) >= 14 && string(c.frame[6:12]) == string(mac(ownMAC))
-			if got := passes(t, ownSources(ForgeAddresses), c.frame); got != sender {
+			if got := passes(t, ownAntiSpoof(SpoofAddresses), c.frame); got != sender {
 				t.Errorf("with CAP_NET_RAW: passes: %v, want %v", got, sender)
 			}
 		})
@@ -189,9 +189,9 @@ func TestSourceFilter(t *testing.T) {
 
 // passes runs the filter as the kernel does. VLAN tags are checked separately, because they are
 // not in a frame.
-func passes(t *testing.T, s Sources, frame []byte) bool {
+func passes(t *testing.T, s AntiSpoof, frame []byte) bool {
 	t.Helper()
-	program, err := sourceFilter(s, false)
+	program, err := antiSpoofProgram(s, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,39 +213,39 @@ func passes(t *testing.T, s Sources, frame []byte) bool {
 	return false
 }
 
-// TestSourceFilterOfAnyLength: no load is beyond the end of a frame. Such a frame would pass to
+// TestAntiSpoofProgramOfAnyLength: no load is beyond the end of a frame. Such a frame would pass to
 // the host's stack.
-func TestSourceFilterOfAnyLength(t *testing.T) {
+func TestAntiSpoofProgramOfAnyLength(t *testing.T) {
 	for _, frame := range [][]byte{
 		arpFrame(1, ownMAC, "10.9.0.2"), ip4("10.9.0.2", unix.IPPROTO_UDP, 15, 0, udp(67, 69)), ip4("10.9.0.2", unix.IPPROTO_ICMP, 5, 0, make([]byte, 8)),
 		ip6("fd00:9::2", unix.IPPROTO_ICMPV6, nd(136, "fd00:9::2")), ip6("fd00:9::2", unix.IPPROTO_FRAGMENT, fragment6(17, 0), udp(1, 2)),
 		ip6("::", unix.IPPROTO_ICMPV6, nd(135, "fd00:9::2")), ip6("fe80::2", unix.IPPROTO_HOPOPTS, []byte{58, 0, 5, 2, 0, 0, 1, 0}, make([]byte, 8)),
 	} {
 		for n := range frame {
-			passes(t, ownSources(ForgeNothing), frame[:n])
+			passes(t, ownAntiSpoof(SpoofNothing), frame[:n])
 		}
 	}
 }
 
-func FuzzSourceFilter(f *testing.F) {
+func FuzzAntiSpoofProgram(f *testing.F) {
 	f.Add(arpFrame(1, ownMAC, "10.9.0.2"))
 	f.Add(ip4("10.9.0.2", unix.IPPROTO_UDP, 15, 0, udp(67, 69)))
 	f.Add(ip6("fd00:9::2", unix.IPPROTO_FRAGMENT, fragment6(58, 0), udp(1, 2)))
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		if passes(t, ownSources(ForgeNothing), frame) && (len(frame) < 14 || string(frame[6:12]) != string(mac(ownMAC))) {
+		if passes(t, ownAntiSpoof(SpoofNothing), frame) && (len(frame) < 14 || string(frame[6:12]) != string(mac(ownMAC))) {
 			t.Errorf("a frame of another passes: %x", frame)
 		}
 	})
 }
 
-// TestSourceFilterTakesManyAddresses: a filter with the most addresses has no more than 4096
+// TestAntiSpoofProgramTakesManyAddresses: a filter with the most addresses has no more than 4096
 // instructions.
-func TestSourceFilterTakesManyAddresses(t *testing.T) {
-	s := Sources{Forging: ForgeNothing, MAC: ownMAC}
-	for i := range maxSourceAddresses {
+func TestAntiSpoofProgramTakesManyAddresses(t *testing.T) {
+	s := AntiSpoof{Spoofing: SpoofNothing, MAC: ownMAC}
+	for i := range maxAntiSpoofAddresses {
 		s.Addresses = append(s.Addresses, (&net.IPNet{IP: net.IP{0xfd, 14: byte(i >> 8), 15: byte(i)}, Mask: net.CIDRMask(64, 128)}).String())
 	}
-	program, err := sourceFilter(s, true)
+	program, err := antiSpoofProgram(s, true)
 	if err != nil || len(program) > 4096 {
 		t.Errorf("%d instructions, %v", len(program), err)
 	}
@@ -253,7 +253,7 @@ func TestSourceFilterTakesManyAddresses(t *testing.T) {
 		t.Error("what is sent from the last address is dropped")
 	}
 	s.Addresses = append(s.Addresses, "10.0.0.1/8")
-	if _, err := sourceFilter(s, true); err == nil {
+	if _, err := antiSpoofProgram(s, true); err == nil {
 		t.Error("more addresses than the filter has room for are no error")
 	}
 }
