@@ -16,8 +16,8 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// AnswerTimeout is how long a supervisor may take to answer what has nothing to wait
-// for: it gives the guest 30 seconds.
+// AnswerTimeout bounds how long a supervisor may take to answer a call that does not wait for
+// anything. The supervisor gives the guest 30 seconds.
 const AnswerTimeout = 40 * time.Second
 
 // Client is a connection to the supervisor of one container.
@@ -27,8 +27,8 @@ type Client struct {
 	conn *ttrpc.Client
 }
 
-// Connect connects to the supervisor whose container has this directory. The
-// directory stays open for as long as the client: Stream needs it.
+// Connect connects to the supervisor of the container with this directory. The directory must
+// stay open as long as the client, because Stream uses it.
 func Connect(dir *state.Dir, opts ...ttrpc.ClientOpts) (*Client, error) {
 	conn, err := dial(dir, state.ControlSocket)
 	if err != nil {
@@ -38,7 +38,7 @@ func Connect(dir *state.Dir, opts ...ttrpc.ClientOpts) (*Client, error) {
 	return &Client{SupervisorService: NewSupervisorClient(c), dir: dir, conn: c}, nil
 }
 
-// Stream opens a stream of an exec'd process and returns when the agent has it.
+// Stream opens a stream of an exec'd process, and returns when the agent has attached it.
 func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
 	conn, err := dial(c.dir, state.StreamSocket)
 	if err != nil {
@@ -60,8 +60,8 @@ func (c *Client) Stream(header protocol.StreamHeader) (*net.UnixConn, error) {
 	return conn, nil
 }
 
-// Rest has the supervisor write the rest of a stream to a file, until the stream or the
-// container ends. Neither is used here any more.
+// Rest makes the supervisor write the rest of a stream to a file, until the stream or the
+// container ends. The caller must not use either any more.
 func (c *Client) Rest(header protocol.StreamHeader, stream *net.UnixConn, to *os.File) error {
 	from, err := stream.File()
 	if err != nil {
@@ -86,7 +86,7 @@ func (c *Client) Rest(header protocol.StreamHeader, stream *net.UnixConn, to *os
 	return protocol.ReadStreamAck(conn)
 }
 
-// Close closes the connection; streams live on.
+// Close closes the connection. Streams stay open.
 func (c *Client) Close() error { return c.conn.Close() }
 
 func dial(dir *state.Dir, name string) (*net.UnixConn, error) {
@@ -97,12 +97,12 @@ func dial(dir *state.Dir, name string) (*net.UnixConn, error) {
 	return conn, nil
 }
 
-// Error is the supervisor's error as it was before it went through ttrpc.
+// Error returns the supervisor's error as it was before ttrpc.
 func Error(err error) error {
 	if err == nil {
 		return nil
 	}
-	// Not what the caller has wrapped: that is no answer of the supervisor's.
+	// An error that the caller has wrapped is not an answer of the supervisor.
 	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return errors.New(st.GRPCStatus().Message())
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/huskvm/husk/host/state"
 )
 
-// Connection is a supervisor's service together with the directory it was found in.
+// Connection is a supervisor's service with the container's directory.
 type Connection struct {
 	*Client
 	Dir *state.Dir
@@ -24,9 +24,9 @@ func (c *Connection) Close() {
 	c.Dir.Close()
 }
 
-// Open finds a container, refuses the verb where the status does not allow
-// it, and connects to the supervisor. The supervisor checks the status again:
-// it may have changed by then.
+// Open finds a container, returns an error if its status does not allow the verb, and connects
+// to the supervisor. The supervisor checks the status again, because it may have changed by
+// then.
 func Open(ctx context.Context, root, id string, verb state.Verb) (*state.Container, *Connection, error) {
 	container, dir, err := state.OpenFor(verb, root, id)
 	if err != nil {
@@ -40,23 +40,22 @@ func Open(ctx context.Context, root, id string, verb state.Verb) (*state.Contain
 	return container, &Connection{Client: client, Dir: dir}, nil
 }
 
-// endTimeout is how long a supervisor that does not answer any more may take to
-// be gone.
+// endTimeout bounds how long a supervisor that no longer answers may take to end.
 const endTimeout = 5 * time.Second
 
-// ErrNoAnswer is for a supervisor that is stopped or hangs.
+// ErrNoAnswer is returned for a supervisor that was stopped or hangs.
 var ErrNoAnswer = errors.New("the supervisor has not answered")
 
-// AwaitOOM is the one call of events that waits for something to happen.
+// AwaitOOM is the call of events that waits until something happens.
 const AwaitOOM state.Verb = "events (memory)"
 
-// killTimeout is how long a supervisor may take to answer kill: it gives the guest
-// 10 seconds.
+// killTimeout bounds how long a supervisor may take to answer kill. The supervisor gives the
+// guest 10 seconds.
 const killTimeout = 15 * time.Second
 
-// answerTimeout is how long a supervisor may take to answer a verb about a container.
-// A start is not bounded if a startContainer hook is not, and events wait for what may
-// never happen.
+// answerTimeout bounds how long a supervisor may take to answer a verb about a container.
+// bounded is false for a start with a startContainer hook without a timeout, and for events,
+// which wait for something that may never happen.
 func answerTimeout(verb state.Verb, container *state.Container) (limit time.Duration, bounded bool) {
 	switch verb {
 	case state.Start:
@@ -70,9 +69,9 @@ func answerTimeout(verb state.Verb, container *state.Container) (limit time.Dura
 	return AnswerTimeout, true
 }
 
-// ConnectFor connects to a container's supervisor for a verb, whose calls then have the
-// deadline of that verb. A supervisor that has ended since its status was read, or ends
-// before it answers, is spoken of in the words of a stopped container.
+// ConnectFor connects to a container's supervisor for a verb. Calls of the client have the
+// deadline of that verb. If the supervisor has ended since its status was read, or ends before
+// it answers, the error is that of a stopped container.
 func ConnectFor(ctx context.Context, dir *state.Dir, container *state.Container, verb state.Verb) (*Client, error) {
 	stopped := func(ctx context.Context, err error) error {
 		ctx, cancel := context.WithTimeout(ctx, endTimeout)

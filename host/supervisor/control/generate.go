@@ -1,5 +1,5 @@
-// Package control is the way from a cli verb or an exec process to the
-// supervisor of a container: the service (control.proto) and its client.
+// Package control connects a cli verb or an exec process with the supervisor of a container. It
+// has the service (control.proto) and its client.
 package control
 
 //go:generate protoc --proto_path=. --go_out=. --go_opt=paths=source_relative --go-ttrpc_out=. --go-ttrpc_opt=paths=source_relative control.proto

@@ -6,7 +6,7 @@ import (
 	"github.com/huskvm/husk/host/timings"
 )
 
-// FromPhases puts phases into a message.
+// FromPhases returns phases as messages.
 func FromPhases(phases []timings.Phase) []*Phase {
 	messages := make([]*Phase, 0, len(phases))
 	for _, p := range phases {
@@ -15,7 +15,7 @@ func FromPhases(phases []timings.Phase) []*Phase {
 	return messages
 }
 
-// Phases is the reverse of FromPhases.
+// Phases returns messages as phases.
 func Phases(messages []*Phase) []timings.Phase {
 	phases := make([]timings.Phase, 0, len(messages))
 	for _, m := range messages {

@@ -1,6 +1,6 @@
-// Package execprocess is the host process of one exec'd process: the pid an
-// engine knows for it, the owner of its stdio, and its exit code. It lives in
-// the supervisor's namespaces and asks the supervisor for everything else.
+// Package execprocess is the process on the host that stands for one exec'd process: engines
+// know its pid, it owns the stdio, and it exits with the process's exit code. It runs in the
+// supervisor's namespaces and asks the supervisor for everything else.
 package execprocess
 
 import (
@@ -31,17 +31,17 @@ type Bootstrap struct {
 	Terminal      bool
 	ConsoleSize   *specs.Box
 	IgnorePaused  bool
-	Detach        bool // nobody but an engine waits for this process
-	BareNewlines  bool // its terminal makes no \r\n of \n
+	Detach        bool // only an engine waits for this process
+	BareNewlines  bool // its terminal does not write \r\n for \n
 	// Descriptors are as in supervisor.Bootstrap.
 	Descriptors []byte `json:",omitempty"`
 }
 
-// exitSetup is the exit code of an exec process whose process never ran, as runc's.
+// exitSetup is the exit code of an exec process whose process never ran. runc has the same.
 const exitSetup = 255
 
-// exitLost is its exit code when the supervisor has gone: to whoever waits, the
-// process was killed.
+// exitLost is its exit code when the supervisor has gone: for a caller that waits, the process
+// was killed.
 const exitLost = 128 + int(unix.SIGKILL)
 
 type execProcess struct {
@@ -52,13 +52,14 @@ type execProcess struct {
 	relay      *stdio.Relay
 }
 
-// Main is a re-executed husk in the role of exec process, called on the main
-// thread. It returns the exit code.
+// Main is the main function of husk in the role of exec process. It is called on the main
+// thread and returns the exit code.
 func Main() int {
 	e := &execProcess{}
 	parent, err := launch.Receive(&e.boot)
 	if err != nil {
-		// There is nobody to tell: whoever started this closed the connection.
+		// Nobody can be told, because the process that started this one has closed the
+		// connection.
 		return exitSetup
 	}
 	if err := e.start(parent); err != nil {
@@ -73,13 +74,13 @@ func Main() int {
 	select {
 	case <-parent.Gone():
 		if parent.Abandoned() {
-			// The connection to the supervisor ends with this process, and that kills
-			// the one in the guest.
+			// When this process ends, its connection to the supervisor ends, and the supervisor
+			// kills the process in the guest.
 			return exitLost
 		}
 		code = <-exit
 	case code = <-exit:
-		// The cli is not done with this process before it has committed.
+		// Until the cli has committed, this process must go on.
 		<-parent.Gone()
 	}
 	return code
@@ -103,7 +104,7 @@ func (e *execProcess) start(parent *launch.Parent) error {
 		}
 	}
 	ctx, cancel := context.Background(), func() {}
-	if !e.boot.IgnorePaused { // which waits until the container is resumed
+	if !e.boot.IgnorePaused { // it would wait until the container is resumed
 		ctx, cancel = context.WithTimeout(ctx, control.AnswerTimeout)
 	}
 	defer cancel()
@@ -129,8 +130,8 @@ func (e *execProcess) start(parent *launch.Parent) error {
 	if err := enterMounts(e.boot.SupervisorPID); err != nil {
 		return err
 	}
-	// From here on this process copies between descriptors that are open. Only one that is
-	// detached needs the directory again: it hands what is left of its output over through a
+	// From here on this process copies between open descriptors. It needs the directory again
+	// only if it is detached: then it passes the rest of its output to the supervisor over a
 	// socket there.
 	if !e.boot.Detach {
 		dir.Close()
@@ -166,12 +167,13 @@ func (e *execProcess) dial(_ context.Context, kind protocol.StreamKind, number b
 		Kind: kind, ContainerID: e.boot.ContainerID, ProcessID: e.processID, Number: number,
 	})
 	if err != nil {
-		return nil, err // not s, which as a stdio.Stream would not be nil
+		return nil, err // a nil *net.UnixConn in a stdio.Stream would not equal nil
 	}
 	return s, nil
 }
 
-// wait delivers the exit code once the process has ended and its output is written.
+// wait returns a channel for the exit code, which is sent when the process has ended and its
+// output is written.
 func (e *execProcess) wait() <-chan int {
 	ch := make(chan int, 1)
 	go func() {
@@ -186,10 +188,10 @@ func (e *execProcess) wait() <-chan int {
 	return ch
 }
 
-// finish returns when this process may end: what its process has written is written.
-// What others write to its outputs after that is, as with runc, waited for in the
-// foreground. A detached exec process ends, as engines wait for that, and the supervisor
-// goes on in its place.
+// finish returns when this process may end: everything that its process has written is written.
+// Output of other processes that comes later is, as with runc, waited for in the foreground. A
+// detached exec process ends at once, because engines wait for that, and the supervisor goes on
+// with the output.
 func (e *execProcess) finish(held []*control.HeldOutput) {
 	if !e.boot.Detach {
 		<-e.relay.Done()
@@ -200,7 +202,7 @@ func (e *execProcess) finish(held []*control.HeldOutput) {
 		all = append(all, stdio.Held{Kind: protocol.StreamKind(h.Kind), Number: byte(h.Number), Carried: h.Carried})
 	}
 	e.relay.Settle(all)
-	// An output that finds nobody to go on ends here.
+	// An output that nobody can go on with ends here.
 	_ = e.relay.HandOver(func(from stdio.Stream, to *os.File) error {
 		stream, ok := from.(*net.UnixConn)
 		if !ok {
@@ -213,7 +215,7 @@ func (e *execProcess) finish(held []*control.HeldOutput) {
 func (e *execProcess) forward(sig unix.Signal) {
 	ctx, cancel := context.WithTimeout(context.Background(), control.AnswerTimeout)
 	defer cancel()
-	// A process that has ended meanwhile is no news: the exit code is on its way.
+	// The process may have ended meanwhile; its exit code follows.
 	_, _ = e.supervisor.Kill(ctx, &control.KillRequest{Signal: uint32(sig), ProcessId: e.processID})
 }
 
@@ -228,7 +230,7 @@ func (e *execProcess) followSize() func() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), control.AnswerTimeout)
 		defer cancel()
-		// The next change of size brings the next try.
+		// An error is ignored: the size is sent again at the next change.
 		_, _ = e.supervisor.Resize(ctx, &control.ResizeRequest{
 			ProcessId: e.processID, Rows: rows, Columns: columns,
 		})
@@ -237,10 +239,9 @@ func (e *execProcess) followSize() func() {
 	return follow
 }
 
-// enterMounts moves the main thread, which is what /proc/PID shows, into the
-// supervisor's mount namespace and root, and opens nothing by path any more. The Go
-// runtime's other threads stay behind: none is made from a thread that a goroutine is
-// locked to.
+// enterMounts moves the main thread, which /proc/PID shows, into the supervisor's mount
+// namespace and root. After it nothing may be opened by path. Other threads of Go's runtime
+// stay behind; Go starts no thread from one to which a goroutine is locked.
 func enterMounts(supervisorPID int) error {
 	if err := enterMountsOf("/proc/" + strconv.Itoa(supervisorPID)); err != nil {
 		return fmt.Errorf("enter the container's mounts: %w", err)

@@ -1,7 +1,7 @@
-// Package hog is a process that takes memory until the kernel kills it. The
-// supervisor has one do so in the container's cgroup on the host when a process
-// has been killed for want of memory in the guest: engines learn of that from the
-// kernel alone, which counts kills in a cgroup, and not from the runtime.
+// Package hog is a process that uses memory until the kernel kills it. If the guest's kernel
+// has killed a process because memory was short, the supervisor starts a hog in the container's
+// cgroup on the host: engines learn of such a kill only from the host's kernel, which counts
+// kills in a cgroup, and not from the runtime.
 package hog
 
 import (
@@ -21,22 +21,22 @@ import (
 	"github.com/huskvm/husk/host/supervisor/launch"
 )
 
-// lifetime is how long it may take memory before the kernel ends it in any case.
+// lifetime bounds how long a hog may use memory before the kernel ends it in any case.
 const lifetime = 2 * time.Second
 
-// Process is one that is ready, and has taken nothing yet.
+// Process is a hog that is ready and has used no memory yet.
 type Process struct {
 	cmd  *exec.Cmd
 	goes io.WriteCloser
 	done chan struct{} // closed when it has ended
 }
 
-// Program is the name of this program in the directory that Start is given.
+// Program is the name of this program in the directory that Start gets.
 const Program = "husk"
 
-// Start starts one that will take up to so many bytes. program is a directory with
-// this program: where the caller is, no path to it can be trusted. The hog has its
-// caller's oom_score_adj.
+// Start starts a hog that will use at most this many bytes. program is a directory with this
+// program, because in the caller's root no path can be trusted. The hog has the caller's
+// oom_score_adj.
 func Start(program *os.File, bytes int64) (*Process, error) {
 	p := &Process{done: make(chan struct{}), cmd: &exec.Cmd{
 		Path:        "./" + Program,
@@ -78,8 +78,8 @@ func Start(program *os.File, bytes int64) (*Process, error) {
 
 const readyLine = "ready\n"
 
-// startIn starts it from a thread whose working directory is dir. The thread waits
-// for it, as the parent-death signal is the thread's, and ends with it.
+// startIn starts the hog from a thread whose working directory is dir. The parent-death signal
+// is bound to that thread, so the thread waits for the hog and ends with it.
 func (p *Process) startIn(dir *os.File) error {
 	started := make(chan error, 1)
 	go func() {
@@ -93,15 +93,14 @@ func (p *Process) startIn(dir *os.File) error {
 		}
 		started <- err
 		if err == nil {
-			_ = p.cmd.Wait() // it is to be killed
+			_ = p.cmd.Wait() // it was killed
 			close(p.done)
 		}
 	}()
 	return <-started
 }
 
-// Go lets it take memory, and waits until it has ended, which it does within its
-// lifetime.
+// Go makes the hog use memory, and waits until it has ended, which takes at most its lifetime.
 func (p *Process) Go() error {
 	if _, err := p.goes.Write([]byte{'g'}); err != nil {
 		p.End()
@@ -115,17 +114,17 @@ func (p *Process) Go() error {
 	return nil
 }
 
-// End ends it and waits for that.
+// End kills the hog and waits until it has ended.
 func (p *Process) End() {
 	_ = p.goes.Close()
 	_ = p.cmd.Process.Kill() // it may have ended
 	<-p.done
 }
 
-// chunk is taken at a time, in bytes.
+// chunk is how much memory is allocated at a time, in bytes.
 const chunk = 1 << 20
 
-// Main is a re-executed husk in the role of hog.
+// Main is the main function of husk in the role of hog.
 func Main() int {
 	if err := run(); err != nil {
 		fmt.Println(err)
@@ -146,7 +145,7 @@ func run() error {
 		return err
 	}
 	if n, err := os.Stdin.Read(make([]byte, 1)); n == 0 {
-		return err // given up
+		return err // the supervisor has given up
 	}
 	if err := killAfter(lifetime); err != nil {
 		return fmt.Errorf("memory hog: %w", err)
@@ -163,11 +162,11 @@ func run() error {
 	return nil
 }
 
-// killAfter has the kernel send this process SIGKILL: where memory is refused, not
-// even a signal handler runs.
+// killAfter makes the kernel send SIGKILL to this process. Without memory not even a signal
+// handler runs.
 func killAfter(d time.Duration) error {
 	const sigevSignal = 0 // SIGEV_SIGNAL
-	// struct sigevent, 64 bytes.
+	// struct sigevent has 64 bytes.
 	event := struct {
 		value  uint64
 		signal int32

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Show makes a copy of what is mounted at this process's root the stand-in's root,
-// where at is a directory of the host's tree, which still is the stand-in's.
+// Show makes a copy of the mounts at this process's root the stand-in's root. at is a directory
+// in the host's tree, which is still the stand-in's.
 func (p *Peer) Show(at string) error {
 	defer p.mounts.Close()
 	tree, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
@@ -20,8 +20,8 @@ func (p *Peer) Show(at string) error {
 	defer unix.Close(tree)
 	done := make(chan error, 1)
 	go func() {
-		// Not unlocked: the thread ends, and with it its place in there. The main
-		// one, which is never thrown away, is locked by main.
+		// The goroutine is not unlocked, so the thread, which has joined the namespace, ends.
+		// It is not the main thread, which never ends, because main is locked to that.
 		runtime.LockOSThread()
 		done <- p.enter(tree, at)
 	}()

@@ -1,7 +1,7 @@
-// Package standin is the pid of a container with a user namespace. The supervisor
-// can't be in one: it works with the host's rights. So a process that does nothing
-// is, with the container's other namespaces, its root and its cgroup, and the
-// supervisor is a process of its pid namespace. Either ends with the other.
+// Package standin is the process whose pid is the container's if the container has a user
+// namespace. The supervisor cannot be in that namespace, because it needs the host's rights. So
+// the stand-in, which does nothing, is in it, with the container's other namespaces, root and
+// cgroup, and the supervisor is a process of its pid namespace. If either ends, the other does.
 package standin
 
 import (
@@ -20,19 +20,19 @@ import (
 	"github.com/huskvm/husk/host/supervisor/stdio"
 )
 
-// Names of the descriptors that are passed: to both the connection between them,
-// to the supervisor the stand-in's mount namespace.
+// Names of passed descriptors: both processes get the connection between them, and the
+// supervisor gets the stand-in's mount namespace.
 const (
 	FDPeer   = "stand-in"
 	FDMounts = "stand-in mounts"
 )
 
-// exitLost is the exit code when the supervisor has gone without a word: to whoever
+// exitLost is the exit code if the supervisor has gone without a message: for a caller that
 // waits, the container was killed.
 const exitLost = 128 + int(unix.SIGKILL)
 
-// Main is a re-executed husk in the role of stand-in. It returns the container's
-// exit code.
+// Main is the main function of husk in the role of stand-in. It returns the container's exit
+// code.
 func Main() int {
 	parent, err := launch.Receive(&struct{}{})
 	if err != nil || parent.File(FDPeer) == nil {
@@ -47,19 +47,20 @@ func Main() int {
 		return exitLost
 	}
 	go reap()
-	// A supervisor that can't be told any more has ended.
+	// If the supervisor cannot be told any more, it has ended.
 	stdio.Forward(func(sig unix.Signal) { _, _ = peer.Write([]byte{byte(sig)}) }, nil)
 	code := make([]byte, 1)
 	if _, err := io.ReadFull(peer, code); err != nil {
 		return exitLost
 	}
-	// Its end, or this one would be its: it is still ending what it has started.
+	// The supervisor is still ending what it has started. If this process ended first, the
+	// kernel would kill the supervisor, so it waits for the supervisor's end.
 	_, _ = io.Copy(io.Discard, peer)
 	return int(code[0])
 }
 
-// reap reaps the supervisor and whatever it leaves, where this is the first process
-// of a pid namespace.
+// reap reaps the supervisor and the processes that it leaves, if this is the first process of a
+// pid namespace.
 func reap() {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, unix.SIGCHLD)
@@ -73,13 +74,13 @@ func reap() {
 	}
 }
 
-// Peer is the supervisor's side.
+// Peer is the stand-in, as the supervisor sees it.
 type Peer struct {
 	conn   net.Conn
 	mounts *os.File
 }
 
-// Connect takes over what the supervisor was passed; nil: there is no stand-in.
+// Connect takes the passed descriptors. It returns nil if there is no stand-in.
 func Connect(parent *launch.Parent) (*Peer, error) {
 	f := parent.File(FDPeer)
 	if f == nil {
@@ -93,7 +94,7 @@ func Connect(parent *launch.Parent) (*Peer, error) {
 	return &Peer{conn: conn, mounts: parent.File(FDMounts)}, nil
 }
 
-// Serve calls send for each signal that reaches the stand-in, and gone when that has
+// Serve calls send for each signal that the stand-in gets, and gone when the stand-in has
 // ended.
 func (p *Peer) Serve(send func(unix.Signal), gone func()) {
 	sig := make([]byte, 1)
@@ -106,5 +107,5 @@ func (p *Peer) Serve(send func(unix.Signal), gone func()) {
 	}
 }
 
-// End has the stand-in end with an exit code once this process has ended.
+// End makes the stand-in exit with this code when this process has ended.
 func (p *Peer) End(code int) { _, _ = p.conn.Write([]byte{byte(code)}) }
