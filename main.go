@@ -28,6 +28,7 @@ import (
 	"github.com/huskvm/husk/host/supervisor/standin"
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor/qemu"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // The Makefile sets these. build is the same in husk and in the agent that it contains.
@@ -71,7 +72,7 @@ func main() {
 		os.Exit(hog.Main())
 	}
 	// Engines leave descriptors open in a runtime; its children must not get them.
-	if err := launch.CloseOnExec(); err != nil {
+	if err := syscalls.CloseOnExec(3); err != nil {
 		fail(err)
 	}
 	phases := timings.NewFromStart("cli")

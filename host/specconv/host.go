@@ -9,6 +9,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // Env is what Convert needs to know besides the spec.
@@ -64,7 +66,7 @@ type thisHost struct{}
 
 func (thisHost) Stat(path string) (File, error) {
 	var st unix.Stat_t
-	if err := retryEINTR(func() error { return unix.Stat(path, &st) }); err != nil {
+	if err := syscalls.IgnoringEINTR(func() error { return unix.Stat(path, &st) }); err != nil {
 		return File{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	f := File{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)}
@@ -90,7 +92,7 @@ func (thisHost) RealPath(path string) (string, error) { return filepath.EvalSyml
 
 func (thisHost) Filesystem(path string) (Filesystem, error) {
 	var st unix.Statfs_t
-	if err := retryEINTR(func() error { return unix.Statfs(path, &st) }); err != nil {
+	if err := syscalls.IgnoringEINTR(func() error { return unix.Statfs(path, &st) }); err != nil {
 		return Filesystem{}, &fs.PathError{Op: "statfs", Path: path, Err: err}
 	}
 	return Filesystem{
@@ -107,12 +109,4 @@ func (thisHost) HasDevice(kind string, major, minor int64) bool {
 	_, err := os.Stat(fmt.Sprintf("/sys/dev/%s/%d:%d", dir, major, minor))
 	// If sysfs cannot be read, the answer is yes: then the device is refused, which is safe.
 	return err == nil || !errors.Is(err, fs.ErrNotExist)
-}
-
-func retryEINTR(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }

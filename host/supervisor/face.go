@@ -6,6 +6,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // face is a namespace that /proc/PID is to show, opened while there still are
@@ -45,13 +47,8 @@ func (ns face) enter(rootfs string) error {
 	if ns.Type != specs.MountNamespace {
 		return os.NewSyscallError("setns", unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET))
 	}
-	// A thread that shares its root and working directory may not change its
-	// mount namespace.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return os.NewSyscallError("unshare", err)
-	}
-	if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNS); err != nil {
-		return os.NewSyscallError("setns", err)
+	if err := syscalls.JoinNamespaces(int(ns.file.Fd()), unix.CLONE_NEWNS); err != nil {
+		return err
 	}
 	if err := unix.Chroot(rootfs); err != nil {
 		return &os.PathError{Op: "chroot", Path: rootfs, Err: err}

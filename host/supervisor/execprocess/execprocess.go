@@ -18,6 +18,7 @@ import (
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/supervisor/privileges"
 	"github.com/huskvm/husk/host/supervisor/stdio"
+	"github.com/huskvm/husk/linux/syscalls"
 	"github.com/huskvm/husk/protocol"
 )
 
@@ -260,13 +261,8 @@ func enterMountsOf(proc string) error {
 		return err
 	}
 	defer root.Close()
-	// A thread that shares its root and working directory may not change its
-	// mount namespace.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return os.NewSyscallError("unshare", err)
-	}
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
-		return os.NewSyscallError("setns", err)
+	if err := syscalls.JoinNamespaces(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+		return err
 	}
 	if err := unix.Fchdir(int(root.Fd())); err != nil {
 		return os.NewSyscallError("fchdir", err)

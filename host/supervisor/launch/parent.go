@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // Parent is the cli as its child sees it.
@@ -26,7 +26,7 @@ type Parent struct {
 // Receive takes over the passed descriptors and reads the bootstrap into v.
 // Every other descriptor from 3 up is marked close-on-exec.
 func Receive(v any) (*Parent, error) {
-	if err := CloseOnExec(); err != nil {
+	if err := syscalls.CloseOnExec(3); err != nil {
 		return nil, err
 	}
 	fds, err := parseFDs(os.Getenv(fdsEnv))
@@ -80,16 +80,6 @@ func parseFDs(s string) (map[string]int, error) {
 		fds[name] = fd
 	}
 	return fds, nil
-}
-
-// CloseOnExec marks every descriptor from 3 up close-on-exec: engines leak
-// theirs into a runtime (containerd's shim its listening socket), and none may
-// reach the vmm or outlive the cli.
-func CloseOnExec() error {
-	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("mark descriptors close-on-exec: %w", err)
-	}
-	return nil
 }
 
 // Console is the connected console socket, nil when none was passed.

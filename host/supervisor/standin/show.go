@@ -7,6 +7,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // Show makes a copy of the mounts at this process's root the stand-in's root. at is a directory
@@ -35,11 +37,8 @@ func (p *Peer) enter(tree int, at string) error {
 	if unix.Gettid() == unix.Getpid() {
 		return errors.New("on the main thread")
 	}
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return os.NewSyscallError("unshare", err)
-	}
-	if err := unix.Setns(int(p.mounts.Fd()), unix.CLONE_NEWNS); err != nil {
-		return os.NewSyscallError("setns", err)
+	if err := syscalls.JoinNamespaces(int(p.mounts.Fd()), unix.CLONE_NEWNS); err != nil {
+		return err
 	}
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, at, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return os.NewSyscallError("move_mount", err)
