@@ -143,11 +143,10 @@ type VM interface {
 	// Needs returns the capabilities and system calls that the process which has started the VM
 	// must not give up. It always returns the same value.
 	Needs() Needs
-	// SealShare is for what has been mounted below Config.ShareDir since Start, and has
-	// come into the share: from then on no setuid bit, device node or program counts
-	// there for the vmm, as in the rest of the share, and what is mounted later does
-	// not come. It is to be called before the guest runs anything of the container's.
-	// Without a share it does nothing.
+	// SealShare restricts what has been mounted below Config.ShareDir since Start and so has
+	// appeared in the share: no setuid bit, device node or executable counts there for the vmm,
+	// as in the rest of the share. What is mounted later does not appear in the share any more.
+	// Call it before the guest runs anything of the container. Without a share it does nothing.
 	SealShare() error
 	// Stop ends the vmm at once, without asking the guest, and returns after Done is closed. It
 	// may be called again.

@@ -117,9 +117,9 @@ func TestHookMounts(t *testing.T) {
 	e.ok("delete", c.id)
 }
 
-// TestHookMountsAreHarmless: what hooks mount below the rootfs has in the vmm's namespace
-// the flags of the rest of the share, and what is mounted later, also where a hook's
-// process still shares its mounts, does not come there.
+// TestHookMountsAreHarmless: what hooks mount below the rootfs has in the vmm's namespace the
+// flags of the rest of the share. What is mounted later does not appear there, even if a hook's
+// process still shares its mounts.
 func TestHookMountsAreHarmless(t *testing.T) {
 	needVM(t)
 	t.Parallel()

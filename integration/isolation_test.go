@@ -12,10 +12,10 @@ import (
 	"testing"
 )
 
-// choose is what a container says that would rather be runc's.
+// choose returns an option for a container that asks for this isolation.
 func choose(isolation string) specOption { return withAnnotation("org.huskvm.isolation", isolation) }
 
-// needRunc skips a test where the host has no runc to hand a container to.
+// needRunc skips a test if the host has no runc to which a container can be handed over.
 func needRunc(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("runc"); err != nil {
@@ -47,7 +47,8 @@ func TestIsolationIsNotTheContainersToChoose(t *testing.T) {
 	c.stop()
 }
 
-// A container that may choose, and does, is runc's in every verb.
+// TestIsolationByAnnotation: a container that may choose runc, and does, is handled by runc in
+// every verb.
 func TestIsolationByAnnotation(t *testing.T) {
 	needVM(t)
 	needRunc(t)
@@ -100,7 +101,7 @@ func TestIsolationByAnnotation(t *testing.T) {
 	}
 }
 
-// In the foreground, and where the other runtime refuses.
+// TestIsolationRun: the same in the foreground, and if the other runtime refuses.
 func TestIsolationRun(t *testing.T) {
 	needVM(t)
 	needRunc(t)
@@ -117,7 +118,7 @@ func TestIsolationRun(t *testing.T) {
 	if out := e.ok("list", "--quiet"); out != "" {
 		t.Errorf("list: %q", out)
 	}
-	// The ID is free for a VM again.
+	// The id may be used for a VM again.
 	if r := e.do("run", "--bundle", e.bundle(withScript("exit 6")), id); r.code != 6 {
 		t.Errorf("run in a VM: %d, %q", r.code, r.stderr)
 	}

@@ -329,8 +329,8 @@ func TestVMMIsRestricted(t *testing.T) {
 	}
 }
 
-// harmlessMounts fails if a vmm has a mount in which the host's kernel obeys what a guest
-// makes there, or one into which mounts come from elsewhere.
+// harmlessMounts fails if a vmm has a mount in which the host's kernel honours setuid bits,
+// device nodes or executables of a guest, or one to which mounts propagate.
 func harmlessMounts(t *testing.T, vmm int) {
 	t.Helper()
 	for line := range strings.Lines(readFile(t, fmt.Sprintf("/proc/%d/mountinfo", vmm))) {

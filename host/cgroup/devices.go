@@ -15,15 +15,14 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// addDevices denies the group's processes the host's devices. What the machine needs
-// of them it has open by then, so a second wall is what it is: whoever takes the vmm
-// over finds no more than hostDevices, whatever nodes it can make or reach.
+// addDevices denies the group's processes the devices of the host. The machine has opened the
+// devices it needs by then. This is a second barrier: a guest that takes the vmm over finds
+// only hostDevices, whatever nodes it can make or reach.
 //
-// Whether the container may use a device of the guest's is decided in the guest.
-// Nevertheless cgroup v1 has the spec's rules as well, each as it is and in order, and
-// not merged as the library does: there is a file to read them in, which the OCI
-// validation suite does. Of cgroup v2's program nobody can read anything, and it has
-// hostDevices alone.
+// The guest decides whether the container may use a device of the guest. Still cgroup v1 gets
+// the rules of the spec as well, one by one and in their order, where the library would merge
+// them: the OCI validation suite reads them in a file. Nobody can read the program of cgroup
+// v2, so that allows hostDevices only.
 func (c *Change) addDevices(rules []specs.LinuxDeviceCgroup) {
 	const name = "devices"
 	dir, found := c.group.Paths[name]
@@ -50,7 +49,8 @@ func (c *Change) addDevices(rules []specs.LinuxDeviceCgroup) {
 	}})
 }
 
-// addFilter is for a machine with cgroup v1 that has the devices in v2, or nowhere.
+// addFilter is for a machine with cgroup v1 on which the devices controller is in v2 or
+// missing.
 func (c *Change) addFilter() {
 	dir, found := c.group.Paths[""]
 	if !found {

@@ -20,7 +20,7 @@ import (
 
 // Change is a planned change of a group's limits. It has no effect before Apply.
 type Change struct {
-	// Dropped are the fields that this machine has nothing for.
+	// Dropped are the fields that this machine cannot enforce.
 	Dropped []specconv.Dropped
 	// Limits are the group's limits after the change.
 	Limits *specs.LinuxResources
@@ -37,14 +37,13 @@ type part struct {
 	undo []string // names of the files that it may change
 }
 
-// Change is what it takes to set the limits that r names; others stay as they
-// are. Values that count what the virtual machine itself takes get room for it
-// (see [Room]), unless created is true, which is for the time before MakeRoom: then
-// they are as asked for, where the machine can do with that.
+// Change prepares setting the limits in r. Other limits stay as they are. Limits that count
+// what the virtual machine uses get room for it (see [Room]), unless created is true, which
+// means the time before MakeRoom: then the values are those asked for, if the machine can work
+// with them.
 //
-// Limits that the guest holds as well (memory, cpu, pids) are left to it where
-// the machine has no such controller, without a word: what New found and Join
-// skipped is known.
+// Limits of memory, cpu and pids are enforced in the guest too. They are left out without a
+// warning if the host has no such controller, as New and Join have found.
 func (g *Group) Change(r *specs.LinuxResources, created bool) *Change {
 	c := &Change{group: g, Limits: merge(g.Limits, r)}
 	if r == nil {
@@ -85,7 +84,7 @@ func (c *Change) drop(field, why string) {
 	c.Dropped = append(c.Dropped, specconv.Dropped{Field: "linux.resources." + field, Why: why})
 }
 
-// addV1 adds one controller's share of what is wanted.
+// addV1 adds one controller's part of want.
 func (c *Change) addV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups.Resources) {
 	fields := ctl.fields(r)
 	share := ctl.share(want)
@@ -116,8 +115,8 @@ func (c *Change) addV1(ctl v1Controller, r *specs.LinuxResources, want *cgroups.
 	}})
 }
 
-// addV2 leaves all of it to the library, or through it to systemd. Limits without a
-// rule about devices, as an update's, leave the filter that is there.
+// addV2 adds all of want for the library, or through the library for systemd. Limits without
+// device rules, as in an update, leave the present filter.
 func (c *Change) addV2(r *specs.LinuxResources, want *cgroups.Resources) {
 	for _, field := range onlyV1(r) {
 		c.drop(field, "cgroup v2 does not have it")

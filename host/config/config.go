@@ -71,12 +71,12 @@ type Config struct {
 	// UnsafeAnnotations allows a container's annotations to turn off the two settings above.
 	// Default false, because whoever may start containers may set annotations.
 	UnsafeAnnotations bool `toml:"unsafe_annotations"`
-	// Isolation is "vm", each container is a virtual machine, or "annotation": one whose
-	// annotation org.huskvm.isolation is "runc" is handed to Runc instead, without any of
-	// husk's walls. Default "vm".
+	// Isolation is "vm": each container is a virtual machine; or "annotation": a container
+	// whose annotation org.huskvm.isolation is "runc" is handed over to Runc, without any of
+	// husk's isolation. Default "vm".
 	Isolation string `toml:"isolation"`
-	// Runc is the executable of the OCI runtime for such containers, absolute. Default:
-	// runc in PATH, else crun.
+	// Runc is the absolute path of the OCI runtime for such containers. Default: runc in PATH,
+	// else crun.
 	Runc string `toml:"runc"`
 	// BootTimeout bounds the time from the guest's start to the agent's answer. Default 20 s
 	// with KVM, 120 s under emulation.

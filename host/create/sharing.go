@@ -14,8 +14,8 @@ import (
 	"github.com/huskvm/husk/linux/namespaces"
 )
 
-// shared are the namespaces that one container joins of another to share what is
-// in it.
+// shared are the namespaces that a container joins in order to share something with another
+// container.
 var shared = []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace}
 
 // refuseSharing refuses to join a namespace of another container of husk's: its content is in

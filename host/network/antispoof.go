@@ -71,7 +71,7 @@ func restrict(tap netlink.Link, s AntiSpoof) error {
 	}
 	raw, err := bpf.Assemble(program)
 	if err != nil {
-		return fmt.Errorf("assemble filter of senders: %w", err)
+		return fmt.Errorf("assemble anti-spoofing filter: %w", err)
 	}
 	ops := make([]byte, 0, 8*len(raw))
 	for _, i := range raw {
@@ -107,7 +107,7 @@ func unrestrict(tap netlink.Link) error {
 	_, err = antiSpoofingRequest(unix.RTM_DELTFILTER, unix.NLM_F_ACK, tap).Execute(unix.NETLINK_ROUTE, 0)
 	// Some kernels return EINVAL if no filter has this priority.
 	if err != nil && !isGone(err) && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("remove filter of senders on %s: %w", tap.Attrs().Name, err)
+		return fmt.Errorf("remove anti-spoofing filter on %s: %w", tap.Attrs().Name, err)
 	}
 	return nil
 }

@@ -102,7 +102,7 @@ func asChecksum(frame []byte, start, at int, want uint16) []byte {
 }
 
 // TestChecksumsForgeNothing: the host writes the checksum that the guest asks for before the
-// filter of senders reads the frame, and writes nothing after the filter.
+// anti-spoofing filter reads the frame, and writes nothing after the filter.
 func TestChecksumsForgeNothing(t *testing.T) {
 	for _, spoofing := range []Spoofing{SpoofNothing, SpoofAddresses} {
 		t.Run("forge "+string(spoofing), func(t *testing.T) { checksumsForgeNothing(t, spoofing, false) })
@@ -119,7 +119,7 @@ func checksumsForgeNothing(t *testing.T, spoofing Spoofing, older bool) {
 	iface := scanOne(host)
 	iface.MAC = ownMAC
 	tap.sumsHeader = tap.sumsHeader || older
-	// The driver of eth0 then computes no checksum, so the kernel does before it sends.
+	// The driver of eth0 then computes no checksum, so the kernel computes it before it sends.
 	host.do(func() error { return withoutOffloads("eth0", "") })
 	joinFrom(host, iface, tap, AntiSpoofOf(&iface, []Interface{iface}, spoofing))
 	peer := outside.anyFrame("eth0x")

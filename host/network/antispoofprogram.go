@@ -137,7 +137,7 @@ func (p *filterProgram) finish() ([]bpf.Instruction, error) {
 	for at, label := range p.jumps {
 		to, known := p.labels[label]
 		if !known || to <= at {
-			return nil, fmt.Errorf("filter of senders: jump to %q leads nowhere", label)
+			return nil, fmt.Errorf("anti-spoofing filter: jump to %q leads nowhere", label)
 		}
 		p.instructions[at] = bpf.Jump{Skip: uint32(to - at - 1)}
 	}
@@ -149,7 +149,7 @@ func (p *filterProgram) finish() ([]bpf.Instruction, error) {
 func antiSpoofProgram(s AntiSpoof, tags bool) ([]bpf.Instruction, error) {
 	mac, err := net.ParseMAC(s.MAC)
 	if err != nil || len(mac) != 6 {
-		return nil, fmt.Errorf("filter of senders: %q is not an Ethernet address", s.MAC)
+		return nil, fmt.Errorf("anti-spoofing filter: %q is not an Ethernet address", s.MAC)
 	}
 	p := &filterProgram{labels: map[string]int{}, jumps: map[int]string{}}
 	p.longer(offNetwork)

@@ -11,21 +11,21 @@ import (
 )
 
 // A hop is a pair of virtual interfaces (veth) between a tap and the container's interface. A
-// guest sends each frame behind a header that asks the host to compute a checksum and write it at
-// a place of the guest's choice, or to cut the frame into segments. The kernel does this after all
-// filters of tc, just before a driver that can't do it itself takes the frame. So behind a filter
-// on the tap a hostile guest could still change the sender of a frame. The entry of a hop has no
-// offloads: the kernel finishes each frame before the frame enters. The filter of senders is on
-// the exit and sees the frame that is sent.
+// guest sends each frame with a header that asks the host to compute a checksum and write it at
+// a place of the guest's choice, or to cut the frame into segments. The kernel does this after
+// all filters of tc, just before a driver that cannot do it itself takes the frame. So behind a
+// filter on the tap a hostile guest could still change the sender of a frame. The entry of a
+// hop has no offloads, so the kernel finishes each frame before the frame enters. The
+// anti-spoofing filter is on the exit and sees the frame that is sent.
 const (
-	hopEntry = "in"  // husk0in, where the frames of the tap husk0 enter
+	hopEntry = "in"  // husk0in: frames of the tap husk0 enter here
 	hopExit  = "out" // husk0out
 
-	// hopMTU is the largest: the MTU of the container's interface is the limit.
+	// hopMTU is the largest MTU, because the MTU of the container's interface is the limit.
 	hopMTU = 65535
 )
 
-// makeHop makes the hop of a tap, with both ends down. It replaces a hop of the same name, which
+// makeHop makes the hop of a tap, with both ends down. It replaces a hop of the same name that
 // a killed supervisor has left.
 func makeHop(tap string) (entry, exit netlink.Link, err error) {
 	veth := &netlink.Veth{
@@ -74,8 +74,8 @@ func removeHop(end netlink.Link) error {
 	return nil
 }
 
-// removeStaleHops removes the hops whose tap does not exist, or is one of the interface indexes
-// given.
+// removeStaleHops removes the hops whose tap does not exist or has one of the given interface
+// indexes.
 func removeStaleHops(gone map[int]bool) error {
 	links, err := dump(netlink.LinkList)
 	if err != nil {
@@ -96,8 +96,8 @@ func removeStaleHops(gone map[int]bool) error {
 	return errors.Join(errs...)
 }
 
-// tapOfHop returns the name of the tap to whose hop the link belongs, and "" for a link that is
-// no end of a hop.
+// tapOfHop returns the name of the tap to whose hop the link belongs; "" if it is no end of a
+// hop.
 func tapOfHop(link netlink.Link) string {
 	name := link.Attrs().Name
 	if link.Type() != "veth" || !strings.HasPrefix(name, tapPrefix) {
@@ -114,7 +114,7 @@ func tapOfHop(link netlink.Link) string {
 // featureWords is how many words of 32 features there is room for. Kernels have two.
 const featureWords = 8
 
-// features is the kernel's struct ethtool_gfeatures or ethtool_sfeatures, as word is.
+// features is the kernel's struct ethtool_gfeatures or ethtool_sfeatures, depending on word.
 type features[word any] struct {
 	command, size uint32
 	words         [featureWords]word
@@ -124,10 +124,11 @@ type gotFeatures struct{ available, requested, active, neverChanged uint32 }
 
 type wantedFeatures struct{ valid, requested uint32 }
 
-// withoutOffloads turns off all that the driver of an interface can do in place of the kernel:
-// checksums, segments, VLAN tags. The kernel then does this before it passes a frame to the
-// driver. If receiver is not empty, that interface joins the segments of a TCP connection again
-// (GRO), because a segment costs as much CPU time on the rest of its way as a large frame.
+// withoutOffloads turns off everything that the driver of an interface can do in place of the
+// kernel: checksums, segments, VLAN tags. The kernel then does it before it passes a frame to
+// the driver. If receiver is not empty, that interface joins the segments of a TCP connection
+// again (GRO), because on the rest of its way a segment costs as much CPU time as a large
+// frame.
 func withoutOffloads(name, receiver string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

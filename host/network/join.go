@@ -26,8 +26,8 @@ type joined struct {
 	ifaceIndex int
 	tapIndex   int
 	sumsHeader bool // as in Tap
-	// filtered is the index of the interface that has the filter of senders, if there is
-	// one: the exit of the hop, or without a hop the tap.
+	// filtered is the index of the interface that has the anti-spoofing filter, if there is
+	// one: the exit of the hop or, without a hop, the tap.
 	filtered int
 	// broughtUp: the interface was down before.
 	broughtUp bool
@@ -93,12 +93,12 @@ func (l *Links) join(p Pair) error {
 }
 
 // needsHop says whether a filter on the tap could pass a frame in which the host's kernel
-// then changes the sender.
+// changes the sender afterwards.
 func (j *joined) needsHop(s AntiSpoof) bool {
 	return s.Spoofing == SpoofNothing || (s.Spoofing == SpoofAddresses && j.sumsHeader)
 }
 
-// joinOut redirects the frames that the guest sends to the interface, and filters them.
+// joinOut redirects frames of the guest to the interface, and filters them.
 func (j *joined) joinOut(tap, iface netlink.Link) error {
 	if !j.needsHop(j.antiSpoof) {
 		if err := redirect(tap, iface.Attrs().Index); err != nil {
@@ -129,7 +129,7 @@ func (j *joined) joinOut(tap, iface netlink.Link) error {
 	return redirect(tap, entry.Attrs().Index)
 }
 
-// errNoHop is the error of a filter that would not see the frames as they are sent.
+// errNoHop is returned for a filter that would not see the frames as they are sent.
 var errNoHop = errors.New("its frames are redirected without a hop: undo the join and join it with the new senders")
 
 // Restrict changes the sender addresses that frames from this tap may have. The same addresses
@@ -145,7 +145,7 @@ func (l *Links) Restrict(tap *Tap, s AntiSpoof) error {
 		}
 		link, err := netlink.LinkByIndex(j.filtered)
 		if err != nil {
-			return fmt.Errorf("look up the filter of senders of tap %s: %w", tap.Name, err)
+			return fmt.Errorf("look up the anti-spoofing filter of tap %s: %w", tap.Name, err)
 		}
 		if err := restrict(link, s); err != nil {
 			return err

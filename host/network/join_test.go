@@ -19,7 +19,7 @@ const vnetHdrLen = 10
 
 var noAntiSpoof = AntiSpoof{Spoofing: SpoofAll}
 
-// eachWay runs a test with each kind of filter, since filtered frames go through other interfaces
+// eachWay runs a test with each kind of filter, because filtered frames pass other interfaces
 // than unfiltered ones.
 func eachWay(t *testing.T, test func(*testing.T, AntiSpoof)) {
 	for _, spoofing := range []Spoofing{SpoofAll, SpoofAddresses, SpoofNothing} {
@@ -369,8 +369,8 @@ func TestJoinKeepsForeignQdisc(t *testing.T) {
 	}
 }
 
-// A tap that persists outlives its descriptors, and is removed by the next who finds it
-// unheld; one that somebody has open is not.
+// TestPersist: a persistent tap outlives its descriptors. RemoveUnheldTaps removes it, and
+// leaves one that a process has open.
 func TestPersist(t *testing.T) {
 	ns := newNamespace(t)
 	names := func() (found []string) {

@@ -51,7 +51,7 @@ func leave(tapIndexes []int) error {
 	errs := []error{removeStaleHops(targets)}
 	for _, link := range links {
 		if tapOfHop(link) != "" {
-			continue // stale or another container's
+			continue // stale, or another container's
 		}
 		err := removeRedirects(link, targets)
 		if isGone(err) {

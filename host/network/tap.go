@@ -34,20 +34,19 @@ type Tap struct {
 	// wakes up from a template still has the template's. No other machine sees it: the card
 	// gets its interface's address before it is up.
 	MAC string
-	// sumsHeader is set if the guest can have the host's kernel write a checksum into the
-	// Ethernet header of a frame.
+	// sumsHeader: the guest can make the host's kernel write a checksum into the Ethernet
+	// header of a frame.
 	sumsHeader bool
-	// File holds the tap open. The tap is gone when the last duplicate of it is
-	// closed, unless Persist was called, so once the vmm has its own this one should
-	// be closed.
+	// File keeps the tap open. Unless Persist was called the tap ends when its last duplicate
+	// is closed, so close File when the vmm has its own.
 	File *os.File
 }
 
-// Persist lets the tap outlive its descriptors, until its network namespace goes.
-// Whoever closes the last descriptor of another tap waits for the kernel to unregister
-// the interface, 35 to 45 ms for two, and with the supervisor everybody who waits for the
-// container waits for that. With the namespace the kernel does the same work later, for all
-// interfaces at once, and nobody waits. It is for a namespace that goes with the container.
+// Persist makes the tap outlive its descriptors, until its network namespace ends. Use it only
+// if the namespace ends with the container. When the last descriptor of another tap is closed,
+// the kernel unregisters the interface, which takes 35 to 45 ms for two, and everybody who
+// waits for the container waits for that. With the namespace the kernel does this later, for
+// all interfaces at once, and nobody waits.
 func (t *Tap) Persist() error {
 	conn, err := t.File.SyscallConn()
 	if err != nil {
@@ -65,9 +64,9 @@ func (t *Tap) Persist() error {
 	return nil
 }
 
-// RemoveUnheldTaps removes those of husk's taps in the network namespace of the calling
-// thread that no process has open, and their hops: a container has ended and left them there
-// (Persist), and somebody else has kept its namespace.
+// RemoveUnheldTaps removes husk's taps in the network namespace of the calling thread that no
+// process has open, and their hops. They are left by a container that has called Persist and
+// has ended, while somebody else has kept its namespace.
 func RemoveUnheldTaps() error {
 	if err := refuseHostNamespace(); err != nil {
 		return fmt.Errorf("remove taps: %w", err)
@@ -87,8 +86,8 @@ func RemoveUnheldTaps() error {
 	return removeStaleHops(nil)
 }
 
-// removeUnheld attaches to the tap of this name, which the kernel refuses (EBUSY) where
-// somebody else has it open, and lets it end with that descriptor.
+// removeUnheld attaches to the tap with this name, and removes it by closing that descriptor.
+// The kernel refuses to attach (EBUSY) if a process has the tap open.
 func removeUnheld(name string) error {
 	fd, err := openTun()
 	if err != nil {
@@ -162,8 +161,8 @@ func openTap(mac string) (*Tap, error) {
 	return tap, nil
 }
 
-// openTun is not os.OpenFile: Go would register the descriptor with epoll, which a tun
-// file without an interface does not support.
+// openTun does not use os.OpenFile, which would register the descriptor with epoll; a tun file
+// without an interface does not support that.
 func openTun() (int, error) {
 	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -176,7 +175,7 @@ func openTun() (int, error) {
 	return fd, nil
 }
 
-// tapFlags are of every tap of ours; who attaches to one must give the same.
+// tapFlags are the flags of each tap of husk's. Attaching to a tap needs the same flags.
 const tapFlags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
 
 func setUpTap(fd int, mac string) (*Tap, error) {
@@ -207,9 +206,10 @@ func setUpTap(fd int, mac string) (*Tap, error) {
 	}, nil
 }
 
-// sumsHeader says whether the kernel would write a checksum over the sender's MAC. It sends a
-// frame that asks for such a checksum. The tap is down, so the kernel never takes the frame: it
-// returns EIO. Linux 6.12 and kernels with its fix return EINVAL, because they refuse the header.
+// sumsHeader says whether the kernel would write a checksum over the sender's MAC address. It
+// sends a frame that asks for such a checksum. The tap is down, so the kernel never takes the
+// frame and returns EIO. Linux 6.12 and kernels with its fix return EINVAL, because they refuse
+// the header.
 func sumsHeader(fd int) bool {
 	header := make([]byte, 10) // struct virtio_net_hdr
 	header[0] = unix.VIRTIO_NET_HDR_F_NEEDS_CSUM

@@ -115,8 +115,8 @@ func neededMiB(limitMiB int64) int64 {
 	return need
 }
 
-// defaultMemoryStep keeps a template usable for a kernel that reserves a little
-// more or less of the host's RAM.
+// defaultMemoryStep is the unit of DefaultMemoryMiB, so that a template stays usable if the
+// host's kernel reserves a little more or less RAM.
 const defaultMemoryStep = 256
 
 // DefaultMemoryMiB returns the guest's RAM for a container without a memory limit, by the

@@ -37,8 +37,8 @@ type Container struct {
 	// NetworkProblem says what the container lacks of its network now; empty: nothing.
 	NetworkProblem string `json:"networkProblem,omitempty"`
 
-	// HandedTo is who has the container, where it is none of husk's; nil: husk has. Then
-	// nothing else here says anything of the container but its ID, and who makes it.
+	// HandedTo is the runtime that has the container, if husk has not; nil: husk has it. Then
+	// of the other fields only the id and the creator mean anything.
 	HandedTo *Handed `json:"handedTo,omitempty"`
 
 	// Cgroup and Network are what delete has to remove if the supervisor cannot do it any more.
@@ -46,10 +46,10 @@ type Container struct {
 	Network *Network      `json:"network,omitempty"`
 }
 
-// Handed is the OCI runtime of the host's that a container was handed to.
+// Handed is an OCI runtime of the host to which a container was handed over.
 type Handed struct {
 	Runtime string `json:"runtime"` // absolute path of its executable
-	Root    string `json:"root"`    // its --root, which has this container alone
+	Root    string `json:"root"`    // its --root, which has only this container
 }
 
 // Network says where a dead supervisor's redirections may be left: on interfaces of a network

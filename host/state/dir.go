@@ -34,9 +34,9 @@ const (
 	ControlSocket = "control.sock" // the supervisor's service
 	StreamSocket  = "stream.sock"  // stdio of exec'd processes
 	LogFile       = "supervisor.log"
-	ShareDir      = "share"   // mount point of the tree exported to the guest
-	ShadowDir     = "rootfs"  // mount point of the supervisor's own root
-	HandedDir     = "runtime" // --root of the runtime that a container was handed to
+	ShareDir      = "share"   // mount point of the directory tree that the guest gets
+	ShadowDir     = "rootfs"  // mount point of the supervisor's root directory
+	HandedDir     = "runtime" // --root of the runtime to which the container was handed over
 )
 
 // contents is in the order of removal. The state comes last, so that a container that is partly
@@ -228,7 +228,7 @@ func OpenFor(verb Verb, root, id string) (*Container, *Dir, error) {
 	return container, dir, nil
 }
 
-// OpenDetached opens a container's directory by its path, for the supervisor, which keeps it
+// OpenDetached opens a container's directory by its path for the supervisor, which keeps it
 // open for long: no other directory of the host can be reached from it.
 func OpenDetached(path string) (*Dir, error) {
 	f, err := detached.Open(path)

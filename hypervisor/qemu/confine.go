@@ -23,9 +23,9 @@ func (p *process) confine(hostDir string) error {
 	return nil
 }
 
-// sealShare is for what has been mounted below the share since the vmm was started, by
-// hooks: such a mount has come by propagation, with the flags that the hook gave it. From
-// here on nothing comes any more. hostDir is as for confine, which was before.
+// sealShare restricts what hooks have mounted below the share since the vmm was started. Such a
+// mount has propagated with the flags that the hook gave it. After sealShare no mount
+// propagates any more. hostDir is as for confine, which was called before.
 func (p *process) sealShare(hostDir string) error {
 	if hostDir == "" {
 		return nil
@@ -75,10 +75,10 @@ func (p *process) enterMounts() error {
 // modes and attributes through /proc/self/fd.
 const newRoot = "/proc"
 
-// shareInRoot is the share in the new root.
+// shareInRoot is the path of the share in the new root.
 const shareInRoot = "/share"
 
-// keepShare makes a root with the share and /proc in it that of this mount namespace.
+// keepShare makes a new root, with the share and /proc in it, the root of this mount namespace.
 func keepShare(hostDir string) error {
 	// Below this mount is another one, of the vmm's pid namespace and with processes only,
 	// which stays: see restricting.mounts.

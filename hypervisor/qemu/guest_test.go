@@ -27,20 +27,20 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// The tests here boot a guest, under emulation unless told otherwise. make guest runs
+// The tests in this file boot a guest, under emulation unless told otherwise. make guest runs
 // them. They need
 //
-//	HUSK_TEST_KERNEL   a kernel, as husk's settings name it
-//	HUSK_TEST_MODULES  the directory with its modules.dep
-//	HUSK_CACHE         optional: where the kernel may have been unpacked already
-//	HUSK_TEST_QEMU     optional: another qemu-system-x86_64 than the installed one
-//	HUSK_TEST_ACCEL    optional: kvm; it fails where KVM does not run guests
-//	HUSK_TEST_GUEST    optional: testdata/guest, built, for where there is no Go
+// 	HUSK_TEST_KERNEL   a kernel, as husk's settings name it
+// 	HUSK_TEST_MODULES  the directory with its modules.dep
+// 	HUSK_CACHE         optional: where the kernel may have been unpacked already
+// 	HUSK_TEST_QEMU     optional: another qemu-system-x86_64 than the installed one
+// 	HUSK_TEST_ACCEL    optional: kvm; it fails where KVM does not run guests
+// 	HUSK_TEST_GUEST    optional: testdata/guest, built, for where there is no Go
 
 // bootTimeout allows for a machine whose processors are all busy.
 const bootTimeout = 4 * time.Minute
 
-// guestInitrd is an initramfs with the program in testdata/guest added.
+// guestInitrd returns an initramfs with the program in testdata/guest added.
 func guestInitrd(t *testing.T, base string) string {
 	t.Helper()
 	dir := t.TempDir()

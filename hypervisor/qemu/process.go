@@ -16,7 +16,7 @@ import (
 // process is a vmm process. It ends when this process ends.
 type process struct {
 	proc   *os.Process
-	pidfd  *os.File      // closed once reaped
+	pidfd  *os.File      // closed when the process was reaped
 	exited chan struct{} // closed when the process was reaped
 	// These are set before exited is closed.
 	state *os.ProcessState // nil if err is not nil
@@ -84,7 +84,7 @@ func (l *launch) fork(p *process) error {
 	}
 	if err != nil {
 		close(l.watch.vmm) // the watcher waits for it
-		p.pidfd.Close()    // nil is an error, and harmless
+		p.pidfd.Close()    // closing nil does nothing
 		kerr := p.kill()
 		if kerr == nil {
 			_, kerr = p.proc.Wait()
@@ -189,7 +189,7 @@ func (p *process) kill() error {
 	return nil
 }
 
-// pidfdOpen returns nil with an error.
+// pidfdOpen returns a nil file with an error.
 func pidfdOpen(pid int) (*os.File, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {

@@ -24,7 +24,7 @@ func underListener(t *testing.T, f func() error) error {
 	return underFilter(t, allowAll, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, f)
 }
 
-// underFilter runs f on a thread that has a seccomp filter, as its children do.
+// underFilter runs f on a thread that has a seccomp filter, which its children inherit.
 func underFilter(t *testing.T, filter []bpf.Instruction, flags uintptr, f func() error) error {
 	t.Helper()
 	code, err := assemble(filter)
@@ -48,8 +48,8 @@ func underFilter(t *testing.T, filter []bpf.Instruction, flags uintptr, f func()
 	return <-done
 }
 
-// TestVMMThatCannotBeWatched: without a pidfd the start fails, and neither a process,
-// not even a dead one, nor the watcher is left.
+// TestVMMThatCannotBeWatched: without a pidfd the start fails, and leaves no process, not even
+// a zombie, and no watcher.
 func TestVMMThatCannotBeWatched(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")

@@ -95,7 +95,7 @@ func (r *restricting) call(name string, nr int, args ...any) {
 	r.calls = append(r.calls, c)
 }
 
-// harmlessMounts is what each mount in the vmm's namespace is.
+// harmlessMounts are the attributes of each mount in the vmm's namespace.
 var harmlessMounts = unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 
 // mounts gives the vmm a /proc of its pid namespace, with processes only, and a share in which
