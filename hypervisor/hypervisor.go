@@ -75,7 +75,7 @@ type Config struct {
 	Vsock bool
 
 	// FreePageReporting adds a balloon device through which the guest returns pages that it has
-	// freed. It cannot be used together with RAMFile.
+	// freed.
 	FreePageReporting bool
 
 	// RAMFile, if not empty, is a file that backs the guest's RAM, and DeviceState is the file

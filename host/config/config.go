@@ -99,8 +99,8 @@ type Config struct {
 	// Those unused for longest are removed first. Default 4096. One template takes 100 to 450
 	// MiB, depending on the guest's RAM.
 	TemplatesMaxMiB int `toml:"templates_max_mib"`
-	// FreePageReporting makes guests give memory that they have freed back to the host. Such a
-	// guest boots instead of starting from a template. Default false.
+	// FreePageReporting makes guests give memory that they have freed back to the host, some
+	// seconds later. Default true.
 	FreePageReporting bool `toml:"free_page_reporting"`
 	// Cache is the directory of memory templates, unpacked kernels and initramfs images.
 	// Default /var/cache/husk.
@@ -135,7 +135,7 @@ func Load(path string) (*Config, error) {
 	}
 	text, err := os.ReadFile(path)
 	if optional && errors.Is(err, fs.ErrNotExist) {
-		return (&Config{}).withDefaults(), nil
+		return parse("")
 	}
 	var c *Config
 	if err == nil {
@@ -148,7 +148,7 @@ func Load(path string) (*Config, error) {
 }
 
 func parse(text string) (*Config, error) {
-	c := &Config{}
+	c := &Config{FreePageReporting: true}
 	meta, err := toml.Decode(text, c)
 	if err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := &Config{
 		Accel: "auto", Vsock: "auto", Templates: "auto", TemplateScope: ScopeHost, Cache: "/var/cache/husk", Failures: "/var/log/husk",
 		TemplatesMaxAge: Duration(7 * 24 * time.Hour), TemplatesMaxMiB: 4096,
-		AntiSpoofing: "auto", UncarriedFilters: "refuse", Isolation: "vm",
+		AntiSpoofing: "auto", UncarriedFilters: "refuse", Isolation: "vm", FreePageReporting: true,
 	}
 	for _, content := range []string{"", "# nothing\n", "memory_mib = 0\naccel = \"\"\n"} {
 		got, err := Load(write(t, content))
@@ -151,4 +151,12 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%+v", c)
 		}
 	})
+}
+
+// A setting whose default is true can be turned off.
+func TestLoadFreePageReportingOff(t *testing.T) {
+	c, err := Load(write(t, "free_page_reporting = false\n"))
+	if err != nil || c.FreePageReporting {
+		t.Errorf("got %+v, %v", c, err)
+	}
 }

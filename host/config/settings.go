@@ -42,7 +42,7 @@ var Settings = []Setting{
 	{"template_scope", `"host"`, `who may share a template, and with it what its kernel drew at boot: all containers; "annotation:KEY": those whose annotation KEY has the same value, others boot; "container": nobody`},
 	{"templates_max_age", `"168h"`, "when a template goes that nothing starts from"},
 	{"templates_max_mib", "4096", "how much of the disk all templates together may take"},
-	{"free_page_reporting", "false", "guests return freed memory to the host, and boot instead of starting from a template"},
+	{"free_page_reporting", "true", "guests return memory that they have freed to the host, some seconds later"},
 	{"failures", `"/var/log/husk"`, "why virtual machines ended under their containers, for `husk failures`"},
 	{"cache", `"/var/cache/husk"`, "memory templates, unpacked kernels, initramfs images"},
 }

@@ -42,7 +42,7 @@ func choose(ctx context.Context, settings *config.Config, plan *specconv.Plan, a
 	}
 	// A template's devices are those that every container has, so a VM with disks boots.
 	scope := template.ScopeOf(settings.TemplateScope, plan.VM.TemplateScope, annotations)
-	if settings.Templates != "off" && !scope.Alone && !c.Machine.FreePages && len(plan.Disks) == 0 {
+	if settings.Templates != "off" && !scope.Alone && len(plan.Disks) == 0 {
 		c.useTemplate(ctx, settings, scope)
 	}
 	return c, nil

@@ -28,7 +28,7 @@ const (
 	// that the settings allow this one may share a memory template.
 	AnnotationTemplateScope = "org.huskvm.template_scope"
 	// AnnotationFreePages is "true" or "false": whether the guest gives freed memory back to
-	// the host. Such a guest cannot start from a template.
+	// the host.
 	AnnotationFreePages = "org.huskvm.free_page_reporting"
 	// AnnotationAntiSpoofing is "off": frames from the guest may have any sender. This
 	// annotation and the next weaken the isolation, so the settings must allow them.

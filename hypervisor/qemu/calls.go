@@ -153,6 +153,17 @@ var allowed = []callGroup{
 	},
 }
 
+// pretended are calls that succeed in a clone and do nothing. When a guest returns a page, QEMU
+// first makes a hole in the file behind its RAM and then drops its own copy of the page. The
+// file of a clone is the template, in which a hole would destroy the RAM of all clones. A clone
+// can only read the template, so the hole would fail, and QEMU would keep its copy.
+var pretended = []allowedCall{
+	{"fallocate", []arguments{{{1, unix.FALLOC_FL_PUNCH_HOLE, unix.FALLOC_FL_PUNCH_HOLE}}}},
+}
+
+// isClone says whether the machine wakes up from a template.
+func isClone(cfg hypervisor.Config) bool { return cfg.RAMFile != "" && !cfg.RAMShared }
+
 // unanswered are calls that libraries and QEMU try and can do without. They fail with this
 // error.
 var unanswered = map[unix.Errno][]string{

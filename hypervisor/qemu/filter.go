@@ -66,6 +66,15 @@ func newFilter(cfg hypervisor.Config, watched watch, listener bool) ([]bpf.Instr
 			}
 		}
 	}
+	if isClone(cfg) {
+		for _, call := range pretended {
+			for _, args := range call.only {
+				if err := f.add(call.name, clause{args, refuse(0)}); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
 	for _, group := range allowed {
 		if group.if_ != nil && !group.if_(cfg) {
 			continue
@@ -105,6 +114,7 @@ func newFilter(cfg hypervisor.Config, watched watch, listener bool) ([]bpf.Instr
 	return f.program(), nil
 }
 
+// refuse makes a call fail with errno. With 0 the call succeeds and does nothing.
 func refuse(errno syscall.Errno) uint32 { return unix.SECCOMP_RET_ERRNO | uint32(errno) }
 
 func load(off uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: off, Size: wordSize} }

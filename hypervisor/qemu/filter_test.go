@@ -100,6 +100,8 @@ func TestFilterOfArguments(t *testing.T) {
 		"vhost":                {cfg: full, data: seccompData{native, unix.SYS_IOCTL, [6]uint64{1, vhostVsockSetGuestCID}}, with: allow, without: allow},
 		"no vhost":             {data: seccompData{native, unix.SYS_IOCTL, [6]uint64{1, vhostVsockSetGuestCID}}, with: refuse(unix.ENOTTY), without: refuse(unix.ENOTTY)},
 		"disk":                 {cfg: full, data: seccompData{native, unix.SYS_IOCTL, [6]uint64{1, unix.BLKGETSIZE64}}, with: allow, without: allow},
+		"return RAM, clone":    {cfg: hypervisor.Config{RAMFile: "/ram"}, data: seccompData{native, unix.SYS_FALLOCATE, [6]uint64{9, 3}}, with: refuse(0), without: refuse(0)},
+		"return RAM, template": {cfg: hypervisor.Config{RAMFile: "/ram", RAMShared: true}, data: seccompData{native, unix.SYS_FALLOCATE, [6]uint64{9, 3}}, with: allow, without: allow},
 		"execve":               {data: seccompData{native, unix.SYS_EXECVE, [6]uint64{}}, with: notify, without: allow},
 		"a filter of its own":  {data: seccompData{native, unix.SYS_SECCOMP, [6]uint64{}}, with: refuse(unix.EPERM), without: allow},
 		"x32":                  {data: seccompData{native, x32Bit | unix.SYS_READ, [6]uint64{}}, with: kill, without: kill},

@@ -23,10 +23,6 @@ func checkTemplate(cfg hypervisor.Config) error {
 	if cfg.RAMFile == "" {
 		return nil
 	}
-	if cfg.FreePageReporting {
-		// QEMU returns a page by making a hole in the file, for everybody who maps it.
-		return errors.New("free page reporting would destroy the template")
-	}
 	for _, path := range []string{cfg.RAMFile, cfg.DeviceState} {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("template file %q is not an absolute path", path)
