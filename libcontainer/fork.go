@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -64,14 +65,8 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	if child, err = p.openStdio(r.terminal); err != nil {
 		return nil, nil, err
 	}
-	given := append([]*os.File(nil), r.passed...)
-	if !r.terminal { // with a terminal the child has /dev/null
-		given = append(given, child...)
-	}
-	for _, f := range given {
-		if err := r.userNS.chown(f); err != nil {
-			return nil, nil, err
-		}
+	if err := r.giveToRoot(child); err != nil {
+		return nil, nil, err
 	}
 	ours, theirs, err := syscalls.PolledSocketPair("init stage")
 	if err != nil {
@@ -81,33 +76,59 @@ func fork(r *forkRequest) (_ *Process, pidfd *os.File, err error) {
 	if p.conn, err = newConn(ours); err != nil {
 		return nil, nil, err
 	}
-	files := append(child[:stdioFDs:stdioFDs], r.passed...)
-	files = append(append(files, child[stdioFDs:]...), r.extra...)
-	handle := -1
-	start := func() (err error) {
-		p.proc, handle, err = r.start(files)
-		return err
-	}
-	if r.enter == nil {
-		err = start()
-	} else {
-		err = onOwnThread(func() error {
-			if err := r.enter(); err != nil {
-				return err
-			}
-			return start()
-		})
-	}
+	handle, err := r.startEntered(p, r.files(child))
 	if err != nil {
 		return nil, nil, fmt.Errorf("start init stage: %w", err)
 	}
 	p.forked = time.Now()
+	// From here on there is a process, which is reaped whatever else fails.
 	go p.reap(r.oomKilled)
 	if handle < 0 {
 		p.abandon()
 		return nil, nil, errors.New("start init stage: the kernel gives no pidfd")
 	}
 	return p, os.NewFile(uintptr(handle), "pidfd"), nil
+}
+
+// giveToRoot gives the container's root what its process reads and writes: stdio, unless that
+// is a terminal, with which the stage has /dev/null, and the descriptors that are passed.
+func (r *forkRequest) giveToRoot(stdio []*os.File) error {
+	given := r.passed
+	if !r.terminal {
+		given = slices.Concat(given, stdio)
+	}
+	for _, f := range given {
+		if err := r.userNS.chown(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// files returns the stage's descriptors in the order in which the stage expects them: stdio,
+// those that are passed, the rest of child, and extra ones.
+func (r *forkRequest) files(child []*os.File) []*os.File {
+	return slices.Concat(child[:stdioFDs], r.passed, child[stdioFDs:], r.extra)
+}
+
+// startEntered starts the stage, where enter has moved the thread, if there is an enter. It
+// returns the pidfd, which is negative if the kernel gave none.
+func (r *forkRequest) startEntered(p *Process, files []*os.File) (handle int, err error) {
+	start := func() (err error) {
+		p.proc, handle, err = r.start(files)
+		return err
+	}
+	if r.enter == nil {
+		err = start()
+		return handle, err
+	}
+	err = onOwnThread(func() error {
+		if err := r.enter(); err != nil {
+			return err
+		}
+		return start()
+	})
+	return handle, err
 }
 
 // start starts the init stage from the calling thread. pidfd is negative if the kernel gave

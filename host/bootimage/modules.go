@@ -81,10 +81,46 @@ func (e *moduleNotFoundError) Error() string {
 // resolveModules returns the wanted modules and their dependencies in load order, by
 // modules.dep and modules.builtin in dir. release is used in errors.
 func resolveModules(dir, release string, seen witnesses) ([]module, error) {
-	depPath := filepath.Join(dir, "modules.dep")
-	dep, err := readListFile(depPath, seen)
+	r, err := readModuleLists(dir, release, seen)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.addWanted(); err != nil {
+		return nil, err
+	}
+	// After the wanted ones: a module that is loaded at boot is no module on demand.
+	atBoot := len(r.order)
+	neededFor, err := r.addOnDemand()
+	if err != nil {
+		return nil, r.outdated(err)
+	}
+	aliases, err := readAliases(dir, seen)
+	if err != nil {
+		return nil, fmt.Errorf("%w: run %s", err, depmodCommand(dir, release))
+	}
+	mods := make([]module, 0, len(r.order))
+	for i, name := range r.order {
+		m := module{Name: name, Path: filepath.Join(dir, r.entries[name].path)}
+		if i >= atBoot {
+			m.For = neededFor[name]
+		}
+		if slices.Contains(m.For, name) {
+			m.Aliases = aliases[name]
+		}
+		if err := r.witness(m, seen); err != nil {
+			return nil, err
+		}
+		mods = append(mods, m)
+	}
+	return mods, nil
+}
+
+// readModuleLists reads what depmod has written about the modules in dir.
+func readModuleLists(dir, release string, seen witnesses) (*resolver, error) {
+	r := &resolver{dir: dir, release: release, state: map[string]int{}}
+	dep, err := readListFile(r.depPath(), seen)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is missing: run %s", depPath, depmodCommand(dir, release))
+		return nil, fmt.Errorf("%s is missing: run %s", r.depPath(), depmodCommand(dir, release))
 	}
 	if err != nil {
 		return nil, err
@@ -94,61 +130,13 @@ func resolveModules(dir, release string, seen witnesses) ([]module, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	entries, err := parseModulesDep(bytes.NewReader(dep))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w: run %s", depPath, err, depmodCommand(dir, release))
+	if r.entries, err = parseModulesDep(bytes.NewReader(dep)); err != nil {
+		return nil, fmt.Errorf("read %s: %w: run %s", r.depPath(), err, depmodCommand(dir, release))
 	}
-	inKernel, err := parseModulesBuiltin(bytes.NewReader(builtin))
-	if err != nil {
+	if r.builtin, err = parseModulesBuiltin(bytes.NewReader(builtin)); err != nil {
 		return nil, fmt.Errorf("read modules.builtin in %s: %w", dir, err)
 	}
-	r := &resolver{entries: entries, builtin: inKernel, state: map[string]int{}}
-	for _, w := range wanted {
-		_, known := entries[w.name]
-		switch {
-		case inKernel[w.name]:
-		case known:
-			if err := r.add(w.name); err != nil {
-				return nil, fmt.Errorf("%s: %w: run %s", depPath, err, depmodCommand(dir, release))
-			}
-		case w.required:
-			return nil, &moduleNotFoundError{name: w.name, modulesDir: dir}
-		}
-	}
-	atBoot := len(r.order)
-	neededFor, err := r.addOnDemand()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: run %s", depPath, err, depmodCommand(dir, release))
-	}
-	aliases, err := readAliases(dir, seen)
-	if err != nil {
-		return nil, fmt.Errorf("%w: run %s", err, depmodCommand(dir, release))
-	}
-	mods := make([]module, 0, len(r.order))
-	for i, name := range r.order {
-		m := module{Name: name, Path: filepath.Join(dir, entries[name].path)}
-		if i >= atBoot {
-			m.For = neededFor[name]
-		}
-		if slices.Contains(m.For, name) {
-			m.Aliases = aliases[name]
-		}
-		// For modules on demand modules.dep is a sufficient witness, because whoever installs a
-		// module writes it again. Noting 400 more files would cost each start a millisecond.
-		note := seen.note
-		if len(m.For) > 0 {
-			note = identify
-		}
-		id, err := note(m.Path)
-		if err != nil {
-			return nil, err
-		}
-		if id.Absent {
-			return nil, fmt.Errorf("%s is out of date: %s is missing: run %s", depPath, m.Path, depmodCommand(dir, release))
-		}
-		mods = append(mods, m)
-	}
-	return mods, nil
+	return r, nil
 }
 
 // depmodCommand returns the command that makes modules.dep of dir.
@@ -254,10 +242,53 @@ func moduleName(file string) (string, error) {
 }
 
 type resolver struct {
-	entries map[string]depEntry
-	builtin map[string]bool
-	state   map[string]int // 1: its dependencies are being added; 2: it was added
-	order   []string
+	dir, release string // of the kernel, for errors
+	entries      map[string]depEntry
+	builtin      map[string]bool
+	state        map[string]int // 1: its dependencies are being added; 2: it was added
+	order        []string
+}
+
+func (r *resolver) depPath() string { return filepath.Join(r.dir, "modules.dep") }
+
+// outdated returns the error for lists that contradict themselves or the files.
+func (r *resolver) outdated(err error) error {
+	return fmt.Errorf("%s: %w: run %s", r.depPath(), err, depmodCommand(r.dir, r.release))
+}
+
+// addWanted appends the modules that a guest loads at boot.
+func (r *resolver) addWanted() error {
+	for _, w := range wanted {
+		_, known := r.entries[w.name]
+		switch {
+		case r.builtin[w.name]:
+		case known:
+			if err := r.add(w.name); err != nil {
+				return r.outdated(err)
+			}
+		case w.required:
+			return &moduleNotFoundError{name: w.name, modulesDir: r.dir}
+		}
+	}
+	return nil
+}
+
+// witness notes the module's file, whose change makes the image outdated, and checks that it
+// is there. For modules on demand modules.dep is a sufficient witness, because whoever
+// installs a module writes it again. Noting 400 more files would cost each start a millisecond.
+func (r *resolver) witness(m module, seen witnesses) error {
+	note := seen.note
+	if len(m.For) > 0 {
+		note = identify
+	}
+	id, err := note(m.Path)
+	if err != nil {
+		return err
+	}
+	if id.Absent {
+		return fmt.Errorf("%s is out of date: %s is missing: run %s", r.depPath(), m.Path, depmodCommand(r.dir, r.release))
+	}
+	return nil
 }
 
 // add appends the module name after everything that it depends on. It follows the line of each

@@ -18,19 +18,15 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/huskvm/husk/host/caller"
-	"github.com/huskvm/husk/host/cgroup"
 	"github.com/huskvm/husk/host/config"
 	"github.com/huskvm/husk/host/hooks"
 	"github.com/huskvm/husk/host/lifecycle"
 	"github.com/huskvm/husk/host/limits"
-	"github.com/huskvm/husk/host/network"
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/host/supervisor"
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/timings"
-	"github.com/huskvm/husk/linux/namespaces"
-	"github.com/huskvm/husk/nsfork"
 )
 
 // Options are the options of the verbs create and run.
@@ -59,109 +55,139 @@ type Options struct {
 // New makes a container, up to the status created. It returns the process that is the
 // container's pid, and whether the container has a terminal. After an error nothing is left of
 // the container.
+//
+// The order of the steps is important: what may be refused is refused before run makes
+// anything of the container.
 func New(ctx context.Context, o Options) (_ *os.Process, terminal bool, err error) {
 	if os.Geteuid() != 0 {
 		return nil, false, errors.New("husk needs root: rootless containers are not supported yet")
 	}
-	bundle, err := filepath.Abs(o.Bundle)
-	if err != nil {
-		return nil, false, fmt.Errorf("resolve bundle: %w", err)
-	}
-	spec, err := specconv.Load(bundle)
+	n := &creation{options: &o}
+	spec, err := n.load()
 	if err != nil {
 		return nil, false, err
 	}
-	if err := refuseExisting(o.Root, o.ID); err != nil {
-		return nil, false, err
-	}
+	// Before the plan is made: the process is told of these sockets in its environment.
 	activated := caller.Activate(spec.Process)
-	plan, warnings, err := planOf(o.Root, o.ID, bundle, spec)
-	if err != nil {
+	if err := n.convert(spec); err != nil {
 		return nil, false, err
 	}
 	timings.Lap(ctx, "read config.json")
-	kinds, passed, err := caller.Descriptors(o.PreserveFDs + activated)
-	if err != nil {
+	defer func() { launch.CloseFiles(n.passed) }()
+	if err := n.takeFromCaller(activated, spec.Process); err != nil {
 		return nil, false, err
 	}
-	defer launch.CloseFiles(passed)
-	terminal = spec.Process.Terminal
-	if err := caller.CheckTerminal(terminal, o.Detach, o.ConsoleSocket != ""); err != nil {
+	if err := n.decide(ctx, spec); err != nil {
 		return nil, false, err
 	}
-	console, err := caller.DialConsole(o.ConsoleSocket, o.Console)
-	if err != nil {
-		return nil, false, err
-	}
-	settings, err := config.Load(o.Config)
-	if err != nil {
-		return nil, false, err
-	}
-	walls, err := wallsOf(settings, plan)
-	if err != nil {
-		return nil, false, err
-	}
-	chosen, err := choose(ctx, settings, plan, spec.Annotations)
-	if err != nil {
-		return nil, false, err
-	}
-	warnings = append(warnings, chosen.Warnings...)
 	timings.Lap(ctx, "settings, kernel, template")
+	if n.container, err = n.describe(spec); err != nil {
+		return nil, false, err
+	}
+	process, err := n.run(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	n.warn()
+	return process, n.boot.Terminal, nil
+}
+
+// load reads config.json. No later verb reads it again.
+func (n *creation) load() (*specs.Spec, error) {
+	var err error
+	if n.bundle, err = filepath.Abs(n.options.Bundle); err != nil {
+		return nil, fmt.Errorf("resolve bundle: %w", err)
+	}
+	spec, err := specconv.Load(n.bundle)
+	if err != nil {
+		return nil, err
+	}
+	return spec, refuseExisting(n.options.Root, n.options.ID)
+}
+
+// takeFromCaller takes what the caller passes on to the process: descriptors, and the socket for
+// a terminal. activated is the number of descriptors that are a service manager's sockets.
+func (n *creation) takeFromCaller(activated int, process *specs.Process) (err error) {
+	o := n.options
+	if n.boot.Descriptors, n.passed, err = caller.Descriptors(o.PreserveFDs + activated); err != nil {
+		return err
+	}
+	n.boot.Terminal, n.boot.ConsoleSize, n.boot.BareNewlines = process.Terminal, process.ConsoleSize, !o.Detach
+	if err := caller.CheckTerminal(process.Terminal, o.Detach, o.ConsoleSocket != ""); err != nil {
+		return err
+	}
+	n.console, err = caller.DialConsole(o.ConsoleSocket, o.Console)
+	return err
+}
+
+// decide decides what the plan leaves to the settings: the walls and the machine.
+func (n *creation) decide(ctx context.Context, spec *specs.Spec) error {
+	settings, err := config.Load(n.options.Config)
+	if err != nil {
+		return err
+	}
+	walls, err := wallsOf(settings, n.plan)
+	if err != nil {
+		return err
+	}
+	chosen, err := choose(ctx, settings, n.plan, spec.Annotations)
+	if err != nil {
+		return err
+	}
+	n.warnings = append(n.warnings, chosen.Warnings...)
+	n.boot.Machine, n.boot.Found.CPUs, n.boot.Walls = chosen.Machine, chosen.CPUs, *walls
+	n.boot.FailuresDir, n.boot.Build, n.boot.Debug = settings.Failures, n.options.Build, n.options.Debug
+	return nil
+}
+
+// describe returns the state of the container that is saved.
+func (n *creation) describe(spec *specs.Spec) (*state.Container, error) {
 	self, err := state.ProcessOf(os.Getpid())
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	n := &creation{
-		options: &o, plan: plan, warnings: warnings, passed: passed,
-		container: &state.Container{
-			OCIVersion: specs.Version, ID: o.ID, Bundle: bundle, Rootfs: plan.Shares[0].HostPath,
-			Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating, Creator: self,
-			Annotations: spec.Annotations, Accel: string(chosen.Machine.Accel),
-			Hooks: spec.Hooks, Process: spec.Process,
-		},
-		boot: supervisor.Bootstrap{
-			Plan: plan, Found: specconv.Found{CPUs: chosen.CPUs}, Machine: chosen.Machine, Walls: *walls, FailuresDir: settings.Failures, Build: o.Build, Debug: o.Debug,
-			Terminal: terminal, ConsoleSize: spec.Process.ConsoleSize, BareNewlines: !o.Detach,
-			Descriptors: kinds,
-		},
-	}
-	process, err := n.run(ctx, console)
-	if err != nil {
-		return nil, false, err
-	}
-	// Warnings are logged only after success, because podman does not understand a log with
-	// more than the one line of an error.
+	return &state.Container{
+		OCIVersion: specs.Version, ID: n.options.ID, Bundle: n.bundle, Rootfs: n.plan.Shares[0].HostPath,
+		Created: time.Now().UTC(), Owner: owner(), Saved: state.Creating, Creator: self,
+		Annotations: spec.Annotations, Accel: string(n.boot.Machine.Accel),
+		Hooks: spec.Hooks, Process: spec.Process,
+	}, nil
+}
+
+// warn logs the warnings. It is called only after success, because podman does not understand a
+// log with more than the one line of an error.
+func (n *creation) warn() {
 	for _, w := range n.warnings {
 		logrus.Warn(w)
 	}
 	for controller, why := range n.container.Cgroup.Skipped {
 		logrus.Warnf("cgroup: not joined for %s: %s", controller, why)
 	}
-	return process, terminal, nil
 }
 
-// planOf converts a spec. It returns an error if another container on this host prevents the
-// new one. warnings are those of the plan and of this host.
-func planOf(root, id, bundle string, spec *specs.Spec) (_ *specconv.Plan, warnings []string, err error) {
-	env, err := hostEnv(id, bundle)
+// convert makes the plan. It returns an error if another container on this host prevents the
+// new one.
+func (n *creation) convert(spec *specs.Spec) error {
+	env, err := hostEnv(n.options.ID, n.bundle)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	plan, err := specconv.Convert(env, spec)
-	if err != nil {
-		return nil, nil, err
+	if n.plan, err = specconv.Convert(env, spec); err != nil {
+		return err
 	}
-	if err := refuseSharing(root, spec); err != nil {
-		return nil, nil, err
+	n.boot.Plan = n.plan
+	if err := refuseSharing(n.options.Root, spec); err != nil {
+		return err
 	}
 	occupied, err := refuseOccupied(spec)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	if plan.Seccomp != nil {
-		logrus.Debugf("seccomp filter flags: %d", plan.Seccomp.Flags)
+	n.warnings = slices.Concat(n.plan.Warnings, occupied)
+	if n.plan.Seccomp != nil {
+		logrus.Debugf("seccomp filter flags: %d", n.plan.Seccomp.Flags)
 	}
-	return plan, slices.Concat(plan.Warnings, occupied), nil
+	return nil
 }
 
 // hostEnv returns what specconv needs to know about this host.
@@ -194,11 +220,13 @@ func owner() string {
 // creation is one container while it is being made, with what has to be undone if that fails.
 type creation struct {
 	options   *Options
+	bundle    string // absolute
 	plan      *specconv.Plan
-	warnings  []string
+	warnings  []string // for the user, when the container is made
 	container *state.Container
 	boot      supervisor.Bootstrap
 	passed    []launch.NamedFile // passed descriptors for the container's process
+	console   *os.File           // receives the pty's master; nil: nothing does
 
 	dir     *state.Dir
 	child   *launch.Child
@@ -214,7 +242,7 @@ func (n *creation) pidHolder() *os.Process {
 }
 
 // run makes the container. If it fails, it undoes what it has done.
-func (n *creation) run(ctx context.Context, console *os.File) (_ *os.Process, err error) {
+func (n *creation) run(ctx context.Context) (_ *os.Process, err error) {
 	if n.dir, err = state.Create(n.options.Root, n.container); err != nil {
 		return nil, err
 	}
@@ -225,7 +253,7 @@ func (n *creation) run(ctx context.Context, console *os.File) (_ *os.Process, er
 		}
 	}()
 	timings.Lap(ctx, "make state directory")
-	if err = n.launch(ctx, console); err != nil {
+	if err = n.launch(ctx); err != nil {
 		return nil, err
 	}
 	if hooks.AtCreate(n.container.Hooks) {
@@ -280,136 +308,6 @@ func (n *creation) expect(own *specs.Hooks) {
 		return
 	}
 	n.child.Expect(more + slack + 5*n.boot.Machine.BootTimeout)
-}
-
-// launch starts the supervisor, saves its pid, moves it into its cgroup before it has children,
-// and sends it its bootstrap. The order of the steps is important: each comment says why.
-func (n *creation) launch(ctx context.Context, console *os.File) (err error) {
-	opts := launch.Options{
-		Role: launch.Supervisor, Args: n.plan.Shadow.Args,
-		Namespaces: n.plan.Shadow.Namespaces, Console: console,
-	}
-	if !n.boot.Terminal {
-		// With a terminal these are the engine's own pipes, whose end the engine waits for.
-		opts.Stdin, opts.Stdout, opts.Stderr = os.Stdin, os.Stdout, os.Stderr
-	}
-	if opts.Files, err = idMapFiles(n.plan.Shares); err != nil {
-		return err
-	}
-	// This includes files that are added below: a stand-in waits until the last copy of its
-	// connection is closed.
-	defer func() { launch.CloseFiles(opts.Files) }()
-	if ids := n.plan.UserNS; ids != nil {
-		users, err := nsfork.NewUserNS(ids.VMMText(n.container.ID))
-		if err != nil {
-			return fmt.Errorf("make user namespace of the vmm: %w", err)
-		}
-		opts.Files = append(opts.Files, launch.NamedFile{Name: supervisor.FDVMMUsers, File: users})
-	}
-	opts.Files = append(opts.Files[:len(opts.Files):len(opts.Files)], n.passed...)
-	if n.plan.Shadow.UserNS != nil {
-		if err = n.startStandIn(&opts); err != nil {
-			return err
-		}
-	}
-	if n.child, err = launch.Start(opts); err != nil {
-		return err
-	}
-	timings.Lap(ctx, "start supervisor")
-	pid := n.pidHolder().Pid
-	if n.container.Supervisor, err = state.ProcessOf(pid); err != nil {
-		return err
-	}
-	if n.container.Cgroup, err = cgroup.New(n.container.ID, n.plan.Shadow.CgroupsPath, n.options.SystemdCgroup); err != nil {
-		return err
-	}
-	limits.Note(n.container.Cgroup, n.plan.Shadow.Resources, &n.boot.Machine)
-	// The cgroup is saved before it is made, so that delete knows what to remove if this
-	// process is killed now.
-	if err = n.dir.Save(n.container); err != nil {
-		return err
-	}
-	if err = n.container.Cgroup.Join(pid); err != nil {
-		return err
-	}
-	// The process that becomes the supervisor: the child itself, unless that is a stand-in.
-	starting := n.child.Process.Pid
-	if n.standIn != nil {
-		if err = n.container.Cgroup.Add(starting); err != nil {
-			return err
-		}
-	}
-	if err = n.container.Cgroup.Hold(starting); err != nil {
-		return err
-	}
-	if n.standIn != nil {
-		if err = n.child.Release(); err != nil {
-			return err
-		}
-	} else {
-		n.boot.Face = faceOf(n.plan.Shadow.Face)
-	}
-	if err = moveDevices(n.plan.Shadow.NetDevices, pid); err != nil {
-		return err
-	}
-	// With cgroup v1 this is true for every container of Docker, and moving it would take an
-	// eighth of its start.
-	if n.plan.SeesCgroup() && n.container.Cgroup.IsV2() {
-		if n.boot.Found.CgroupsPath, err = n.container.Cgroup.Name(); err != nil {
-			return err
-		}
-	}
-	n.boot.StateDir = n.dir.Path
-	n.boot.Container = n.container
-	timings.Lap(ctx, "cgroup")
-	n.expect(nil)
-	return n.child.Bootstrap(n.boot)
-}
-
-// faceOf returns the namespaces that the supervisor's pid shows at the end, each with a path.
-// If the plan has no path, it is that of this process's namespace; this process lives until the
-// supervisor has joined it.
-func faceOf(planned []specs.LinuxNamespace) []specs.LinuxNamespace {
-	face := slices.Clone(planned)
-	for i, ns := range face {
-		if ns.Path == "" {
-			face[i].Path = fmt.Sprintf("/proc/%d/ns/%s", os.Getpid(), namespaces.File(ns.Type))
-		}
-	}
-	return face
-}
-
-// moveDevices moves interfaces into the network namespace of a waiting process.
-func moveDevices(devices []specconv.NetDevice, pid int) error {
-	if len(devices) == 0 {
-		return nil
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return err
-	}
-	defer ns.Close()
-	for _, d := range devices {
-		if err := network.Move(d.HostName, d.Name, ns); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// idMapFiles makes the user namespaces with the mappings of id-mapped shares.
-func idMapFiles(shares []specconv.Share) (files []launch.NamedFile, err error) {
-	for _, s := range shares {
-		if s.IDMap == nil {
-			continue
-		}
-		f, err := nsfork.NewUserNS(s.IDMap.Text())
-		if err != nil {
-			return files, fmt.Errorf("failed to create userns for %s id-mapping: %w", s.HostPath, err)
-		}
-		files = append(files, launch.NamedFile{Name: supervisor.IDMapFile(s), File: f})
-	}
-	return files, nil
 }
 
 // runHooks runs prestart and createRuntime hooks while the guest boots. The namespaces and

@@ -155,88 +155,120 @@ func (v *vm) run(ctx context.Context, cfg hypervisor.Config) error {
 
 // launch starts QEMU and everything that reads from it.
 func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
-	var res resources
+	var e ends
 	defer func() {
 		if err != nil {
-			res.closeAll()
+			e.closeAll()
 		}
 	}()
-	var files []*os.File
-	inherit := func(f *os.File) int {
-		files = append(files, f)
-		return 2 + len(files)
-	}
-
-	// connect returns our end of a socket, and the descriptor number of the vmm's end.
-	connect := func(name string) (net.Conn, int, error) {
-		near, far, err := syscalls.SocketPairConn(name)
-		if err != nil {
-			return nil, 0, fmt.Errorf("make socket pair of %s: %w", name, err)
-		}
-		res.ours, res.theirs = append(res.ours, near), append(res.theirs, far)
-		return near, inherit(far), nil
-	}
-
-	h := handles{vhost: -1}
-	var channel hypervisor.Channel
-	var qmpConn, consoleConn net.Conn
-	if qmpConn, h.qmp, err = connect("qmp"); err != nil {
-		return nil, err
-	}
-	if consoleConn, h.console, err = connect("console"); err != nil {
-		return nil, err
-	}
-	if channel.Serial, h.channel, err = connect("agent channel"); err != nil {
-		return nil, err
-	}
-	if cfg.Vsock {
-		f, cid, err := reserveCID(s.host.vhostVsock, setGuestCID)
-		if err != nil {
-			return nil, err
-		}
-		res.theirs = append(res.theirs, f)
-		h.vhost, h.vsockCID, channel.VsockCID = inherit(f), cid, cid
-	}
-	h.lend(cfg, inherit)
-
-	outRead, outWrite, err := os.Pipe()
+	h, err := s.connect(cfg, &e)
 	if err != nil {
-		return nil, fmt.Errorf("make pipe for vmm output: %w", err)
+		return nil, err
 	}
-	res.ours, res.theirs = append(res.ours, outRead), append(res.theirs, outWrite)
-
+	output, err := e.pipe()
+	if err != nil {
+		return nil, err
+	}
+	watch, err := watchFor(cfg, e.inherit)
+	if err != nil {
+		return nil, err
+	}
 	tscKHz := 0
 	if cfg.Accel == hypervisor.TCG {
 		tscKHz = s.host.tscKHz()
 	}
-	watch, err := watchFor(cfg, inherit)
+	// Last of all, as the numbers of all descriptors are in the command line.
+	proc, err := (&launch{cfg: cfg, argv: newMachine(cfg, h, tscKHz).argv, files: e.files, output: output, watch: watch}).start()
 	if err != nil {
-		return nil, err
+		return nil, explainStart(err)
 	}
-	m := newMachine(cfg, h, tscKHz)
-	proc, err := (&launch{cfg: cfg, argv: m.argv, files: files, output: outWrite, watch: watch}).start()
-	if err != nil {
-		var failed *os.SyscallError
-		if errors.As(err, &failed) && failed.Syscall == "exec" && errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %s", err, distro.Install(distro.QEMU))
-		}
-		return nil, err
-	}
-	res.closeTheirs()
-
+	// Or the end of QEMU would not be the end of what we read.
+	e.closeTheirs()
 	v := &vm{
-		proc: proc, channel: channel,
+		proc: proc, channel: hypervisor.Channel{Serial: e.channel, VsockCID: h.vsockCID},
 		console: newRing(consoleSize), stderr: newRing(stderrSize),
 		done: make(chan struct{}), marks: newMarks(), devices: cfg.DeviceState, watch: watch,
 		share: cfg.ShareDir,
 	}
-	v.qmp = newQMP(qmpConn, v.event)
+	v.qmp = newQMP(e.qmp, v.event)
+	v.read(e.console, e.output)
+	return v, nil
+}
+
+// ends are both ends of everything between QEMU and this process.
+type ends struct {
+	resources
+	qmp, console, channel net.Conn
+	output                *os.File
+	files                 []*os.File // those that QEMU inherits, from descriptor 3 on
+}
+
+// inherit returns the number that a file will have in QEMU.
+func (e *ends) inherit(f *os.File) int {
+	e.files = append(e.files, f)
+	return 2 + len(e.files)
+}
+
+// socket returns our end of a socket, and the number of QEMU's.
+func (e *ends) socket(name string) (net.Conn, int, error) {
+	near, far, err := syscalls.SocketPairConn(name)
+	if err != nil {
+		return nil, 0, fmt.Errorf("make socket pair of %s: %w", name, err)
+	}
+	e.ours, e.theirs = append(e.ours, near), append(e.theirs, far)
+	return near, e.inherit(far), nil
+}
+
+// pipe makes the pipe for what QEMU says, and returns QEMU's end.
+func (e *ends) pipe() (*os.File, error) {
+	near, far, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe for vmm output: %w", err)
+	}
+	e.ours, e.theirs, e.output = append(e.ours, near), append(e.theirs, far), near
+	return far, nil
+}
+
+// connect makes the sockets, and opens for QEMU what its configuration names.
+func (s starter) connect(cfg hypervisor.Config, e *ends) (h handles, err error) {
+	h.vhost = -1
+	if e.qmp, h.qmp, err = e.socket("qmp"); err != nil {
+		return h, err
+	}
+	if e.console, h.console, err = e.socket("console"); err != nil {
+		return h, err
+	}
+	if e.channel, h.channel, err = e.socket("agent channel"); err != nil {
+		return h, err
+	}
+	if cfg.Vsock {
+		f, cid, err := reserveCID(s.host.vhostVsock, setGuestCID)
+		if err != nil {
+			return h, err
+		}
+		e.theirs = append(e.theirs, f)
+		h.vhost, h.vsockCID = e.inherit(f), cid
+	}
+	h.lend(cfg, e.inherit)
+	return h, nil
+}
+
+// explainStart says what to do where there is no QEMU.
+func explainStart(err error) error {
+	var failed *os.SyscallError
+	if errors.As(err, &failed) && failed.Syscall == "exec" && errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", err, distro.Install(distro.QEMU))
+	}
+	return err
+}
+
+// read keeps the last of what the guest and QEMU say, until QEMU has ended.
+func (v *vm) read(console net.Conn, output *os.File) {
 	var readers sync.WaitGroup
 	readers.Add(2)
-	go v.console.drain(consoleConn, &readers)
-	go v.stderr.drain(outRead, &readers)
-	go v.reap(&readers, consoleConn, outRead)
-	return v, nil
+	go v.console.drain(console, &readers)
+	go v.stderr.drain(output, &readers)
+	go v.reap(&readers, console, output)
 }
 
 // deadliner is implemented by connections and pipes.
