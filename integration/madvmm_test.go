@@ -279,14 +279,24 @@ func TestVMMIsRestricted(t *testing.T) {
 	for name, c := range map[string]struct {
 		options []specOption
 		caps    uint64
+		mapped  bool
 	}{
-		"none":        {[]specOption{withCaps()}, fileCaps},
-		"docker's":    {nil, fileCaps | 1<<unix.CAP_MKNOD | 1<<unix.CAP_SETFCAP},
-		"all, no pid": {[]specOption{withCaps("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_MKNOD"), withoutPIDNS}, fileCaps | 1<<unix.CAP_MKNOD},
+		"none":           {[]specOption{withCaps()}, fileCaps, false},
+		"docker's":       {nil, fileCaps | 1<<unix.CAP_MKNOD | 1<<unix.CAP_SETFCAP, false},
+		"all, no pid":    {[]specOption{withCaps("CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_MKNOD"), withoutPIDNS}, fileCaps | 1<<unix.CAP_MKNOD, false},
+		"user namespace": {[]specOption{withUserNS("")}, fileCaps | 1<<unix.CAP_MKNOD | 1<<unix.CAP_SETFCAP, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctr, vmm := vmmOf(t, c.options...)
+			var ctr *container
+			var vmm int
+			if c.mapped {
+				e := newEnv(t)
+				ctr = e.createStarted(e.mappedBundle(append(c.options, withArgs("sleep", "1000"))...))
+				vmm = e.vmms()[0]
+			} else {
+				ctr, vmm = vmmOf(t, c.options...)
+			}
 			dir := fmt.Sprintf("/proc/%d/", vmm)
 			status := map[string]string{}
 			for line := range strings.Lines(readFile(t, dir+"status")) {
@@ -294,18 +304,29 @@ func TestVMMIsRestricted(t *testing.T) {
 				status[key] = strings.TrimSpace(value)
 			}
 			caps := fmt.Sprintf("%016x", c.caps)
+			ambient := "0000000000000000"
+			if c.mapped { // by which a user who is not root has any
+				ambient = caps
+			}
 			for key, want := range map[string]string{
-				"CapInh": "0000000000000000", "CapAmb": "0000000000000000", "CapPrm": caps, "CapEff": caps, "CapBnd": caps,
+				"CapInh": ambient, "CapAmb": ambient, "CapPrm": caps, "CapEff": caps, "CapBnd": caps,
 				"NoNewPrivs": "1", "Seccomp": "2", "Seccomp_filters": "1",
 			} {
 				if got, ok := status[key]; ok && got != want {
 					t.Errorf("%s is %s, want %s", key, got, want)
 				}
 			}
-			if pids := strings.Fields(status["NSpid"]); pids[len(pids)-1] != "1" {
-				t.Errorf("the vmm is no init of a pid namespace: %v", pids)
+			alone := []string{"net", "ipc", "uts", "cgroup", "mnt"}
+			if c.mapped { // and in the pid namespace of the container's stand-in
+				alone = append(alone, "user")
+				onlyHusks(t, ctr.e, vmm)
+			} else {
+				alone = append(alone, "pid")
+				if pids := strings.Fields(status["NSpid"]); pids[len(pids)-1] != "1" {
+					t.Errorf("the vmm is no init of a pid namespace: %v", pids)
+				}
 			}
-			for _, ns := range []string{"pid", "net", "ipc", "uts", "cgroup", "mnt"} {
+			for _, ns := range alone {
 				own, err := os.Readlink(dir + "ns/" + ns)
 				if err != nil {
 					t.Fatal(err)

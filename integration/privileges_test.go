@@ -5,9 +5,11 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -44,8 +46,9 @@ func statusOf(t *testing.T, pid int) map[string]string {
 }
 
 // holds fails if a process has a capability that is not in atMost, can gain one, is under no
-// filter, can be traced, or has a directory of the host open from which others can be reached.
-func holds(t *testing.T, what string, pid int, atMost uint64) {
+// filter, can be looked into by stranger (setpriv's options), or has a directory of the host
+// open from which others can be reached.
+func holds(t *testing.T, what string, pid int, atMost uint64, stranger ...string) {
 	t.Helper()
 	fields := statusOf(t, pid)
 	for _, name := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
@@ -56,6 +59,9 @@ func holds(t *testing.T, what string, pid int, atMost uint64) {
 	}
 	if fields["NoNewPrivs"] != "1" || fields["Seccomp"] != "2" {
 		t.Errorf("%s: %v", what, fields)
+	}
+	if looksInto(t, pid, stranger...) {
+		t.Errorf("%s: it can be looked into with %v", what, stranger)
 	}
 	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	if err != nil || len(fds) == 0 {
@@ -87,6 +93,62 @@ func holds(t *testing.T, what string, pid int, atMost uint64) {
 		}
 		dir.Close()
 	}
+}
+
+// nobody is a user of the host without rights, by setpriv's options.
+var nobody = []string{"--reuid=65534", "--regid=65534", "--clear-groups"}
+
+// root is a process of uid 0 with all capabilities but SYS_PTRACE, by setpriv's options.
+var root = []string{"--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"}
+
+// looksInto says whether a process that setpriv makes with these options, in the host's
+// namespaces, may do to it what takes a tracer's rights: of what the kernel shows to those
+// alone, PERFMON sees some, but not this.
+func looksInto(t *testing.T, pid int, options ...string) bool {
+	t.Helper()
+	out, err := exec.Command("setpriv", append(options, "readlink", "-v", fmt.Sprintf("/proc/%d/exe", pid))...).CombinedOutput()
+	if err != nil && !strings.Contains(string(out), "Permission denied") && !strings.Contains(string(out), "Operation not permitted") {
+		t.Fatalf("look into %d: %v: %s", pid, err, out)
+	}
+	return err == nil
+}
+
+// TestVMMIsNotLookedInto: no user of the host can look into a vmm, nor who shares its uid.
+func TestVMMIsNotLookedInto(t *testing.T) {
+	needVM(t)
+	t.Parallel()
+	none := []string{"--bounding-set=-all", "--inh-caps=-all"}
+	t.Run("plain", func(t *testing.T) {
+		t.Parallel()
+		c, vmm := vmmOf(t)
+		if !looksInto(t, vmm) {
+			t.Error("root cannot look into it, so this test sees nothing")
+		}
+		for name, options := range map[string][]string{"nobody": nobody, "root without capabilities": none} {
+			if looksInto(t, vmm, options...) {
+				t.Errorf("%s can look into the vmm", name)
+			}
+		}
+		c.stop()
+	})
+	t.Run("user namespace", func(t *testing.T) {
+		t.Parallel()
+		e := newEnv(t)
+		c := e.createStarted(e.mappedBundle(withArgs("sleep", "1000"), withUserNS("")))
+		vmm := e.vmms()[0]
+		info, err := os.Stat(fmt.Sprintf("/proc/%d", vmm))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := info.Sys().(*syscall.Stat_t)
+		own := []string{fmt.Sprintf("--reuid=%d", st.Uid), fmt.Sprintf("--regid=%d", st.Gid), "--clear-groups"}
+		for name, options := range map[string][]string{"nobody": nobody, "its own user": own} {
+			if looksInto(t, vmm, options...) {
+				t.Errorf("%s (%v) can look into the vmm", name, options)
+			}
+		}
+		c.stop()
+	})
 }
 
 func bit(caps ...int) (mask uint64) {
@@ -126,13 +188,14 @@ func TestProcessesDropPrivileges(t *testing.T) {
 					case strings.Contains(filepath.Base(exe), "qemu"):
 						continue
 					case pid == c.pid && withUsers:
-						holds(t, when+": stand-in", pid, 0)
+						// To the host's root belongs the user namespace that it is in.
+						holds(t, when+": stand-in", pid, 0, nobody...)
 					case filepath.Base(exe) == filepath.Base(runtimePath):
 						most := answeringCaps | bit(unix.CAP_NET_ADMIN)
 						if withUsers { // the vmm is another user
 							most |= bit(unix.CAP_KILL, unix.CAP_SYS_PTRACE)
 						}
-						holds(t, fmt.Sprintf("%s: %d", when, pid), pid, most)
+						holds(t, fmt.Sprintf("%s: %d", when, pid), pid, most, root...)
 					}
 				}
 			}
@@ -152,7 +215,7 @@ func TestProcessesDropPrivileges(t *testing.T) {
 				status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", exec))
 				return err == nil && strings.Contains(string(status), "Seccomp:\t2")
 			})
-			holds(t, "exec process", exec, 0)
+			holds(t, "exec process", exec, 0, root...)
 			seen("running", p.cmd.Process.Pid)
 			c.stop()
 			p.wait()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -71,4 +72,48 @@ func TestMadVMMOfUserNamespace(t *testing.T) {
 		{"give it to another of the container's", try(unix.SYS_FCHOWNAT, share, "rootfs/own", outerUID+7, outerGID+8, 0), nil},
 	})
 	c.stop()
+}
+
+// onlyHusks fails if in a vmm's pid namespace are others than husk's own processes of the
+// same container, or if the vmm can do anything to one of them.
+func onlyHusks(t *testing.T, e *env, vmm int) {
+	t.Helper()
+	own, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", vmm))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := e.processes()
+	var all []attempt
+	for _, pid := range sharing(t, "pid", own) {
+		if ours[pid] == "" {
+			t.Errorf("process %d (%s) is in the vmm's pid namespace", pid, describe(pid))
+		}
+		pids := strings.Fields(statusLine(t, pid, "NSpid"))
+		seen, err := strconv.Atoi(pids[len(pids)-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pid == vmm {
+			continue
+		}
+		for _, file := range []string{"mem", "environ", "auxv", "root/etc", "fd/0"} {
+			all = append(all, attempt{describe(pid) + ": " + file, try(unix.SYS_OPENAT, unix.AT_FDCWD, fmt.Sprintf("/proc/%d/%s", seen, file), unix.O_RDONLY), unix.EACCES})
+		}
+		all = append(all, attempt{describe(pid) + ": a signal", try(unix.SYS_TGKILL, seen, seen, int(unix.SIGKILL)), unix.EPERM})
+	}
+	if len(all) == 0 {
+		t.Error("in the vmm's pid namespace is nobody of husk's")
+	}
+	attempts(t, vmm, all)
+}
+
+func statusLine(t *testing.T, pid int, field string) string {
+	t.Helper()
+	for line := range strings.Lines(readFile(t, fmt.Sprintf("/proc/%d/status", pid))) {
+		if key, value, _ := strings.Cut(line, ":"); key == field {
+			return strings.TrimSpace(value)
+		}
+	}
+	t.Fatalf("status of %d has no %s", pid, field)
+	return ""
 }

@@ -261,6 +261,9 @@ func TestKillThatTheGuestRefuses(t *testing.T) {
 // A guest that says it has killed the container's process and never says that it has
 // ended is ended itself, whichever way the kill came.
 func TestKillThatTheGuestIgnores(t *testing.T) {
+	if most := killAnswer + killTimeout; most > 30*time.Second {
+		t.Errorf("a guest has %s to carry out a kill, docs/security.md says half a minute", most)
+	}
 	for name, kill := range map[string]func(*supervisor) error{
 		"verb": func(s *supervisor) error {
 			_, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)})

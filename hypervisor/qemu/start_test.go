@@ -33,6 +33,8 @@ n=0
 while read -r line <&3; do
 	n=$((n+1))
 	case $line in
+	*'"cont"'*) [ -e /etc ] && unconfined=yes;;
+	*'"query-kvm"'*) [ "$unconfined" ] && exit 9;;
 	*'"die"'*) echo 'qemu: something broke' >&2; exit 3;;
 	*'"execute-this"'*) exec /share/program;;
 	*'"reset"'*) echo 'Kernel panic - not syncing: test' >&4
@@ -218,6 +220,21 @@ func TestVMMIsConfined(t *testing.T) {
 	slices.Sort(points)
 	if !slices.Equal(points, []string{"/", "/proc", "/share"}) {
 		t.Errorf("the vmm's mounts are at %q", points)
+	}
+	// The script ends if the host's files were there when it was told to run the guest.
+	if _, err := v.Info(t.Context()); err != nil {
+		t.Errorf("the guest was run before: %v", err)
+	}
+}
+
+// TestKeptCapabilities: a vmm that serves no files needs none.
+func TestKeptCapabilities(t *testing.T) {
+	lent := []string{"CAP_MKNOD", "CAP_SYS_ADMIN", "CAP_SETFCAP"}
+	if kept := keptCapabilities(hypervisor.Config{FileCapabilities: lent}); len(kept) > 0 {
+		t.Errorf("without a share: %v", kept)
+	}
+	if kept := keptCapabilities(hypervisor.Config{ShareDir: "/x", FileCapabilities: lent}); len(kept) != len(fileCapabilities)+2 {
+		t.Errorf("with a share: %v", kept)
 	}
 }
 
