@@ -16,23 +16,24 @@ import (
 // memory while it boots.
 const bootSuffix = ".husk-boot"
 
-// Apart prepares a separate group, with the same parent, that counts the machine's memory from
-// Hold to MakeRoom. A created container's memory limit can then be exactly what config.json
-// asks for: engines and tests read it, and the machine would exceed it. Apart makes no group
-// yet. Call it before the group is saved, and only if there is a memory limit.
+// PlanBootGroup names a boot group: a group with the same parent that counts the machine's
+// memory from JoinBootGroup to MakeRoom. A created container's memory limit can then be exactly
+// what config.json asks for: engines and tests read it, and the machine would exceed it.
+// PlanBootGroup makes no group yet. Call it before the group is saved, and only if there is a
+// memory limit.
 //
-// Only cgroup v1 can count memory separately from the rest. With v2 Apart does nothing, and
-// limits have room for the machine from the beginning.
-func (g *Group) Apart() {
+// Only cgroup v1 can count memory separately from the rest. With v2 PlanBootGroup does nothing,
+// and limits have room for the machine from the beginning.
+func (g *Group) PlanBootGroup() {
 	dir, found := g.Paths["memory"]
 	if found && g.Unit == nil {
 		g.Boot = dir + bootSuffix
 	}
 }
 
-// Hold moves a process into the separate group, and with it what the process starts later. Call
-// it after Join. Without Apart it does nothing.
-func (g *Group) Hold(pid int) error {
+// JoinBootGroup makes the boot group and moves a process into it, and with it what the process
+// starts later. Call it after Join. Without PlanBootGroup it does nothing.
+func (g *Group) JoinBootGroup(pid int) error {
 	if g.Boot == "" {
 		return nil
 	}
@@ -49,9 +50,9 @@ func (g *Group) Hold(pid int) error {
 	return nil
 }
 
-// Show moves one process back into the container's group: the one whose pid engines know. The
-// machine that it has started stays in the separate group.
-func (g *Group) Show(pid int) error {
+// LeaveBootGroup moves one process back into the container's group: the one whose pid engines
+// know. The machine that it has started stays in the boot group.
+func (g *Group) LeaveBootGroup(pid int) error {
 	if g.Boot == "" {
 		return nil
 	}
@@ -62,8 +63,8 @@ func (g *Group) Show(pid int) error {
 }
 
 // MakeRoom is called before a process of the container runs. It changes the limits so that they
-// have room for the machine, and moves everything that is in the separate group into the
-// container's. Memory that was charged before stays charged to the separate group's parent. A
+// have room for the machine, and moves everything that is in the boot group into the
+// container's. Memory that was charged before stays charged to the boot group's parent. A
 // second call does nothing.
 func (g *Group) MakeRoom(ctx context.Context) error {
 	if g.Limits == nil {
@@ -103,10 +104,10 @@ func (g *Group) allowKiller() error {
 	return nil
 }
 
-// release moves every process of the separate group into the container's group and removes the
-// separate group.
+// release moves every process of the boot group into the container's group and removes the
+// boot group.
 func (g *Group) release(ctx context.Context) error {
-	for g.Held() {
+	for g.HasBootGroup() {
 		pids, err := cgroups.GetPids(g.Boot)
 		if isGone(err) {
 			break
@@ -131,9 +132,9 @@ func (g *Group) release(ctx context.Context) error {
 	return nil
 }
 
-// Held says whether the separate group exists, that is, whether Hold was called, by any
-// process, and MakeRoom was not.
-func (g *Group) Held() bool {
+// HasBootGroup says whether the boot group exists, that is, whether JoinBootGroup was called, by
+// any process, and MakeRoom was not.
+func (g *Group) HasBootGroup() bool {
 	if g.Boot == "" {
 		return false
 	}

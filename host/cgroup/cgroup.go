@@ -5,10 +5,10 @@
 // It supports cgroup v1, v2 and the hybrid of both, with the library that runc uses. Paths
 // follow runc's rules: see [New].
 //
-// The order of calls: New, Apart if there is a memory limit, saving the Group, Join, Hold and
-// Show, MakeRoom before the container starts, Plan and Apply for each change of limits, Remove
-// at the end. The library reads /sys/fs/cgroup at its first use, so call [New] and [Group.Join]
-// before pivot_root and before the mount namespace changes.
+// The order of calls: New, PlanBootGroup if there is a memory limit, saving the Group, Join,
+// JoinBootGroup and LeaveBootGroup, MakeRoom before the container starts, Change and Apply for
+// each change of limits, Remove at the end. The library reads /sys/fs/cgroup at its first use,
+// so call [New] and [Group.Join] before pivot_root and before the mount namespace changes.
 package cgroup
 
 import (
@@ -47,7 +47,7 @@ type Group struct {
 	// Limits are the limits as they were asked for, without the room. An update changes some of
 	// them.
 	Limits *specs.LinuxResources `json:"limits,omitempty"`
-	// Boot is the directory of the separate group that Apart has named; "" if there is none.
+	// Boot is the directory of the boot group that PlanBootGroup has named; "" if there is none.
 	Boot string `json:"boot,omitempty"`
 }
 

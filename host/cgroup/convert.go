@@ -19,8 +19,8 @@ type Room struct {
 	// Memory is what the vmm, the supervisor and the exec processes need in addition, in bytes.
 	Memory int64 `json:"memory,omitempty"`
 
-	created bool // the limits are for a container that is not started
-	apart   bool // the machine's memory is still counted in the separate group
+	created     bool // the limits are for a container that is not started
+	inBootGroup bool // the machine's memory is still counted in the boot group
 }
 
 const (
@@ -103,8 +103,8 @@ func convertMemory(out *cgroups.Resources, r, whole *specs.LinuxMemory, room Roo
 		out.MemorySwappiness = r.Swappiness
 	}
 	// Without the OOM killer a machine at its limit would stop for ever. While the machine's
-	// memory is in the separate group that cannot happen.
-	out.OomKillDisable = r.DisableOOMKiller != nil && *r.DisableOOMKiller && room.apart
+	// memory is in the boot group that cannot happen.
+	out.OomKillDisable = r.DisableOOMKiller != nil && *r.DisableOOMKiller && room.inBootGroup
 }
 
 func convertCPU(out *cgroups.Resources, r, whole *specs.LinuxCPU) {
@@ -176,7 +176,7 @@ func (r Room) bytes(limit int64) int64 {
 	switch {
 	case limit <= 0:
 		return limit
-	case r.apart:
+	case r.inBootGroup:
 		return max(limit, supervisorMemory)
 	}
 	if most := max(limit, r.RAM); most <= math.MaxInt64-r.Memory {

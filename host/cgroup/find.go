@@ -23,12 +23,12 @@ func Of(hostPID int, id string) (*Group, error) {
 		if err != nil || !inside || strings.Contains(path, "..") {
 			continue // the group is outside of what is mounted here
 		}
-		// The process may be in the separate group.
+		// The process may be in the boot group.
 		if name := ofContainer(strings.TrimSuffix(below, bootSuffix), id); name != "" {
 			g.Paths[controller] = filepath.Join(mount, name)
 		}
 	}
-	g.Apart() // Remove ignores it if it does not exist
+	g.PlanBootGroup() // Remove ignores it if it does not exist
 	return g, nil
 }
 

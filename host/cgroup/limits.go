@@ -51,7 +51,7 @@ func (g *Group) Change(r *specs.LinuxResources, created bool) *Change {
 	}
 	room := g.Room
 	if created {
-		room.created, room.apart = true, g.Held()
+		room.created, room.inBootGroup = true, g.HasBootGroup()
 	}
 	want := convert(r, c.Limits, room)
 	if g.Unit != nil || g.IsV2() {

@@ -62,10 +62,10 @@ func TestLimits(t *testing.T) {
 	const asked = `{"memory":{"limit":50593792,"swap":61079552,"reservation":50593792,"swappiness":10,"disableOOMKiller":true,"kernelTCP":50593792},
 		"cpu":{"shares":2048,"quota":50000,"period":500000,"cpus":"0","mems":"0"},"pids":{"limit":1000}}`
 	g.Limits = g.Change(resources(t, asked), true).Limits
-	g.Apart()
+	g.PlanBootGroup()
 	pid := startSleepIn(t, g)
 	join(t, g, pid)
-	if err := g.Hold(pid); err != nil {
+	if err := g.JoinBootGroup(pid); err != nil {
 		t.Fatal(err)
 	}
 	if c := apply(t, g, asked, true); len(c.Dropped) > 0 {
@@ -86,8 +86,8 @@ func TestLimits(t *testing.T) {
 	checkFile(t, g, "memory", "memory.memsw.limit_in_bytes", "61079552")
 	checkFile(t, g, "pids", "pids.max", "1000")
 	checkOOMControl(t, g, 1)
-	if pids, _ := cgroups.GetPids(g.Boot); !g.Held() || !slices.Contains(pids, pid) {
-		t.Errorf("held %v, processes %v", g.Held(), pids)
+	if pids, _ := cgroups.GetPids(g.Boot); !g.HasBootGroup() || !slices.Contains(pids, pid) {
+		t.Errorf("held %v, processes %v", g.HasBootGroup(), pids)
 	}
 
 	// Another process would load it in this way.
@@ -188,22 +188,22 @@ func everything(t *testing.T, g *Group) map[string]string {
 	return all
 }
 
-// TestRemoveHeld removes a container that was never started.
-func TestRemoveHeld(t *testing.T) {
+// TestRemoveNeverStarted removes a container that was never started.
+func TestRemoveNeverStarted(t *testing.T) {
 	g := newGroup(t, uniquePath(t))
-	g.Apart()
+	g.PlanBootGroup()
 	if g.Boot == "" {
 		t.Skip("no v1 memory on this machine")
 	}
 	sleep := startSleep(t)
 	join(t, g, sleep.Process.Pid)
-	if err := g.Hold(sleep.Process.Pid); err != nil {
+	if err := g.JoinBootGroup(sleep.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
 	if pids, err := g.Pids(); err != nil || !slices.Equal(pids, []int{sleep.Process.Pid}) {
 		t.Errorf("pids %v, %v", pids, err)
 	}
-	if err := g.Show(sleep.Process.Pid); err != nil {
+	if err := g.LeaveBootGroup(sleep.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
 	if pids, err := cgroups.GetPids(g.Paths["memory"]); err != nil || !slices.Equal(pids, []int{sleep.Process.Pid}) {
@@ -211,7 +211,7 @@ func TestRemoveHeld(t *testing.T) {
 	}
 	_ = sleep.Process.Kill()
 	remove(t, g)
-	if g.Held() {
+	if g.HasBootGroup() {
 		t.Errorf("%s is left", g.Boot)
 	}
 }
@@ -282,7 +282,7 @@ func texts(dropped []specconv.Dropped) (all []string) {
 func TestConvert(t *testing.T) {
 	room := Room{RAM: 512 * mib, Memory: 100 * mib}
 	apart := room
-	apart.created, apart.apart = true, true
+	apart.created, apart.inBootGroup = true, true
 	created := room
 	created.created = true
 	for _, c := range []struct {

@@ -112,7 +112,7 @@ func (n *creation) enterCgroups() error {
 			return err
 		}
 	}
-	return group.Hold(starting)
+	return group.JoinBootGroup(starting)
 }
 
 // release starts the supervisor beside a stand-in. Without a stand-in the supervisor has to show

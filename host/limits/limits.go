@@ -35,7 +35,7 @@ func Note(g *cgroup.Group, r *specs.LinuxResources, m *machine.Config) {
 	g.Room = roomOf(m)
 	g.Limits = g.Change(cgroup.Initial(r), true).Limits
 	if r != nil && r.Memory != nil {
-		g.Apart()
+		g.PlanBootGroup()
 	}
 }
 
@@ -48,7 +48,7 @@ func Set(g *cgroup.Group, r *specs.LinuxResources, pid int) (dropped []specconv.
 	if err := change.Apply(); err != nil {
 		return nil, err
 	}
-	return change.Dropped, g.Show(pid)
+	return change.Dropped, g.LeaveBootGroup(pid)
 }
 
 // lockTimeout bounds the wait for another husk call that changes the same limits.
