@@ -120,25 +120,21 @@ func (n *Network) OpenTaps(least int) error {
 	if n.taps, err = network.OpenTaps(max(least, len(found))); err != nil {
 		return err
 	}
-	return n.keepTaps()
-}
-
-func hasTap(skipped []network.Skipped) bool {
-	return slices.ContainsFunc(skipped, func(s network.Skipped) bool { return s.Tap })
-}
-
-// keepTaps makes the taps last until the network namespace ends, if that ends with the
-// container. In a namespace of somebody else they would be left.
-func (n *Network) keepTaps() error {
 	if !n.o.New {
 		return nil
 	}
+	// They end with the network namespace, where that goes with the container. In a
+	// namespace of somebody else's they would be left.
 	for _, t := range n.taps {
 		if err := t.Persist(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func hasTap(skipped []network.Skipped) bool {
+	return slices.ContainsFunc(skipped, func(s network.Skipped) bool { return s.Tap })
 }
 
 // CloseTaps closes the taps. Call it when the vmm has its own descriptors; then a tap ends with

@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,8 +18,9 @@ import (
 
 // createInGuest makes the container in the guest, its process waiting, and
 // connects its stdio.
-func (s *supervisor) createInGuest() error {
-	ctx, cancel := s.whileWanted()
+func (c *creation) createInGuest() error {
+	s := c.s
+	ctx, cancel := c.whileWanted()
 	defer cancel()
 	ctx, stop := s.machine.While(ctx, s.boot.Machine.BootTimeout)
 	defer stop()
@@ -42,11 +42,11 @@ func (s *supervisor) createInGuest() error {
 		disks = append(disks, &protocol.Disk{Serial: specconv.Serial(i), Major: d.Major, Minor: d.Minor})
 	}
 	resp, err := s.machine.Agent().Create(ctx, &protocol.CreateRequest{
-		ContainerId:  s.container.ID,
+		ContainerId:  s.id,
 		Spec:         spec,
 		Seccomp:      filter,
 		BareNewlines: s.boot.BareNewlines,
-		Bundle:       s.container.Bundle,
+		Bundle:       s.boot.Container.Bundle,
 		Disks:        disks,
 		Descriptors:  s.boot.Descriptors,
 		NotifyPath:   s.notify.GuestPath(),
@@ -61,36 +61,23 @@ func (s *supervisor) createInGuest() error {
 	if err != nil {
 		return s.machine.WithConsole(s.machine.Explain(ctx, err))
 	}
-	s.timings.Lap("agent create")
-	s.notePhases(resp)
-	if err := s.notify.Relay(ctx, s.machine, s.container.ID); err != nil {
+	c.timings.Lap("agent create")
+	c.notePhases(resp)
+	if err := s.notify.Relay(ctx, s.machine, s.id); err != nil {
 		return s.machine.WithConsole(s.machine.Explain(ctx, err))
 	}
-	passed := stdio.Passed(s.parent, s.boot.Descriptors)
-	if s.pty != nil {
-		s.relay, err = stdio.Terminal(ctx, s.dial(protocol.InitProcess), s.pty, passed)
+	passed := stdio.Passed(c.parent, s.boot.Descriptors)
+	if c.pty != nil {
+		s.relay, err = stdio.Terminal(ctx, dialer(s.machine, s.id, protocol.InitProcess), c.pty, passed)
 	} else {
-		s.relay, err = stdio.Pipes(ctx, s.dial(protocol.InitProcess), s.null, passed)
+		s.relay, err = stdio.Pipes(ctx, dialer(s.machine, s.id, protocol.InitProcess), c.null, passed)
 	}
 	if err != nil {
 		return s.machine.WithConsole(s.machine.Explain(ctx, err))
 	}
-	stdio.Forward(s.forward, s.followSize())
-	s.timings.Lap("stdio")
+	stdio.Forward(s.killing.forward, followSize(c.pty, s.machine.Agent(), s.id, s.log))
+	c.timings.Lap("stdio")
 	return nil
-}
-
-// whileWanted is a context for the time before created: it ends with the cli.
-func (s *supervisor) whileWanted() (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	go func() {
-		select {
-		case <-s.parent.Gone():
-			cancel(errors.New("the cli ended before the container was created"))
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() { cancel(nil) }
 }
 
 // ownNames returns the host name and the domain name of this process's uts namespace, which
@@ -106,48 +93,17 @@ func ownNames() (host, domain string, err error) {
 
 // notePhases notes what the agent says its part of create has taken. The guest's
 // clock is another, so only lengths are taken: the last ended a moment ago.
-func (s *supervisor) notePhases(r *protocol.CreateResponse) {
+func (c *creation) notePhases(r *protocol.CreateResponse) {
 	end := timings.Now()
 	for _, p := range []struct {
 		name  string
 		nanos int64
 	}{{"init stage", r.StageNanos}, {"guest setup: cgroup, fork", r.SetupNanos}, {"guest setup: share", r.ShareNanos}} {
 		took := time.Duration(p.nanos)
-		if took < 0 || took > s.boot.Machine.BootTimeout {
+		if took < 0 || took > c.s.boot.Machine.BootTimeout {
 			continue // a guest may say anything
 		}
 		end -= took
-		s.timings.Add(timings.Phase{Process: "agent", Name: p.name, Began: end, Took: took})
+		c.timings.Add(timings.Phase{Process: "agent", Name: p.name, Began: end, Took: took})
 	}
-}
-
-func (s *supervisor) dial(processID string) stdio.Dial {
-	return func(ctx context.Context, kind protocol.StreamKind, number byte) (stdio.Stream, error) {
-		return s.machine.Stream(ctx, protocol.StreamHeader{
-			Kind: kind, ContainerID: s.container.ID, ProcessID: processID, Number: number,
-		})
-	}
-}
-
-// waitInit delivers the exit code of the container's process once.
-func (s *supervisor) waitInit() <-chan int {
-	ch := make(chan int, 1)
-	go func() {
-		resp, err := s.machine.Agent().Wait(context.Background(), &protocol.WaitRequest{
-			ContainerId: s.container.ID, ProcessId: protocol.InitProcess,
-		})
-		if err != nil {
-			// Only a broken channel ends this call. A guest that is still there but
-			// does not talk any more is of no use to anybody.
-			s.loseVM(fmt.Errorf("wait for the container's process: %w", s.machine.Explain(context.Background(), err)))
-			ch <- exitLost
-			return
-		}
-		if resp.OomKilled {
-			// Whoever waits for the exit asks the cgroup why, and then it goes.
-			s.noteOOM(1)
-		}
-		ch <- int(resp.ExitCode & 0xff)
-	}()
-	return ch
 }

@@ -7,11 +7,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 
-	"github.com/huskvm/husk/host/state"
-	"github.com/huskvm/husk/host/supervisor/control"
 	"github.com/huskvm/husk/protocol"
 	"github.com/huskvm/husk/protocol/client"
 )
@@ -26,78 +25,63 @@ const (
 	killTimeout = 20 * time.Second
 )
 
-// killing sees to it that a container that was sent SIGKILL ends.
+// killing sends signals to the container's processes, and sees to it that a container that
+// was sent SIGKILL ends. Its state is one sync.Once and one channel, so it has no lock.
 type killing struct {
+	id    string // of the container
+	agent protocol.AgentService
+	log   *logrus.Logger
+	// endVM ends the virtual machine under the container, for a reason.
+	endVM func(reason error) error
+	over  <-chan struct{} // closed when the container has ended
+	limit time.Duration   // killTimeout, but in tests
+
 	begin sync.Once
 	now   chan struct{} // closed when nothing is waited for any more
-	end   func()        // closes now
+	end   func()        // closes now; it may be called again
 }
 
-func newKilling() *killing {
-	k := &killing{now: make(chan struct{})}
+func newKilling(containerID string, agent protocol.AgentService, over <-chan struct{}, endVM func(error) error, log *logrus.Logger) *killing {
+	k := &killing{id: containerID, agent: agent, over: over, endVM: endVM, log: log, limit: killTimeout, now: make(chan struct{})}
 	k.end = sync.OnceFunc(func() { close(k.now) })
 	return k
 }
 
 // within ends the container unless it has ended by then. Only the first call counts:
 // a container cannot be kept alive by killing it again.
-func (k *killing) within(limit time.Duration, stop func()) {
+func (k *killing) within() {
 	k.begin.Do(func() {
-		time.AfterFunc(limit, func() {
-			stop()
+		time.AfterFunc(k.limit, func() {
+			k.endLate()
 			k.end()
 		})
 	})
 }
 
-// Kill sends a signal to the container's process, to all of its processes, or
-// to one that was exec'd. SIGKILL always works: a guest that does not carry it
-// out is ended itself.
-func (s *supervisor) Kill(ctx context.Context, req *control.KillRequest) (*control.KillResponse, error) {
-	sig := unix.Signal(req.Signal)
-	if err := s.allowed(state.Kill); err != nil {
-		if sig == unix.SIGKILL {
-			// Ended, but its output finds no reader: who kills it wants it gone.
-			s.relay.Abort()
-			s.killing.end()
-		}
-		return nil, err
+func (k *killing) endLate() {
+	select {
+	case <-k.over:
+		return // it has ended, and this process is about to
+	default:
 	}
-	var err error
-	if req.ProcessId == "" || req.ProcessId == protocol.InitProcess {
-		err = s.signalInit(ctx, sig, req.All)
-	} else {
-		err = s.signal(ctx, req.ProcessId, sig, req.All)
+	if err := k.endVM(fmt.Errorf("the container has not ended within %s of its kill, so its virtual machine is ended", k.limit)); err != nil {
+		k.log.WithError(err).Error("end the virtual machine")
 	}
-	if err != nil {
-		return nil, err
-	}
-	return &control.KillResponse{}, nil
 }
 
 // signalInit sends a signal to the container's process, or to all of its processes.
-func (s *supervisor) signalInit(ctx context.Context, sig unix.Signal, all bool) error {
+// SIGKILL always works: a guest that does not carry it out is ended itself.
+func (k *killing) signalInit(ctx context.Context, sig unix.Signal, all bool) error {
 	if sig != unix.SIGKILL {
-		return s.signal(ctx, protocol.InitProcess, sig, all)
+		return k.signal(ctx, protocol.InitProcess, sig, all)
 	}
 	ctx, cancel := context.WithTimeout(ctx, killAnswer)
 	defer cancel()
-	err := s.signal(ctx, protocol.InitProcess, sig, all)
+	err := k.signal(ctx, protocol.InitProcess, sig, all)
 	if err != nil && !hasEnded(err) {
-		s.loseVM(fmt.Errorf("the guest did not carry out a kill, so its virtual machine is ended: %w", err))
-		return s.machine.Stop()
+		return k.endVM(fmt.Errorf("the guest did not carry out a kill, so its virtual machine is ended: %w", err))
 	}
-	s.killing.within(s.killTimeout, func() {
-		select {
-		case <-s.over:
-			return // it has ended, and this process is about to
-		default:
-		}
-		s.loseVM(fmt.Errorf("the container has not ended within %s of its kill, so its virtual machine is ended", s.killTimeout))
-		if err := s.machine.Stop(); err != nil {
-			s.log.WithError(err).Error("end the virtual machine")
-		}
-	})
+	k.within()
 	return err
 }
 
@@ -108,27 +92,19 @@ func hasEnded(err error) bool {
 	return errors.As(err, &answered) && answered.Code == codes.NotFound
 }
 
-func (s *supervisor) signal(ctx context.Context, processID string, sig unix.Signal, all bool) error {
+// signal sends a signal to one process, or, with the ID of the container's, to all.
+func (k *killing) signal(ctx context.Context, processID string, sig unix.Signal, all bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := s.machine.Agent().Kill(ctx, &protocol.KillRequest{
-		ContainerId: s.container.ID, ProcessId: processID, Signal: uint32(sig), All: all,
+	_, err := k.agent.Kill(ctx, &protocol.KillRequest{
+		ContainerId: k.id, ProcessId: processID, Signal: uint32(sig), All: all,
 	})
-	if err != nil {
-		return err
-	}
-	return nil
-}
-
-// forwardWhenUp is forward for a signal that may come before there is a container.
-func (s *supervisor) forwardWhenUp(sig unix.Signal) {
-	<-s.up
-	s.forward(sig)
+	return err
 }
 
 // forward hands a signal that reached this process to the container's.
-func (s *supervisor) forward(sig unix.Signal) {
-	if err := s.signalInit(context.Background(), sig, false); err != nil {
-		s.log.WithError(err).WithField("signal", sig).Warn("forward signal")
+func (k *killing) forward(sig unix.Signal) {
+	if err := k.signalInit(context.Background(), sig, false); err != nil {
+		k.log.WithError(err).WithField("signal", sig).Warn("forward signal")
 	}
 }

@@ -17,13 +17,13 @@ import (
 func TestAwaitOOM(t *testing.T) {
 	g := &guest{kills: make(chan uint64)}
 	s, _ := met(t, g)
-	if _, err := s.Start(t.Context(), &control.StartRequest{}); err != nil {
+	if _, err := s.service.Start(t.Context(), &control.StartRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	g.kills <- 1
 	await := func(seen, want uint64) {
 		t.Helper()
-		resp, err := s.AwaitOOM(t.Context(), &control.AwaitOOMRequest{Seen: seen})
+		resp, err := s.service.AwaitOOM(t.Context(), &control.AwaitOOMRequest{Seen: seen})
 		if err != nil || resp.Kills != want {
 			t.Errorf("after %d: %v, %v, want %d", seen, resp, err, want)
 		}
@@ -47,36 +47,36 @@ func TestAwaitOOM(t *testing.T) {
 func TestOOMThatCannotBe(t *testing.T) {
 	s, _ := met(t, &guest{}) // whose vmm is this process
 	var err error
-	if s.ooms.vmm, err = os.Open("/proc/self/status"); err != nil {
+	if s.ooms.host.vmm, err = os.Open("/proc/self/status"); err != nil {
 		t.Fatal(err)
 	}
-	defer s.ooms.vmm.Close()
+	defer s.ooms.host.vmm.Close()
 	said := func() uint64 {
 		s.ooms.mu.Lock()
 		defer s.ooms.mu.Unlock()
 		return s.ooms.kills
 	}
-	s.boot.Machine.MemoryMiB = 1 << 20
-	if s.noteOOM(1); said() != 0 {
+	s.ooms.ram = 1 << 40
+	if s.ooms.note(1); said() != 0 {
 		t.Error("a machine of 1 TiB has run out of memory")
 	}
 	limit := int64(1 << 40)
-	s.container.Cgroup = &cgroup.Group{Limits: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}
-	if s.noteOOM(1); said() != 0 {
+	s.boot.Container.Cgroup = &cgroup.Group{Limits: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}}
+	if s.ooms.note(1); said() != 0 {
 		t.Error("a container of 1 TiB has run out of memory")
 	}
 	limit = 1 << 20
-	if s.noteOOM(1); said() != 1 {
+	if s.ooms.note(1); said() != 1 {
 		t.Error("a container of 1 MiB cannot run out of memory")
 	}
 }
 
 // TestTellOOMSeldom: each telling stops the machine and fills the container's memory.
 func TestTellOOMSeldom(t *testing.T) {
-	var o ooms
+	var h hostOOM
 	now, told := time.Now(), 0
 	for range 24 * 3600 {
-		if o.mayTell(now) {
+		if h.mayTell(now) {
 			told++
 		}
 		now = now.Add(time.Second)

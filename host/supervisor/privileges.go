@@ -9,13 +9,13 @@ import (
 // dropPrivileges leaves this process with what the life of a created container takes.
 // From here on it mounts nothing, joins no namespace and opens nothing of the host's:
 // all that it is told comes from the guest and from the verbs.
-func (s *supervisor) dropPrivileges() error {
-	needs := s.machine.Needs()
-	speaks, changes := s.network.Needs()
+func (c *creation) dropPrivileges() error {
+	needs := c.s.machine.Needs()
+	speaks, changes := c.s.network.Needs()
 	kept := privileges.Kept{
 		Capabilities: needs.Capabilities, Calls: needs.Calls,
 		Network:  speaks,
-		Programs: s.ooms.memory != nil,
+		Programs: c.hostOOM.runsPrograms(),
 	}
 	if changes {
 		// Interfaces come and go as long as the container lives.
@@ -24,6 +24,6 @@ func (s *supervisor) dropPrivileges() error {
 	if err := privileges.Drop(kept); err != nil {
 		return fmt.Errorf("drop privileges: %w", err)
 	}
-	s.timings.Lap("drop privileges")
+	c.timings.Lap("drop privileges")
 	return nil
 }

@@ -49,13 +49,13 @@ type memoryEntry struct {
 const maxMemoryStats = 256
 
 // Stats reports what the container uses, as the guest counts it.
-func (s *supervisor) Stats(ctx context.Context, _ *control.StatsRequest) (*control.StatsResponse, error) {
-	if err := s.allowed(state.Events); err != nil {
+func (s *service) Stats(ctx context.Context, _ *control.StatsRequest) (*control.StatsResponse, error) {
+	if err := s.record.allowed(state.Events); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	r, err := s.machine.Agent().Stats(ctx, &protocol.StatsRequest{ContainerId: s.container.ID})
+	r, err := s.agent.Stats(ctx, &protocol.StatsRequest{ContainerId: s.id})
 	if err != nil {
 		return nil, err
 	}

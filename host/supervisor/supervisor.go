@@ -1,34 +1,49 @@
 // Package supervisor is the host process of one container: its pid is the
 // container's pid for every engine, its namespaces, root and cgroup are the
 // container's shadow on the host, and its exit code is the container's. It owns
-// the VM, the connection to the agent, the container's stdio and, once it has
-// its bootstrap, the saved state.
+// the container's stdio and, once it has its bootstrap, the saved state. The virtual
+// machine is a part of its own (host/machine), and so are the mounts (host/mounts).
+//
+// Its objects, each in a file of its own with its lock: record (status and saved state),
+// service (the verbs), executions, pause, killing, oomWatch and hostOOM, failed, streams and
+// rests. creation makes them. What calls the guest for long holds none of their locks but
+// record.changing.
+//
+// Where order matters in the container's life:
+//
+//   - creation.run lists the steps up to the status created, and why each has its place.
+//   - A verb that changes the status saves before it asks the guest (record).
+//   - Until the cli has committed, its end is this process's end (run). An exit code that is
+//     there before the commit waits for it.
+//   - The exit code is known before the container's output has been taken. The status is
+//     stopped from the first on, and this process ends after the second (flush), or after a
+//     kill.
+//   - Verbs under way are answered (answerVerbs) before the machine goes (shutDown), for
+//     their answer may be why it goes.
+//   - With a stand-in the exit code is told last, when nothing is left to be ended.
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"sync"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/containerd/ttrpc"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/huskvm/husk/host/hooks"
 	"github.com/huskvm/husk/host/machine"
-	"github.com/huskvm/husk/host/mounts"
-	"github.com/huskvm/husk/host/specconv"
-	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/supervisor/control"
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/supervisor/standin"
 	"github.com/huskvm/husk/host/supervisor/stdio"
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/protocol"
+	"github.com/huskvm/husk/protocol/client"
 )
 
 // Exit codes of the supervisor itself; any other is the container's.
@@ -43,64 +58,75 @@ const (
 // emulation on a busy host the guest may be slow, but not this slow.
 const callTimeout = 30 * time.Second
 
+// supervisor is the life of a container's process, and holds its parts. They are set while
+// the container is created, by one goroutine, and do not change afterwards, so there is no
+// lock here: see each part.
 type supervisor struct {
-	boot     Bootstrap
-	dir      *state.Dir
-	log      *logrus.Logger
-	parent   *launch.Parent
-	standIn  *standin.Peer // nil: this process is the container's pid itself
-	timings  *timings.Log
-	warnings []string // for the user, with the report
+	boot    Bootstrap
+	id      string // of the container
+	log     *logrus.Logger
+	parent  *launch.Parent
+	standIn *standin.Peer // nil: this process is the container's pid itself
 
-	up               chan struct{} // closed when the container is created
+	up   chan struct{} // closed when the container is created
+	over chan struct{} // closed when the container has ended
+
+	record           *record
+	failed           *failed
 	control, streams *socket
 	rests            *rests
-	null             *os.File // /dev/null, from before there was no path to trust
 	network          *machine.Network
-	notify           *machine.Notify  // nil: nobody listens
-	machine          *machine.Machine // nil: it has not been started
-	pty              *stdio.PTY
+	notify           *machine.Notify // nil: nobody listens
 	relay            *stdio.Relay
-	ooms             ooms
-	failed           failed
-	// killing and killTimeout are of a container that was sent SIGKILL.
-	killing     *killing
-	killTimeout time.Duration
-	over        chan struct{} // closed when the container has ended
 
-	// verbs serialises what changes the container's status; mu guards the fields
-	// below it for the moment they are read or written.
-	verbs     sync.Mutex
-	mu        sync.Mutex
-	container *state.Container
-	execs     map[string]*execution
-	execCount int
-	// beforePause is what Resume goes back to.
-	beforePause state.Status
-	resumed     chan struct{} // made by Pause, closed by Resume
-	ended       bool          // the container's process has ended; only its output is still on its way
+	// The machine and what speaks to its guest; nil until it has been started.
+	machine *machine.Machine
+	killing *killing
+	ooms    *oomWatch
+	service *service
+}
+
+func newSupervisor() *supervisor {
+	return &supervisor{up: make(chan struct{}), over: make(chan struct{}), rests: newRests()}
+}
+
+// attach makes the parts that speak to the guest of a machine.
+func (s *supervisor) attach(m *machine.Machine, host *hostOOM) {
+	s.machine = m
+	s.killing = newKilling(s.id, m.Agent(), s.over, s.endVM, s.log)
+	s.ooms = &oomWatch{
+		id: s.id, agent: m.Agent(), log: s.log, over: s.over, record: s.record,
+		ram: int64(s.boot.Machine.MemoryMiB) << 20, host: host, failed: s.failed,
+	}
+	s.service = &service{
+		id: s.id, agent: m.Agent(), size: &s.boot.Machine, hooks: s.boot.Plan.Guest.Hooks, network: s.network,
+		record: s.record, pause: newPause(), execs: newExecutions(s.id, m.Agent(), s.log), killing: s.killing, ooms: s.ooms,
+		abort: func() { s.relay.Abort() }, over: s.over,
+	}
+}
+
+// endVM ends the virtual machine under the container, for a reason.
+func (s *supervisor) endVM(reason error) error {
+	s.failed.loseVM(s.machine, reason)
+	return s.machine.Stop()
 }
 
 // Main is a re-executed husk in the role of supervisor. It returns the exit code.
 func Main(starter hypervisor.Starter) int {
-	s := &supervisor{
-		execs: map[string]*execution{}, up: make(chan struct{}), over: make(chan struct{}),
-		timings: timings.NewFromStart("supervisor"),
-		killing: newKilling(), killTimeout: killTimeout, rests: newRests(),
-	}
+	s := newSupervisor()
+	laps := timings.NewFromStart("supervisor")
 	parent, err := launch.Receive(&s.boot)
 	if err != nil {
 		// There is nobody to tell: whoever started this closed the connection.
 		return exitSetup
 	}
-	s.parent = parent
-	s.container = s.boot.Container
-	s.timings.Lap("wait for bootstrap")
+	s.parent, s.id = parent, s.boot.Container.ID
+	laps.Lap("wait for bootstrap")
 	if s.standIn, err = standin.Connect(parent); err != nil {
 		_ = parent.Report(launch.Report{Error: err.Error()})
 		return exitSetup
 	}
-	code := s.live(starter)
+	code := s.live(&creation{s: s, parent: parent, starter: starter, timings: laps})
 	if s.standIn != nil {
 		s.standIn.End(code)
 	}
@@ -108,7 +134,7 @@ func Main(starter hypervisor.Starter) int {
 }
 
 // live is this process's life, from its bootstrap on.
-func (s *supervisor) live(starter hypervisor.Starter) (code int) {
+func (s *supervisor) live(c *creation) (code int) {
 	parent := s.parent
 	defer s.shutDown()
 	defer func() {
@@ -122,7 +148,7 @@ func (s *supervisor) live(starter hypervisor.Starter) (code int) {
 		// The vmm ends by the pid namespace or its parent-death signal.
 		go s.standIn.Serve(s.forwardWhenUp, func() { os.Exit(exitLost) })
 	}
-	if err := s.create(starter); err != nil {
+	if err := c.run(); err != nil {
 		// A parent that is gone has no use for the reason.
 		_ = parent.Report(launch.Report{Error: err.Error()})
 		return exitSetup
@@ -140,247 +166,41 @@ func (s *supervisor) panicked(v any) error {
 	return err
 }
 
-// create does everything up to the status created and reports it.
-func (s *supervisor) create(starter hypervisor.Starter) error {
-	if err := s.openState(); err != nil {
-		return err
-	}
-	face, err := openFace(s.boot.Face)
-	if err != nil {
-		return err
-	}
-	if err = s.openNetwork(); err != nil {
-		return err
-	}
-	if hooks.AtCreate(s.container.Hooks) {
-		// Before hooks change what is there.
-		if err := s.network.Settle(); err != nil {
-			return err
-		}
-	}
-	if err := s.mountAll(); err != nil {
-		return err
-	}
-	s.timings.Lap("host setup")
-	finishHooks, err := s.prepareHooks()
-	if err != nil {
-		return err
-	}
-	if err := s.startMachine(starter); err != nil {
-		return err
-	}
-	if err := s.openTerminal(); err != nil {
-		return err
-	}
-	if err := finishHooks(); err != nil {
-		return err
-	}
-	if err := s.network.Settle(); err != nil {
-		return err
-	}
-	if err := mounts.EnterShadow(filepath.Join(s.boot.StateDir, state.ShadowDir)); err != nil {
-		return err
-	}
-	s.timings.Lap("enter shadow")
-	if err := s.createInGuest(); err != nil {
-		return err
-	}
-	if err := s.serve(); err != nil {
-		return err
-	}
-	if s.standIn != nil {
-		err = s.standIn.Show(filepath.Join(s.boot.StateDir, state.ShadowDir))
-	} else {
-		err = enterFace(face, s.container.Rootfs)
-	}
-	if err != nil {
-		return err
-	}
-	if err := s.dropPrivileges(); err != nil {
-		return err
-	}
-	close(s.up)
-	if err := s.setStatus(state.Created); err != nil {
-		return err
-	}
-	s.timings.Lap("save state")
-	phases := s.timings.Phases()
-	for _, p := range phases {
-		s.log.WithField("ms", float64(p.Took)/1e6).Debugf("phase %s", p.Name)
-	}
-	return s.parent.Report(launch.Report{Phases: phases, Warnings: s.warnings})
+// forwardWhenUp hands a signal that may come before there is a container to it.
+func (s *supervisor) forwardWhenUp(sig unix.Signal) {
+	<-s.up
+	s.killing.forward(sig)
 }
 
-func (s *supervisor) openState() (err error) {
-	if s.dir, err = state.OpenDetached(s.boot.StateDir); err != nil {
-		return err
-	}
-	if s.null, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
-		return err
-	}
-	if err := s.openOOM(); err != nil {
-		return err
-	}
-	s.openNotify()
-	f, err := s.dir.OpenLog()
+// serve answers verbs and exec processes until the process ends.
+func (s *supervisor) serve() error {
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.saveTheReason))
 	if err != nil {
-		return fmt.Errorf("open supervisor log: %w", err)
+		return fmt.Errorf("create control service: %w", err)
 	}
-	s.log = logrus.New()
-	s.log.SetOutput(logFile{f})
-	if s.boot.Debug {
-		s.log.SetLevel(logrus.DebugLevel)
-	}
-	// What a goroutine that nobody recovers says at its end; it says no more to stderr.
-	if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
-		return fmt.Errorf("open supervisor log: %w", err)
-	}
-	if err := s.failed.open(s.boot.FailuresDir); err != nil {
-		s.log.WithError(err).Warn("failures of this container are not kept")
-	}
-	if s.control, err = listen(s.dir, state.ControlSocket); err != nil {
-		return err
-	}
-	s.streams, err = listen(s.dir, state.StreamSocket)
-	return err
-}
-
-// mountAll makes the shadow and the share.
-func (s *supervisor) mountAll() error {
-	// First: what is mounted from here on must not show on the host.
-	if err := mounts.LeaveHost(); err != nil {
-		return err
-	}
-	plan := s.boot.Plan
-	r := &mounts.Request{
-		ShadowDir: filepath.Join(s.boot.StateDir, state.ShadowDir), ShareDir: filepath.Join(s.boot.StateDir, state.ShareDir),
-		Shares: plan.Shares, Mounts: plan.Guest.Mounts, Devices: plan.Guest.Linux.Devices, Cwd: plan.Guest.Process.Cwd,
-		UserNS: plan.UserNS, IDMaps: s.idMap, Hooks: hooks.AtCreate(s.container.Hooks),
-	}
-	// Before Make: it uses the share's directory for a moment.
-	s.openHog(r.ShareDir)
-	guest, err := mounts.Make(r)
-	if err != nil {
-		return err
-	}
-	s.boot.Found.Mounts = guest
-	takeIdentity(plan.Shadow)
+	control.RegisterSupervisorService(server, s.service)
+	go func() {
+		err := server.Serve(context.Background(), s.control)
+		s.log.WithError(err).Error("serve control socket")
+	}()
+	exec := &streams{id: s.id, machine: s.machine, rests: s.rests, log: s.log}
+	go exec.serve(s.streams)
 	return nil
 }
 
-func (s *supervisor) idMap(share specconv.Share) *os.File {
-	return s.parent.File(IDMapFile(share))
-}
-
-// openNetwork opens what the machine's network takes of the host.
-func (s *supervisor) openNetwork() (err error) {
-	o := machine.NetworkOptions{
-		ContainerID: s.container.ID, Walls: s.boot.Walls, Sysctls: s.boot.Plan.Guest.Linux.Sysctl,
-		Log: s.log, Changed: s.noteNetworkProblem,
-		New: slices.ContainsFunc(s.boot.Plan.Shadow.Namespaces, func(ns specs.LinuxNamespace) bool {
-			return ns.Type == specs.NetworkNamespace && ns.Path == ""
-		}),
-	}
-	for _, share := range s.boot.Plan.Shares {
-		if share.Destination == "/etc/resolv.conf" && !share.IsDir {
-			o.ResolvConf = share.HostPath // a later mount covers an earlier one
+// saveTheReason answers a verb whose call the guest left open with why it did. An
+// error in a verb of husk's own is not the container's end.
+func (s *supervisor) saveTheReason(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, verb ttrpc.Method) (resp any, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			resp, err = nil, s.panicked(v)
 		}
+	}()
+	resp, err = verb(ctx, decode)
+	if errors.Is(err, client.ErrClosed) {
+		err = s.machine.WithConsole(s.machine.Explain(ctx, err))
 	}
-	s.network, err = machine.OpenNetwork(o)
-	return err
-}
-
-// noteNetworkProblem tells of what the container lacks of its network as long as that
-// lasts, in the container's state.
-func (s *supervisor) noteNetworkProblem() {
-	s.verbs.Lock()
-	defer s.verbs.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := *s.container
-	// As it is by now: whoever comes last here has the last word.
-	c.NetworkProblem = s.network.Problem()
-	if err := s.dir.Save(&c); err != nil {
-		s.log.WithError(err).Warn("save state")
-		return
-	}
-	s.container.NetworkProblem = c.NetworkProblem
-}
-
-// startMachine starts the virtual machine, up to where its agent has answered.
-func (s *supervisor) startMachine(starter hypervisor.Starter) (err error) {
-	if err = s.network.OpenTaps(s.boot.Machine.NICs); err != nil {
-		return err
-	}
-	s.noteTaps()
-	disks, err := mounts.OpenDisks(s.boot.Plan.Disks)
-	if err != nil {
-		return err
-	}
-	defer mounts.CloseDisks(disks)
-	s.timings.Lap("network: taps")
-	o := machine.Options{
-		Starter: starter, Config: &s.boot.Machine, Build: s.boot.Build, Network: s.network, Log: s.log,
-		ShareDir: filepath.Join(s.boot.StateDir, state.ShareDir),
-	}
-	for _, d := range disks {
-		o.Disks = append(o.Disks, hypervisor.Disk(d))
-	}
-	if p := s.boot.Plan.Guest.Process; p != nil && p.Capabilities != nil {
-		o.FileCapabilities = p.Capabilities.Bounding
-	}
-	if users := s.parent.File(FDVMMUsers); users != nil {
-		defer users.Close()
-		ids := s.boot.Plan.UserNS
-		uid, gid := ids.VMM(s.container.ID)
-		o.User = &hypervisor.User{Namespace: users, UID: uid, GID: gid, Owns: ids.Owns}
-	}
-	ctx, cancel := s.whileWanted()
-	defer cancel()
-	ctx = timings.With(ctx, s.timings)
-	if s.machine, err = machine.Start(ctx, o); err != nil {
-		return err
-	}
-	s.warnings = append(s.warnings, s.machine.Warnings()...)
-	if err := s.watchMemory(ctx); err != nil {
-		return err
-	}
-	s.network.CloseTaps()
-	return nil
-}
-
-// noteTaps saves what delete needs to undo the network's wiring when this process cannot.
-func (s *supervisor) noteTaps() {
-	for _, ns := range s.boot.Plan.Shadow.Namespaces {
-		if ns.Type == specs.NetworkNamespace && ns.Path != "" {
-			s.container.Network = &state.Network{HostPath: ns.Path, TapIndexes: s.network.TapIndexes()}
-		}
-	}
-}
-
-// openNotify connects to who listens to the container's process. A socket that is not
-// there is nothing to fail for: the process itself finds out, as with runc.
-func (s *supervisor) openNotify() {
-	if s.boot.Plan.Notify == nil {
-		return
-	}
-	var err error
-	if s.notify, err = machine.OpenNotify(s.boot.Plan.Notify); err != nil {
-		s.warnings = append(s.warnings, err.Error())
-	}
-}
-
-func (s *supervisor) openTerminal() (err error) {
-	if !s.boot.Terminal {
-		return nil
-	}
-	socket := s.parent.Console()
-	if socket == nil {
-		return errors.New("open terminal: no console socket was passed")
-	}
-	defer socket.Close()
-	s.pty, err = stdio.OpenPTY(socket, s.boot.ConsoleSize)
-	return err
+	return resp, err
 }
 
 // run is the container's life after create: it waits for the commit, then for
@@ -392,7 +212,7 @@ func (s *supervisor) run() int {
 	case <-s.parent.Gone():
 		if s.parent.Abandoned() {
 			s.log.Warn("the cli ended before it committed: container given up")
-			s.failed.lost.Do(func() {}) // the end of the virtual machine is no failure then
+			s.failed.expectEnd()
 			return exitSetup
 		}
 		return <-code
@@ -412,11 +232,34 @@ func (s *supervisor) untilEnd() int {
 		s.answerVerbs(time.After(answerTimeout))
 		return code
 	case <-s.machine.Done():
-		s.loseVM(s.machine.Err())
+		s.failed.loseVM(s.machine, s.machine.Err())
 		close(s.over)
 		s.answerVerbs(time.After(answerTimeout))
 		return exitLost
 	}
+}
+
+// waitInit delivers the exit code of the container's process once.
+func (s *supervisor) waitInit() <-chan int {
+	ch := make(chan int, 1)
+	go func() {
+		resp, err := s.machine.Agent().Wait(context.Background(), &protocol.WaitRequest{
+			ContainerId: s.id, ProcessId: protocol.InitProcess,
+		})
+		if err != nil {
+			// Only a broken channel ends this call. A guest that is still there but
+			// does not talk any more is of no use to anybody.
+			s.failed.loseVM(s.machine, fmt.Errorf("wait for the container's process: %w", s.machine.Explain(context.Background(), err)))
+			ch <- exitLost
+			return
+		}
+		if resp.OomKilled {
+			// Whoever waits for the exit asks the cgroup why, and then it goes.
+			s.ooms.note(1)
+		}
+		ch <- int(resp.ExitCode & 0xff)
+	}()
+	return ch
 }
 
 // answerTimeout is how long the verbs under way may take once the container has
@@ -441,9 +284,7 @@ func (s *supervisor) answerVerbs(timeout <-chan time.Time) {
 // flush waits until the container's output has been taken by its reader, as a
 // pipe of its own would have kept it. A kill meanwhile gives it up.
 func (s *supervisor) flush() {
-	s.mu.Lock()
-	s.ended = true
-	s.mu.Unlock()
+	s.record.end()
 	s.network.Leave()
 	select {
 	case <-s.relay.Done():
@@ -464,13 +305,4 @@ func (s *supervisor) shutDown() {
 	if err := s.machine.Close(); err != nil {
 		s.log.WithError(err).Warn("stop virtual machine")
 	}
-}
-
-func (s *supervisor) status() state.Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		return state.Stopped
-	}
-	return s.container.Saved
 }

@@ -140,21 +140,20 @@ func bare(t *testing.T) *supervisor {
 	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	s := &supervisor{
-		killing: newKilling(), killTimeout: killTimeout, rests: newRests(),
-		log: log, timings: timings.New("supervisor"), parent: &launch.Parent{}, execs: map[string]*execution{}, over: make(chan struct{}),
-		boot: Bootstrap{
-			Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
-			Machine: machine.Config{MemoryMiB: 512, VCPUs: 2, BootTimeout: patience},
-		},
-		container: &state.Container{ID: "c1", Saved: state.Created},
-		network:   &machine.Network{},
+	s := newSupervisor()
+	s.id, s.log, s.parent, s.network = "c1", log, &launch.Parent{}, &machine.Network{}
+	s.boot = Bootstrap{
+		Build: build, Plan: &specconv.Plan{Guest: &specs.Spec{}},
+		Machine:   machine.Config{MemoryMiB: 512, VCPUs: 2, BootTimeout: patience},
+		Container: &state.Container{ID: "c1", Saved: state.Created},
 	}
-	var err error
-	if s.dir, err = state.Create(t.TempDir(), s.container); err != nil {
+	dir, err := state.Create(t.TempDir(), s.boot.Container)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.dir.Close)
+	t.Cleanup(dir.Close)
+	s.record = newRecord(dir, s.boot.Container, log)
+	s.failed = &failed{id: s.id, log: log}
 	return s
 }
 
@@ -163,32 +162,32 @@ func met(t *testing.T, g *guest) (*supervisor, *fake.VM) {
 	t.Helper()
 	s := bare(t)
 	starter := &fake.Starter{Guest: g.play}
-	var err error
-	s.machine, err = machine.Start(t.Context(), machine.Options{
+	m, err := machine.Start(t.Context(), machine.Options{
 		Starter: starter, Config: &s.boot.Machine, Build: build, Network: s.network, Log: s.log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.attach(m, &hostOOM{})
 	t.Cleanup(s.shutDown)
 	return s, starter.VMs()[0]
 }
 
 func wantStatus(t *testing.T, s *supervisor, want state.Status) {
 	t.Helper()
-	saved, err := s.dir.Load()
-	if err != nil || saved.Saved != want || s.status() != want {
-		t.Errorf("status %s, saved %v, %v; want %s", s.status(), saved, err, want)
+	saved, err := s.record.dir.Load()
+	if err != nil || saved.Saved != want || s.record.status() != want {
+		t.Errorf("status %s, saved %v, %v; want %s", s.record.status(), saved, err, want)
 	}
 }
 
 func TestVerbsChangeTheStatus(t *testing.T) {
 	g := &guest{}
 	s, _ := met(t, g)
-	start := func() error { _, err := s.Start(t.Context(), &control.StartRequest{}); return err }
-	pause := func() error { _, err := s.Pause(t.Context(), &control.PauseRequest{}); return err }
-	resume := func() error { _, err := s.Resume(t.Context(), &control.ResumeRequest{}); return err }
-	exec := func() error { _, err := s.Exec(t.Context(), &control.ExecRequest{}); return err }
+	start := func() error { _, err := s.service.Start(t.Context(), &control.StartRequest{}); return err }
+	pause := func() error { _, err := s.service.Pause(t.Context(), &control.PauseRequest{}); return err }
+	resume := func() error { _, err := s.service.Resume(t.Context(), &control.ResumeRequest{}); return err }
+	exec := func() error { _, err := s.service.Exec(t.Context(), &control.ExecRequest{}); return err }
 	for _, step := range []struct {
 		name  string
 		verb  func() error
@@ -221,14 +220,14 @@ func TestVerbsChangeTheStatus(t *testing.T) {
 func TestRefusedByTheGuest(t *testing.T) {
 	g := &guest{fail: map[string]error{"start": status.Error(codes.Internal, "no"), "exec": errors.New("no")}}
 	s, _ := met(t, g)
-	if _, err := s.Start(t.Context(), &control.StartRequest{}); err == nil || err.Error() != "no" {
+	if _, err := s.service.Start(t.Context(), &control.StartRequest{}); err == nil || err.Error() != "no" {
 		t.Errorf("start: %v", err)
 	}
 	wantStatus(t, s, state.Created)
-	if _, err := s.Exec(t.Context(), &control.ExecRequest{HostPid: 7}); err == nil {
+	if _, err := s.service.Exec(t.Context(), &control.ExecRequest{HostPid: 7}); err == nil {
 		t.Error("exec succeeded")
 	}
-	if r, err := s.Ps(t.Context(), nil); err != nil || len(r.HostPids) != 1 {
+	if r, err := s.service.Ps(t.Context(), nil); err != nil || len(r.HostPids) != 1 {
 		t.Errorf("a process that was never made is listed: %v, %v", r, err)
 	}
 }
@@ -237,10 +236,10 @@ func TestRefusedByTheGuest(t *testing.T) {
 func TestKillThatTheGuestRefuses(t *testing.T) {
 	g := &guest{fail: map[string]error{"kill": errors.New("no")}}
 	s, vm := met(t, g)
-	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGTERM)}); err == nil {
+	if _, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGTERM)}); err == nil {
 		t.Error("SIGTERM: no error")
 	}
-	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL), ProcessId: "exec-1"}); err == nil {
+	if _, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL), ProcessId: "exec-1"}); err == nil {
 		t.Error("SIGKILL of an exec'd process: no error")
 	}
 	select {
@@ -248,7 +247,7 @@ func TestKillThatTheGuestRefuses(t *testing.T) {
 		t.Fatal("the virtual machine was ended")
 	default:
 	}
-	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
+	if _, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
 		t.Errorf("SIGKILL: %v", err)
 	}
 	select {
@@ -266,21 +265,21 @@ func TestKillThatTheGuestIgnores(t *testing.T) {
 	}
 	for name, kill := range map[string]func(*supervisor) error{
 		"verb": func(s *supervisor) error {
-			_, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)})
+			_, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)})
 			return err
 		},
 		"all": func(s *supervisor) error {
-			_, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL), All: true})
+			_, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL), All: true})
 			return err
 		},
 		"signal": func(s *supervisor) error {
-			s.forward(unix.SIGKILL)
+			s.killing.forward(unix.SIGKILL)
 			return nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, vm := met(t, &guest{})
-			s.killTimeout = 50 * time.Millisecond
+			s.killing.limit = 50 * time.Millisecond
 			if err := kill(s); err != nil {
 				t.Fatal(err)
 			}
@@ -293,8 +292,8 @@ func TestKillThatTheGuestIgnores(t *testing.T) {
 	}
 	t.Run("says it has ended", func(t *testing.T) {
 		s, vm := met(t, &guest{fail: map[string]error{"kill": status.Error(codes.NotFound, "no such process")}})
-		s.killTimeout = time.Hour
-		if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err == nil {
+		s.killing.limit = time.Hour
+		if _, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err == nil {
 			t.Error("no error")
 		}
 		select {
@@ -305,8 +304,8 @@ func TestKillThatTheGuestIgnores(t *testing.T) {
 	})
 	t.Run("signals that do not kill", func(t *testing.T) {
 		s, vm := met(t, &guest{})
-		s.killTimeout = time.Millisecond
-		if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGTERM)}); err != nil {
+		s.killing.limit = time.Millisecond
+		if _, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGTERM)}); err != nil {
 			t.Fatal(err)
 		}
 		select {
@@ -322,8 +321,8 @@ func TestKilledWithoutReader(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{protocol.InitProcess: make(chan uint32, 2)}}
 	s, _ := met(t, g)
 	s.control, s.relay = &socket{}, &stdio.Relay{} // whose output never ends
-	s.killTimeout = 50 * time.Millisecond
-	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
+	s.killing.limit = 50 * time.Millisecond
+	if _, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
 		t.Fatal(err)
 	}
 	code := make(chan int, 1)
@@ -342,9 +341,9 @@ func TestKilledWithoutReader(t *testing.T) {
 func TestFullStateDirectory(t *testing.T) {
 	g := &guest{}
 	s, _ := met(t, g)
-	s.container.Cgroup = &cgroup.Group{}
+	s.boot.Container.Cgroup = &cgroup.Group{}
 	// In the way of the file that is written before the old one is replaced.
-	full := filepath.Join(s.dir.Path, "husk.json.new", "x")
+	full := filepath.Join(s.record.dir.Path, "husk.json.new", "x")
 	fill := func() {
 		t.Helper()
 		if err := os.MkdirAll(full, 0o700); err != nil {
@@ -357,11 +356,11 @@ func TestFullStateDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	start := func() error { _, err := s.Start(t.Context(), &control.StartRequest{}); return err }
-	pause := func() error { _, err := s.Pause(t.Context(), &control.PauseRequest{}); return err }
-	resume := func() error { _, err := s.Resume(t.Context(), &control.ResumeRequest{}); return err }
+	start := func() error { _, err := s.service.Start(t.Context(), &control.StartRequest{}); return err }
+	pause := func() error { _, err := s.service.Pause(t.Context(), &control.PauseRequest{}); return err }
+	resume := func() error { _, err := s.service.Resume(t.Context(), &control.ResumeRequest{}); return err }
 	update := func() error {
-		_, err := s.Update(t.Context(), &control.UpdateRequest{Resources: []byte("{}"), Limits: []byte("{}")})
+		_, err := s.service.Update(t.Context(), &control.UpdateRequest{Resources: []byte("{}"), Limits: []byte("{}")})
 		return err
 	}
 	for _, step := range []struct {
@@ -419,7 +418,7 @@ func TestVMEndsUnderTheContainer(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	_, err := s.saveTheReason(t.Context(), nil, nil, func(ctx context.Context, _ func(any) error) (any, error) {
-		return s.Start(ctx, &control.StartRequest{})
+		return s.service.Start(ctx, &control.StartRequest{})
 	})
 	if err == nil || !strings.Contains(err.Error(), "exit status 1") || !strings.Contains(err.Error(), "Kernel panic") {
 		t.Errorf("start: %v", err)
@@ -445,20 +444,20 @@ func TestVerbThatPanics(t *testing.T) {
 func TestExecWhoseWaiterHasGone(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{"exec-1": make(chan uint32, 1)}}
 	s, _ := met(t, g)
-	r, err := s.Exec(t.Context(), &control.ExecRequest{HostPid: 7})
+	r, err := s.service.Exec(t.Context(), &control.ExecRequest{HostPid: 7})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Wait(ctx, &control.WaitRequest{ProcessId: r.ProcessId}); err == nil {
+	if _, err := s.service.Wait(ctx, &control.WaitRequest{ProcessId: r.ProcessId}); err == nil {
 		t.Error("wait returned an exit code")
 	}
 	// The wait that was given up may be answered too.
 	if got, want := slices.Compact(g.called()), []string{"exec exec-1", "kill exec-1 SIGKILL", "wait exec-1"}; !slices.Equal(got, want) {
 		t.Errorf("the guest was asked for %v, want %v", g.called(), want)
 	}
-	if _, err := s.Wait(t.Context(), &control.WaitRequest{ProcessId: r.ProcessId}); !errors.Is(err, errNoProcess) {
+	if _, err := s.service.Wait(t.Context(), &control.WaitRequest{ProcessId: r.ProcessId}); !errors.Is(err, errNoProcess) {
 		t.Errorf("wait again: %v", err)
 	}
 }
@@ -466,20 +465,20 @@ func TestExecWhoseWaiterHasGone(t *testing.T) {
 func TestExecOfAPausedContainerWaits(t *testing.T) {
 	g := &guest{}
 	s, _ := met(t, g)
-	if _, err := s.Pause(t.Context(), &control.PauseRequest{}); err != nil {
+	if _, err := s.service.Pause(t.Context(), &control.PauseRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Exec(ctx, &control.ExecRequest{IgnorePaused: true}); !errors.Is(err, context.Canceled) {
+	if _, err := s.service.Exec(ctx, &control.ExecRequest{IgnorePaused: true}); !errors.Is(err, context.Canceled) {
 		t.Errorf("exec whose caller has gone: %v", err)
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, err := s.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
+		_, err := s.service.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
 		done <- err
 	}()
-	if _, err := s.Resume(t.Context(), &control.ResumeRequest{}); err != nil {
+	if _, err := s.service.Resume(t.Context(), &control.ResumeRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -496,12 +495,12 @@ func TestExecOfAPausedContainerWaits(t *testing.T) {
 // resume must not wait on.
 func TestExecOfAPausedContainerThatEnds(t *testing.T) {
 	s, _ := met(t, &guest{})
-	if _, err := s.Pause(t.Context(), &control.PauseRequest{}); err != nil {
+	if _, err := s.service.Pause(t.Context(), &control.PauseRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
 	go func() {
-		_, err := s.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
+		_, err := s.service.Exec(t.Context(), &control.ExecRequest{IgnorePaused: true})
 		done <- err
 	}()
 	close(s.over)
@@ -522,7 +521,7 @@ func TestUpdateThatTheMachineCannotHold(t *testing.T) {
 		`{"cpu":{"cpus":"0-2"}}`:          "cpu.cpus",
 		`{`:                               "read resources",
 	} {
-		_, err := s.Update(t.Context(), &control.UpdateRequest{Resources: []byte(resources)})
+		_, err := s.service.Update(t.Context(), &control.UpdateRequest{Resources: []byte(resources)})
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s: %v", resources, err)
 		}
@@ -531,9 +530,9 @@ func TestUpdateThatTheMachineCannotHold(t *testing.T) {
 
 // A guest may say anything of how long its part of create has taken.
 func TestPhasesOfAHostileGuest(t *testing.T) {
-	s := bare(t)
-	s.notePhases(&protocol.CreateResponse{StageNanos: -1, SetupNanos: 1 << 62, ShareNanos: int64(time.Millisecond)})
-	phases := s.timings.Phases()
+	c := &creation{s: bare(t), timings: timings.New("supervisor")}
+	c.notePhases(&protocol.CreateResponse{StageNanos: -1, SetupNanos: 1 << 62, ShareNanos: int64(time.Millisecond)})
+	phases := c.timings.Phases()
 	if len(phases) != 1 || phases[0].Name != "guest setup: share" || phases[0].Took != time.Millisecond {
 		t.Errorf("phases %v", phases)
 	}
@@ -543,6 +542,7 @@ func TestPhasesOfAHostileGuest(t *testing.T) {
 // the agent's control stream nor what belongs to others.
 func TestStreamSocketGivesStdioOnly(t *testing.T) {
 	s, _ := met(t, &guest{})
+	exec := &streams{id: s.id, machine: s.machine, rests: s.rests, log: s.log}
 	for name, tc := range map[string]struct {
 		header protocol.StreamHeader
 		ok     bool
@@ -559,7 +559,7 @@ func TestStreamSocketGivesStdioOnly(t *testing.T) {
 			}
 			defer theirs.Close()
 			done := make(chan error, 1)
-			go func() { done <- s.proxy(ours.(*net.UnixConn)) }()
+			go func() { done <- exec.proxy(ours.(*net.UnixConn)) }()
 			if err := tc.header.Write(theirs); err != nil {
 				t.Fatal(err)
 			}
@@ -582,8 +582,9 @@ func TestStreamSocketGivesStdioOnly(t *testing.T) {
 // An exec process that ends hands over what others still write.
 func TestRestOfAStream(t *testing.T) {
 	s, _ := met(t, &guest{})
+	exec := &streams{id: s.id, machine: s.machine, rests: s.rests, log: s.log}
 	var err error
-	if s.streams, err = listen(s.dir, state.StreamSocket); err != nil {
+	if s.streams, err = listen(s.record.dir, state.StreamSocket); err != nil {
 		t.Fatal(err)
 	}
 	defer s.streams.Close()
@@ -591,7 +592,7 @@ func TestRestOfAStream(t *testing.T) {
 	go func() {
 		conn, err := s.streams.AcceptUnix()
 		if err == nil {
-			err = s.proxy(conn)
+			err = exec.proxy(conn)
 		}
 		proxied <- err
 	}()
@@ -635,10 +636,10 @@ func TestRestOfAStream(t *testing.T) {
 // connections and says nothing.
 func dirWithControl(t *testing.T, s *supervisor) *state.Dir {
 	t.Helper()
-	l, err := listen(s.dir, state.ControlSocket)
+	l, err := listen(s.record.dir, state.ControlSocket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return s.dir
+	return s.record.dir
 }
