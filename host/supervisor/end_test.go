@@ -23,8 +23,8 @@ func TestKilledAndEnded(t *testing.T) {
 	said := &lines{}
 	s.log.SetOutput(said)
 	close(s.over)
-	s.killTimeout = time.Millisecond
-	if _, err := s.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
+	s.killing.limit = time.Millisecond
+	if _, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
 		t.Fatal(err)
 	}
 	select {
