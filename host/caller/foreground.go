@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/console"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // Foreground is what the cli does while it waits for a process: it forwards signals and, if the
@@ -30,11 +32,10 @@ func NewForeground(detach bool) (*Foreground, error) {
 	if detach {
 		return fg, nil
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	var err error
+	if fg.ours, fg.theirs, err = syscalls.SocketPair("console"); err != nil {
 		return nil, fmt.Errorf("create console socket: %w", err)
 	}
-	fg.ours, fg.theirs = os.NewFile(uintptr(fds[0]), "console"), os.NewFile(uintptr(fds[1]), "console")
 	return fg, nil
 }
 

@@ -1,17 +1,15 @@
 package create
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/network"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/linux/namespaces"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // shared are the namespaces that a container joins in order to share something with another
@@ -27,7 +25,7 @@ func refuseSharing(root string, spec *specs.Spec) error {
 		if !slices.Contains(shared, ns.Type) || ns.Path == "" {
 			continue
 		}
-		wanted, err := namespaceOf(ns.Path)
+		wanted, err := syscalls.NamespaceOf(ns.Path)
 		if err != nil {
 			return fmt.Errorf("open %s namespace: %w", ns.Type, err)
 		}
@@ -37,7 +35,7 @@ func refuseSharing(root string, spec *specs.Spec) error {
 			}
 		}
 		for _, other := range others {
-			has, err := namespaceOf(fmt.Sprintf("/proc/%d/ns/%s", other.Supervisor.PID, namespaces.File(ns.Type)))
+			has, err := syscalls.NamespaceOf(fmt.Sprintf("/proc/%d/ns/%s", other.Supervisor.PID, namespaces.File(ns.Type)))
 			if err == nil && has == wanted && other.Supervisor.Alive() {
 				return fmt.Errorf("linux.namespaces: the %s namespace is that of container %s, a virtual machine of its own: containers that share one are not supported yet", ns.Type, other.ID)
 			}
@@ -54,11 +52,11 @@ func refuseOccupied(spec *specs.Spec) (warnings []string, err error) {
 		if ns.Type != specs.NetworkNamespace || ns.Path == "" {
 			continue
 		}
-		own, err := namespaceOf("/proc/self/ns/net")
+		own, err := syscalls.NamespaceOf("/proc/self/ns/net")
 		if err != nil {
 			return nil, err
 		}
-		if wanted, err := namespaceOf(ns.Path); err == nil && wanted == own {
+		if wanted, err := syscalls.NamespaceOf(ns.Path); err == nil && wanted == own {
 			return nil, fmt.Errorf("linux.namespaces: %s: %w", ns.Path, network.ErrHostNamespace)
 		}
 		occupants, err := network.Occupants(ns.Path)
@@ -74,17 +72,4 @@ func refuseOccupied(spec *specs.Spec) (warnings []string, err error) {
 		}
 	}
 	return warnings, nil
-}
-
-type namespaceID struct{ dev, inode uint64 }
-
-func namespaceOf(path string) (namespaceID, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return namespaceID{}, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return namespaceID{}, errors.New("not a namespace")
-	}
-	return namespaceID{st.Dev, st.Ino}, nil
 }

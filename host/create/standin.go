@@ -7,12 +7,12 @@ import (
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/supervisor/control"
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/supervisor/standin"
 	"github.com/huskvm/husk/linux/namespaces"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // startStandIn starts the process whose pid is the container's if there is a user namespace,
@@ -20,11 +20,10 @@ import (
 // The caller closes the files that are passed to the supervisor.
 func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
 	shadow := n.plan.Shadow
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := syscalls.SocketPair(standin.FDPeer)
 	if err != nil {
 		return fmt.Errorf("start stand-in: %w", err)
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), standin.FDPeer), os.NewFile(uintptr(fds[1]), standin.FDPeer)
 	defer theirs.Close()
 	supervisor.Files = append(supervisor.Files, launch.NamedFile{Name: standin.FDPeer, File: ours})
 	n.standIn, err = launch.Start(launch.Options{

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // Occupant is a process in a network namespace.
@@ -19,17 +21,6 @@ type Occupant struct {
 	// Visits: only the process's network namespace is not the host's, as with nsenter or ip
 	// netns exec. It belongs to no container then.
 	Visits bool
-}
-
-// identity tells two namespaces or directories apart.
-type identity struct{ dev, inode uint64 }
-
-func identityOf(path string) (identity, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return identity{}, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	return identity{st.Dev, st.Ino}, nil
 }
 
 // leaveTime bounds how long Occupants waits for processes that are about to exit: those of a
@@ -57,15 +48,15 @@ func Occupants(hostPath string) ([]Occupant, error) {
 }
 
 func occupants(hostPath string) ([]Occupant, error) {
-	wanted, err := identityOf(hostPath)
+	wanted, err := syscalls.IdentityOf(hostPath)
 	if err != nil {
 		return nil, fmt.Errorf("look for processes in network namespace: %w", err)
 	}
-	root, err := identityOf("/proc/self/root/.")
+	root, err := syscalls.IdentityOf("/proc/self/root/.")
 	if err != nil {
 		return nil, err
 	}
-	pids, err := identityOf("/proc/self/ns/pid")
+	pids, err := syscalls.IdentityOf("/proc/self/ns/pid")
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +66,7 @@ func occupants(hostPath string) ([]Occupant, error) {
 	}
 	var found []Occupant
 	for _, dir := range names {
-		ns, err := identityOf(dir + "/ns/net")
+		ns, err := syscalls.IdentityOf(dir + "/ns/net")
 		if err != nil || ns != wanted {
 			continue // it has ended, is a zombie, or is in another namespace
 		}
@@ -83,8 +74,8 @@ func occupants(hostPath string) ([]Occupant, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		itsRoot, rootErr := identityOf(dir + "/root/.")
-		itsPIDs, pidErr := identityOf(dir + "/ns/pid")
+		itsRoot, rootErr := syscalls.IdentityOf(dir + "/root/.")
+		itsPIDs, pidErr := syscalls.IdentityOf(dir + "/ns/pid")
 		found = append(found, Occupant{
 			PID: pid, Command: commandOf(dir),
 			Visits: rootErr == nil && pidErr == nil && itsRoot == root && itsPIDs == pids,

@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"syscall"
@@ -156,17 +155,4 @@ func decide(clauses []clause) []bpf.Instruction {
 		}
 	}
 	return append(code, bpf.RetConstant{Val: refuse(unix.EPERM)})
-}
-
-// assemble returns the program in the form that the kernel takes.
-func assemble(program []bpf.Instruction) ([]unix.SockFilter, error) {
-	raw, err := bpf.Assemble(program)
-	if err != nil {
-		return nil, fmt.Errorf("assemble filter: %w", err)
-	}
-	code := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		code[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	return code, nil
 }

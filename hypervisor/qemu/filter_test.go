@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // seccompData is struct seccomp_data.
@@ -45,7 +46,7 @@ func newVM(t *testing.T, cfg hypervisor.Config, watched watch, listener bool) *b
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := assemble(code); err != nil {
+	if _, err := syscalls.AssembleFilter(code); err != nil {
 		t.Fatal(err)
 	}
 	vm, err := bpf.NewVM(code)

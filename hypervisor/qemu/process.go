@@ -178,7 +178,7 @@ func (l *launch) program(listener bool) ([]unix.SockFilter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return assemble(code)
+	return syscalls.AssembleFilter(code)
 }
 
 // kill kills the vmm and does not wait for its end.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/hypervisor"
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // underListener runs f on a thread that is under a filter with a listener, so that its children
@@ -27,7 +28,7 @@ func underListener(t *testing.T, f func() error) error {
 // underFilter runs f on a thread that has a seccomp filter, which its children inherit.
 func underFilter(t *testing.T, filter []bpf.Instruction, flags uintptr, f func() error) error {
 	t.Helper()
-	code, err := assemble(filter)
+	code, err := syscalls.AssembleFilter(filter)
 	if err != nil {
 		t.Fatal(err)
 	}

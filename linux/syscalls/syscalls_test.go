@@ -5,9 +5,11 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -137,5 +139,39 @@ func TestJoinNamespaces(t *testing.T) {
 	}
 	if after, err := os.Readlink(own); err != nil || after != before {
 		t.Errorf("another thread is in %s, %v, and was in %s", after, err, before)
+	}
+}
+
+// A namespace is the same by whatever path, and a directory is none.
+func TestNamespaceOf(t *testing.T) {
+	own, err := NamespaceOf("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := IdentityOf("/proc/thread-self/ns/net"); err != nil || again != own {
+		t.Errorf("by another path: %v, %v; want %v", again, err, own)
+	}
+	if other, err := NamespaceOf("/proc/self/ns/mnt"); err != nil || other == own {
+		t.Errorf("another namespace: %v, %v", other, err)
+	}
+	if _, err := NamespaceOf("/"); err == nil {
+		t.Error("the root directory is a namespace")
+	}
+	if _, err := NamespaceOf("/proc/self/ns/none"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a path to nowhere: %v", err)
+	}
+}
+
+func TestAssembleFilter(t *testing.T) {
+	code, err := AssembleFilter([]bpf.Instruction{bpf.LoadAbsolute{Off: 4, Size: 4}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: 7, SkipTrue: 1}, bpf.RetConstant{Val: 1}, bpf.RetConstant{Val: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []unix.SockFilter{{Code: 0x20, K: 4}, {Code: 0x15, Jt: 1, K: 7}, {Code: 0x06, K: 1}, {Code: 0x06, K: 2}}
+	if !slices.Equal(code, want) {
+		t.Errorf("%v, want %v", code, want)
+	}
+	if _, err := AssembleFilter([]bpf.Instruction{bpf.LoadAbsolute{Size: 3}}); err == nil {
+		t.Error("an instruction that is none was assembled")
 	}
 }

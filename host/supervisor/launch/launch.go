@@ -26,6 +26,7 @@ import (
 
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/linux/namespaces"
+	"github.com/huskvm/husk/linux/syscalls"
 	"github.com/huskvm/husk/nsfork"
 )
 
@@ -124,16 +125,11 @@ type Child struct {
 // have locked its main goroutine to the main thread, or the thread that is moved
 // into other namespaces to fork may be that one, which cannot be thrown away.
 func Start(o Options) (*Child, error) {
-	ours, theirs, err := socketpair()
+	conn, theirs, err := syscalls.SocketPairConn(FDBootstrap)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("start %s: create bootstrap socket: %w", o.Role, err)
 	}
 	defer theirs.Close()
-	conn, err := net.FileConn(ours)
-	ours.Close()
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", o.Role, err)
-	}
 	cmd := &exec.Cmd{
 		Path:   "/proc/self/exe",
 		Args:   o.Args,
@@ -238,14 +234,6 @@ func addFD(cmd *exec.Cmd, names []string, name string, f *os.File) []string {
 	const first = 3
 	cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	return append(names, name+"="+strconv.Itoa(first+len(cmd.ExtraFiles)-1))
-}
-
-func socketpair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("create bootstrap socket: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), FDBootstrap), os.NewFile(uintptr(fds[1]), FDBootstrap), nil
 }
 
 // startIn forks from a thread that has joined the namespaces given by path. The

@@ -6,6 +6,8 @@ import (
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/huskvm/husk/linux/syscalls"
 )
 
 // runtimeCalls are those of Go's runtime and of the packages os and net on descriptors.
@@ -85,13 +87,5 @@ func program(kept Kept) ([]unix.SockFilter, error) {
 			instructions[i] = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}
 		}
 	}
-	raw, err := bpf.Assemble(instructions)
-	if err != nil {
-		return nil, err
-	}
-	filter := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	return filter, nil
+	return syscalls.AssembleFilter(instructions)
 }

@@ -16,11 +16,7 @@ import (
 )
 
 // Stream is one direction of a guest process's stdio.
-type Stream interface {
-	io.ReadWriteCloser
-	// CloseWrite tells the guest that no more bytes come.
-	CloseWrite() error
-}
+type Stream = protocol.HalfCloser
 
 // Dial opens the stream of one kind, of the process's descriptor with that number;
 // 0 is its stdio.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/linux/syscalls"
 	"github.com/huskvm/husk/protocol"
 )
 
@@ -23,24 +24,14 @@ type guestEnds struct {
 }
 
 func (g *guestEnds) dial(_ context.Context, kind protocol.StreamKind, _ byte) (Stream, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, theirs, err := syscalls.ConnPair("stream")
 	if err != nil {
 		return nil, err
 	}
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "stream")
-		c, err := net.FileConn(f)
-		f.Close()
-		if err != nil {
-			return nil, err
-		}
-		conns[i] = c.(*net.UnixConn)
-	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.of[kind] = conns[1]
-	return conns[0], nil
+	g.of[kind] = theirs
+	return ours, nil
 }
 
 // withStdio puts pipes in the place of descriptors 0, 1 and 2 for one test and
