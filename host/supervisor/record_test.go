@@ -113,6 +113,7 @@ func TestMemoryLimit(t *testing.T) {
 			}
 		})
 	}
+	r.container.Cgroup = &cgroup.Group{}
 	if _, err := r.stageLimits([]byte("{")); err == nil {
 		t.Error("limits that are no JSON were saved")
 	}
