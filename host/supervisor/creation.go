@@ -22,62 +22,63 @@ import (
 	"github.com/huskvm/husk/hypervisor"
 )
 
-// creation brings a supervisor from its bootstrap to the status created. Only one goroutine
-// uses it, so it has no lock.
+// creation takes a supervisor from its bootstrap to the status created. Only one goroutine uses
+// it, so it has no lock.
 type creation struct {
 	s        *supervisor
 	parent   *launch.Parent
 	starter  hypervisor.Starter
 	timings  *timings.Log
-	warnings []string // for the user, with the report
+	warnings []string // for the user, sent with the report
 
-	null    *os.File // /dev/null, from before there was no path to trust
+	null    *os.File // /dev/null, opened while paths could be trusted
 	shown   []face   // the namespaces that /proc/PID is to show
 	hostOOM *hostOOM
 	pty     *stdio.PTY      // nil: the container has no terminal
 	proceed <-chan struct{} // closed when the cli's hooks have run; nil without hooks
 }
 
-// run does everything up to the status created and reports it. Each step says why it has
-// its place where that matters.
+// run does the steps up to the status created, and reports it. The order of the steps is
+// important: the comments say why.
 func (c *creation) run() error {
 	for _, step := range []func() error{
-		// First: whatever fails afterwards is to be in the log.
+		// This is the first step, so that every later failure is in the log.
 		c.openState,
-		// While paths can be trusted, as all up to enterShadow.
+		// Paths can be trusted only until enterShadow.
 		c.openShown,
 		c.openNetwork,
-		// Hooks may change the settings of the network namespace: it must be known before
-		// which are those of a fresh one.
+		// Hooks may change the settings of the network namespace, so the settings of a fresh
+		// namespace must be read before they run.
 		c.settleBeforeHooks,
 		c.mountAll,
-		// After the mounts, which hooks look for, and before the machine, so that hooks
-		// run while it starts.
+		// Hooks expect the mounts. They run while the machine starts, so this is before
+		// startMachine.
 		c.prepareHooks,
-		// After the mounts: it exports the share.
+		// The machine exports the share, which needs the mounts.
 		c.startMachine,
-		// While /dev/ptmx is the host's.
+		// /dev/ptmx must still be the host's.
 		c.openTerminal,
-		// Before enterShadow: they are programs of the host and need its tree. After
-		// startMachine, so that they have its time.
+		// Hooks are programs of the host and need its tree, so this is before enterShadow. It
+		// is after startMachine, so that they run while the machine starts.
 		c.finishHooks,
-		// Before enterShadow: what a fresh namespace has is read from the host's /proc.
+		// The settings of a fresh namespace are read from the host's /proc, so this is before
+		// enterShadow.
 		c.settleNetwork,
-		// From here on no path can be trusted, and so nothing is opened or executed by one.
+		// From here on no path can be trusted, so nothing is opened or executed by path.
 		c.enterShadow,
-		// After enterShadow: nothing of the container is in the guest as long as this
-		// process has the host's tree.
+		// Nothing of the container may be in the guest while this process still has the host's
+		// tree.
 		c.createInGuest,
-		// After createInGuest: verbs find a container. Before anybody is told that it
-		// exists.
+		// Verbs that connect must find a container, so this is after createInGuest. Nobody has
+		// been told yet that the container exists.
 		c.serve,
-		// After all that works in the namespaces which this moves the main thread out of,
-		// and before the privileges go that it takes.
+		// This moves the main thread out of namespaces that the earlier steps need, and takes
+		// privileges that dropPrivileges drops.
 		c.show,
-		// After all that takes privileges, and before anybody is told that the container
-		// exists: whoever may run something in it finds them gone.
+		// Every step that needs privileges is done. Nobody has been told yet that the container
+		// exists, so whoever runs something in it finds the privileges dropped.
 		c.dropPrivileges,
-		// Last: an engine that sees this calls start.
+		// This is the last step: an engine that sees this status calls start.
 		c.setCreated,
 	} {
 		if err := step(); err != nil {
@@ -91,7 +92,7 @@ func (c *creation) run() error {
 	return c.parent.Report(launch.Report{Phases: phases, Warnings: c.warnings})
 }
 
-// openState opens what the supervisor needs of the host for the container's life.
+// openState opens the files of the host that the supervisor needs during the container's life.
 func (c *creation) openState() error {
 	s := c.s
 	dir, err := state.OpenDetached(s.boot.StateDir)
@@ -110,7 +111,8 @@ func (c *creation) openState() error {
 	if s.boot.Debug {
 		s.log.SetLevel(logrus.DebugLevel)
 	}
-	// What a goroutine that nobody recovers says at its end; it says no more to stderr.
+	// This is what Go prints when no goroutine recovers from a panic. It prints no more on
+	// stderr.
 	if err := debug.SetCrashOutput(f, debug.CrashOptions{}); err != nil {
 		return fmt.Errorf("open supervisor log: %w", err)
 	}
@@ -127,8 +129,8 @@ func (c *creation) openState() error {
 	return err
 }
 
-// openNotify connects to who listens to the container's process. A socket that is not
-// there is nothing to fail for: the process itself finds out, as with runc.
+// openNotify connects to the service manager that listens to the container's process. It is no
+// error if the socket does not exist: the process finds that out itself, as with runc.
 func (c *creation) openNotify() {
 	want := c.s.boot.Plan.Notify
 	if want == nil {
@@ -145,7 +147,7 @@ func (c *creation) openShown() (err error) {
 	return err
 }
 
-// openNetwork opens what the machine's network takes of the host.
+// openNetwork opens what the machine's network needs of the host.
 func (c *creation) openNetwork() (err error) {
 	s := c.s
 	o := machine.NetworkOptions{
@@ -177,7 +179,7 @@ func (c *creation) settleNetwork() error { return c.s.network.Settle() }
 // mountAll makes the shadow and the share.
 func (c *creation) mountAll() error {
 	s := c.s
-	// First: what is mounted from here on must not show on the host.
+	// First, because what is mounted from here on must not appear on the host.
 	if err := mounts.LeaveHost(); err != nil {
 		return err
 	}
@@ -187,7 +189,7 @@ func (c *creation) mountAll() error {
 		Shares: plan.Shares, Mounts: plan.Guest.Mounts, Devices: plan.Guest.Linux.Devices, Cwd: plan.Guest.Process.Cwd,
 		UserNS: plan.UserNS, IDMaps: c.idMap, Hooks: c.hasHooks(),
 	}
-	// Before Make: it uses the share's directory for a moment.
+	// Before Make, because it uses the share's directory for a moment.
 	c.hostOOM.openProgram(r.ShareDir)
 	guest, err := mounts.Make(r)
 	if err != nil {
@@ -201,7 +203,7 @@ func (c *creation) mountAll() error {
 
 func (c *creation) idMap(share specconv.Share) *os.File { return c.parent.File(IDMapFile(share)) }
 
-// startMachine starts the virtual machine, up to where its agent has answered.
+// startMachine starts the virtual machine, and returns when its agent has answered.
 func (c *creation) startMachine() error {
 	s := c.s
 	if err := s.network.OpenTaps(s.boot.Machine.NICs); err != nil {
@@ -242,12 +244,14 @@ func (c *creation) startMachine() error {
 	if err := c.hostOOM.openVMM(ctx, m); err != nil {
 		return err
 	}
-	// The vmm has its own descriptors now; with ours closed a tap ends with it.
+	// The vmm has its own descriptors now. If this process kept its copies, a tap would not end
+	// with the vmm.
 	s.network.CloseTaps()
 	return nil
 }
 
-// noteTaps notes what delete needs to undo the network's wiring when this process cannot.
+// noteTaps notes in the record what delete needs to undo the network's wiring if this process
+// cannot do it.
 func (c *creation) noteTaps() {
 	for _, ns := range c.s.boot.Plan.Shadow.Namespaces {
 		if ns.Type == specs.NetworkNamespace && ns.Path != "" {
@@ -282,7 +286,7 @@ func (c *creation) enterShadow() error {
 
 func (c *creation) serve() error { return c.s.serve() }
 
-// show has the container's pid show what config.json asks for.
+// show makes /proc/PID of the container's pid show what config.json asks for.
 func (c *creation) show() error {
 	if c.s.standIn != nil {
 		return c.s.standIn.Show(c.shadowDir())
@@ -291,7 +295,7 @@ func (c *creation) show() error {
 }
 
 func (c *creation) setCreated() error {
-	close(c.s.up) // signals that came meanwhile may pass
+	close(c.s.up) // signals that came in the meantime are sent now
 	if err := c.s.record.setStatus(state.Created); err != nil {
 		return err
 	}
@@ -299,7 +303,8 @@ func (c *creation) setCreated() error {
 	return nil
 }
 
-// whileWanted is a context for the time before created: it ends with the cli.
+// whileWanted returns a context for the time before the container is created. It ends with the
+// cli.
 func (c *creation) whileWanted() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	go func() {

@@ -16,8 +16,8 @@ import (
 	"github.com/huskvm/husk/host/supervisor/stdio"
 )
 
-// TestKilledAndEnded: the clock of a kill does nothing to a container that has ended,
-// whose supervisor still answers verbs.
+// TestKilledAndEnded checks that a kill's time limit has no effect on a container that has
+// ended while its supervisor still answers verbs.
 func TestKilledAndEnded(t *testing.T) {
 	s, vm := met(t, &guest{})
 	said := &lines{}
@@ -34,8 +34,8 @@ func TestKilledAndEnded(t *testing.T) {
 	}
 }
 
-// TestGivenUpIsNoFailure: the virtual machine of a container that its cli has not committed
-// is ended, and that is told nobody as a failure of it.
+// TestGivenUpIsNoFailure checks that ending the virtual machine of a container that its cli has
+// not committed is not reported as a failure.
 func TestGivenUpIsNoFailure(t *testing.T) {
 	s, _ := met(t, &guest{})
 	s.control, s.relay, s.parent = &socket{}, &stdio.Relay{}, abandoning(t)
@@ -55,7 +55,7 @@ func TestGivenUpIsNoFailure(t *testing.T) {
 	}
 }
 
-// lines is a log that is read while it is written.
+// lines is a log that a test reads while it is written.
 type lines struct {
 	mu  sync.Mutex
 	all strings.Builder
@@ -73,14 +73,14 @@ func (l *lines) text() string {
 	return l.all.String()
 }
 
-// abandoning is a parent that has ended without a commit.
+// abandoning returns a parent that has ended without a commit.
 func abandoning(t *testing.T) *launch.Parent {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := os.Environ() // which Receive clears
+	env := os.Environ() // Receive clears it
 	defer func() {
 		for _, pair := range env {
 			name, value, _ := strings.Cut(pair, "=")
@@ -103,8 +103,8 @@ func abandoning(t *testing.T) *launch.Parent {
 	return parent
 }
 
-// TestOutputsHandedOverAtTheEnd: an output that an exec process hands over when the
-// container has ended is waited for like one that was handed over before.
+// TestOutputsHandedOverAtTheEnd checks that the supervisor also waits for an output that an
+// exec process hands over after the container has ended.
 func TestOutputsHandedOverAtTheEnd(t *testing.T) {
 	s := bare(t)
 	s.control = &socket{}
@@ -134,7 +134,7 @@ func TestOutputsHandedOverAtTheEnd(t *testing.T) {
 		}
 	}
 	waits("the exec process", &s.control.peers)
-	s.rests.crowd.enter() // it hands an output over, and ends
+	s.rests.crowd.enter() // it hands an output over and ends
 	s.control.peers.leave()
 	waits("its output", &s.rests.crowd)
 	s.rests.crowd.leave()

@@ -16,27 +16,26 @@ import (
 
 var errNoProcess = errors.New("no such process")
 
-// executions are the processes that were exec'd in the container and have not been waited
-// for.
+// executions are the exec'd processes of the container whose end nobody has waited for yet.
 type executions struct {
 	id    string // of the container
 	agent protocol.AgentService
 	log   *logrus.Logger
-	// orphanAfter is how long one may go without anybody who waits for it.
+	// orphanAfter is how long a process may run before somebody waits for it.
 	orphanAfter time.Duration
 
-	// mu guards the fields below, those of each execution included, for the moment in
-	// which they are read or written. It is not held in a call to the guest.
+	// mu guards the fields below and those of each execution. It is held only to read or write
+	// them, never during a call to the guest.
 	mu    sync.Mutex
-	count int // of all that there ever were
+	count int // of all executions so far
 	live  map[string]*execution
 }
 
 // execution is one exec'd process.
 type execution struct {
-	hostPID int32 // of its exec process
-	// orphaned kills it when nobody has come to wait for it in time: its exec
-	// process has died in between.
+	hostPID int32 // pid of its exec process
+	// orphaned kills the process if nobody waits for it in time, because its exec process has
+	// died before.
 	orphaned *time.Timer
 }
 
@@ -44,7 +43,7 @@ func newExecutions(containerID string, agent protocol.AgentService, log *logrus.
 	return &executions{id: containerID, agent: agent, log: log, orphanAfter: callTimeout, live: map[string]*execution{}}
 }
 
-// start starts a process, and returns the ID by which the agent knows it.
+// start starts a process and returns its ID for the agent.
 func (e *executions) start(ctx context.Context, req *control.ExecRequest) (id string, err error) {
 	one := &execution{hostPID: req.HostPid}
 	e.mu.Lock()
@@ -67,23 +66,24 @@ func (e *executions) start(ctx context.Context, req *control.ExecRequest) (id st
 	return id, nil
 }
 
-// await waits for a process's end, and the process is forgotten. The end of ctx is the
-// process's: an engine that kills the exec process on the host means the one in the guest.
+// await waits for the end of a process and then forgets the process. The process is killed if
+// ctx ends, because an engine that kills the exec process on the host means the process in the
+// guest.
 func (e *executions) await(ctx context.Context, id string) (*protocol.WaitResponse, error) {
 	if !e.claim(id) {
 		return nil, errNoProcess
 	}
 	resp, err := e.agent.Wait(ctx, &protocol.WaitRequest{ContainerId: e.id, ProcessId: id})
 	if err != nil && ctx.Err() != nil {
-		e.end(id) //nolint:contextcheck // the caller's has ended
+		e.end(id) //nolint:contextcheck // the caller's context has ended
 		return nil, err
 	}
 	e.forget(id)
 	return resp, err
 }
 
-// claim says whether there is a process that the caller may wait for: it is known, and its
-// time as an orphan is not up.
+// claim says whether the caller may wait for a process: the process is known and has not been
+// given up as an orphan.
 func (e *executions) claim(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -91,8 +91,8 @@ func (e *executions) claim(id string) bool {
 	return one != nil && (one.orphaned == nil || one.orphaned.Stop())
 }
 
-// end kills an exec'd process that nobody owns any more, and waits for it,
-// as the agent keeps its record until then.
+// end kills an exec'd process that has no owner any more, and waits for it, because the agent
+// keeps its record until then.
 func (e *executions) end(id string) {
 	defer e.forget(id)
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
@@ -114,7 +114,7 @@ func (e *executions) forget(id string) {
 	delete(e.live, id)
 }
 
-// hostPIDs are the pids of the exec processes.
+// hostPIDs returns the pids of the exec processes on the host.
 func (e *executions) hostPIDs() (pids []int32) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

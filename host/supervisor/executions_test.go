@@ -43,7 +43,7 @@ func TestExecutionsAreNumbered(t *testing.T) {
 	}
 }
 
-// The exec process has died before it could wait.
+// The exec process has died before it could wait for its process.
 func TestOrphanedExecution(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{"exec-1": make(chan uint32, 1)}}
 	e := execs(g)
@@ -65,7 +65,7 @@ func TestOrphanedExecution(t *testing.T) {
 	}
 }
 
-// Who waits in time keeps it.
+// A process that somebody waits for in time is not ended.
 func TestExecutionThatIsWaitedFor(t *testing.T) {
 	e := execs(&guest{})
 	id, err := e.start(t.Context(), &control.ExecRequest{})

@@ -10,8 +10,7 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// face is a namespace that /proc/PID is to show, opened while there still are
-// host paths.
+// face is a namespace that /proc/PID has to show. It is opened while paths lead to the host.
 type face struct {
 	specs.LinuxNamespace
 	file *os.File
@@ -29,10 +28,10 @@ func openFace(namespaces []specs.LinuxNamespace) ([]face, error) {
 	return all, nil
 }
 
-// enterFace moves the main thread, on which it is called and which is what
-// /proc/PID shows, into namespaces that the spec asks for and this process can't
-// work in. The Go runtime's other threads stay behind. In a mount namespace the
-// thread's root becomes the rootfs, as with runc.
+// enterFace moves the main thread, on which it is called and which /proc/PID shows, into
+// namespaces that the spec asks for and in which this process cannot work. Other threads of
+// Go's runtime stay behind. In a mount namespace the thread's root becomes the rootfs, as with
+// runc.
 func enterFace(namespaces []face, rootfs string) error {
 	for _, ns := range namespaces {
 		if err := ns.enter(rootfs); err != nil {

@@ -12,9 +12,9 @@ import (
 	"github.com/huskvm/husk/host/machine"
 )
 
-// failed tells of what the container's exit code does not: that its virtual machine
-// is lost, or that it was short of memory. Both places it tells are open from before
-// there was no path to trust.
+// failed reports what the container's exit code does not tell: that its virtual machine is
+// lost, or that it was short of memory. It writes to the failures and to the host's log, both
+// of which were opened while paths could be trusted.
 type failed struct {
 	id      string // of the container
 	log     *logrus.Logger
@@ -23,14 +23,14 @@ type failed struct {
 
 	lost sync.Once
 
-	// mu guards the fields below for the moment in which they are read or written.
+	// mu guards the fields below. It is held only to read or write them.
 	mu     sync.Mutex
-	oomAt  time.Time // of the last told
-	oomMax uint64    // kills told of
+	oomAt  time.Time // of the last OOM kill that was reported
+	oomMax uint64    // number of OOM kills reported
 }
 
-// openFailed connects to both. What cannot be opened is told nothing: the container is no
-// worse for it. An empty dir is none.
+// openFailed connects to both. If one cannot be opened, nothing is reported there, and the
+// container works as well without. An empty dir means no directory.
 func openFailed(containerID, dir string, log *logrus.Logger) *failed {
 	f := &failed{id: containerID, log: log, journal: failures.OpenLog(failures.JournalSocket, failures.SyslogSocket)}
 	if dir == "" {
@@ -54,8 +54,7 @@ func (f *failed) tell(cause, console string) {
 	}
 }
 
-// loseVM tells, the first time it is called, why the virtual machine is of no use any
-// more.
+// loseVM reports, at its first call, why the virtual machine can no longer be used.
 func (f *failed) loseVM(m *machine.Machine, cause error) {
 	f.lost.Do(func() {
 		f.log.Error(m.WithConsole(cause))
@@ -63,10 +62,11 @@ func (f *failed) loseVM(m *machine.Machine, cause error) {
 	})
 }
 
-// expectEnd says that the end of the virtual machine is no failure from now on.
+// expectEnd makes the end of the virtual machine no failure from now on.
 func (f *failed) expectEnd() { f.lost.Do(func() {}) }
 
-// oomInterval is how often at most a container's want of memory is told.
+// oomInterval is the shortest time between two reports of one container that it is short of
+// memory.
 const oomInterval = time.Minute
 
 // tellKills tells of processes killed for want of memory in the guest. short says of

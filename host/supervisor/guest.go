@@ -16,8 +16,8 @@ import (
 	"github.com/huskvm/husk/protocol/client"
 )
 
-// createInGuest makes the container in the guest, its process waiting, and
-// connects its stdio.
+// createInGuest makes the container in the guest, whose process then waits, and connects its
+// stdio.
 func (c *creation) createInGuest() error {
 	s := c.s
 	ctx, cancel := c.whileWanted()
@@ -80,9 +80,10 @@ func (c *creation) createInGuest() error {
 	return nil
 }
 
-// ownNames returns the host name and the domain name of this process's uts namespace, which
-// a container without a name gets: the host's or another container's, if config.json asks
-// for it, or a new one, which begins with the host's. The guest's kernel has no name.
+// ownNames returns the host name and the domain name of this process's uts namespace, which a
+// container without a name gets: the host's or another container's if config.json asks for one
+// of these, or those of a new namespace, which are copies of the host's. The guest's kernel has
+// no name.
 func ownNames() (host, domain string, err error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -91,8 +92,8 @@ func ownNames() (host, domain string, err error) {
 	return unix.ByteSliceToString(uts.Nodename[:]), unix.ByteSliceToString(uts.Domainname[:]), nil
 }
 
-// notePhases notes what the agent says its part of create has taken. The guest's
-// clock is another, so only lengths are taken: the last ended a moment ago.
+// notePhases records how long the agent says that its phases of create have taken. The guest's
+// clock differs from the host's, so only durations are used; the last phase has just ended.
 func (c *creation) notePhases(r *protocol.CreateResponse) {
 	end := timings.Now()
 	for _, p := range []struct {
@@ -101,7 +102,7 @@ func (c *creation) notePhases(r *protocol.CreateResponse) {
 	}{{"init stage", r.StageNanos}, {"guest setup: cgroup, fork", r.SetupNanos}, {"guest setup: share", r.ShareNanos}} {
 		took := time.Duration(p.nanos)
 		if took < 0 || took > c.s.boot.Machine.BootTimeout {
-			continue // a guest may say anything
+			continue // a guest may send anything
 		}
 		end -= took
 		c.timings.Add(timings.Phase{Process: "agent", Name: p.name, Began: end, Took: took})

@@ -23,9 +23,9 @@ func (c *creation) prepareHooks() (err error) {
 // hasHooks says whether hooks of the host are to run before the container is created.
 func (c *creation) hasHooks() bool { return hooks.AtCreate(c.s.boot.Container.Hooks) }
 
-// finishHooks waits until the hooks of the runtime namespace have run, and runs
-// those of createContainer. These are programs of the host and need its tree,
-// which is still this process's; its namespaces are the container's already.
+// finishHooks waits until the hooks of the runtime namespace have run, and runs those of
+// createContainer. These are programs of the host and need the host's tree, which this process
+// still has, while its namespaces are the container's already.
 func (c *creation) finishHooks() error {
 	if !c.hasHooks() {
 		return nil
@@ -40,7 +40,7 @@ func (c *creation) finishHooks() error {
 	}
 	c.timings.Lap("wait for hooks")
 	st := container.OCI(state.Creating)
-	st.Pid = os.Getpid() // as the hooks see it, which are in the same pid namespace
+	st.Pid = os.Getpid() // the hooks are in this pid namespace
 	if c.s.standIn != nil {
 		st.Pid = c.s.boot.StandInPID
 	}
@@ -49,8 +49,8 @@ func (c *creation) finishHooks() error {
 		return fmt.Errorf("error during container init: %w", err)
 	}
 	c.timings.Lap("hooks")
-	// What they have mounted is to stay where it has spread when the host's tree
-	// is let go of, with the rootfs in it.
+	// What they have mounted in the rootfs must stay where it has spread to when the host's
+	// tree, which contains the rootfs, is unmounted.
 	if err := mounts.LeaveHost(); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ type hostOOM struct {
 	memory   *cgroup.OOM // nil where the host has no memory cgroup; then so are the others
 	program  *os.File    // a directory with this program
 	scoreAdj *os.File    // this process's oom_score_adj
-	vmm      *os.File    // the vmm's status
+	vmm      *os.File    // the vmm's status file
 	vmmPID   func(context.Context) (int, error)
 
 	// mu is held for a telling, which takes tellTimeout at most. Its fields are below.
@@ -98,7 +98,7 @@ func (h *hostOOM) doubt(limit int64) error {
 	if err != nil {
 		return nil //nolint:nilerr // nothing is known of a VM that is ending
 	}
-	// A quarter less, for what is not counted here.
+	// A quarter less, for memory that is not counted here.
 	if least := limit - limit/4; had < least {
 		return fmt.Errorf("of %d bytes the virtual machine has never used more than %d", limit, had)
 	}
@@ -106,24 +106,24 @@ func (h *hostOOM) doubt(limit int64) error {
 }
 
 const (
-	// tellInterval is how often the host is told at most: engines take one kill for
-	// the container's, and a guest may have one after the other. It doubles each time.
+	// tellInterval is the shortest time between two reports to the host. Engines take one kill
+	// for the container's, and a guest may have many in a row. It doubles each time.
 	tellInterval    = 5 * time.Second
 	maxTellInterval = 5 * time.Minute
 	tellTimeout     = 5 * time.Second
-	// hogBytes is what the memory hog takes at least until there is no more: enough to
-	// run this process meanwhile.
+	// hogBytes is how much memory the hog uses at least before there is no more. This process
+	// needs some meanwhile.
 	hogBytes = 16 << 20
-	// mostCache is how many bytes of cache the hog takes the place of. A guest that has
-	// touched much memory, or read many files, leaves gigabytes, which the kernel is told
-	// to give up: it has to read again what was of use, such as a template.
+	// mostCache is how many bytes of page cache the hog displaces at most. A guest that has
+	// used much memory or read many files leaves gigabytes. The kernel is told to drop the
+	// rest, and has to read again what was still useful, such as a template.
 	mostCache = 512 << 20
-	// maxHogBytes is too much to ask of the host for a message.
+	// maxHogBytes is the size of a hog that is too large for a report.
 	maxHogBytes = 2 << 30
 )
 
-// mayTell says whether it is time to tell the host again, and takes that time. The
-// caller holds mu.
+// mayTell says whether the host may be told again, and if so, notes the time. The caller holds
+// mu.
 func (h *hostOOM) mayTell(now time.Time) bool {
 	if !h.told.IsZero() && now.Sub(h.told) < h.interval {
 		return false
@@ -133,8 +133,8 @@ func (h *hostOOM) mayTell(now time.Time) bool {
 	return true
 }
 
-// tell has the kernel kill a process in the container's cgroup on the host for
-// want of memory: one made for that. Most times there is nothing to do: see mayTell.
+// tell makes the kernel kill a process in the container's cgroup on the host for lack of
+// memory. The process is started for that. Most calls do nothing: see mayTell.
 func (h *hostOOM) tell() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -143,7 +143,7 @@ func (h *hostOOM) tell() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
 	defer cancel()
-	// Against an update, whose limit would be lost.
+	// Otherwise an update at the same time could lose its limit.
 	if err := h.dir.Lock(ctx); err != nil {
 		return err
 	}
@@ -165,8 +165,8 @@ func (h *hostOOM) tell() error {
 	return nil
 }
 
-// runOut makes the cgroup run out of memory, with the vmm stopped: it must neither
-// be the one that finds no memory, nor the one that is killed for that.
+// runOut makes the cgroup run out of memory while the vmm is stopped: the vmm must not be the
+// process that finds no memory, nor the one that is killed.
 func (h *hostOOM) runOut(vmmPID int) (err error) {
 	if err := unix.Kill(vmmPID, unix.SIGSTOP); err != nil {
 		return fmt.Errorf("stop vmm: %w", err)
@@ -181,7 +181,7 @@ func (h *hostOOM) runOut(vmmPID int) (err error) {
 		return err
 	}
 	if cache > mostCache {
-		// The hog would have to take its place.
+		// Otherwise the hog would have to displace this cache.
 		if err := h.memory.DropCache(cache); err != nil {
 			return err
 		}
@@ -201,12 +201,12 @@ func (h *hostOOM) runOut(vmmPID int) (err error) {
 	if room+cache > maxHogBytes {
 		return fmt.Errorf("it would take %d bytes", room+cache)
 	}
-	// What the kernel gives up of its cache is in the way first.
+	// Before it kills, the kernel drops the cache that is left.
 	hungry, err := h.startHog(adj, room+cache+hogBytes)
 	if err != nil {
 		return err
 	}
-	// Its own start has taken some.
+	// Starting the hog has used some memory.
 	if used, _, err = h.memory.Used(); err != nil {
 		hungry.End()
 		return err
@@ -219,24 +219,23 @@ func (h *hostOOM) runOut(vmmPID int) (err error) {
 	return errors.Join(hungry.Go(), letGo())
 }
 
-// hogSize is how much more than the cgroup uses the hog must be able to take so that
-// it is the one to be killed, and not the vmm, in bytes. The kernel's choice is
-// who has the most points: resident bytes, and of the limit as many thousandths
-// as oom_score_adj says, which is 1000 for the hog. With u used and x for the
-// hog, the limit is u+x, and
+// hogSize returns how much more memory than the cgroup uses, in bytes, the hog must be able to
+// use so that the kernel kills it and not the vmm. The kernel kills the process with the most
+// points: its resident bytes, plus as many thousandths of the limit as its oom_score_adj says,
+// which is 1000 for the hog. With u bytes used and x for the hog, the limit is u+x, and
 //
 //	x + (u+x) > vmm + (u+x)*adj/1000
 //
-// solved for x. A quarter more is for what is not counted here.
+// solved for x. A quarter more is for memory that is not counted here.
 func hogSize(used, vmm int64, adj int) int64 {
 	const whole = 1000
 	least := (vmm*whole - used*int64(whole-adj)) / int64(2*whole-adj)
 	return max(least+least/4+hogBytes, hogBytes)
 }
 
-// startHog starts one that is the first to be killed. It has that from this process,
-// for which, until it is started, the same is true. The vmm is stopped meanwhile, and
-// no limit set yet.
+// startHog starts a hog that the kernel kills first. It inherits its oom_score_adj from this
+// process, so until the hog is started the same is true for this process. The vmm is stopped
+// meanwhile, and no limit is set yet.
 func (h *hostOOM) startHog(adj int, bytes int64) (_ *hog.Process, err error) {
 	if err := h.setOOMScoreAdj(hogScoreAdj); err != nil {
 		return nil, err
@@ -251,7 +250,7 @@ func (h *hostOOM) startHog(adj int, bytes int64) (_ *hog.Process, err error) {
 	return hungry, err
 }
 
-// hogScoreAdj is the most there is.
+// hogScoreAdj is the highest value.
 const hogScoreAdj = 1000
 
 func (h *hostOOM) setOOMScoreAdj(adj int) error {
@@ -261,7 +260,7 @@ func (h *hostOOM) setOOMScoreAdj(adj int) error {
 	return nil
 }
 
-// oomScoreAdj is this process's, and the vmm's, which has it from here.
+// oomScoreAdj returns the value of this process, which the vmm has inherited.
 func (h *hostOOM) oomScoreAdj() (int, error) {
 	text, err := readAgain(h.scoreAdj)
 	if err != nil {
@@ -270,8 +269,8 @@ func (h *hostOOM) oomScoreAdj() (int, error) {
 	return strconv.Atoi(text)
 }
 
-// vmmBytes adds up lines of the vmm's status, such as VmRSS:, what it has in memory, and
-// VmHWM:, the most it has had there.
+// vmmBytes returns the sum of lines in the vmm's status, such as VmRSS: (its memory now) and
+// VmHWM: (the most it has had).
 func (h *hostOOM) vmmBytes(keys ...string) (int64, error) {
 	status, err := readAgain(h.vmm)
 	if err != nil {
@@ -295,9 +294,9 @@ func (h *hostOOM) vmmBytes(keys ...string) (int64, error) {
 	return bytes, nil
 }
 
-// openStatus opens the file of a process, known by its number here.
+// openStatus opens the status file of a process, by its pid in this pid namespace.
 func openStatus(pid int) (*os.File, error) {
-	// The proc filesystem may count processes differently.
+	// The mounted proc filesystem may belong to another pid namespace.
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("pidfd_open", err)

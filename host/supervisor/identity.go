@@ -10,9 +10,9 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 )
 
-// takeIdentity gives this process what tools of the host see of a container besides its
-// mounts: host name, domain name and OOM score. Where the host forbids one of them
-// nothing is lost, for the guest has its own.
+// takeIdentity gives this process what tools of the host see of a container besides its mounts:
+// host name, domain name and OOM score. Errors are ignored, because the guest has its own
+// values.
 func takeIdentity(s specconv.Shadow) {
 	for _, ns := range s.Namespaces {
 		if ns.Type != specs.UTSNamespace || ns.Path != "" {

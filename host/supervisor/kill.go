@@ -16,29 +16,29 @@ import (
 )
 
 const (
-	// killAnswer is how long the guest may take to say that it has killed the
-	// container's process. One that says nothing is ended at once.
+	// killAnswer bounds how long the guest may take to confirm that it has killed the
+	// container's process. A guest that does not confirm is ended at once.
 	killAnswer = 10 * time.Second
-	// killTimeout is how long a container may take to end after that: its last output
-	// may wait ten seconds for a reader, and what it has written to files is still
-	// flushed. A guest that is ended loses both.
+	// killTimeout bounds how long a container may take to end after that. Its last output may
+	// wait ten seconds for a reader, and files that it has written are still flushed; a guest
+	// that is ended loses both.
 	killTimeout = 20 * time.Second
 )
 
-// killing sends signals to the container's processes, and sees to it that a container that
-// was sent SIGKILL ends. Its state is one sync.Once and one channel, so it has no lock.
+// killing sends signals to the container's processes and makes sure that a container that was
+// sent SIGKILL ends. Its state is one sync.Once and one channel, so it has no lock.
 type killing struct {
 	id    string // of the container
 	agent protocol.AgentService
 	log   *logrus.Logger
-	// endVM ends the virtual machine under the container, for a reason.
+	// endVM ends the virtual machine. The reason is the error that is reported.
 	endVM func(reason error) error
 	over  <-chan struct{} // closed when the container has ended
-	limit time.Duration   // killTimeout, but in tests
+	limit time.Duration   // killTimeout, except in tests
 
 	begin sync.Once
 	now   chan struct{} // closed when nothing is waited for any more
-	end   func()        // closes now; it may be called again
+	end   func()        // closes now; may be called more than once
 }
 
 func newKilling(containerID string, agent protocol.AgentService, over <-chan struct{}, endVM func(error) error, log *logrus.Logger) *killing {
@@ -47,8 +47,8 @@ func newKilling(containerID string, agent protocol.AgentService, over <-chan str
 	return k
 }
 
-// within ends the container unless it has ended by then. Only the first call counts:
-// a container cannot be kept alive by killing it again.
+// within ends the container unless it has ended within limit. Only the first call counts, so
+// killing a container again does not give it more time.
 func (k *killing) within() {
 	k.begin.Do(func() {
 		time.AfterFunc(k.limit, func() {
@@ -69,8 +69,8 @@ func (k *killing) endLate() {
 	}
 }
 
-// signalInit sends a signal to the container's process, or to all of its processes.
-// SIGKILL always works: a guest that does not carry it out is ended itself.
+// signalInit sends a signal to the container's process, or to all of its processes. SIGKILL
+// always works: if the guest does not do it, the virtual machine is ended.
 func (k *killing) signalInit(ctx context.Context, sig unix.Signal, all bool) error {
 	if sig != unix.SIGKILL {
 		return k.signal(ctx, protocol.InitProcess, sig, all)
@@ -85,14 +85,14 @@ func (k *killing) signalInit(ctx context.Context, sig unix.Signal, all bool) err
 	return err
 }
 
-// hasEnded says that there was no process to signal, as the guest has it: its output
-// is still on its way.
+// hasEnded says whether err means that the guest had no process to signal. Its output may still
+// be on its way.
 func hasEnded(err error) bool {
 	var answered *client.AgentError
 	return errors.As(err, &answered) && answered.Code == codes.NotFound
 }
 
-// signal sends a signal to one process, or, with the ID of the container's, to all.
+// signal sends a signal to one process or, if processID is the container's ID, to all.
 func (k *killing) signal(ctx context.Context, processID string, sig unix.Signal, all bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -102,7 +102,7 @@ func (k *killing) signal(ctx context.Context, processID string, sig unix.Signal,
 	return err
 }
 
-// forward hands a signal that reached this process to the container's.
+// forward sends a signal that this process got to the container's process.
 func (k *killing) forward(sig unix.Signal) {
 	if err := k.signalInit(context.Background(), sig, false); err != nil {
 		k.log.WithError(err).WithField("signal", sig).Warn("forward signal")

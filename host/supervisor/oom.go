@@ -11,32 +11,32 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// followInterval is how often the guest is listened to.
+// followInterval is the shortest time between two calls to the guest.
 const followInterval = time.Second
 
-// oomWatch is what this process knows of processes killed for want of memory in the
-// guest, and whom it tells: who waits for events, the host's log, the host's cgroup.
+// oomWatch counts the processes in the guest that were killed for lack of memory, and reports
+// them to whoever waits for events, to the host's log and to the host's cgroup.
 type oomWatch struct {
 	id     string // of the container
 	agent  protocol.AgentService
 	log    *logrus.Logger
 	over   <-chan struct{} // closed when the container has ended
-	record *record         // for the limit
+	record *record         // for the memory limit
 	ram    int64           // of the machine, in bytes
 	host   *hostOOM
 	failed *failed
 
 	started sync.Once
-	doubted sync.Once // a lie is logged once
+	doubted sync.Once // a false claim is logged once
 
-	// mu guards the fields below for the moment in which they are read or written.
+	// mu guards the fields below. It is held only to read or write them.
 	mu    sync.Mutex
 	kills uint64
 	more  chan struct{} // closed when kills grows; nil while nobody waits
 }
 
-// follow notes each kill, from the first process of the container on, until the
-// channel breaks. Only the first call does anything.
+// follow notes each kill from the container's first process on, until the connection breaks.
+// Only the first call does anything.
 func (w *oomWatch) follow() {
 	w.started.Do(func() {
 		go func() {
@@ -44,11 +44,11 @@ func (w *oomWatch) follow() {
 			for {
 				resp, err := w.agent.AwaitOOM(context.Background(), &protocol.AwaitOOMRequest{ContainerId: w.id, Seen: seen})
 				if err != nil || resp.Kills <= seen {
-					return // the container is gone, or the guest speaks nonsense
+					return // the container is gone, or the guest sends nonsense
 				}
 				seen = resp.Kills
 				w.note(seen)
-				// The next answer has all that have been killed until then.
+				// The next answer includes all kills until then.
 				select {
 				case <-time.After(followInterval):
 				case <-w.over:
@@ -58,8 +58,8 @@ func (w *oomWatch) follow() {
 	})
 }
 
-// note tells of kills that are new, and returns when the host knows. What the guest
-// says is not believed where the host knows better.
+// note reports new kills, and returns when the host has been told. The guest is not believed if
+// the host knows better.
 func (w *oomWatch) note(kills uint64) {
 	limit := w.record.memoryLimit()
 	may := w.ram
@@ -91,8 +91,8 @@ func (w *oomWatch) note(kills uint64) {
 	}
 }
 
-// await waits until there have been more kills than those seen, or the container has ended,
-// and returns how many.
+// await waits until there have been more kills than seen, or until the container has ended, and
+// returns the number of kills.
 func (w *oomWatch) await(ctx context.Context, seen uint64) (kills uint64, err error) {
 	for {
 		w.mu.Lock()

@@ -12,8 +12,7 @@ import (
 	"github.com/huskvm/husk/host/supervisor/control"
 )
 
-// TestAwaitOOM: events hears of each kill once, also of one before it asked, and of
-// the end.
+// TestAwaitOOM: events gets each kill once, also one from before the call, and the end.
 func TestAwaitOOM(t *testing.T) {
 	g := &guest{kills: make(chan uint64)}
 	s, _ := met(t, g)
@@ -31,7 +30,7 @@ func TestAwaitOOM(t *testing.T) {
 	await(0, 1)
 	go func() { g.kills <- 4 }()
 	await(1, 4)
-	g.kills <- 2 // a guest that counts backwards is not listened to any more
+	g.kills <- 2 // a guest that counts backwards is ignored from then on
 	close(s.over)
 	await(4, 4)
 	calls := g.called()
@@ -42,10 +41,10 @@ func TestAwaitOOM(t *testing.T) {
 	}
 }
 
-// TestOOMThatCannotBe: a guest whose machine has never used the memory that its
-// container may use is not believed.
+// TestOOMThatCannotBe: the claim of a guest whose machine has never used the memory that its
+// container may use is ignored.
 func TestOOMThatCannotBe(t *testing.T) {
-	s, _ := met(t, &guest{}) // whose vmm is this process
+	s, _ := met(t, &guest{}) // its vmm is this process
 	var err error
 	if s.ooms.host.vmm, err = os.Open("/proc/self/status"); err != nil {
 		t.Fatal(err)
@@ -71,7 +70,8 @@ func TestOOMThatCannotBe(t *testing.T) {
 	}
 }
 
-// TestTellOOMSeldom: each telling stops the machine and fills the container's memory.
+// TestTellOOMSeldom: reports are rare, because each stops the machine and fills the container's
+// memory.
 func TestTellOOMSeldom(t *testing.T) {
 	var h hostOOM
 	now, told := time.Now(), 0
@@ -86,8 +86,8 @@ func TestTellOOMSeldom(t *testing.T) {
 	}
 }
 
-// TestHogSize: by the kernel's rule (oom_badness) the hog has more points than the
-// vmm when nothing is left.
+// TestHogSize: by the kernel's rule (oom_badness) the hog has more points than the vmm when no
+// memory is left.
 func TestHogSize(t *testing.T) {
 	const mib = 1 << 20
 	for _, c := range []struct {

@@ -34,8 +34,7 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// A container that is killed again has no more time than after the first kill, and its
-// machine is ended once.
+// A second kill does not give the container more time, and the machine is ended only once.
 func TestKillAgain(t *testing.T) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -62,7 +61,7 @@ func TestKillAgain(t *testing.T) {
 	}
 }
 
-// A container that ends in time keeps its machine to the end.
+// If a container ends in time, its machine is not ended before.
 func TestKilledInTime(t *testing.T) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -76,7 +75,7 @@ func TestKilledInTime(t *testing.T) {
 	<-k.now
 }
 
-// The end of a machine that nobody wants any more is no failure.
+// The end of a machine that is expected is not a failure.
 func TestExpectedEndIsNoFailure(t *testing.T) {
 	s, vm := met(t, &guest{})
 	var log strings.Builder
@@ -89,7 +88,8 @@ func TestExpectedEndIsNoFailure(t *testing.T) {
 	}
 }
 
-// Of a process that is killed again and again for want of memory the log is told seldom.
+// If processes are killed for lack of memory again and again, the log says so only from time to
+// time.
 func TestKillsAreToldSeldom(t *testing.T) {
 	f := &failed{id: "c1", log: logrus.New()}
 	f.tellKills(1, "of its limit")

@@ -6,9 +6,9 @@ import (
 	"github.com/huskvm/husk/host/supervisor/privileges"
 )
 
-// dropPrivileges leaves this process with what the life of a created container takes.
-// From here on it mounts nothing, joins no namespace and opens nothing of the host's:
-// all that it is told comes from the guest and from the verbs.
+// dropPrivileges leaves this process only the rights that it needs while a created container
+// lives. After it the process mounts nothing, joins no namespace and opens nothing of the host:
+// everything that it is told comes from the guest and from verbs.
 func (c *creation) dropPrivileges() error {
 	needs := c.s.machine.Needs()
 	speaks, changes := c.s.network.Needs()
@@ -18,7 +18,7 @@ func (c *creation) dropPrivileges() error {
 		Programs: c.hostOOM.runsPrograms(),
 	}
 	if changes {
-		// Interfaces come and go as long as the container lives.
+		// Interfaces may be added and removed as long as the container lives.
 		kept.Capabilities = append(kept.Capabilities, "CAP_NET_ADMIN")
 	}
 	if err := privileges.Drop(kept); err != nil {

@@ -12,34 +12,32 @@ import (
 	"github.com/huskvm/husk/host/state"
 )
 
-// record is the container's status and what is saved of it. It knows neither machine nor
-// guest.
-//
-// A verb that changes the status is one change: begin, a look whether the verb is allowed,
-// stage, what the verb does, commit. There is one at a time.
+// record is the container's status and saved state. It does not know the machine or the guest.
+// A verb that changes the status makes one change: it calls begin, which checks whether the
+// verb is allowed, then stage, does its work, and calls commit. Only one change is made at a
+// time.
 type record struct {
 	id  string
 	dir *state.Dir
 	log *logrus.Logger
 
-	// changing is held by a change from begin to its end, calls to the guest included.
-	// Between stage and commit nobody else may save, or a commit would undo that.
+	// changing is held by a change from begin to its end, also during calls to the guest. If
+	// somebody else saved between stage and commit, commit would undo that.
 	changing sync.Mutex
 
-	// mu guards the fields below for the moment in which they are read or written. It is
-	// taken with changing held or without, never the other way round, and never held in a
-	// call to the guest. Of container only Saved, Cgroup, Network and NetworkProblem
-	// change; who reads others needs no lock.
+	// mu guards the fields below. It may be taken while changing is held, but changing is never
+	// taken while mu is held. mu is never held during a call to the guest. Of container only
+	// Saved, Cgroup, Network and NetworkProblem change; reading the other fields needs no lock.
 	mu        sync.Mutex
 	container *state.Container
-	ended     bool // the container's process has ended; only its output is still on its way
+	ended     bool // the container's process has ended, and only its output is still on its way
 }
 
 func newRecord(dir *state.Dir, container *state.Container, log *logrus.Logger) *record {
 	return &record{id: container.ID, dir: dir, log: log, container: container}
 }
 
-// status is the status by now.
+// status returns the present status.
 func (r *record) status() state.Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -49,19 +47,19 @@ func (r *record) status() state.Status {
 	return r.container.Saved
 }
 
-// end makes the status stopped: the container's process has ended.
+// end sets the status stopped, after the container's process has ended.
 func (r *record) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = true
 }
 
-// allowed returns an error where the status does not allow a verb.
+// allowed returns an error if the status does not allow the verb.
 func (r *record) allowed(verb state.Verb) error {
 	return state.Allowed(verb, r.id, r.status())
 }
 
-// begin begins a change by a verb. The caller ends it with done, unless there is an error.
+// begin begins a verb's change. If there is no error, the caller must call done at the end.
 func (r *record) begin(verb state.Verb) (done func(), err error) {
 	r.changing.Lock()
 	if err := r.allowed(verb); err != nil {
@@ -71,18 +69,19 @@ func (r *record) begin(verb state.Verb) (done func(), err error) {
 	return r.changing.Unlock, nil
 }
 
-// pid is the container's pid on the host.
+// pid returns the container's pid on the host.
 func (r *record) pid() int { return r.container.Supervisor.PID }
 
-// setNetwork notes where the network's wiring may be left. It is saved with the next change.
+// setNetwork notes what the network's wiring may leave behind. It is saved with the next
+// change.
 func (r *record) setNetwork(n *state.Network) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.container.Network = n
 }
 
-// saveNetworkProblem saves what problem returns. It waits for the change under way, and asks
-// only then: of two callers the last has the last word.
+// saveNetworkProblem saves what problem returns. It first waits for the change under way and
+// then calls problem, so that the later of two callers saves the later result.
 func (r *record) saveNetworkProblem(problem func() string) {
 	r.changing.Lock()
 	defer r.changing.Unlock()
@@ -97,7 +96,7 @@ func (r *record) saveNetworkProblem(problem func() string) {
 	r.container.NetworkProblem = c.NetworkProblem
 }
 
-// memoryLimit is the container's limit of memory, in bytes; 0: it has none.
+// memoryLimit returns the container's memory limit in bytes, or 0 if it has none.
 func (r *record) memoryLimit() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,15 +107,15 @@ func (r *record) memoryLimit() int64 {
 	return max(*g.Limits.Memory.Limit, 0)
 }
 
-// staged is the container's state as it will be once what a verb is about to do has
-// been done. It is on the disk before: what cannot be saved is not done.
+// staged is the container's state as it will be after the verb. It is written to the disk
+// before the verb does anything, so that a verb whose result cannot be saved is not done.
 type staged struct {
 	r    *record
 	file *state.Staged
 	next state.Container
 }
 
-// stage writes the state with a change. The caller holds changing.
+// stage writes the changed state to the disk. The caller holds changing.
 func (r *record) stage(change func(*state.Container)) (*staged, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -134,8 +133,8 @@ func (r *record) stageStatus(status state.Status) (*staged, error) {
 	return r.stage(func(c *state.Container) { c.Saved = status })
 }
 
-// stageLimits stages those that the host has from now on, as JSON; nothing where there are
-// none.
+// stageLimits stages the limits that the host applies from now on, as JSON. Empty limits change
+// nothing.
 func (r *record) stageLimits(limits []byte) (*staged, error) {
 	if r.container.Cgroup == nil || len(limits) == 0 {
 		return r.stage(func(*state.Container) {})
@@ -150,7 +149,7 @@ func (r *record) stageLimits(limits []byte) (*staged, error) {
 	})
 }
 
-// setStatus is a change of the status alone.
+// setStatus makes a change of the status alone.
 func (r *record) setStatus(status state.Status) error {
 	r.changing.Lock()
 	defer r.changing.Unlock()
@@ -162,23 +161,23 @@ func (r *record) setStatus(status state.Status) error {
 	return nil
 }
 
-// commit makes the change the container's state. What has been done is so whether it
-// can be saved or not: the next change is saved with it.
+// commit makes the change the container's state. If it cannot be saved, what was done stays
+// done, and the next change is saved with it.
 func (g *staged) commit() {
 	g.r.mu.Lock()
 	defer g.r.mu.Unlock()
 	if err := g.file.Commit(); err != nil {
 		g.r.log.WithError(err).Error("the container's state file is out of date")
 	}
-	// Not the whole of it: what never changes is read without the lock.
+	// Only these fields, because those that never change are read without the lock.
 	g.r.container.Saved, g.r.container.Cgroup = g.next.Saved, g.next.Cgroup
 }
 
-// cancel takes back what was not committed.
+// cancel undoes a stage that was not committed.
 func (g *staged) cancel() { g.file.Cancel() }
 
-// logFile is the log, of which nothing is told where it cannot be written: logrus
-// tells stderr, which is the container's.
+// logFile is the log file. If writing fails it hides the error, because logrus would print it
+// on stderr, which is the container's.
 type logFile struct{ io.Writer }
 
 func (f logFile) Write(b []byte) (int, error) {

@@ -19,7 +19,8 @@ func saved(t *testing.T, r *record) *state.Container {
 	return c
 }
 
-// What is saved beside a verb waits for the verb's change, or one of the two would be lost.
+// Saving a network problem waits for a verb's change under way; otherwise one of the two would
+// be lost.
 func TestNetworkProblemWaitsForTheChange(t *testing.T) {
 	r := bare(t).record
 	done, err := r.begin(state.Start)
@@ -50,7 +51,7 @@ func TestNetworkProblemWaitsForTheChange(t *testing.T) {
 	}
 }
 
-// The next change carries what has been noted or saved before it.
+// The next change contains what was noted or saved before it.
 func TestChangesKeepEachOther(t *testing.T) {
 	r := bare(t).record
 	r.setNetwork(&state.Network{HostPath: "/run/netns/x"})
@@ -75,7 +76,7 @@ func TestChangeThatIsCancelled(t *testing.T) {
 	}
 }
 
-// A verb that is refused leaves nothing locked.
+// A verb that is refused leaves no lock held.
 func TestBeginThatIsRefused(t *testing.T) {
 	r := bare(t).record
 	if _, err := r.begin(state.Resume); err == nil {

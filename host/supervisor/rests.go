@@ -12,12 +12,12 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// maxRests bounds how many outputs are carried for exec processes that have ended: a
-// guest holds each for as long as it likes.
+// maxRests bounds the outputs that are copied for exec processes that have ended. A guest can
+// hold each open as long as it wants.
 const maxRests = 256
 
-// rests are outputs of exec'd processes that others still write to. The exec process
-// has ended with its process, as engines expect, and this process goes on.
+// rests are outputs of exec'd processes that other processes still write to. The exec process
+// has ended with its process, as engines expect, and the supervisor goes on with its outputs.
 type rests struct {
 	places chan struct{}
 	crowd  crowd
@@ -25,8 +25,8 @@ type rests struct {
 
 func newRests() *rests { return &rests{places: make(chan struct{}, maxRests)} }
 
-// take receives a stream and where its rest goes to from an exec process, and returns
-// when it has ended. Host's read deadline is set.
+// take receives a stream and the file for its rest from an exec process, and returns when the
+// stream has ended. The read deadline of host is set.
 func (r *rests) take(host *net.UnixConn) error {
 	select {
 	case r.places <- struct{}{}:
@@ -46,7 +46,7 @@ func (r *rests) take(host *net.UnixConn) error {
 		return err
 	}
 	_ = host.Close()
-	// Whatever ends it, closing both tells both sides.
+	// Whatever ends it, closing both ends tells both sides.
 	_, _ = io.Copy(struct{ io.Writer }{to}, from)
 	return nil
 }
@@ -77,7 +77,7 @@ func receiveRest(host *net.UnixConn) (from net.Conn, to *os.File, err error) {
 		}
 		return nil, nil, fmt.Errorf("receive descriptors: %d came", len(files))
 	}
-	defer files[0].Close() // FileConn has a copy
+	defer files[0].Close() // FileConn has a duplicate
 	if from, err = net.FileConn(files[0]); err != nil {
 		files[1].Close()
 		return nil, nil, fmt.Errorf("receive descriptors: %w", err)

@@ -17,27 +17,27 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// service answers the verbs. It has no state of its own, and so no lock: what verbs change
-// is in its parts, which have theirs. A change of the status is a change of the record, and
-// the order in each such verb is the same: the record's begin, stage, the guest, commit.
+// service answers the verbs. It has no state of its own and so no lock: each part that a verb
+// changes has its own. Each verb that changes the status does it in the same order: begin and
+// stage of the record, the call to the guest, commit.
 type service struct {
 	id      string // of the container
 	agent   protocol.AgentService
-	size    *machine.Config // which update may not exceed
-	hooks   *specs.Hooks    // the guest's
+	size    *machine.Config // the limits that update cannot exceed
+	hooks   *specs.Hooks    // those that run in the guest
 	network *machine.Network
 	record  *record
 	pause   *pause
 	execs   *executions
 	killing *killing
 	ooms    *oomWatch
-	// abort gives up what the container's output still has to be carried.
+	// abort ends the copying of the container's remaining output.
 	abort func()
 	over  <-chan struct{} // closed when the container has ended
 }
 
-// Start gives the guest the interfaces that are in the network namespace by
-// now, then releases the container's process.
+// Start gives the guest the interfaces that the network namespace has now, and then releases
+// the container's process.
 func (s *service) Start(ctx context.Context, _ *control.StartRequest) (*control.StartResponse, error) {
 	done, err := s.record.begin(state.Start)
 	if err != nil {
@@ -47,7 +47,8 @@ func (s *service) Start(ctx context.Context, _ *control.StartRequest) (*control.
 	ctx, cancel := startTimeout(ctx, s.hooks)
 	defer cancel()
 	phases := timings.New("supervisor")
-	// Before the process runs: some engines wire the namespace between create and start.
+	// This is before the process runs, because some engines wire the namespace between create
+	// and start.
 	if err := s.network.Wire(ctx); err != nil {
 		return nil, err
 	}
@@ -68,8 +69,8 @@ func (s *service) Start(ctx context.Context, _ *control.StartRequest) (*control.
 	return &control.StartResponse{Phases: control.FromPhases(phases.Phases())}, nil
 }
 
-// startTimeout gives hooks that run in the guest the time they may take: without
-// a timeout of their own that is any, and a kill ends it.
+// startTimeout adds the timeouts of the hooks that run in the guest. If one has none, the call
+// has no limit, and a kill ends it.
 func startTimeout(ctx context.Context, h *specs.Hooks) (context.Context, context.CancelFunc) {
 	more, bounded := hooks.Timeout(hooks.Of(h).StartContainer)
 	if !bounded {
@@ -103,12 +104,12 @@ func (s *service) Pause(ctx context.Context, _ *control.PauseRequest) (*control.
 	if _, err := s.agent.Pause(ctx, &protocol.PauseRequest{ContainerId: s.id}); err != nil {
 		return nil, err
 	}
-	s.pause.begin(s.record.status()) // before anybody can see that it is paused
+	s.pause.begin(s.record.status()) // before anybody can see the status paused
 	saved.commit()
 	return &control.PauseResponse{}, nil
 }
 
-// Resume undoes Pause: the container is created or running again, as it was.
+// Resume thaws them. The container is created or running again, as before.
 func (s *service) Resume(ctx context.Context, _ *control.ResumeRequest) (*control.ResumeResponse, error) {
 	done, err := s.record.begin(state.Resume)
 	if err != nil {
@@ -130,8 +131,8 @@ func (s *service) Resume(ctx context.Context, _ *control.ResumeRequest) (*contro
 	return &control.ResumeResponse{}, nil
 }
 
-// Update changes the container's limits in the guest, and saves those that the cli
-// has set on the host.
+// Update changes the container's limits in the guest, and saves those that the cli has set on
+// the host.
 func (s *service) Update(ctx context.Context, req *control.UpdateRequest) (*control.UpdateResponse, error) {
 	done, err := s.record.begin(state.Update)
 	if err != nil {
@@ -156,7 +157,7 @@ func (s *service) Update(ctx context.Context, req *control.UpdateRequest) (*cont
 	return &control.UpdateResponse{}, nil
 }
 
-// fits refuses a limit that the VM could never give.
+// fits returns an error for a limit that is larger than the VM.
 func fits(resources []byte, size *machine.Config) error {
 	var r specs.LinuxResources
 	if err := json.Unmarshal(resources, &r); err != nil {
@@ -177,8 +178,7 @@ func fits(resources []byte, size *machine.Config) error {
 	return nil
 }
 
-// Ps lists the host's processes of this container: this one and its exec
-// processes.
+// Ps lists the container's processes on the host: this one and its exec processes.
 func (s *service) Ps(context.Context, *control.PsRequest) (*control.PsResponse, error) {
 	own := int32(s.record.pid())
 	return &control.PsResponse{HostPids: append([]int32{own}, s.execs.hostPIDs()...)}, nil
@@ -189,7 +189,7 @@ func (s *service) Exec(ctx context.Context, req *control.ExecRequest) (*control.
 	if err := s.mayExec(ctx, req.IgnorePaused); err != nil {
 		return nil, err
 	}
-	s.network.Refresh() //nolint:contextcheck // the network is everybody's
+	s.network.Refresh() //nolint:contextcheck // the network is not only this caller's
 	id, err := s.execs.start(ctx, req)
 	if err != nil {
 		return nil, err
@@ -198,9 +198,8 @@ func (s *service) Exec(ctx context.Context, req *control.ExecRequest) (*control.
 	return &control.ExecResponse{ProcessId: id}, nil
 }
 
-// mayExec waits, where that is asked for, until the container is resumed: a process
-// that joins a frozen cgroup does nothing before, as with runc. The wait ends with
-// the caller.
+// mayExec waits until the container is resumed, if ignorePaused is set: a process that joins a
+// frozen cgroup would do nothing before, as with runc. The wait ends with the caller.
 func (s *service) mayExec(ctx context.Context, ignorePaused bool) error {
 	for {
 		err := s.record.allowed(state.Exec)
@@ -210,7 +209,7 @@ func (s *service) mayExec(ctx context.Context, ignorePaused bool) error {
 		select {
 		case <-s.pause.over():
 		case <-s.over:
-			// A container that ends waits for whoever is connected.
+			// A container that ends waits for connected callers.
 			return &state.Error{Verb: state.Exec, ID: s.id, Status: state.Stopped}
 		case <-ctx.Done():
 			return ctx.Err()
@@ -218,11 +217,11 @@ func (s *service) mayExec(ctx context.Context, ignorePaused bool) error {
 	}
 }
 
-// maxHeld is as many outputs as a process has.
+// maxHeld is the number of outputs that a process can have.
 const maxHeld = 2 + protocol.MaxDescriptors
 
-// Wait returns an exec'd process's exit code. Its caller's end is the
-// process's: see executions.await.
+// Wait returns an exec'd process's exit code. If the caller ends, the process is killed: see
+// executions.await.
 func (s *service) Wait(ctx context.Context, req *control.WaitRequest) (*control.WaitResponse, error) {
 	resp, err := s.execs.await(ctx, req.ProcessId)
 	if err != nil {
@@ -235,14 +234,14 @@ func (s *service) Wait(ctx context.Context, req *control.WaitRequest) (*control.
 	return &control.WaitResponse{ExitCode: resp.ExitCode & 0xff, Held: held}, nil
 }
 
-// Kill sends a signal to the container's process, to all of its processes, or
-// to one that was exec'd. SIGKILL always works: a guest that does not carry it
-// out is ended itself.
+// Kill sends a signal to the container's first process, to all of its processes, or to one that
+// was exec'd. SIGKILL always works: a guest that does not obey is ended.
 func (s *service) Kill(ctx context.Context, req *control.KillRequest) (*control.KillResponse, error) {
 	sig := unix.Signal(req.Signal)
 	if err := s.record.allowed(state.Kill); err != nil {
 		if sig == unix.SIGKILL {
-			// Ended, but its output finds no reader: who kills it wants it gone.
+			// The process has ended, but nobody reads its output. A caller that kills it wants
+			// it to end.
 			s.abort()
 			s.killing.end()
 		}
@@ -260,7 +259,7 @@ func (s *service) Kill(ctx context.Context, req *control.KillRequest) (*control.
 	return &control.KillResponse{}, nil
 }
 
-// AwaitOOM is for events.
+// AwaitOOM waits for the next kill. events calls it.
 func (s *service) AwaitOOM(ctx context.Context, req *control.AwaitOOMRequest) (*control.AwaitOOMResponse, error) {
 	kills, err := s.ooms.await(ctx, req.Seen)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// followSize returns what to do when the terminal has a new size, and does it
-// once; nil without a terminal.
+// followSize sends the terminal's size to the guest, and returns a function that does so again
+// when it changes; nil without a terminal.
 func followSize(pty *stdio.PTY, agent protocol.AgentService, containerID string, log *logrus.Logger) func() {
 	if pty == nil {
 		return nil

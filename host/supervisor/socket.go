@@ -11,15 +11,15 @@ import (
 	"github.com/huskvm/husk/host/state"
 )
 
-// socket is one of the supervisor's listening sockets. It is bound before the
-// supervisor leaves the host's mount namespace and lives on without its path.
+// socket is one of the supervisor's listening sockets. It is bound before the supervisor leaves
+// the host's mount namespace, and works on without its path.
 type socket struct {
 	*net.UnixListener
-	peers crowd // accepted and not closed yet
+	peers crowd // accepted connections that are not closed
 }
 
-// Accept counts what it returns. ttrpc's Shutdown is no help here: it takes a
-// connection for idle while its only request is being answered, and cuts it.
+// Accept counts the connections that it returns. ttrpc's Shutdown does not suffice: it takes a
+// connection for idle while its only request is being answered, and closes it.
 func (s *socket) Accept() (net.Conn, error) {
 	c, err := s.AcceptUnix()
 	if err != nil {
@@ -29,10 +29,10 @@ func (s *socket) Accept() (net.Conn, error) {
 	return &peer{UnixConn: c, leave: sync.OnceFunc(s.peers.leave)}, nil
 }
 
-// crowd counts what has to end before this process may: connections of verbs and of exec
-// processes, or outputs that are carried for others.
+// crowd counts what must end before this process may: connections of verbs and exec processes,
+// or outputs that are copied for others.
 type crowd struct {
-	// mu guards the fields below for the moment in which they are read or written.
+	// mu guards the fields below. It is held only to read or write them.
 	mu    sync.Mutex
 	size  int
 	empty chan struct{} // closed when size is 0 again; nil until left is called
@@ -54,7 +54,7 @@ func (c *crowd) leave() {
 	}
 }
 
-// left returns a channel that is closed as soon as none is left. It may be called once.
+// left returns a channel that is closed when the count is 0. It may be called only once.
 func (c *crowd) left() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,10 +82,10 @@ func listen(dir *state.Dir, name string) (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", filepath.Join(dir.Path, name), state.SocketError(err))
 	}
-	// By the time it is closed its path leads into the container's rootfs.
+	// When the socket is closed, its path leads into the container's rootfs.
 	l.SetUnlinkOnClose(false)
-	// The directory lets only its owner in, and so does the socket, whatever the
-	// caller's umask.
+	// Only the owner may enter the directory, and the socket has the same permissions, whatever
+	// the caller's umask is.
 	if err := os.Chmod(dir.FDPath(name), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", name, err), l.Close())
 	}

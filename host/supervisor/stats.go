@@ -10,19 +10,19 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// stats is the "data" object of an event of type stats, in the form of runc's
-// `events --stats` (its types/events.go), which is what readers of it parse.
+// stats is the "data" object of a stats event, in the form of runc's `events --stats`
+// (types/events.go), which its readers parse.
 type stats struct {
 	CPU struct {
 		Usage struct {
-			Total  uint64 `json:"total"` // ns
+			Total  uint64 `json:"total"` // nanoseconds
 			Kernel uint64 `json:"kernel"`
 			User   uint64 `json:"user"`
 		} `json:"usage"`
 		Throttling struct {
 			Periods          uint64 `json:"periods,omitempty"`
 			ThrottledPeriods uint64 `json:"throttledPeriods,omitempty"`
-			ThrottledTime    uint64 `json:"throttledTime,omitempty"` // ns
+			ThrottledTime    uint64 `json:"throttledTime,omitempty"` // nanoseconds
 		} `json:"throttling"`
 	} `json:"cpu"`
 	Memory struct {
@@ -39,16 +39,16 @@ type stats struct {
 }
 
 type memoryEntry struct {
-	Limit   uint64 `json:"limit"` // bytes
+	Limit   uint64 `json:"limit"` // bytes copied
 	Usage   uint64 `json:"usage,omitempty"`
 	Max     uint64 `json:"max,omitempty"`
 	Failcnt uint64 `json:"failcnt"`
 }
 
-// maxMemoryStats bounds how many lines of memory.stat are believed.
+// maxMemoryStats bounds how many lines of memory.stat are accepted from the guest.
 const maxMemoryStats = 256
 
-// Stats reports what the container uses, as the guest counts it.
+// Stats returns what the container uses, by the guest's count.
 func (s *service) Stats(ctx context.Context, _ *control.StatsRequest) (*control.StatsResponse, error) {
 	if err := s.record.allowed(state.Events); err != nil {
 		return nil, err

@@ -9,7 +9,7 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// FuzzConvertStats: whatever a guest says it uses, events prints JSON of bounded size.
+// FuzzConvertStats: whatever a guest claims to use, events prints JSON of bounded size.
 func FuzzConvertStats(f *testing.F) {
 	seed, err := proto.Marshal(&protocol.StatsResponse{MemoryUsage: 5, MemoryStat: map[string]uint64{"anon": 1}})
 	if err != nil {

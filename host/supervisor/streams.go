@@ -24,8 +24,8 @@ func dialer(m *machine.Machine, containerID, processID string) stdio.Dial {
 	}
 }
 
-// streams joins what connects to the stream socket with streams of the guest. What is under
-// way is counted by rests and by the socket; it has no state of its own, and no lock.
+// streams connects each connection to the stream socket with a stream of the guest. rests and
+// the socket count the streams that are open. It has no state of its own and so no lock.
 type streams struct {
 	id      string // of the container
 	machine *machine.Machine
@@ -49,14 +49,13 @@ func (t *streams) serve(l *socket) {
 	}
 }
 
-// headerTimeout is how long a connection to the stream socket may take to say
-// what it wants.
+// headerTimeout bounds how long a connection to the stream socket may take to send its header.
 const headerTimeout = 10 * time.Second
 
-// processStreams are those that an exec process may ask for.
+// processStreams are the kinds of streams that an exec process may ask for.
 var processStreams = []protocol.StreamKind{protocol.StreamStdin, protocol.StreamStdout, protocol.StreamStderr, protocol.StreamConnect}
 
-// proxy joins one connection of an exec process with a stream of the guest.
+// proxy joins a connection of an exec process with a stream of the guest.
 func (t *streams) proxy(host *net.UnixConn) error {
 	defer host.Close()
 	if err := host.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
@@ -78,7 +77,7 @@ func (t *streams) proxy(host *net.UnixConn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	guest, err := dialer(t.machine, t.id, header.ProcessID)(ctx, header.Kind, header.Number)
-	// The exec process may call Wait from here on: the agent knows the stream.
+	// From here on the exec process may call Wait, because the agent knows the stream.
 	if ackErr := protocol.WriteStreamAck(host, err); err == nil {
 		err = ackErr
 	}
@@ -90,9 +89,8 @@ func (t *streams) proxy(host *net.UnixConn) error {
 	return nil
 }
 
-// join copies until the stream has ended in its direction or either side gave
-// up. An exec process that closes its end of an output wants no more of it, and
-// the guest's process must learn that.
+// join copies until the stream has ended in its direction or either side has given up. If an
+// exec process closes its end of an output, the guest's process must learn that nobody reads.
 func join(host *net.UnixConn, guest stdio.Stream, kind protocol.StreamKind) {
 	switch kind {
 	case protocol.StreamStdin:
@@ -104,7 +102,8 @@ func join(host *net.UnixConn, guest stdio.Stream, kind protocol.StreamKind) {
 		return
 	}
 	go func() {
-		// Nothing is sent this way: it returns when the exec process closes.
+		// Nothing is sent in this direction, so it returns when the exec process closes its
+		// end.
 		_, _ = io.Copy(io.Discard, host)
 		guest.Close()
 	}()

@@ -46,27 +46,26 @@ import (
 	"github.com/huskvm/husk/protocol/client"
 )
 
-// Exit codes of the supervisor itself; any other is the container's.
+// Exit codes of the supervisor itself. All others are the container's.
 const (
 	exitSetup = 1 // the container was never created
-	// exitLost is for a VM that ended under the container: to whoever waits it
-	// is a container that was killed.
+	// exitLost is the exit code if the VM has ended under the container: for a caller that
+	// waits, the container was killed.
 	exitLost = 128 + int(unix.SIGKILL)
 )
 
-// callTimeout bounds a call to the agent that has nothing to wait for. Under
-// emulation on a busy host the guest may be slow, but not this slow.
+// callTimeout bounds a call to the agent that does not wait for anything. Under emulation on a
+// busy host the guest is slow, but not this slow.
 const callTimeout = 30 * time.Second
 
-// supervisor is the life of a container's process, and holds its parts. They are set while
-// the container is created, by one goroutine, and do not change afterwards, so there is no
-// lock here: see each part.
+// supervisor is the life of a container's process and holds its parts. One goroutine sets the
+// fields while the container is created; they do not change afterwards, so there is no lock.
 type supervisor struct {
 	boot    Bootstrap
 	id      string // of the container
 	log     *logrus.Logger
 	parent  *launch.Parent
-	standIn *standin.Peer // nil: this process is the container's pid itself
+	standIn *standin.Peer // nil: this process is the container's pid
 
 	up   chan struct{} // closed when the container is created
 	over chan struct{} // closed when the container has ended
@@ -79,7 +78,8 @@ type supervisor struct {
 	notify           *machine.Notify // nil: nobody listens
 	relay            *stdio.Relay
 
-	// The machine and what speaks to its guest; nil until it has been started.
+	// These are the machine and the parts that call its guest. They are nil until the machine
+	// has been started.
 	machine *machine.Machine
 	killing *killing
 	ooms    *oomWatch
@@ -90,7 +90,7 @@ func newSupervisor() *supervisor {
 	return &supervisor{up: make(chan struct{}), over: make(chan struct{}), rests: newRests()}
 }
 
-// attach makes the parts that speak to the guest of a machine.
+// attach makes the parts that call the guest of a machine.
 func (s *supervisor) attach(m *machine.Machine, host *hostOOM) {
 	s.machine = m
 	s.killing = newKilling(s.id, m.Agent(), s.over, s.endVM, s.log)
@@ -105,19 +105,20 @@ func (s *supervisor) attach(m *machine.Machine, host *hostOOM) {
 	}
 }
 
-// endVM ends the virtual machine under the container, for a reason.
+// endVM ends the virtual machine. The reason is the error that is reported.
 func (s *supervisor) endVM(reason error) error {
 	s.failed.loseVM(s.machine, reason)
 	return s.machine.Stop()
 }
 
-// Main is a re-executed husk in the role of supervisor. It returns the exit code.
+// Main is the main function of husk in the role of supervisor. It returns the exit code.
 func Main(starter hypervisor.Starter) int {
 	s := newSupervisor()
 	laps := timings.NewFromStart("supervisor")
 	parent, err := launch.Receive(&s.boot)
 	if err != nil {
-		// There is nobody to tell: whoever started this closed the connection.
+		// Nobody can be told, because the process that started this one has closed the
+		// connection.
 		return exitSetup
 	}
 	s.parent, s.id = parent, s.boot.Container.ID
@@ -133,31 +134,31 @@ func Main(starter hypervisor.Starter) int {
 	return code
 }
 
-// live is this process's life, from its bootstrap on.
+// live is the life of this process from its bootstrap on.
 func (s *supervisor) live(c *creation) (code int) {
 	parent := s.parent
 	defer s.shutDown()
 	defer func() {
 		if v := recover(); v != nil {
 			err := s.panicked(v)
-			_ = parent.Report(launch.Report{Error: err.Error()}) // it may have gone long ago
+			_ = parent.Report(launch.Report{Error: err.Error()}) // the parent may have ended long ago
 			code = exitLost
 		}
 	}()
 	if s.standIn != nil {
-		// The vmm ends by the pid namespace or its parent-death signal.
+		// The vmm ends with the pid namespace or by its parent-death signal.
 		go s.standIn.Serve(s.forwardWhenUp, func() { os.Exit(exitLost) })
 	}
 	if err := c.run(); err != nil {
-		// A parent that is gone has no use for the reason.
+		// A parent that has gone does not need the reason.
 		_ = parent.Report(launch.Report{Error: err.Error()})
 		return exitSetup
 	}
 	return s.run()
 }
 
-// panicked notes an error in husk itself, with where it was, in the log. Stderr is
-// the container's.
+// panicked logs a panic with its stack trace and returns it as an error. It does not use
+// stderr, which is the container's.
 func (s *supervisor) panicked(v any) error {
 	err := fmt.Errorf("internal error of the supervisor, please report it with its log: %v", v)
 	if s.log != nil {
@@ -166,7 +167,7 @@ func (s *supervisor) panicked(v any) error {
 	return err
 }
 
-// forwardWhenUp hands a signal that may come before there is a container to it.
+// forwardWhenUp sends a signal to the container, as soon as there is one.
 func (s *supervisor) forwardWhenUp(sig unix.Signal) {
 	<-s.up
 	s.killing.forward(sig)
@@ -188,8 +189,8 @@ func (s *supervisor) serve() error {
 	return nil
 }
 
-// saveTheReason answers a verb whose call the guest left open with why it did. An
-// error in a verb of husk's own is not the container's end.
+// saveTheReason answers a verb with the reason if the guest has left its call unanswered. A
+// panic in a verb does not end the container.
 func (s *supervisor) saveTheReason(ctx context.Context, decode ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, verb ttrpc.Method) (resp any, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -203,8 +204,8 @@ func (s *supervisor) saveTheReason(ctx context.Context, decode ttrpc.Unmarshaler
 	return resp, err
 }
 
-// run is the container's life after create: it waits for the commit, then for
-// the end, and returns the exit code.
+// run is the container's life after create: it waits for the commit, then for the end, and
+// returns the exit code.
 func (s *supervisor) run() int {
 	code := make(chan int, 1)
 	go func() { code <- s.untilEnd() }()
@@ -217,7 +218,7 @@ func (s *supervisor) run() int {
 		}
 		return <-code
 	case c := <-code:
-		// The cli is not done with this process before it has committed.
+		// Until the cli has committed, this process must go on.
 		<-s.parent.Gone()
 		return c
 	}
@@ -239,7 +240,7 @@ func (s *supervisor) untilEnd() int {
 	}
 }
 
-// waitInit delivers the exit code of the container's process once.
+// waitInit returns a channel for the exit code of the container's process.
 func (s *supervisor) waitInit() <-chan int {
 	ch := make(chan int, 1)
 	go func() {
@@ -247,14 +248,15 @@ func (s *supervisor) waitInit() <-chan int {
 			ContainerId: s.id, ProcessId: protocol.InitProcess,
 		})
 		if err != nil {
-			// Only a broken channel ends this call. A guest that is still there but
-			// does not talk any more is of no use to anybody.
+			// The call fails only if the channel is broken. A guest that runs and does not
+			// answer is of no use.
 			s.failed.loseVM(s.machine, fmt.Errorf("wait for the container's process: %w", s.machine.Explain(context.Background(), err)))
 			ch <- exitLost
 			return
 		}
 		if resp.OomKilled {
-			// Whoever waits for the exit asks the cgroup why, and then it goes.
+			// A caller that waits for the exit asks the cgroup for the reason, and the cgroup
+			// is removed soon.
 			s.ooms.note(1)
 		}
 		ch <- int(resp.ExitCode & 0xff)
@@ -262,15 +264,15 @@ func (s *supervisor) waitInit() <-chan int {
 	return ch
 }
 
-// answerTimeout is how long the verbs under way may take once the container has
-// ended, which all of them notice.
+// answerTimeout bounds how long running verbs may take after the container has ended. They all
+// notice it.
 const answerTimeout = 2 * time.Second
 
-// answerVerbs lets whoever is connected hear the end of it: a start whose execve
-// failed ends the container and is about to tell why, and an exec process still
-// writes what the one in the guest has left.
+// answerVerbs lets connected callers get their answers: a start whose execve has failed ends
+// the container and is about to report why, and an exec process still writes output of its
+// process.
 func (s *supervisor) answerVerbs(timeout <-chan time.Time) {
-	// Exec processes first: before one ends it may hand over what is left of its outputs.
+	// Exec processes come first: before one ends, it may hand over what is left of its outputs.
 	for _, left := range []func() <-chan struct{}{s.control.peers.left, s.rests.crowd.left} {
 		select {
 		case <-left():
@@ -281,8 +283,8 @@ func (s *supervisor) answerVerbs(timeout <-chan time.Time) {
 	}
 }
 
-// flush waits until the container's output has been taken by its reader, as a
-// pipe of its own would have kept it. A kill meanwhile gives it up.
+// flush waits until the container's output is read, as a pipe of its own would keep it. A kill
+// ends the wait.
 func (s *supervisor) flush() {
 	s.record.end()
 	s.network.Leave()
@@ -290,14 +292,14 @@ func (s *supervisor) flush() {
 	case <-s.relay.Done():
 	case <-s.killing.now:
 	case <-s.machine.Done():
-		// What the VM had sent is in our hands; the relays end by themselves.
+		// What the VM has sent is in this process, and the relays end by themselves.
 	}
 	s.notify.Flush()
 }
 
-// shutDown ends what this process started. What it cannot reach any more ends
-// with it: the vmm by the pid namespace or its parent-death signal, mounts and
-// taps with their namespaces.
+// shutDown ends what this process has started. What it cannot reach any more ends with it: the
+// vmm with the pid namespace or by its parent-death signal, mounts and taps with their
+// namespaces.
 func (s *supervisor) shutDown() {
 	if s.machine == nil {
 		return

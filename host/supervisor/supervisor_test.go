@@ -39,7 +39,7 @@ const (
 	patience = time.Minute
 )
 
-// guest is an agent that notes what it is asked and does as it is told.
+// guest is an agent that notes what it is asked and does what the test says.
 type guest struct {
 	protocol.AgentService // nil: a call that a test does not expect panics
 
@@ -47,7 +47,7 @@ type guest struct {
 	calls []string
 	fail  map[string]error
 	exits map[string]chan uint32
-	kills chan uint64 // what AwaitOOM answers, one after the other; nil: nothing
+	kills chan uint64 // answers of AwaitOOM, one after the other; nil: none
 }
 
 func (g *guest) note(call string) error {
@@ -73,11 +73,11 @@ func (g *guest) Start(context.Context, *protocol.StartRequest) (*protocol.StartR
 }
 
 func (g *guest) AwaitOOM(ctx context.Context, r *protocol.AwaitOOMRequest) (*protocol.AwaitOOMResponse, error) {
-	if g.kills == nil { // nobody will kill
+	if g.kills == nil { // no kill will come
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	// Noted before a kill is taken: whoever sends it may look right afterwards.
+	// It is noted before a kill is received, because the sender may look right afterwards.
 	if err := g.note(fmt.Sprintf("oom after %d", r.Seen)); err != nil {
 		return nil, err
 	}
@@ -118,7 +118,7 @@ func (g *guest) Kill(_ context.Context, r *protocol.KillRequest) (*protocol.Kill
 func (g *guest) Wait(ctx context.Context, r *protocol.WaitRequest) (*protocol.WaitResponse, error) {
 	select {
 	case code := <-g.exits[r.ProcessId]:
-		g.exits[r.ProcessId] <- code // for whoever else waits
+		g.exits[r.ProcessId] <- code // for other callers that wait
 		return &protocol.WaitResponse{ExitCode: code}, g.note("wait " + r.ProcessId)
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -135,7 +135,7 @@ func (g *guest) play(ctx context.Context, conn net.Conn, _ hypervisor.Config) er
 	})
 }
 
-// bare is a supervisor without a machine.
+// bare returns a supervisor without a machine.
 func bare(t *testing.T) *supervisor {
 	t.Helper()
 	log := logrus.New()
@@ -157,7 +157,7 @@ func bare(t *testing.T) *supervisor {
 	return s
 }
 
-// met is one that has met its agent and whose container is created.
+// met returns a supervisor whose agent has answered and whose container is created.
 func met(t *testing.T, g *guest) (*supervisor, *fake.VM) {
 	t.Helper()
 	s := bare(t)
@@ -192,7 +192,7 @@ func TestVerbsChangeTheStatus(t *testing.T) {
 		name  string
 		verb  func() error
 		after state.Status
-		text  string // of the refusal
+		text  string // text of the error
 	}{
 		{"resume", resume, state.Created, "container not paused"},
 		{"pause", pause, state.Paused, ""},
@@ -216,7 +216,7 @@ func TestVerbsChangeTheStatus(t *testing.T) {
 	}
 }
 
-// A status is not changed by what the guest refused.
+// TestRefusedByTheGuest: a status does not change if the guest refuses the change.
 func TestRefusedByTheGuest(t *testing.T) {
 	g := &guest{fail: map[string]error{"start": status.Error(codes.Internal, "no"), "exec": errors.New("no")}}
 	s, _ := met(t, g)
@@ -232,7 +232,8 @@ func TestRefusedByTheGuest(t *testing.T) {
 	}
 }
 
-// SIGKILL works whatever the guest says; nothing else ends a virtual machine.
+// TestKillThatTheGuestRefuses: SIGKILL works whatever the guest answers, and no other signal
+// ends a virtual machine.
 func TestKillThatTheGuestRefuses(t *testing.T) {
 	g := &guest{fail: map[string]error{"kill": errors.New("no")}}
 	s, vm := met(t, g)
@@ -257,8 +258,8 @@ func TestKillThatTheGuestRefuses(t *testing.T) {
 	}
 }
 
-// A guest that says it has killed the container's process and never says that it has
-// ended is ended itself, whichever way the kill came.
+// TestKillThatTheGuestIgnores: a guest that says it has killed the container's process, and
+// never that the process has ended, is ended itself, in whichever way the kill came.
 func TestKillThatTheGuestIgnores(t *testing.T) {
 	if most := killAnswer + killTimeout; most > 30*time.Second {
 		t.Errorf("a guest has %s to carry out a kill, docs/security.md says half a minute", most)
@@ -316,11 +317,12 @@ func TestKillThatTheGuestIgnores(t *testing.T) {
 	})
 }
 
-// A container that was killed does not wait for a reader of its output without end.
+// TestKilledWithoutReader: a container that was killed does not wait for ever for a reader of
+// its output.
 func TestKilledWithoutReader(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{protocol.InitProcess: make(chan uint32, 2)}}
 	s, _ := met(t, g)
-	s.control, s.relay = &socket{}, &stdio.Relay{} // whose output never ends
+	s.control, s.relay = &socket{}, &stdio.Relay{} // its output never ends
 	s.killing.limit = 50 * time.Millisecond
 	if _, err := s.service.Kill(t.Context(), &control.KillRequest{Signal: uint32(unix.SIGKILL)}); err != nil {
 		t.Fatal(err)
@@ -337,12 +339,13 @@ func TestKilledWithoutReader(t *testing.T) {
 	}
 }
 
-// What cannot be saved is not done: the guest is not even asked.
+// TestFullStateDirectory: a change that cannot be saved is not made, and the guest is not
+// asked.
 func TestFullStateDirectory(t *testing.T) {
 	g := &guest{}
 	s, _ := met(t, g)
 	s.boot.Container.Cgroup = &cgroup.Group{}
-	// In the way of the file that is written before the old one is replaced.
+	// A directory in place of the file that is written before the old one is replaced.
 	full := filepath.Join(s.record.dir.Path, "husk.json.new", "x")
 	fill := func() {
 		t.Helper()
@@ -390,7 +393,7 @@ func TestFullStateDirectory(t *testing.T) {
 	}
 }
 
-// Exit codes have eight bits, whatever a guest says.
+// TestExitCodeOfAHostileGuest: exit codes have eight bits, whatever a guest sends.
 func TestExitCodeOfAHostileGuest(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{protocol.InitProcess: make(chan uint32, 1)}}
 	g.exits[protocol.InitProcess] <- 0xffffff2a
@@ -405,12 +408,12 @@ func TestExitCodeOfAHostileGuest(t *testing.T) {
 	}
 }
 
-// To whoever waits, a virtual machine that has died is a container that was
-// killed, and the verb under way tells of the guest's last words.
+// TestVMEndsUnderTheContainer: if the virtual machine dies, a caller that waits sees a
+// container that was killed, and the running verb reports the guest's last lines.
 func TestVMEndsUnderTheContainer(t *testing.T) {
 	s, vm := met(t, &guest{})
 	s.control = &socket{}
-	// Of the two ways to learn of it, the channel's may be the quicker.
+	// This process may learn of it first by the channel.
 	s.relay = &stdio.Relay{}
 	vm.Print("line\nKernel panic - not syncing\n")
 	vm.Fail(errors.New("exit status 1"))
@@ -425,8 +428,8 @@ func TestVMEndsUnderTheContainer(t *testing.T) {
 	}
 }
 
-// An error in husk's own code for a verb is that verb's alone, and its trace is in the
-// log only.
+// TestVerbThatPanics: a panic in a verb fails only that verb, and its stack trace is in the log
+// only.
 func TestVerbThatPanics(t *testing.T) {
 	s, _ := met(t, &guest{})
 	var log strings.Builder
@@ -440,7 +443,8 @@ func TestVerbThatPanics(t *testing.T) {
 	}
 }
 
-// An engine that kills the exec process on the host means the one in the guest.
+// TestExecWhoseWaiterHasGone: an engine that kills the exec process on the host means the
+// process in the guest.
 func TestExecWhoseWaiterHasGone(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{"exec-1": make(chan uint32, 1)}}
 	s, _ := met(t, g)
@@ -453,7 +457,7 @@ func TestExecWhoseWaiterHasGone(t *testing.T) {
 	if _, err := s.service.Wait(ctx, &control.WaitRequest{ProcessId: r.ProcessId}); err == nil {
 		t.Error("wait returned an exit code")
 	}
-	// The wait that was given up may be answered too.
+	// The call that was given up may be answered too.
 	if got, want := slices.Compact(g.called()), []string{"exec exec-1", "kill exec-1 SIGKILL", "wait exec-1"}; !slices.Equal(got, want) {
 		t.Errorf("the guest was asked for %v, want %v", g.called(), want)
 	}
@@ -491,8 +495,8 @@ func TestExecOfAPausedContainerWaits(t *testing.T) {
 	}
 }
 
-// A container that ends waits for whoever is connected, so an exec that waits for a
-// resume must not wait on.
+// TestExecOfAPausedContainerThatEnds: a container that ends waits for connected callers, so an
+// exec that waits for a resume must end.
 func TestExecOfAPausedContainerThatEnds(t *testing.T) {
 	s, _ := met(t, &guest{})
 	if _, err := s.service.Pause(t.Context(), &control.PauseRequest{}); err != nil {
@@ -528,7 +532,7 @@ func TestUpdateThatTheMachineCannotHold(t *testing.T) {
 	}
 }
 
-// A guest may say anything of how long its part of create has taken.
+// TestPhasesOfAHostileGuest: a guest may send any duration for its phases of create.
 func TestPhasesOfAHostileGuest(t *testing.T) {
 	c := &creation{s: bare(t), timings: timings.New("supervisor")}
 	c.notePhases(&protocol.CreateResponse{StageNanos: -1, SetupNanos: 1 << 62, ShareNanos: int64(time.Millisecond)})
@@ -538,8 +542,8 @@ func TestPhasesOfAHostileGuest(t *testing.T) {
 	}
 }
 
-// Whoever can reach the stream socket gets stdio of exec'd processes, and neither
-// the agent's control stream nor what belongs to others.
+// TestStreamSocketGivesStdioOnly: who can reach the stream socket gets stdio of exec'd
+// processes, and neither the agent's control stream nor streams of others.
 func TestStreamSocketGivesStdioOnly(t *testing.T) {
 	s, _ := met(t, &guest{})
 	exec := &streams{id: s.id, machine: s.machine, rests: s.rests, log: s.log}
@@ -579,7 +583,7 @@ func TestStreamSocketGivesStdioOnly(t *testing.T) {
 	}
 }
 
-// An exec process that ends hands over what others still write.
+// TestRestOfAStream: an exec process that ends passes on what other processes still write.
 func TestRestOfAStream(t *testing.T) {
 	s, _ := met(t, &guest{})
 	exec := &streams{id: s.id, machine: s.machine, rests: s.rests, log: s.log}
@@ -613,7 +617,7 @@ func TestRestOfAStream(t *testing.T) {
 	if err := c.Rest(protocol.StreamHeader{ContainerID: "c1", ProcessID: "exec-1"}, ours.(*net.UnixConn), w); err != nil {
 		t.Fatal(err)
 	}
-	ours.Close() // as the end of the exec process does
+	ours.Close() // as at the end of the exec process
 	w.Close()
 	if _, err := io.WriteString(theirs, "late"); err != nil {
 		t.Fatal(err)
@@ -632,8 +636,8 @@ func TestRestOfAStream(t *testing.T) {
 	}
 }
 
-// dirWithControl is the supervisor's directory with a control socket that takes
-// connections and says nothing.
+// dirWithControl returns the supervisor's directory with a control socket that accepts
+// connections and does not answer.
 func dirWithControl(t *testing.T, s *supervisor) *state.Dir {
 	t.Helper()
 	l, err := listen(s.record.dir, state.ControlSocket)

@@ -143,8 +143,9 @@ func (e *execProcess) start(parent *launch.Parent) error {
 	return nil
 }
 
-// executed puts into words why the supervisor has executed nothing, if err is not nil. That
-// the deadline has passed is no reason of its own: it may pass after an answer.
+// executed returns the error that explains why the supervisor has executed nothing, or nil if
+// err is nil. A deadline that has passed is not enough for an error, because it may pass after
+// the answer has come.
 func executed(ctx context.Context, err error, supervisorPID int) error {
 	if err == nil {
 		return nil

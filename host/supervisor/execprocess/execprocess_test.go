@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestExecuted: an answer that came in time counts, also when the deadline passes before
-// it is looked at.
+// TestExecuted checks that an answer that came in time counts even if the deadline passes
+// before the answer is looked at.
 func TestExecuted(t *testing.T) {
 	over, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -1,10 +1,11 @@
-// Package launch is how the cli re-executes husk as a process that outlives it,
-// a supervisor or an exec process, and how the two talk until it stands by
-// itself: one bootstrap down, one report up, one commit down. Where the parent has
-// something to do halfway, the child says up when it is prepared, and the parent
-// down when to proceed. A child whose
-// parent vanishes before the commit must end, so that a cli killed in the middle
-// of create leaves nothing running.
+// Package launch re-executes husk as a process that outlives the cli, such as a supervisor or
+// an exec process, and connects the two until the new process works by itself.
+//
+// The messages, in this order: the parent sends one bootstrap; the child sends one report; the
+// parent sends one commit. If the parent has something to do in between, the child says that it
+// is prepared, and the parent says when to proceed, both before the report. A child whose
+// parent ends before the commit must end too, so that a cli that is killed during create leaves
+// nothing running.
 package launch
 
 import (
@@ -30,73 +31,73 @@ import (
 	"github.com/huskvm/husk/nsfork"
 )
 
-// Role says what a re-executed husk is.
+// Role is the role of a re-executed husk.
 type Role string
 
 // The roles.
 const (
 	Supervisor Role = "supervisor"
 	Exec       Role = "exec"
-	// StandIn is the pid of a container in place of its supervisor.
+	// StandIn is the container's pid in place of its supervisor.
 	StandIn Role = "stand-in"
-	Hog     Role = "hog" // started without this package: see host/supervisor/hog
+	Hog     Role = "hog" // not started by this package: see host/supervisor/hog
 )
 
-// apart before a role is of a process that only starts the one of that role.
+// apart is the prefix of the role of a process that only starts the process with that role.
 const apart = "apart:"
 
-// The environment of a re-executed husk: its role and the names of its
-// descriptors, "bootstrap=3,console=4".
+// The environment of a re-executed husk: its role, and the names of its descriptors in the form
+// "bootstrap=3,console=4".
 const (
 	roleEnv = "_HUSK_ROLE"
 	fdsEnv  = "_HUSK_FDS"
 )
 
-// Names of the descriptors that are passed.
+// Names of passed descriptors.
 const (
-	FDBootstrap = "bootstrap" // both ways, JSON documents
-	FDConsole   = "console"   // the engine's console socket, connected
-	fdGate      = "gate"      // at its end when a process apart may be started
+	FDBootstrap = "bootstrap" // JSON documents in both directions
+	FDConsole   = "console"   // the connected console socket of the engine
+	fdGate      = "gate"      // end of file: a process apart may be started
 )
 
-// None of these can be mistaken for the newline that ends a JSON document.
+// None of these equals the newline that ends a JSON document.
 const (
 	proceedByte = 'P'
 	commitByte  = 'C'
 )
 
-// CurrentRole returns what this process was re-executed as, or "" for a cli.
+// CurrentRole returns the role in which this process was re-executed, or "" for a cli.
 func CurrentRole() Role { return Role(os.Getenv(roleEnv)) }
 
-// quiet keeps a crash to one line: stderr of a re-executed husk is the container's,
-// or a user's terminal.
+// quiet reduces the output of a crash to one line, because stderr of a re-executed husk is the
+// container's or a user's terminal.
 const quiet = "GOTRACEBACK=none"
 
-// Environment is that of a re-executed husk which is passed no descriptors.
+// Environment returns the environment of a re-executed husk that gets no descriptors.
 func Environment(role Role) []string { return []string{roleEnv + "=" + string(role), quiet} }
 
-// Options say how a child is made.
+// Options say how to start a child.
 type Options struct {
 	Role Role
-	// Args become the child's argv: the container's own, so that ps on the host
-	// shows what runs inside.
+	// Args become the child's argv. They are the container's, so that ps on the host shows what
+	// runs inside.
 	Args []string
-	// Namespaces the child is to live in: new ones, or joined by path. Mount
-	// namespaces cannot be joined here.
+	// Namespaces are the child's namespaces: new ones, or joined by path. Mount namespaces
+	// cannot be joined here.
 	Namespaces []specs.LinuxNamespace
-	// UIDMaps and GIDMaps are those of a new user namespace among them. In one the
-	// child is its root.
+	// UIDMaps and GIDMaps are the mappings of a new user namespace. The child is root in its
+	// user namespace.
 	UIDMaps, GIDMaps []syscall.SysProcIDMap
-	// Apart starts the child from a process in between, which ends: the child is then
-	// one of the first process of its pid namespace, who reaps it, instead of the
-	// caller's. It is not there before Child.Release, by which time the one in
-	// between, Child.Process, may have been moved into a cgroup.
+	// Apart: start the child from a process in between, which then ends. So the first process
+	// of its pid namespace becomes the child's parent and reaps it, and not the caller. The
+	// child exists only after Child.Release; until then the process in between, Child.Process,
+	// may be moved into a cgroup.
 	Apart bool
-	// Stdin, Stdout, Stderr are inherited; nil is /dev/null.
+	// Stdin, Stdout and Stderr are inherited; nil means /dev/null.
 	Stdin, Stdout, Stderr *os.File
-	// Console is passed under the name FDConsole when not nil.
+	// Console is passed under the name FDConsole if it is not nil.
 	Console *os.File
-	// Files are passed by name; the child finds them with Parent.File.
+	// Files are passed by name. The child gets them from Parent.File.
 	Files []NamedFile
 }
 
@@ -106,14 +107,14 @@ type NamedFile struct {
 	File *os.File
 }
 
-// CloseFiles closes files that have been passed, or are not to be.
+// CloseFiles closes files after they were passed, or if they are not passed.
 func CloseFiles(files []NamedFile) {
 	for _, f := range files {
 		f.File.Close()
 	}
 }
 
-// Child is a re-executed husk as its parent sees it.
+// Child is a re-executed husk, as its parent sees it.
 type Child struct {
 	Process *os.Process
 	conn    net.Conn
@@ -121,9 +122,9 @@ type Child struct {
 	gate    *os.File // of a child apart, until it is released
 }
 
-// Start re-executes husk. The child waits for its bootstrap. The program must
-// have locked its main goroutine to the main thread, or the thread that is moved
-// into other namespaces to fork may be that one, which cannot be thrown away.
+// Start re-executes husk. The child waits for its bootstrap. The program must have locked its
+// main goroutine to the main thread: the thread that joins other namespaces in order to fork
+// has to end, and the main thread cannot.
 func Start(o Options) (*Child, error) {
 	conn, theirs, err := syscalls.SocketPairConn(FDBootstrap)
 	if err != nil {
@@ -137,8 +138,8 @@ func Start(o Options) (*Child, error) {
 		Stdin:  fileOrNil(o.Stdin),
 		Stdout: fileOrNilWriter(o.Stdout),
 		Stderr: fileOrNilWriter(o.Stderr),
-		// A session of its own: ^C at the terminal of a foreground run reaches the
-		// cli alone, which forwards it once.
+		// The child has a session of its own, so that ^C on the terminal of a foreground run
+		// reaches only the cli, which forwards it once.
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	names := addFD(cmd, nil, FDBootstrap, theirs)
@@ -172,7 +173,7 @@ func Start(o Options) (*Child, error) {
 	return c, nil
 }
 
-// Release lets a child apart be started, and waits for the one in between.
+// Release lets a child apart be started, and waits for the process in between.
 func (c *Child) Release() error {
 	c.gate.Close()
 	c.gate = nil
@@ -183,12 +184,12 @@ func (c *Child) Release() error {
 	return err
 }
 
-// IsApart says whether this process is the one in between; StartApart is then all
-// there is to do.
+// IsApart says whether this process is the one in between. Then StartApart is all that it has
+// to do.
 func IsApart() bool { return strings.HasPrefix(os.Getenv(roleEnv), apart) }
 
-// StartApart starts the process that this one stands in between of, once it may. It
-// returns the exit code.
+// StartApart starts the child of this process in between, when it is released. It returns the
+// exit code.
 func StartApart() int {
 	fds, err := parseFDs(os.Getenv(fdsEnv))
 	if err != nil {
@@ -214,8 +215,8 @@ func StartApart() int {
 	return 0
 }
 
-// fileOrNil keeps a nil *os.File from becoming a non-nil interface, which
-// os/exec would take for a stream to copy.
+// fileOrNil returns a nil interface for a nil *os.File. os/exec would otherwise take it for a
+// stream to copy.
 func fileOrNil(f *os.File) io.Reader {
 	if f == nil {
 		return nil
@@ -236,8 +237,8 @@ func addFD(cmd *exec.Cmd, names []string, name string, f *os.File) []string {
 	return append(names, name+"="+strconv.Itoa(first+len(cmd.ExtraFiles)-1))
 }
 
-// startIn forks from a thread that has joined the namespaces given by path. The
-// thread ends with its goroutine, since nothing else may ever run on it.
+// startIn forks from a thread that has joined the namespaces with a path. The thread ends with
+// its goroutine, because no other code may run on it.
 func startIn(cmd *exec.Cmd, o *Options) error {
 	join, user, err := splitNamespaces(cmd, o.Namespaces)
 	if err != nil {
@@ -269,8 +270,8 @@ func startIn(cmd *exec.Cmd, o *Options) error {
 	return <-done
 }
 
-// startInUserNS starts a command in a user namespace by path, which only a child
-// can join. Its stdio must be files or none.
+// startInUserNS starts a command in a user namespace with a path, which only a child can join.
+// The command's stdio must be files or nil.
 func startInUserNS(cmd *exec.Cmd, path string) error {
 	ns, err := os.Open(path)
 	if err != nil {
@@ -318,8 +319,8 @@ func splitNamespaces(cmd *exec.Cmd, all []specs.LinuxNamespace) (join []specs.Li
 	return join, user, nil
 }
 
-// joinNamespace moves the calling thread; for a pid namespace, its children.
-// setns checks that the file is a namespace of the type asked for.
+// joinNamespace moves the calling thread into a namespace; with a pid namespace, the thread's
+// children. setns checks that the file is a namespace of the right type.
 func joinNamespace(ns specs.LinuxNamespace) error {
 	fd, err := unix.Open(ns.Path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -332,29 +333,29 @@ func joinNamespace(ns specs.LinuxNamespace) error {
 	return nil
 }
 
-// Report is what a child says when it stands, or why it does not.
+// Report is what a child sends when it is ready, or the reason why it is not.
 type Report struct {
 	Error string `json:"error,omitempty"`
 	// Warnings are for the user, one sentence each.
 	Warnings []string `json:"warnings,omitempty"`
-	// Phases say where the time went.
+	// Phases say how long the parts of the start took.
 	Phases []timings.Phase `json:"phases,omitempty"`
 }
 
-// maxReport bounds all that is reported, in bytes: it can hold text from the guest.
+// maxReport bounds the report, in bytes. It may contain text from the guest.
 const maxReport = 1 << 20
 
-// Expect bounds, from now on, how long all that the child is told and says may take: it
-// may be stopped, or hang. 0 is any time.
+// Expect bounds the time of all further messages to and from the child, which may be stopped or
+// hang. 0 means no limit.
 func (c *Child) Expect(limit time.Duration) {
 	var deadline time.Time
 	if limit > 0 {
 		deadline = time.Now().Add(limit)
 	}
-	_ = c.conn.SetDeadline(deadline) // of a socket that is open
+	_ = c.conn.SetDeadline(deadline) // the socket is open, so it cannot fail
 }
 
-// Bootstrap gives the child what it is to do.
+// Bootstrap sends the child what it has to do.
 func (c *Child) Bootstrap(v any) error {
 	if err := json.NewEncoder(c.conn).Encode(v); err != nil {
 		return fmt.Errorf("send bootstrap: %w", err)
@@ -362,8 +363,8 @@ func (c *Child) Bootstrap(v any) error {
 	return nil
 }
 
-// Wait waits for the report. A child that ends without one is an error that
-// says how it ended.
+// Wait waits for the report. If the child ends without a report, the error says how it has
+// ended.
 func (c *Child) Wait() (Report, error) {
 	var r Report
 	err := c.reports.Decode(&r)
@@ -384,13 +385,14 @@ func (c *Child) Wait() (Report, error) {
 	return r, nil
 }
 
-// WaitPrepared waits until the child has called Prepared; the error is its report.
+// WaitPrepared waits until the child has called Prepared. Its error is that of the child's
+// report.
 func (c *Child) WaitPrepared() error {
 	_, err := c.Wait()
 	return err
 }
 
-// Proceed tells a prepared child that this side is done.
+// Proceed tells a prepared child to go on.
 func (c *Child) Proceed() error {
 	if _, err := c.conn.Write([]byte{proceedByte}); err != nil {
 		return fmt.Errorf("proceed: %w", err)
@@ -398,7 +400,7 @@ func (c *Child) Proceed() error {
 	return nil
 }
 
-// Commit tells the child to go on alone.
+// Commit tells the child to go on without its parent.
 func (c *Child) Commit() error {
 	if _, err := c.conn.Write([]byte{commitByte}); err != nil {
 		return fmt.Errorf("commit: %w", err)
@@ -406,13 +408,13 @@ func (c *Child) Commit() error {
 	return c.conn.Close()
 }
 
-// Abort ends the child and waits until it is gone.
+// Abort kills the child and waits until it has ended.
 func (c *Child) Abort() {
 	c.conn.Close()
 	if c.gate != nil {
 		c.gate.Close()
 	}
-	// The error of a child that has ended already says nothing new.
+	// The child may have ended already.
 	_ = c.Process.Kill()
 	_, _ = c.Process.Wait()
 }

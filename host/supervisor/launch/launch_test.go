@@ -16,13 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// order is what these tests bootstrap their children with.
+// order is the bootstrap of the tests' children.
 type order struct {
 	Do   string
 	Text string
 }
 
-// As husk's own main does it: see Start.
+// husk's main does the same: see Start.
 func init() { runtime.LockOSThread() }
 
 func TestMain(m *testing.M) {
@@ -79,7 +79,7 @@ func child() int {
 	return 0
 }
 
-// openFDs lists what from descriptor 3 up would survive an execve.
+// openFDs lists the descriptors from 3 on that would stay open at execve.
 func openFDs() string {
 	entries, _ := os.ReadDir("/proc/self/fd")
 	var open []string
@@ -120,7 +120,7 @@ func exitCode(t *testing.T, c *Child) int {
 
 func TestChildTakesArgsAndNoEnvironment(t *testing.T) {
 	t.Setenv("LD_LIBRARY_PATH", "/evil")
-	leak, err := unix.Open("/dev/null", unix.O_RDONLY, 0) // not close-on-exec, as an engine's
+	leak, err := unix.Open("/dev/null", unix.O_RDONLY, 0) // not close-on-exec, as an engine's may be
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func TestParentThatVanishesIsNoticed(t *testing.T) {
 	if _, err := c.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	c.conn.Close() // what the kernel does for a cli that is killed
+	c.conn.Close() // as the kernel does for a cli that is killed
 	if code := exitCode(t, c); code != 92 {
 		t.Errorf("an abandoned child ended with %d", code)
 	}
@@ -176,12 +176,12 @@ func TestPrepared(t *testing.T) {
 		t.Errorf("a committed child ended with %d", code)
 	}
 
-	// One that fails before says why in the same place.
+	// The error of a child that fails before it is prepared is returned in the same place.
 	c = launch(t, Options{Role: Supervisor, Args: []string{"x"}}, order{Do: "fail", Text: "no such thing"})
 	if err := c.WaitPrepared(); err == nil || err.Error() != "no such thing" {
 		t.Errorf("got %v", err)
 	}
-	// A parent that ends instead of going on is no parent that goes on.
+	// If the parent ends in place of proceeding, the child notices that.
 	c = launch(t, Options{Role: Supervisor, Args: []string{"x"}}, order{Do: "prepare"})
 	if err := c.WaitPrepared(); err != nil {
 		t.Fatal(err)
@@ -236,8 +236,8 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
-// TestUserNamespace: a child is the root of a new user namespace, and of one that is
-// joined, and is passed files.
+// TestUserNamespace: a child is root in a new user namespace and in one that it joins, and gets
+// files.
 func TestUserNamespace(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to map ids")
@@ -274,8 +274,8 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
-// TestApart: the child is not there before it is released, and then without the
-// process in between.
+// TestApart: the child exists only after it was released, and then the process in between has
+// gone.
 func TestApart(t *testing.T) {
 	c, err := Start(Options{Role: Supervisor, Args: []string{"x"}, Apart: true})
 	if err != nil {
@@ -292,7 +292,7 @@ func TestApart(t *testing.T) {
 	}
 	c.Abort()
 
-	// Not released, it never is.
+	// A child that is not released never exists.
 	if c, err = Start(Options{Role: Supervisor, Args: []string{"x"}, Apart: true}); err != nil {
 		t.Fatal(err)
 	}

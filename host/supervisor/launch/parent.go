@@ -14,7 +14,7 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// Parent is the cli as its child sees it.
+// Parent is the cli, as its child sees it.
 type Parent struct {
 	conn      net.Conn
 	files     map[string]*os.File
@@ -23,8 +23,8 @@ type Parent struct {
 	gone      chan struct{}
 }
 
-// Receive takes over the passed descriptors and reads the bootstrap into v.
-// Every other descriptor from 3 up is marked close-on-exec.
+// Receive takes the passed descriptors and reads the bootstrap into v. It marks every other
+// descriptor from 3 on close-on-exec.
 func Receive(v any) (*Parent, error) {
 	if err := syscalls.CloseOnExec(3); err != nil {
 		return nil, err
@@ -60,11 +60,11 @@ func Receive(v any) (*Parent, error) {
 	return p, nil
 }
 
-// setTitle sets the name ps shows beside the command line: argv[0], which is the
-// container's, instead of "exe".
+// setTitle sets the name that ps shows beside the command line to that of argv[0], which is the
+// container's. It would be "exe".
 func setTitle() {
 	if len(os.Args) > 0 {
-		// The kernel keeps 15 bytes. A wrong name is ugly and no more.
+		// The kernel keeps 15 bytes. An error is ignored, because only the name would be wrong.
 		_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	}
 }
@@ -82,19 +82,19 @@ func parseFDs(s string) (map[string]int, error) {
 	return fds, nil
 }
 
-// Console is the connected console socket, nil when none was passed.
+// Console returns the connected console socket; nil if none was passed.
 func (p *Parent) Console() *os.File { return p.files[FDConsole] }
 
-// File is the descriptor passed by that name, nil when none was.
+// File returns the descriptor that was passed by that name; nil if none was.
 func (p *Parent) File(name string) *os.File { return p.files[name] }
 
-// Prepared tells a parent that calls WaitPrepared to go on. What the parent does
-// then is done when the channel is closed.
+// Prepared tells a parent that calls WaitPrepared that this process is prepared. The channel is
+// closed when the parent says to proceed.
 func (p *Parent) Prepared() (<-chan struct{}, error) {
 	return p.proceed, p.Report(Report{})
 }
 
-// Report answers the parent; with an error the child is expected to end.
+// Report sends the report. After one with an error the parent expects this process to end.
 func (p *Parent) Report(r Report) error {
 	if err := json.NewEncoder(p.conn).Encode(r); err != nil {
 		return fmt.Errorf("report: %w", err)
@@ -102,8 +102,8 @@ func (p *Parent) Report(r Report) error {
 	return nil
 }
 
-// watch tells a commit from a parent that ended. It reads to the end of the
-// connection, so an abandoned child learns of it at any time.
+// watch finds out whether the parent commits or ends. It reads to the end of the connection, so
+// that a child notices a parent that ends at any time.
 func (p *Parent) watch() {
 	defer close(p.gone)
 	var b [1]byte
@@ -111,7 +111,7 @@ func (p *Parent) watch() {
 		if _, err := io.ReadFull(p.conn, b[:]); err != nil {
 			return
 		}
-		// Anything else is the newline that ends the bootstrap document.
+		// Other bytes are the newline after the bootstrap document.
 		switch b[0] {
 		case proceedByte:
 			close(p.proceed)
@@ -122,11 +122,11 @@ func (p *Parent) watch() {
 	}
 }
 
-// Gone is closed when the parent will say nothing more: after its commit, or
-// because it ended. Without a commit the child must end.
+// Gone returns a channel that is closed when the parent sends nothing more: after its commit,
+// or because it has ended. Without a commit this process must end.
 func (p *Parent) Gone() <-chan struct{} { return p.gone }
 
-// Abandoned says whether the parent ended without a commit.
+// Abandoned says whether the parent has ended without a commit.
 func (p *Parent) Abandoned() bool {
 	select {
 	case <-p.committed:
@@ -135,7 +135,7 @@ func (p *Parent) Abandoned() bool {
 	}
 	select {
 	case <-p.gone:
-		// Both may have become ready between the two looks.
+		// Both may have become ready between the two checks.
 		select {
 		case <-p.committed:
 			return false

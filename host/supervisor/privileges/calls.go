@@ -10,9 +10,9 @@ import (
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
-// runtimeCalls are those of Go's runtime and of the packages os and net on descriptors.
-// A call that is not listed is answered as by a kernel that does not know it: libraries
-// have another way then.
+// runtimeCalls are the calls of Go's runtime, and of the packages os and net on descriptors. A
+// call that is not listed fails as on a kernel that does not have it, because libraries then
+// use another one.
 var runtimeCalls = words(`
 	read write readv writev pread64 pwrite64 preadv pwritev lseek close close_range fcntl dup dup2 dup3 pipe2
 	epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2 poll ppoll select pselect6
@@ -23,13 +23,13 @@ var runtimeCalls = words(`
 	getpid gettid getppid getuid geteuid getgid getegid getresuid getresgid getgroups getpgid getpgrp getsid capget prctl
 	getrlimit prlimit64 kill tkill tgkill exit exit_group wait4 waitid pidfd_open pidfd_send_signal`)
 
-// fileCalls save the state, and write the log.
+// fileCalls are for saving the state and writing the log.
 var fileCalls = words(`
 	openat newfstatat fstat statx statfs fstatfs readlinkat faccessat faccessat2 access getdents64 getcwd chdir fchdir umask
 	renameat renameat2 unlinkat flock fsync fdatasync ftruncate fchmod fchmodat fchmodat2 fallocate fadvise64
 	splice sendfile copy_file_range tee`)
 
-// socketCalls are of descriptors that are open, and make new ones of families below.
+// socketCalls work on open descriptors, and make new sockets of the families below.
 var socketCalls = words(`
 	connect accept accept4 bind listen shutdown getsockname getpeername getsockopt setsockopt socketpair
 	sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg`)
@@ -41,7 +41,7 @@ const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS |
 
 func words(text string) []string { return strings.Fields(text) }
 
-// program is the filter.
+// program returns the filter.
 func program(kept Kept) ([]unix.SockFilter, error) {
 	calls := append(append(append(append([]string{}, runtimeCalls...), fileCalls...), socketCalls...), kept.Calls...)
 	families := []uint64{unix.AF_UNIX, unix.AF_VSOCK}
@@ -55,11 +55,12 @@ func program(kept Kept) ([]unix.SockFilter, error) {
 		return seccomp.NameWithConditions{Name: name, Conditions: seccomp.ArgumentConditions{{Argument: n, Operation: op, Value: value}}}
 	}
 	conditions := []seccomp.NameWithConditions{
-		// Threads and processes, in the namespaces there are.
+		// Threads and processes, in the present namespaces only.
 		is("clone", 0, seccomp.BitsNotSet, namespaces),
 		is("unshare", 0, seccomp.Equal, unix.CLONE_FS),
 		{Name: "ioctl", Conditions: seccomp.ArgumentConditions{
-			// Typing on somebody's terminal. The kernel looks at 32 bits, the filter at 64.
+			// TIOCSTI types on a terminal. The kernel looks at 32 bits of the argument, and the
+			// filter at 64.
 			{Argument: 1, Operation: seccomp.NotEqual, Value: unix.TIOCSTI},
 			{Argument: 1, Operation: seccomp.NotEqual, Value: unix.TIOCLINUX},
 			{Argument: 1, Operation: seccomp.NotEqual, Value: unix.TIOCSETD},
@@ -80,8 +81,8 @@ func program(kept Kept) ([]unix.SockFilter, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The library knows no other number than EPERM, by which others take what they try
-	// for forbidden, and give up.
+	// The library can only return EPERM, after which other libraries give up because they take
+	// the call for forbidden.
 	for i, in := range instructions {
 		if ret, ok := in.(bpf.RetConstant); ok && ret.Val&unix.SECCOMP_RET_ACTION_FULL == unix.SECCOMP_RET_ERRNO {
 			instructions[i] = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}

@@ -1,6 +1,6 @@
-// Package privileges gives up, for a whole process, the rights that it has no more use
-// for. A process of husk's that stays talks to a guest, which is hostile: whoever takes
-// the process over by what the guest says is to find nothing to break out with.
+// Package privileges gives up rights that a process no longer needs, for all its threads. A
+// process of husk's that stays talks to a hostile guest. If the guest takes it over by what it
+// sends, it must find nothing to break out with.
 package privileges
 
 import (
@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Secure bits of linux/securebits.h, each with the one that locks it.
+// Secure bits of linux/securebits.h, each with the bit that locks it.
 const (
 	secNoRoot       = 1<<0 | 1<<1
 	secNoFixup      = 1<<2 | 1<<3
@@ -25,20 +25,21 @@ const (
 
 // Kept is what a process still needs.
 type Kept struct {
-	// Capabilities are named as the kernel does ("CAP_NET_ADMIN").
+	// Capabilities have the kernel's names ("CAP_NET_ADMIN").
 	Capabilities []string
-	// Calls are system calls beside those of every process of husk's.
+	// Calls are system calls in addition to those of every process of husk's.
 	Calls []string
-	// Network: it works on interfaces and speaks to name servers.
+	// Network: the process works on interfaces and talks to name servers.
 	Network bool
-	// Programs: it executes some, which have no capability and are under the filter.
+	// Programs: the process executes programs, which get no capability and stay under the
+	// filter.
 	Programs bool
 }
 
-// Drop leaves the process, with all its threads, no capability and no system call but
-// those kept, now or by executing anything; nobody without CAP_SYS_PTRACE can look into
-// it. It needs a program without cgo. After an error the process has less than it had,
-// but not little enough, and should end.
+// Drop takes all capabilities and system calls except those in kept from the process, from all
+// its threads, and from programs that it executes. Without CAP_SYS_PTRACE nobody can trace the
+// process any more. The program must be built without cgo. After an error the process has fewer
+// rights than before but too many, and should end.
 func Drop(kept Kept) error {
 	mask, err := capabilities(kept.Capabilities)
 	if err != nil {
@@ -48,7 +49,7 @@ func Drop(kept Kept) error {
 	if err != nil {
 		return fmt.Errorf("make filter of system calls: %w", err)
 	}
-	// User 0 gains nothing by executing a program, nor by changing its user.
+	// uid 0 gets nothing by executing a program or by changing its user.
 	const bits = secNoRoot | secNoFixup | secKeepCapsLock | secNoAmbient
 	if err := prctl("drop ambient capabilities", unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL); err != nil {
 		return err
@@ -77,14 +78,14 @@ func Drop(kept Kept) error {
 	if err := allThreads("drop capabilities", unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(sets)), 0); err != nil {
 		return err
 	}
-	// Of the process as a whole.
+	// This is for the whole process.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("hide memory: %w", err)
 	}
 	return install(filter)
 }
 
-// capabilities returns a set as bits.
+// capabilities returns a set as a bit mask.
 func capabilities(names []string) (mask uint64, err error) {
 	known := capability.ListKnown()
 	for _, name := range names {
@@ -101,7 +102,8 @@ func prctl(what string, option, arg uintptr) error {
 	return allThreads(what, unix.SYS_PRCTL, option, arg, 0)
 }
 
-// allThreads: capabilities are the threads', not the process's.
+// allThreads makes a system call on all threads, because capabilities belong to threads and not
+// to the process.
 func allThreads(what string, trap, a1, a2, a3 uintptr) error {
 	if _, _, errno := syscall.AllThreadsSyscall6(trap, a1, a2, a3, 0, 0, 0); errno != 0 {
 		return fmt.Errorf("%s: %w", what, errno)

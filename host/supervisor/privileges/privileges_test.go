@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// dropped is a process of several threads that drops its privileges and says what it
-// has left.
+// dropped is a process with several threads that drops its privileges and prints what it has
+// left.
 func dropped() int {
 	stop := make(chan struct{})
 	ready := make(chan struct{})
@@ -85,7 +85,7 @@ func dropped() int {
 			fmt.Printf("%s: %v\n", name, err)
 		}
 	}
-	// What it executes has no more.
+	// A program that it executes has no more rights.
 	out, err := exec.Command("/bin/cat", "/proc/self/status").CombinedOutput()
 	for _, m := range line.FindAllStringSubmatch(string(out), -1) {
 		fmt.Printf("%s=%s ", m[1], strings.TrimLeft(m[2], "0"))

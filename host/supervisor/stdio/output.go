@@ -11,7 +11,7 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// output is an output of the guest's process under way.
+// output is one output of the guest's process that is being copied.
 type output struct {
 	id   streamID
 	to   io.Writer
@@ -19,9 +19,9 @@ type output struct {
 
 	mu      sync.Mutex
 	moved   *sync.Cond
-	carried uint64 // bytes
+	carried uint64 // bytes copied
 	stopped bool   // nothing more is copied here
-	rest    bool   // because somebody else is to go on
+	rest    bool   // because another process goes on
 }
 
 func newOutput(id streamID, to io.Writer, from Stream) *output {
@@ -30,7 +30,7 @@ func newOutput(id streamID, to io.Writer, from Stream) *output {
 	return o
 }
 
-// copy carries the output to its end. It is false if the rest is somebody else's.
+// copy copies the output to its end. It returns false if another process goes on with the rest.
 func (o *output) copy() bool {
 	buf := make([]byte, chunk)
 	for {
@@ -47,8 +47,8 @@ func (o *output) copy() bool {
 			return false
 		}
 		if err != nil {
-			// When writing fails nobody reads here any more: closing the stream makes the
-			// agent close its pipe, and the process gets SIGPIPE as from a pipe of its own.
+			// If writing fails nobody reads here any more. Closing the stream makes the agent
+			// close its pipe, and the process gets SIGPIPE, as from a pipe of its own.
 			o.from.Close()
 			o.note(0, true, false)
 			return true
@@ -64,8 +64,8 @@ func (o *output) note(n int, stopped, rest bool) {
 	o.moved.Broadcast()
 }
 
-// reach waits until so many bytes are written, or no more will be. It reports whether
-// the rest is somebody else's.
+// reach waits until this many bytes are written, or no more will be. rest says whether another
+// process goes on with the rest.
 func (o *output) reach(bytes uint64) (rest bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -75,15 +75,15 @@ func (o *output) reach(bytes uint64) (rest bool) {
 	return o.rest
 }
 
-// Held is an output that others can still write to though its process has ended.
+// Held is an output that other processes can still write to after its process has ended.
 type Held struct {
 	Kind    protocol.StreamKind
 	Number  byte
-	Carried uint64 // bytes, in which all is that the process has written
+	Carried uint64 // bytes that include everything the process has written
 }
 
-// Settle waits until all is written that the process has written. Outputs that are not
-// held end with the process.
+// Settle waits until everything that the process has written is written. Outputs that are not
+// in held end with the process.
 func (r *Relay) Settle(held []Held) {
 	for _, o := range r.carried {
 		bytes := uint64(math.MaxUint64)
@@ -96,9 +96,9 @@ func (r *Relay) Settle(held []Held) {
 	}
 }
 
-// HandOver stops carrying what has not ended, and gives it to pass, which has others
-// go on: this process is about to end. It does so between two writes, for which it
-// waits. What cannot be handed over, such as a terminal, ends.
+// HandOver stops copying outputs that have not ended, and calls pass for each, so that another
+// process goes on, because this one is about to end. It stops between two writes and waits for
+// the present one. An output that cannot be passed on, such as a terminal, ends.
 func (r *Relay) HandOver(pass func(from Stream, to *os.File) error) error {
 	var errs []error
 	for _, o := range r.carried {

@@ -13,8 +13,8 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// Descriptor is one that the cli's caller passes to the process, beside its stdio.
-// The guest has one of its own in its place, and what is read and written goes over
+// Descriptor is a descriptor that the cli's caller passes to the process, in addition to its
+// stdio. The guest has a counterpart of it, and what is read and written is copied over
 // streams.
 type Descriptor struct {
 	number byte
@@ -22,13 +22,13 @@ type Descriptor struct {
 	file   *os.File
 }
 
-// Files has the descriptors that were passed, by name (launch.Parent).
+// Files gives access to passed descriptors by name (launch.Parent).
 type Files interface{ File(name string) *os.File }
 
-// FileName is the name a descriptor is passed by.
+// FileName returns the name under which a descriptor is passed.
 func FileName(number int) string { return fmt.Sprintf("fd-%d", number) }
 
-// Passed are the descriptors of the kinds given, from protocol.FirstDescriptor on.
+// Passed returns the descriptors of these kinds, from number protocol.FirstDescriptor on.
 func Passed(files Files, kinds []byte) []Descriptor {
 	var all []Descriptor
 	for i, kind := range kinds {
@@ -38,7 +38,8 @@ func Passed(files Files, kinds []byte) []Descriptor {
 	return all
 }
 
-// KindOf finds out what a descriptor is for the guest.
+// KindOf returns what a descriptor is for the guest. It returns an error for a descriptor that
+// cannot be passed.
 func KindOf(f *os.File) (protocol.DescriptorKind, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -94,13 +95,13 @@ func kindOfSocket(fd int) (protocol.DescriptorKind, error) {
 	return 0, fmt.Errorf("a listening socket of address family %d cannot be passed into a virtual machine", family)
 }
 
-// streamID names a stream to dial.
+// streamID identifies a stream to dial.
 type streamID struct {
 	kind   protocol.StreamKind
 	number byte
 }
 
-// streamsOf are the streams that descriptors have from the beginning.
+// streamsOf returns the streams that the descriptors have from the beginning.
 func streamsOf(passed []Descriptor) []streamID {
 	var ids []streamID
 	for _, d := range passed {
@@ -122,7 +123,7 @@ func (d Descriptor) writes() bool {
 	return d.kind == protocol.DescriptorOutput || d.kind == protocol.DescriptorBoth
 }
 
-// relayPassed relays descriptors over the streams that streamsOf names.
+// relayPassed copies between descriptors and the streams that streamsOf has returned.
 func (r *Relay) relayPassed(dial Dial, passed []Descriptor, streams []Stream) {
 	for _, d := range passed {
 		if !d.reads() && !d.writes() {
@@ -144,33 +145,33 @@ func (r *Relay) relayPassed(dial Dial, passed []Descriptor, streams []Stream) {
 func (r *Relay) passedOutput(d Descriptor, o *output) {
 	defer r.outputs.Done()
 	if !o.copy() {
-		return // it goes on elsewhere
+		return // another process goes on
 	}
-	// Whoever reads the other end learns now that this output has ended.
+	// The reader of the other end learns now that this output has ended.
 	if d.kind == protocol.DescriptorOutput {
 		d.file.Close()
 		return
 	}
 	if raw, err := d.file.SyscallConn(); err == nil {
-		// ENOTSOCK of what else goes both ways, and that has no end of its own.
+		// ENOTSOCK: other files that go both ways have no end of their own.
 		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
 	}
 }
 
-// Bounds on what waits at a listener: connections at once, and how long one waits
-// for the guest.
+// Bounds of the connections that wait at a listener: how many, and how long each waits for the
+// guest.
 const (
 	maxConnections = 512
 	connectTimeout = 30 * time.Second
 )
 
-// acceptFor joins each connection to a listening socket with one in the guest, until
-// the process ends.
+// acceptFor joins each connection to a listening socket with one in the guest, until the
+// process ends.
 func acceptFor(d Descriptor, dial Dial) {
 	l, err := net.FileListener(d.file)
 	d.file.Close()
 	if err != nil {
-		return // its descriptor was checked: only for want of descriptors
+		return // the descriptor was checked, so it fails only if this process has no free descriptors
 	}
 	places := make(chan struct{}, maxConnections)
 	for {
@@ -194,7 +195,7 @@ func acceptFor(d Descriptor, dial Dial) {
 			guest, err := dial(ctx, protocol.StreamConnect, d.number)
 			cancel()
 			if err != nil {
-				return // nobody listens in the guest any more: the end of the connection says so
+				return // nobody listens in the guest any more, which the closed connection shows
 			}
 			defer guest.Close()
 			protocol.Join(host, guest)
@@ -202,7 +203,7 @@ func acceptFor(d Descriptor, dial Dial) {
 	}
 }
 
-// acceptAgain says whether an error was of one connection only.
+// acceptAgain says whether an error concerns one connection only.
 func acceptAgain(err error) bool {
 	return errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR)
 }

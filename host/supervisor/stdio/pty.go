@@ -9,18 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PTY is the host's half of a terminal: the engine holds the master, this
-// process the slave, and the guest a second pty that does all line discipline.
+// PTY is the host's half of a terminal. The engine holds the master, this process the slave,
+// and the guest a second pty, which does all line discipline.
 type PTY struct {
 	slave *os.File
 	tty   console.Console
 }
 
-// OpenPTY makes a pty, sends its master over the connected console socket
-// (SCM_RIGHTS, one message with the slave's name) and makes the slave this
-// process's controlling terminal, so that the kernel tells it of a new window
-// size and of a hang-up. It never waits for an answer: containerd's shim accepts
-// only after create has returned.
+// OpenPTY makes a pty, sends its master over the connected console socket (SCM_RIGHTS, one
+// message with the slave's name), and makes the slave this process's controlling terminal, so
+// that the kernel signals a new window size and a hang-up. It does not wait for an answer,
+// because containerd's shim accepts only after create has returned.
 func OpenPTY(socket *os.File, size *specs.Box) (*PTY, error) {
 	master, path, err := console.NewPty()
 	if err != nil {
@@ -65,7 +64,7 @@ func (p *PTY) setUp(size *specs.Box) error {
 	return nil
 }
 
-// Size returns the window size the engine has set.
+// Size returns the window size that the engine has set.
 func (p *PTY) Size() (rows, columns uint32, err error) {
 	size, err := p.tty.Size()
 	if err != nil {
@@ -76,8 +75,8 @@ func (p *PTY) Size() (rows, columns uint32, err error) {
 
 func (p *PTY) Read(b []byte) (int, error) { return p.slave.Read(b) }
 
-// Write writes b unchanged. conmon turns output processing (ONLCR) on at some
-// moment of its own, and lines from the guest's pty would end in \r\r\n.
+// Write writes b unchanged. conmon turns output processing (ONLCR) on at some moment, and then
+// lines from the guest's pty would end in \r\r\n.
 func (p *PTY) Write(b []byte) (int, error) {
 	fd := int(p.slave.Fd())
 	if t, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil && t.Oflag&unix.OPOST != 0 {

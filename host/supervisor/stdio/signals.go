@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Forward calls send for each signal that reaches this process from now on and
-// winch when its terminal has a new size (nil without a terminal). Engines
-// signal the pid they know, which is this one, and mean the container.
+// Forward calls send for each signal that this process gets from now on, and winch when its
+// terminal has a new size; winch is nil without a terminal. Engines signal the pid they know,
+// which is this process's, and mean the container.
 func Forward(send func(unix.Signal), winch func()) {
 	ch := make(chan os.Signal, 64)
 	signal.Notify(ch)
@@ -28,9 +28,9 @@ func Forward(send func(unix.Signal), winch func()) {
 	}()
 }
 
-// ours says that a signal is about this process and not meant for the
-// container: the Go runtime's preemption (SIGURG), its own children, a reader
-// of stdout that went away, and the job control of the terminal it relays.
+// ours says whether a signal concerns this process and not the container: the preemption of
+// Go's runtime (SIGURG), its own children, a reader of stdout that has gone, and the job
+// control of the terminal that it relays.
 func ours(sig unix.Signal) bool {
 	switch sig {
 	case unix.SIGURG, unix.SIGCHLD, unix.SIGPIPE, unix.SIGTTIN, unix.SIGTTOU:

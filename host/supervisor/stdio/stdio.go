@@ -1,6 +1,6 @@
-// Package stdio carries bytes between the descriptors a supervisor or exec
-// process was started with and the streams of its process in the guest, and
-// hands on the signals that reach it. A stream that stalls stalls nobody else.
+// Package stdio copies bytes between the descriptors with which a supervisor or exec process
+// was started and the streams of its process in the guest, and forwards signals. A stream that
+// stalls does not hold up another.
 package stdio
 
 import (
@@ -15,18 +15,18 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// Stream is one direction of a guest process's stdio.
+// Stream is a stream of a guest process.
 type Stream = protocol.HalfCloser
 
-// Dial opens the stream of one kind, of the process's descriptor with that number;
-// 0 is its stdio.
+// Dial opens the stream of a kind for the process's descriptor with this number; 0 means its
+// stdio.
 type Dial func(ctx context.Context, kind protocol.StreamKind, number byte) (Stream, error)
 
-// chunk is the size of a copy, in bytes: two thirds of a default pipe's
-// capacity would already do; larger saves emulated wake-ups.
+// chunk is the size of a copy buffer, in bytes. Two thirds of a pipe's default size would do; a
+// larger one saves wake-ups under emulation.
 const chunk = 128 << 10
 
-// Relay is stdio under way.
+// Relay copies the stdio of one process.
 type Relay struct {
 	outputs sync.WaitGroup
 	done    chan struct{}
@@ -36,11 +36,10 @@ type Relay struct {
 	carried []*output
 }
 
-// Pipes relays descriptors 0, 1 and 2 themselves: they are the container's
-// stdio, whatever they are. null is /dev/null, open for writing: an output that
-// has ended is replaced by it, because descriptor 1 or 2 must never become free
-// for another file to take. The caller opened it while it had a path to trust.
-// passed are relayed beside them.
+// Pipes relays descriptors 0, 1 and 2 of this process, which are the container's stdio. null is
+// /dev/null, open for writing: it replaces an output that has ended, because another file must
+// never get the number 1 or 2. The caller has opened it while paths could be trusted. passed
+// are relayed too.
 func Pipes(ctx context.Context, dial Dial, null *os.File, passed []Descriptor) (*Relay, error) {
 	r := &Relay{done: make(chan struct{})}
 	ids := []streamID{{kind: protocol.StreamStdin}, {kind: protocol.StreamStdout}, {kind: protocol.StreamStderr}}
@@ -56,8 +55,8 @@ func Pipes(ctx context.Context, dial Dial, null *os.File, passed []Descriptor) (
 	return r, nil
 }
 
-// dialAll opens the streams at the same time: one after the other each would
-// wait for the guest's answer.
+// dialAll opens the streams at the same time. One after the other each would wait for the
+// guest's answer.
 func (r *Relay) dialAll(ctx context.Context, dial Dial, ids []streamID) error {
 	r.streams = make([]Stream, len(ids))
 	errs := make([]error, len(ids))
@@ -74,13 +73,13 @@ func (r *Relay) dialAll(ctx context.Context, dial Dial, ids []streamID) error {
 	for _, err := range errs {
 		if err != nil {
 			r.Abort()
-			return err // one line: the others failed for the same reason
+			return err // one line; the others have failed for the same reason
 		}
 	}
 	return nil
 }
 
-// Terminal relays one pty: input and output only. passed are relayed beside it.
+// Terminal relays one pty, which has only an input and an output. passed are relayed too.
 func Terminal(ctx context.Context, dial Dial, pty *PTY, passed []Descriptor) (*Relay, error) {
 	r := &Relay{done: make(chan struct{}), closers: []io.Closer{pty}}
 	ids := []streamID{{kind: protocol.StreamStdin}, {kind: protocol.StreamStdout}}
@@ -100,12 +99,12 @@ func Terminal(ctx context.Context, dial Dial, pty *PTY, passed []Descriptor) (*R
 }
 
 func (r *Relay) input(to Stream, from io.Reader) {
-	// A guest that no longer reads its stdin is no error: the rest is not wanted.
+	// If the guest no longer reads its stdin, the rest is dropped without an error.
 	_, _ = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, chunk))
 	_ = to.CloseWrite()
 }
 
-// carry notes an output that is to be copied.
+// carry adds an output to copy.
 func (r *Relay) carry(id streamID, to io.Writer, from Stream) *output {
 	o := newOutput(id, to, from)
 	r.carried = append(r.carried, o)
@@ -115,10 +114,10 @@ func (r *Relay) carry(id streamID, to io.Writer, from Stream) *output {
 func (r *Relay) output(o *output, to, null *os.File) {
 	defer r.outputs.Done()
 	if !o.copy() {
-		return // it goes on elsewhere
+		return // another process goes on
 	}
-	// Whoever reads the other end learns now that this output has ended. When it
-	// fails the reader learns it at exit.
+	// The reader of the other end learns now that this output has ended. If this fails, the
+	// reader learns it when the process exits.
 	_ = unix.Dup3(int(null.Fd()), int(to.Fd()), 0)
 }
 
@@ -127,13 +126,14 @@ func (r *Relay) finish() {
 	close(r.done)
 }
 
-// Done is closed when every output has ended and its last byte is written.
+// Done returns a channel that is closed when every output has ended and its last byte is
+// written.
 func (r *Relay) Done() <-chan struct{} { return r.done }
 
-// Abort gives up what has not been carried yet.
+// Abort drops output that is not written yet.
 func (r *Relay) Abort() {
 	for _, s := range r.streams {
-		if s != nil { // one that could not be opened
+		if s != nil { // nil if it could not be opened
 			s.Close()
 		}
 	}

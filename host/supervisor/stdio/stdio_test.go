@@ -17,7 +17,7 @@ import (
 	"github.com/huskvm/husk/protocol"
 )
 
-// guestEnds hands out streams, also at the same time, and keeps their other ends.
+// guestEnds makes streams, also at the same time, and keeps their other ends.
 type guestEnds struct {
 	mu sync.Mutex
 	of map[protocol.StreamKind]*net.UnixConn
@@ -34,8 +34,8 @@ func (g *guestEnds) dial(_ context.Context, kind protocol.StreamKind, _ byte) (S
 	return ours, nil
 }
 
-// withStdio puts pipes in the place of descriptors 0, 1 and 2 for one test and
-// returns their other ends.
+// withStdio replaces descriptors 0, 1 and 2 by pipes for one test, and returns their other
+// ends.
 func withStdio(t *testing.T) (stdin, stdout, stderr *os.File) {
 	t.Helper()
 	var outer [3]*os.File
@@ -57,7 +57,7 @@ func withStdio(t *testing.T) (stdin, stdout, stderr *os.File) {
 			t.Fatal(err)
 		}
 		inner.Close()
-		// os.Stdout was made for a descriptor that blocks.
+		// os.Stdout was made for a blocking descriptor.
 		if err := unix.SetNonblock(fd, false); err != nil {
 			t.Fatal(err)
 		}
@@ -70,8 +70,8 @@ func withStdio(t *testing.T) (stdin, stdout, stderr *os.File) {
 	return outer[0], outer[1], outer[2]
 }
 
-// TestStreamThatCannotBeOpened: a nil connection in an interface is not a nil
-// interface, and closing it panics.
+// TestStreamThatCannotBeOpened: a nil connection in an interface is not a nil interface, and
+// closing it would panic.
 func TestStreamThatCannotBeOpened(t *testing.T) {
 	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}
 	why := errors.New("no stream is free")
@@ -90,8 +90,8 @@ func TestStreamThatCannotBeOpened(t *testing.T) {
 	}
 }
 
-// TestHandOver: what the process has written is written before, and the rest goes to
-// whoever goes on, not a byte twice or lost.
+// TestHandOver: what the process has written is written before, and the other process gets the
+// rest. No byte is lost or written twice.
 func TestHandOver(t *testing.T) {
 	_, stdout, stderr := withStdio(t)
 	guest := &guestEnds{of: map[protocol.StreamKind]*net.UnixConn{}}
@@ -149,7 +149,7 @@ func TestEndOfFileAndData(t *testing.T) {
 	if b, err := io.ReadAll(guest.of[protocol.StreamStdin]); err != nil || string(b) != "in" {
 		t.Errorf("the guest read %q, %v", b, err)
 	}
-	// stderr stalls: nobody reads it until stdout is through.
+	// stderr stalls: nobody reads it until stdout has ended.
 	noise := bytes.Repeat([]byte("e"), 4<<20)
 	go func() {
 		_, _ = guest.of[protocol.StreamStderr].Write(noise)
@@ -160,7 +160,7 @@ func TestEndOfFileAndData(t *testing.T) {
 		_, _ = guest.of[protocol.StreamStdout].Write(data)
 		guest.of[protocol.StreamStdout].Close()
 	}()
-	got, err := io.ReadAll(stdout) // ends with the stream, though this process lives on
+	got, err := io.ReadAll(stdout) // it ends with the stream although this process goes on
 	if err != nil || !bytes.Equal(got, data) {
 		t.Errorf("stdout: %d bytes of %d, %v", len(got), len(data), err)
 	}
@@ -182,12 +182,12 @@ func TestReaderGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Or the relay would put /dev/null on the descriptors of the next test.
+	// Otherwise the relay would put /dev/null on the descriptors of the next test.
 	defer func() {
 		guest.of[protocol.StreamStderr].Close()
 		within(t, r.Done(), "relay done")
 	}()
-	Forward(func(unix.Signal) {}, nil) // as in a supervisor: SIGPIPE must not kill it
+	Forward(func(unix.Signal) {}, nil) // as in a supervisor, SIGPIPE must not kill this process
 	stdout.Close()
 	broken := make(chan struct{})
 	go func() {
@@ -258,7 +258,7 @@ func within(t *testing.T, ch <-chan struct{}, what string) {
 	}
 }
 
-// TestOneReason: streams that cannot be opened for the same reason give it once.
+// TestOneReason: streams that cannot be opened for the same reason give one error.
 func TestOneReason(t *testing.T) {
 	dial := func(context.Context, protocol.StreamKind, byte) (Stream, error) { return nil, errors.New("refused") }
 	_, err := Pipes(t.Context(), dial, devNull(t), nil)
