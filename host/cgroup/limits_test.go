@@ -329,7 +329,7 @@ func TestConvert(t *testing.T) {
 
 func ptr[T any](v T) *T { return &v }
 
-func TestSqueeze(t *testing.T) {
+func TestLowerLimit(t *testing.T) {
 	g := newGroup(t, uniquePath(t))
 	if _, found := g.Paths["memory"]; !found {
 		t.Skip("no v1 memory on this machine")
@@ -347,18 +347,18 @@ func TestSqueeze(t *testing.T) {
 	if kills, err := o.Kills(); err != nil || kills != 0 {
 		t.Errorf("%d kills, %v", kills, err)
 	}
-	letGo, err := o.Squeeze(50 * mib)
+	restore, err := o.LowerLimit(50 * mib)
 	if err != nil {
 		t.Fatal(err)
 	}
 	checkFile(t, g, "memory", "memory.limit_in_bytes", strconv.Itoa(50*mib))
 	checkFile(t, g, "memory", "memory.swappiness", "0")
-	if err := letGo(); err != nil {
+	if err := restore(); err != nil {
 		t.Error(err)
 	}
 	checkFile(t, g, "memory", "memory.limit_in_bytes", strconv.Itoa(100*mib))
 	checkFile(t, g, "memory", "memory.swappiness", "33")
-	if _, err := o.Squeeze(-5); err == nil {
+	if _, err := o.LowerLimit(-5); err == nil {
 		t.Error("a limit of -5 bytes was taken")
 	}
 	checkFile(t, g, "memory", "memory.swappiness", "33")

@@ -110,18 +110,18 @@ func (o *OOM) DropCache(bytes int64) error {
 	return errors.Join(err, o.restore(was))
 }
 
-// Squeeze sets the memory limit to this many bytes and disables swapping. letGo restores what
+// LowerLimit sets the memory limit to this many bytes and disables swapping. restore restores what
 // was set before.
-func (o *OOM) Squeeze(limit int64) (letGo func() error, err error) {
+func (o *OOM) LowerLimit(limit int64) (restore func() error, err error) {
 	was := make(map[string]string)
-	letGo = func() error { return o.restore(was) }
+	restore = func() error { return o.restore(was) }
 	if err = o.replace(was, o.files.off, "0"); err == nil {
 		err = o.replace(was, []string{o.files.limit}, strconv.FormatInt(limit, 10))
 	}
 	if err != nil {
-		return nil, errors.Join(err, letGo())
+		return nil, errors.Join(err, restore())
 	}
-	return letGo, nil
+	return restore, nil
 }
 
 // replace writes text to each file and notes its old content in was. Only the file of the limit

@@ -45,7 +45,7 @@ func (n *creation) startStandIn(supervisor *launch.Options) (err error) {
 		return err
 	}
 	supervisor.Files = append(supervisor.Files, launch.NamedFile{Name: standin.FDMounts, File: mounts})
-	supervisor.Apart = true
+	supervisor.DoubleFork = true
 	n.boot.StandInPID = pid
 	supervisor.Namespaces = nil
 	for _, ns := range shadow.Namespaces {

@@ -41,7 +41,7 @@ type Network struct {
 	// waits for it may hold a lock of its own, so no function of the caller is called with mu
 	// held: see NetworkOptions.Changed.
 	mu     sync.Mutex
-	joined map[int]*joint // by the interface's index
+	joined map[int]*joinedInterface // by the interface's index
 	given  *protocol.NetworkRequest
 	// found and generation belong to the reading that given was made of. isStale compares them.
 	found        []network.Interface
@@ -206,7 +206,7 @@ func (n *Network) Refresh() {
 // Leave stops changing the guest's network, because its container has ended.
 func (n *Network) Leave() { n.left.Store(true) }
 
-type joint struct {
+type joinedInterface struct {
 	tap   *network.Tap
 	links *network.Links
 }
@@ -264,8 +264,8 @@ func (n *Network) join(ctx context.Context) error {
 
 // joinFound joins each interface with a tap, and adds it to the request for the guest. fresh
 // are those that were not joined before; it is valid also with an error.
-func (n *Network) joinFound(found []network.Interface, req *protocol.NetworkRequest) (joined map[int]*joint, fresh []*joint, missing, err error) {
-	joined = map[int]*joint{}
+func (n *Network) joinFound(found []network.Interface, req *protocol.NetworkRequest) (joined map[int]*joinedInterface, fresh []*joinedInterface, missing, err error) {
+	joined = map[int]*joinedInterface{}
 	for _, f := range found {
 		j := n.joined[f.Index]
 		if j == nil {
@@ -275,7 +275,7 @@ func (n *Network) joinFound(found []network.Interface, req *protocol.NetworkRequ
 					f.Name, errNoCard, specconv.AnnotationNICs, len(found))
 				continue
 			}
-			j = &joint{tap: tap}
+			j = &joinedInterface{tap: tap}
 		}
 		joined[f.Index] = j
 		req.Interfaces = append(req.Interfaces, f.ToProto(j.tap.MAC))
@@ -357,9 +357,9 @@ func (n *Network) cutOff(cut bool) error {
 }
 
 // freeTap returns a tap that is not joined now and not in next.
-func (n *Network) freeTap(next map[int]*joint) *network.Tap {
+func (n *Network) freeTap(next map[int]*joinedInterface) *network.Tap {
 	for _, t := range n.taps {
-		uses := func(j *joint) bool { return j.tap == t }
+		uses := func(j *joinedInterface) bool { return j.tap == t }
 		if !slices.ContainsFunc(slices.Collect(maps.Values(n.joined)), uses) &&
 			!slices.ContainsFunc(slices.Collect(maps.Values(next)), uses) {
 			return t
@@ -368,9 +368,9 @@ func (n *Network) freeTap(next map[int]*joint) *network.Tap {
 	return nil
 }
 
-func undo(joints []*joint) error {
+func undo(interfaces []*joinedInterface) error {
 	var errs []error
-	for _, j := range joints {
+	for _, j := range interfaces {
 		errs = append(errs, j.links.Undo())
 	}
 	return errors.Join(errs...)

@@ -211,12 +211,12 @@ func (h *hostOOM) runOut(vmmPID int) (err error) {
 		hungry.End()
 		return err
 	}
-	letGo, err := h.memory.Squeeze(used + room)
+	restore, err := h.memory.LowerLimit(used + room)
 	if err != nil {
 		hungry.End()
 		return err
 	}
-	return errors.Join(hungry.Go(), letGo())
+	return errors.Join(hungry.Go(), restore())
 }
 
 // hogSize returns how much more memory than the cgroup uses, in bytes, the hog must be able to

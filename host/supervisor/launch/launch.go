@@ -88,11 +88,11 @@ type Options struct {
 	// UIDMaps and GIDMaps are the mappings of a new user namespace. The child is root in its
 	// user namespace.
 	UIDMaps, GIDMaps []syscall.SysProcIDMap
-	// Apart: start the child from a process in between, which then ends. So the first process
+	// DoubleFork starts the child from a process in between, which then ends, so the first process
 	// of its pid namespace becomes the child's parent and reaps it, and not the caller. The
 	// child exists only after Child.Release; until then the process in between, Child.Process,
 	// may be moved into a cgroup.
-	Apart bool
+	DoubleFork bool
 	// Stdin, Stdout and Stderr are inherited; nil means /dev/null.
 	Stdin, Stdout, Stderr *os.File
 	// Console is passed under the name FDConsole if it is not nil.
@@ -150,7 +150,7 @@ func Start(o Options) (*Child, error) {
 		names = addFD(cmd, names, f.Name, f.File)
 	}
 	c := &Child{conn: conn, reports: json.NewDecoder(io.LimitReader(conn, maxReport))}
-	if o.Apart {
+	if o.DoubleFork {
 		closed, gate, err := os.Pipe()
 		if err != nil {
 			conn.Close()

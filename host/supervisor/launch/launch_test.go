@@ -277,7 +277,7 @@ func TestUserNamespace(t *testing.T) {
 // TestApart: the child exists only after it was released, and then the process in between has
 // gone.
 func TestApart(t *testing.T) {
-	c, err := Start(Options{Role: Supervisor, Args: []string{"x"}, Apart: true})
+	c, err := Start(Options{Role: Supervisor, Args: []string{"x"}, DoubleFork: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func TestApart(t *testing.T) {
 	c.Abort()
 
 	// A child that is not released never exists.
-	if c, err = Start(Options{Role: Supervisor, Args: []string{"x"}, Apart: true}); err != nil {
+	if c, err = Start(Options{Role: Supervisor, Args: []string{"x"}, DoubleFork: true}); err != nil {
 		t.Fatal(err)
 	}
 	c.Abort()
