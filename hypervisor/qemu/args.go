@@ -31,9 +31,9 @@ const (
 	channelID = "channel" // id of the agent's virtio-serial port, as events name it
 
 	// maxTransports is the number of virtio-mmio devices that microvm supports with its second
-	// IO-APIC, which it has if ACPI is on. With one more QEMU ends with "No 'virtio-bus' bus
-	// found for device", which tells users nothing.
-	maxTransports = 24
+	// IO-APIC, which it has if ACPI is on, less one: the last device would be in slot 0, whose
+	// interrupt never reaches the guest, so that it would not answer.
+	maxTransports = 23
 )
 
 // handles are the descriptor numbers, in the vmm process, of files that it inherits. They are

@@ -106,7 +106,7 @@ func TestCheckRefuses(t *testing.T) {
 		"no tap":      {func(c *hypervisor.Config) { c.NICs = nics(2); c.NICs[1].Tap = nil }, "network card 1 has no tap"},
 		"mac":         {func(c *hypervisor.Config) { c.NICs = nics(1); c.NICs[0].MAC = "02:00,x=y" }, "is not the MAC"},
 		"group mac":   {func(c *hypervisor.Config) { c.NICs = nics(1); c.NICs[0].MAC = "03:00:00:00:00:01" }, "is not the MAC"},
-		"devices":     {func(c *hypervisor.Config) { c.NICs = nics(22) }, "25 devices, 22 of them network cards and 0 disks, but the machine has room for 24"},
+		"devices":     {func(c *hypervisor.Config) { c.NICs = nics(21) }, "24 devices, 21 of them network cards and 0 disks, but the machine has room for 23"},
 		"no file":     {func(c *hypervisor.Config) { c.Disks = disk("x", 512, 512); c.Disks[0].File = nil }, "disk 0 has no file"},
 		"no serial":   {func(c *hypervisor.Config) { c.Disks = disk("", 512, 512) }, `disk 0: serial number "" is not of 1 to 20 bytes`},
 		"long serial": {func(c *hypervisor.Config) { c.Disks = disk(strings.Repeat("x", 21), 512, 512) }, "is not of 1 to 20 bytes"},
@@ -115,7 +115,7 @@ func TestCheckRefuses(t *testing.T) {
 		"disk clone": {func(c *hypervisor.Config) {
 			c.Disks, c.RAMFile, c.DeviceState = disk("x", 512, 512), "/ram", "/state"
 		}, "no template's"},
-		"21 nics fit": {func(c *hypervisor.Config) { c.NICs = nics(21) }, ""},
+		"20 nics fit": {func(c *hypervisor.Config) { c.NICs = nics(20) }, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
