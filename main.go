@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
@@ -78,6 +79,9 @@ func main() {
 	phases := timings.NewFromStart("cli")
 	app := newApp()
 	err := app.RunContext(timings.With(context.Background(), phases), flagsFirst(app, os.Args))
+	for _, p := range phases.Phases() {
+		logrus.Debugf("phase %s of %s: %.1f ms", p.Name, p.Process, float64(p.Took)/float64(time.Millisecond))
+	}
 	if err != nil {
 		fail(err)
 	}
@@ -243,6 +247,8 @@ func prepare(c *cli.Context) error {
 	if err := refuseHelp(c); err != nil {
 		return err
 	}
+	// Not the whole command line, which has the environment of exec.
+	logrus.Debugf("husk %s (commit %s, build %s): %s", version, commit, build, c.Args().First())
 	// The supervisor works in another directory, so the path is made absolute.
 	root, err := filepath.Abs(c.String("root"))
 	if err != nil {

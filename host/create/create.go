@@ -25,6 +25,7 @@ import (
 	"github.com/huskvm/husk/host/specconv"
 	"github.com/huskvm/husk/host/state"
 	"github.com/huskvm/husk/host/supervisor"
+	"github.com/huskvm/husk/host/supervisor/control"
 	"github.com/huskvm/husk/host/supervisor/launch"
 	"github.com/huskvm/husk/host/timings"
 )
@@ -247,7 +248,9 @@ func (n *creation) run(ctx context.Context) (_ *os.Process, err error) {
 		return nil, err
 	}
 	defer n.dir.Close()
+	relay := control.FollowLog(n.dir)
 	defer func() {
+		relay()
 		if err != nil {
 			n.undo(context.WithoutCancel(ctx))
 		}

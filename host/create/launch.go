@@ -39,6 +39,7 @@ func (n *creation) launch(ctx context.Context) error {
 	if err := n.save(); err != nil {
 		return err
 	}
+	n.debugPlace()
 	if err := n.enterCgroups(); err != nil {
 		return err
 	}

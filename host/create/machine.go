@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/bootimage"
@@ -44,6 +45,9 @@ func choose(ctx context.Context, settings *config.Config, plan *specconv.Plan, a
 	scope := template.ScopeOf(settings.TemplateScope, plan.VM.TemplateScope, annotations)
 	if settings.Templates != "off" && !scope.Alone && len(plan.Disks) == 0 {
 		c.useTemplate(ctx, settings, scope)
+	} else {
+		logrus.Debugf("no memory template: setting templates %q, scope of the container alone %t, free_page_reporting %t, %d block devices",
+			settings.Templates, scope.Alone, c.Machine.FreePages, len(plan.Disks))
 	}
 	return c, nil
 }
@@ -70,10 +74,11 @@ func mayEmulate(settings *config.Config, plan *specconv.Plan, probe func(hypervi
 
 // Choose returns the VM that a container would boot without a template.
 func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choice, error) {
-	accel, _, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(vm.Accel, settings.Accel)))
+	accel, why, err := qemu.ProbeAccel(hypervisor.Accel(cmp.Or(vm.Accel, settings.Accel)))
 	if err != nil {
 		return nil, err
 	}
+	logrus.Debugf("accel %s: %s", accel, why)
 	binary, err := qemu.FindBinary(settings.QEMU)
 	if err != nil {
 		return nil, err
@@ -82,6 +87,7 @@ func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choi
 	if err != nil {
 		return nil, err
 	}
+	debugKernel(bootImage(settings), image)
 	timeout := config.BootTimeoutKVM
 	if accel == hypervisor.TCG {
 		timeout = config.BootTimeoutTCG
@@ -106,6 +112,8 @@ func Choose(ctx context.Context, settings *config.Config, vm specconv.VM) (*Choi
 		FreePages:    cmp.Or(vm.FreePages, strconv.FormatBool(settings.FreePageReporting)) == "true",
 		BootTimeout:  cmp.Or(time.Duration(settings.BootTimeout), timeout),
 	}
+	logrus.Debugf("virtual machine: %d MiB, %d vcpus, %d network cards, vsock %t, boots within %s",
+		c.Machine.MemoryMiB, vcpus, c.Machine.NICs, c.Machine.Vsock, c.Machine.BootTimeout)
 	return c, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
@@ -27,6 +28,7 @@ func (c *Choice) useTemplate(ctx context.Context, settings *config.Config, scope
 		c.Warnings = append(c.Warnings, fmt.Sprintf("no memory template, so the container boots: %v", err))
 		return
 	}
+	logrus.Debugf("memory template %s in %s", t.Key, filepath.Dir(t.RAM))
 	c.Machine.Template = &machine.Template{Store: filepath.Dir(filepath.Dir(t.RAM)), Key: t.Key, RAM: t.RAM, Devices: t.Devices}
 }
 
@@ -50,6 +52,9 @@ func (c *Choice) FindOrMakeTemplate(ctx context.Context, settings *config.Config
 	// The phases of making a template are not those of the container.
 	ctx, cancel := context.WithTimeout(timings.With(ctx, nil), c.Machine.BootTimeout)
 	defer cancel()
+	if logrus.IsLevelEnabled(logrus.DebugLevel) {
+		ctx = log.WithLogger(ctx, logrus.NewEntry(logrus.StandardLogger()))
+	}
 	t, err = store.Make(ctx, *kind, template.Boot(qemu.New(), c.Machine.Hypervisor(), c.Machine.NICs))
 	return t, discarded, err
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 )
 
 // Of returns *h, or no hooks if h is nil.
@@ -66,6 +67,7 @@ func runEach(ctx context.Context, hooks []specs.Hook, kind string, st *specs.Sta
 		return fmt.Errorf("run %s hooks: %w", kind, err)
 	}
 	for i, h := range hooks {
+		logrus.Debugf("%s hook #%d: %s", kind, i, h.Path)
 		if err := run(ctx, h, stdin, dir); err != nil {
 			err = fmt.Errorf("error running %s hook #%d: %w", kind, i, err)
 			if warn == nil {

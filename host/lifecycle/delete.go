@@ -50,9 +50,11 @@ func deleteExisting(parent context.Context, root, id string, force bool) error {
 	if err != nil {
 		return err
 	}
+	logrus.Debugf("container %s: process %d has ended", id, container.Supervisor.PID)
 	if err := Remove(ctx, dir, container); err != nil {
 		return fmt.Errorf("delete container %s: %w", id, err)
 	}
+	logrus.Debugf("container %s: cgroups and %s are removed", id, dir.Path)
 	// The spec says that a failing poststop hook is only logged.
 	st := container.OCI(state.Stopped)
 	hooks.RunAll(parent, hooks.Of(container.Hooks).Poststop, "poststop", st, st.Bundle, warn)

@@ -230,6 +230,9 @@ func (n *Network) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, f := range found {
+		n.o.Log.Debugf("network: interface %s (%s), %s, addresses %v, %d routes", f.Name, f.Kind, f.MAC, f.Addresses, len(f.Routes))
+	}
 	n.noteSkipped(skipped)
 	carried, err := n.policy.read(found)
 	if err != nil {

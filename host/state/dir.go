@@ -414,6 +414,9 @@ func (d *Dir) OpenLog() (*os.File, error) {
 	return d.root.OpenFile(LogFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 }
 
+// ReadLog opens the supervisor's log for reading.
+func (d *Dir) ReadLog() (*os.File, error) { return d.root.Open(LogFile) }
+
 // FDPath returns a path for name in the directory that is short, however long the directory's
 // path is: the address of a unix socket holds only 107 bytes.
 func (d *Dir) FDPath(name string) string {

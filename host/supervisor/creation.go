@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 
+	"github.com/containerd/log"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 
@@ -85,11 +86,7 @@ func (c *creation) run() error {
 			return err
 		}
 	}
-	phases := c.timings.Phases()
-	for _, p := range phases {
-		c.s.log.WithField("ms", float64(p.Took)/1e6).Debugf("phase %s", p.Name)
-	}
-	return c.parent.Report(launch.Report{Phases: phases, Warnings: c.warnings})
+	return c.parent.Report(launch.Report{Phases: c.timings.Phases(), Warnings: c.warnings})
 }
 
 // openState opens the files of the host that the supervisor needs during the container's life.
@@ -234,7 +231,7 @@ func (c *creation) startMachine() error {
 	}
 	ctx, cancel := c.whileWanted()
 	defer cancel()
-	ctx = timings.With(ctx, c.timings)
+	ctx = log.WithLogger(timings.With(ctx, c.timings), logrus.NewEntry(c.s.log))
 	m, err := machine.Start(ctx, o)
 	if err != nil {
 		return err

@@ -134,3 +134,10 @@ func TestCheckRefuses(t *testing.T) {
 		})
 	}
 }
+
+func TestCommandLine(t *testing.T) {
+	const want = `qemu -append 'a b' '' 'it'\''s' path=/a,b`
+	if got := commandLine([]string{"qemu", "-append", "a b", "", "it's", "path=/a,b"}); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

@@ -34,6 +34,8 @@ type launch struct {
 	files  []*os.File
 	output *os.File
 	watch  *watcher
+	// args is the whole command line, once start has returned.
+	args []string
 }
 
 // start starts the vmm, restricted and under its filter. It gets nothing else of this process:
@@ -141,6 +143,7 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 	if filter.Program, err = l.program(true); err != nil {
 		return 0, err
 	}
+	l.args = request.Args
 	pid, err = nsfork.Start(request)
 	if !errors.Is(err, nsfork.ErrNoListener) {
 		return pid, err
@@ -157,6 +160,7 @@ func (l *launch) execute(null *os.File) (pid int, err error) {
 	fmt.Fprintf(l.output, "husk: sockets, fifos and devices cannot be made in shared directories: %v\n", err)
 	filter.Listen = nil
 	request.Args = append([]string{l.cfg.Binary}, l.argv(true)...)
+	l.args = request.Args
 	if filter.Program, err = l.program(false); err != nil {
 		return 0, err
 	}

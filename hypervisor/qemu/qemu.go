@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/log"
+
 	"github.com/huskvm/husk/host/distro"
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/hypervisor"
@@ -94,7 +96,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	if err := check(cfg); err != nil {
 		return nil, fmt.Errorf("start vm: %w", err)
 	}
-	v, err := s.launch(cfg)
+	v, err := s.launch(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("start vm: %w", err)
 	}
@@ -154,7 +156,7 @@ func (v *vm) run(ctx context.Context, cfg hypervisor.Config) error {
 }
 
 // launch starts QEMU and everything that reads from it.
-func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
+func (s starter) launch(ctx context.Context, cfg hypervisor.Config) (_ *vm, err error) {
 	var e ends
 	defer func() {
 		if err != nil {
@@ -178,7 +180,9 @@ func (s starter) launch(cfg hypervisor.Config) (_ *vm, err error) {
 		tscKHz = s.host.tscKHz()
 	}
 	// Last of all, as the numbers of all descriptors are in the command line.
-	proc, err := (&launch{cfg: cfg, argv: newMachine(cfg, h, tscKHz).argv, files: e.files, output: output, watch: watch}).start()
+	l := &launch{cfg: cfg, argv: newMachine(cfg, h, tscKHz).argv, files: e.files, output: output, watch: watch}
+	proc, err := l.start()
+	log.G(ctx).Debugf("vmm: %s", commandLine(l.args))
 	if err != nil {
 		return nil, explainStart(err)
 	}

@@ -25,6 +25,8 @@ type Client struct {
 	SupervisorService
 	dir  *state.Dir
 	conn *ttrpc.Client
+	// relay passes on what the supervisor has logged meanwhile; nil: nothing.
+	relay func()
 }
 
 // Connect connects to the supervisor of the container with this directory. The directory must
@@ -87,7 +89,12 @@ func (c *Client) Rest(header protocol.StreamHeader, stream *net.UnixConn, to *os
 }
 
 // Close closes the connection. Streams stay open.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error {
+	if c.relay != nil {
+		c.relay()
+	}
+	return c.conn.Close()
+}
 
 func dial(dir *state.Dir, name string) (*net.UnixConn, error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: dir.FDPath(name)})

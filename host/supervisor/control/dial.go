@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containerd/ttrpc"
+	"github.com/sirupsen/logrus"
 
 	"github.com/huskvm/husk/host/hooks"
 	"github.com/huskvm/husk/host/state"
@@ -73,6 +74,8 @@ func answerTimeout(verb state.Verb, container *state.Container) (limit time.Dura
 // deadline of that verb. If the supervisor has ended since its status was read, or ends before
 // it answers, the error is that of a stopped container.
 func ConnectFor(ctx context.Context, dir *state.Dir, container *state.Container, verb state.Verb) (*Client, error) {
+	logrus.Debugf("%s container %s: the supervisor is process %d", verb, container.ID, container.Supervisor.PID)
+	relay := FollowLog(dir)
 	stopped := func(ctx context.Context, err error) error {
 		ctx, cancel := context.WithTimeout(ctx, endTimeout)
 		defer cancel()
@@ -104,6 +107,9 @@ func ConnectFor(ctx context.Context, dir *state.Dir, container *state.Container,
 		}))
 	if err != nil && !container.Supervisor.Alive() {
 		err = stopped(ctx, err)
+	}
+	if client != nil {
+		client.relay = relay
 	}
 	return client, err
 }
