@@ -153,7 +153,7 @@ var ofOne = []string{"start", "state", "kill", "delete", "exec", "ps", "pause", 
 // before the verb.
 func handOver(c *cli.Context) error {
 	root, id := c.String("root"), c.Args().First()
-	handed, err := isolation.Find(root, id)
+	handed, err := isolation.Find(c.Context, root, id)
 	if err != nil || handed == nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func handOver(c *cli.Context) error {
 	if c.Command.Name != "delete" {
 		return call.Exec(handed)
 	}
-	code, err := call.Delete(handed, root, id)
+	code, err := call.Delete(c.Context, handed, root, id)
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func handOver(c *cli.Context) error {
 // handOverNew is handOver for a container that is about to be created and may choose.
 func handOverNew(c *cli.Context) error {
 	// Another runtime may have had a container with this id and have deleted it.
-	if _, err := isolation.Find(c.String("root"), c.Args().First()); err != nil {
+	if _, err := isolation.Find(c.Context, c.String("root"), c.Args().First()); err != nil {
 		return err
 	}
 	settings, err := config.Load(c.String("config"))

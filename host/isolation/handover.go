@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -46,11 +47,11 @@ const firstFD = 3 // after the standard streams
 
 // Delete makes the runtime delete the container, and then removes the record. It returns the
 // runtime's exit code.
-func (c *Call) Delete(h *state.Handed, root, id string) (code int, err error) {
+func (c *Call) Delete(ctx context.Context, h *state.Handed, root, id string) (code int, err error) {
 	// A signal that ends the runtime, by the terminal or by its pid, must not end this process
 	// before it has looked at what is left.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-	cmd := exec.Command(h.Runtime, c.argv(h)[1:]...)
+	cmd := exec.CommandContext(ctx, h.Runtime, c.argv(h)[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err = cmd.Run()
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
@@ -59,6 +60,6 @@ func (c *Call) Delete(h *state.Handed, root, id string) (code int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("execute %s: %w", h.Runtime, err)
 	}
-	_, err = Find(root, id)
+	_, err = Find(ctx, root, id)
 	return code, err
 }

@@ -82,11 +82,11 @@ func Record(root, id, bundle, runtime string) (*state.Handed, error) {
 
 // Find returns the runtime that has a container; nil if husk has it, or nobody. It removes a
 // record of a container that the runtime no longer has.
-func Find(root, id string) (*state.Handed, error) {
+func Find(ctx context.Context, root, id string) (*state.Handed, error) {
 	c, err := state.Find(root, id)
 	if err != nil || c.HandedTo == nil {
 		// The verb itself reports what is wrong with the id.
-		return nil, nil //nolint:nilerr // as above
+		return nil, nil
 	}
 	if !over(c) {
 		return c.HandedTo, nil
@@ -99,14 +99,14 @@ func Find(root, id string) (*state.Handed, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
 	if err := dir.Lock(ctx); err != nil {
 		return nil, err
 	}
 	// It is read again under the lock, because the id may have a new owner.
 	if c, err = dir.Load(); err != nil || c.HandedTo == nil || !over(c) {
-		return nil, nil //nolint:nilerr // nothing to remove
+		return nil, nil
 	}
 	return nil, dir.Remove()
 }
@@ -132,7 +132,7 @@ const describeTimeout = 10 * time.Second
 // state.ErrNotExist if the runtime does not have it any more, and removes the record.
 func Describe(ctx context.Context, root string, c *state.Container) (state.Description, error) {
 	d := state.Description{}
-	if handed, err := Find(root, c.ID); err != nil || handed == nil {
+	if handed, err := Find(ctx, root, c.ID); err != nil || handed == nil {
 		return d, errors.Join(state.ErrNotExist, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)

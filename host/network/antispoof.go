@@ -22,14 +22,14 @@ const prioAntiSpoofing = 0xff48
 type Spoofing string
 
 const (
-	// SpoofNothing: the sender must be a MAC and IP address of the container's own interfaces,
+	// SpoofNothing says that the sender must be a MAC and IP address of the container's own interfaces,
 	// and messages that only a router or a DHCP server sends are dropped. A kernel enforces the
 	// same for processes without CAP_NET_RAW.
 	SpoofNothing Spoofing = "nothing"
-	// SpoofAddresses: the sender must be the interface's own MAC address; everything above
+	// SpoofAddresses says that the sender must be the interface's own MAC address; everything above
 	// Ethernet may be forged.
 	SpoofAddresses Spoofing = "addresses"
-	// SpoofAll: any frame may be sent. CAP_NET_ADMIN allows that, for bridges, VPNs and
+	// SpoofAll says that any frame may be sent. CAP_NET_ADMIN allows that, for bridges, VPNs and
 	// forwarding.
 	SpoofAll Spoofing = "all"
 )
