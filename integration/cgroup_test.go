@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -196,9 +195,9 @@ func TestOOMEvent(t *testing.T) {
 	events := e.start(call{}, "events", "--interval", "1000s", c.id)
 	c.exec("testprog", "memory", "200").is(137)
 	events.stdout.expect(t, `{"type":"oom","id":"`+c.id+`"}`+"\n")
-	eventually(t, "the kernel of the host tells of it", 30*time.Second, func() bool { return happened() > 0 })
+	eventually(t, "the kernel of the host tells of it", testTimeout, func() bool { return happened() > 0 })
 	c.exec("true").is(0)
-	eventually(t, "the limit is as it was", 30*time.Second, func() bool {
+	eventually(t, "the limit is as it was", testTimeout, func() bool {
 		return hostFile(t, "memory", path, "memory.limit_in_bytes") == limit
 	})
 	if isVM {
@@ -226,7 +225,7 @@ func TestOOMWithoutLimit(t *testing.T) {
 	events := e.start(call{}, "events", "--interval", "1000s", c.id)
 	c.exec("testprog", "memory", "445").is(137)
 	events.stdout.expect(t, `{"type":"oom","id":"`+c.id+`"}`+"\n")
-	eventually(t, "the kernel of the host tells of it", 30*time.Second, func() bool { return happened() > 0 })
+	eventually(t, "the kernel of the host tells of it", testTimeout, func() bool { return happened() > 0 })
 	e.failure(c.id, "out of memory of the 512 MiB of its virtual machine")
 	// The guest's kernel and the agent still have the memory that they need.
 	c.exec("true").is(0)

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -209,7 +208,7 @@ func execDetached(t *testing.T, c *container) {
 	pid := readPID(t, pidFile)
 	exit := reap(pid)
 	// runc's own process executes the command only after exec has returned.
-	eventually(t, "argv of the exec's pid", 10*time.Second, func() bool { return strings.Contains(describe(pid), "read line") })
+	eventually(t, "argv of the exec's pid", testTimeout, func() bool { return strings.Contains(describe(pid), "read line") })
 	if _, err := p.stdin.WriteString("text\n"); err != nil {
 		t.Fatal(err)
 	}

@@ -143,7 +143,7 @@ func TestFailedCreateKeepsFiles(t *testing.T) {
 func (c *container) cleanAfterDeath() {
 	t := c.e.t
 	t.Helper()
-	eventually(t, "state is stopped", 10*time.Second, func() bool { return c.status() == "stopped" })
+	eventually(t, "state is stopped", testTimeout, func() bool { return c.status() == "stopped" })
 	if s := c.e.state(c.id); s.PID != 0 {
 		t.Errorf("pid %d after death", s.PID)
 	}
@@ -269,7 +269,7 @@ func TestKillCreateMidway(t *testing.T) {
 		}
 		// The supervisor notices by itself and may need a moment to end.
 		if e.do("state", id).code == 0 {
-			eventually(t, "a half-made container is stopped or gone", 15*time.Second, func() bool {
+			eventually(t, "a half-made container is stopped or gone", testTimeout, func() bool {
 				r := e.do("state", id)
 				if r.code != 0 {
 					return true
@@ -290,7 +290,7 @@ func TestKillCreateMidway(t *testing.T) {
 
 // soon bounds delete --force while another husk call is stopped. It is much less than that
 // call's own deadline of 30 s, with room for a busy machine.
-const soon = 15 * time.Second
+const soon = 25 * time.Second
 
 // TestDeleteBesideStoppedExec: a stopped cli does not reap its exec process, so the first
 // process of the container's pid namespace cannot end. delete --force does not wait for that.

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -158,7 +157,7 @@ func TestFullStateDirectory(t *testing.T) {
 	fill()
 	refused("pause", "running")
 	size := len(c.stdout.String())
-	eventually(t, "the container is not frozen", 30*time.Second, func() bool { return len(c.stdout.String()) > size })
+	eventually(t, "the container is not frozen", testTimeout, func() bool { return len(c.stdout.String()) > size })
 	empty()
 	e.ok("pause", c.id)
 	fill()

@@ -141,7 +141,7 @@ func TestKillCreated(t *testing.T) {
 	c := e.create(e.bundle(withArgs("sleep", "1000")))
 	e.ok("kill", c.id, "KILL")
 	c.exits(137)
-	eventually(t, "state is stopped", 10*time.Second, func() bool { return c.status() == "stopped" })
+	eventually(t, "state is stopped", testTimeout, func() bool { return c.status() == "stopped" })
 	e.ok("delete", c.id)
 }
 

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
@@ -380,7 +379,7 @@ func TestNetworkThroughPID(t *testing.T) {
 	e.ok("delete", c.id)
 	// The kernel destroys a network namespace some time after its last user has ended; one
 	// worker does it for all.
-	eventually(t, "the veth goes with the container's network namespace", 30*time.Second, func() bool {
+	eventually(t, "the veth goes with the container's network namespace", testTimeout, func() bool {
 		return outer.try(func() error {
 			_, err := netlink.LinkByName("host0")
 			return err

@@ -29,7 +29,7 @@ func TestPreserveFDs(t *testing.T) {
 	got.expect(t, "through three\n")
 	t.Run("exec", func(t *testing.T) { execWithFDs(t, c) })
 	c.stop()
-	if err := got.waitEOF(10 * time.Second); err != nil {
+	if err := got.waitEOF(testTimeout); err != nil {
 		t.Errorf("the container has ended, and its descriptor is still open: %v", err)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netlink"
@@ -149,7 +148,7 @@ func TestSysctlsOfTheNamespace(t *testing.T) {
 	}
 	// One setting that the kernel reports, together with one that it does not.
 	inner.run("", "sh", "-c", "cd /proc/sys/net/ipv4; echo 60 > tcp_keepalive_time; echo 0 > conf/all/rp_filter; echo 1 > conf/all/rp_filter")
-	eventually(t, "changed settings reach the container", 30*time.Second, func() bool {
+	eventually(t, "changed settings reach the container", testTimeout, func() bool {
 		return strings.HasPrefix(box.exec(read...).is(0).stdout, "60\n44\n1\n1\n")
 	})
 	box.stop()
@@ -347,7 +346,7 @@ func TestNetworkConnectedBeyondCards(t *testing.T) {
 	tells := func() bool {
 		return strings.Contains(e.do("state", box.id).is(0).stdout, "interface eth1: no network card of the guest is free")
 	}
-	eventually(t, "state tells of the interface without a card", 30*time.Second, tells)
+	eventually(t, "state tells of the interface without a card", testTimeout, tells)
 	box.exec("ping", "-c", "1", "-W", "5", "10.99.0.1").is(0)
 	inner.do(func() error {
 		link, err := netlink.LinkByName("eth1")
@@ -356,7 +355,7 @@ func TestNetworkConnectedBeyondCards(t *testing.T) {
 		}
 		return netlink.LinkDel(link)
 	})
-	eventually(t, "state tells of it no more", 30*time.Second, func() bool { return !tells() })
+	eventually(t, "state tells of it no more", testTimeout, func() bool { return !tells() })
 	box.stop()
 }
 

@@ -197,7 +197,7 @@ func (p *process) wait() *result {
 		if s == nil {
 			continue
 		}
-		if err := s.waitEOF(10 * time.Second); err != nil {
+		if err := s.waitEOF(testTimeout); err != nil {
 			p.e.t.Fatalf("%s ended, but something still holds its output: %v", p, err)
 		}
 	}
@@ -368,7 +368,7 @@ func (c *container) exits(code int) {
 		if s == nil {
 			continue
 		}
-		if err := s.waitEOF(10 * time.Second); err != nil {
+		if err := s.waitEOF(testTimeout); err != nil {
 			c.e.t.Errorf("container %s ended, but something still holds its output: %v", c.id, err)
 		}
 	}

@@ -174,7 +174,7 @@ func TestInheritedDescriptorsAreClosed(t *testing.T) {
 	socket.Close()
 	pw.Close()
 	e.ok("start", c.id)
-	if err := newStream(pr).waitEOF(10 * time.Second); err != nil {
+	if err := newStream(pr).waitEOF(testTimeout); err != nil {
 		t.Errorf("a process of the container keeps an inherited pipe: %v", err)
 	}
 	if conn, err := net.Dial("unix", path); err == nil {
@@ -221,6 +221,6 @@ func TestSignalsToPIDReachContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.exits(137)
-	eventually(t, "state is stopped", 10*time.Second, func() bool { return c.status() == "stopped" })
+	eventually(t, "state is stopped", testTimeout, func() bool { return c.status() == "stopped" })
 	e.ok("delete", c.id)
 }

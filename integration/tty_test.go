@@ -40,7 +40,7 @@ func (e *env) consoleSocket() *consoleSocket {
 // create has returned.
 func (s *consoleSocket) receive() *os.File {
 	s.t.Helper()
-	if err := s.l.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := s.l.SetDeadline(time.Now().Add(testTimeout)); err != nil {
 		s.t.Fatal(err)
 	}
 	conn, err := s.l.AcceptUnix()
@@ -48,7 +48,7 @@ func (s *consoleSocket) receive() *os.File {
 		s.t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(testTimeout)); err != nil {
 		s.t.Fatal(err)
 	}
 	name, oob := make([]byte, 4096), make([]byte, 4096)
@@ -130,7 +130,7 @@ func TestConsoleSocket(t *testing.T) {
 	if code := e.exitOf(exit); code != 6 {
 		t.Errorf("exit code %d, want 6", code)
 	}
-	if err := m.out.waitEOF(10 * time.Second); err != nil {
+	if err := m.out.waitEOF(testTimeout); err != nil {
 		t.Errorf("the terminal stays open after the container's end: %v", err)
 	}
 	e.ok("delete", id)
@@ -201,7 +201,7 @@ func TestTerminalOutputIsNotTranslatedTwice(t *testing.T) {
 	m := newTerminal(t, master)
 	e.ok("start", id)
 	e.exitOf(exit)
-	if err := m.out.waitEOF(10 * time.Second); err != nil {
+	if err := m.out.waitEOF(testTimeout); err != nil {
 		t.Error(err)
 	}
 	if got := m.out.String(); got != "one\r\ntwo\r\n" {
@@ -232,7 +232,7 @@ func TestExecConsoleSocket(t *testing.T) {
 	if code := e.exitOf(exit); code != 8 {
 		t.Errorf("exit code %d, want 8", code)
 	}
-	if err := m.out.waitEOF(10 * time.Second); err != nil {
+	if err := m.out.waitEOF(testTimeout); err != nil {
 		t.Errorf("the terminal stays open: %v", err)
 	}
 	c.stop()
