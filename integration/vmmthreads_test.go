@@ -20,7 +20,7 @@ func pidsMax(t *testing.T, pid int) string {
 	t.Helper()
 	for line := range strings.Lines(readFile(t, fmt.Sprintf("/proc/%d/cgroup", pid))) {
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		dir := ""
+		var dir string
 		switch fields[1] {
 		case "pids":
 			dir = "/sys/fs/cgroup/pids"
