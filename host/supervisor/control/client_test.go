@@ -42,7 +42,7 @@ func listening(t *testing.T, streams func(net.Conn)) *state.Dir {
 	}
 	t.Cleanup(dir.Close)
 	listen := func(name string) net.Listener {
-		l, err := net.Listen("unix", dir.FDPath(name)) //nolint:noctx // it does not wait
+		l, err := net.Listen("unix", dir.FDPath(name))
 		if err != nil {
 			t.Fatal(err)
 		}

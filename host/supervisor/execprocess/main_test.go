@@ -93,7 +93,7 @@ func (s *supervisor) serve(t *testing.T) *state.Dir {
 	}
 	t.Cleanup(dir.Close)
 	listen := func(name string) net.Listener {
-		l, err := net.Listen("unix", dir.FDPath(name)) //nolint:noctx // it does not wait
+		l, err := net.Listen("unix", dir.FDPath(name))
 		if err != nil {
 			t.Fatal(err)
 		}
