@@ -204,13 +204,22 @@ func TestMadVMMAndTheTemplate(t *testing.T) {
 	again := fmt.Sprintf("/proc/self/fd/%d", ram)
 	attempts(t, vmm, []attempt{
 		{"write into the template", try(unix.SYS_PWRITE64, ram, "x", 1, 0), unix.EBADF},
-		{"make a hole in it", try(unix.SYS_FALLOCATE, ram, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 4096), unix.EBADF},
+		// QEMU asks for holes when the guest returns memory. The call does nothing.
+		{"make a hole in it", try(unix.SYS_FALLOCATE, ram, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, 64<<20), nil},
+		{"zero a part of it", try(unix.SYS_FALLOCATE, ram, unix.FALLOC_FL_ZERO_RANGE, 0, 4096), unix.EBADF},
 		{"cut it off", try(unix.SYS_FTRUNCATE, ram, 0), unix.EINVAL},
 		{"map it to write", try(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED, ram, 0), unix.EACCES},
 		{"open it again", try(unix.SYS_OPENAT, unix.AT_FDCWD, again, unix.O_RDWR), unix.EROFS},
 		{"cut it off by name", try(unix.SYS_TRUNCATE, again, 0), unix.EROFS},
 		{"change its mode", try(unix.SYS_CHMOD, again, 0o666), unix.EROFS},
 	})
+	after, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if was, is := info.Sys().(*syscall.Stat_t).Blocks, after.Sys().(*syscall.Stat_t).Blocks; is != was || !after.ModTime().Equal(info.ModTime()) {
+		t.Errorf("the template has changed: %d blocks, then %d", was, is)
+	}
 	c.stop()
 }
 

@@ -57,7 +57,7 @@ func TestFreedMemoryGoesBack(t *testing.T) {
 			options := []specOption{withArgs("sleep", "1000"), withAnnotation("org.huskvm.memory_mib", "512")}
 			box := e.createStarted(e.bundle(options...))
 			vmm := e.vmms()[0]
-			ram := ramFileOf(t, vmm)
+			ram := argOf(t, vmm, "mem-path")
 			if (ram != "") != c.template {
 				t.Fatalf("the RAM's file is %q", ram)
 			}
@@ -92,18 +92,6 @@ func (e *env) touchAndFree(c *container, vmm int) {
 	eventually(t, fmt.Sprintf("%d MiB of the host before, %d MiB at the peak, back to the first", before, peak), time.Minute,
 		func() bool { return rssMiB(t, vmm) <= before+mib/3 })
 	t.Logf("%d MiB of the host before, %d MiB at the peak, %d MiB after", before, peak, rssMiB(t, vmm))
-}
-
-var memPath = regexp.MustCompile(`mem-path=([^,\x00]+)`)
-
-// ramFileOf returns the file behind a guest's RAM, "" where there is none.
-func ramFileOf(t *testing.T, vmm int) string {
-	t.Helper()
-	m := memPath.FindStringSubmatch(readFile(t, fmt.Sprintf("/proc/%d/cmdline", vmm)))
-	if m == nil {
-		return ""
-	}
-	return m[1]
 }
 
 // digestOf reads a whole file; that of no file is "".
