@@ -38,6 +38,14 @@ const (
 // into that template on this host. The VM can be booted instead.
 var ErrTemplateUnsafe = errors.New("guests would not be isolated from each other")
 
+// ErrNoTimer is the reason for the end of a VM whose guest, which booted under emulation, has no
+// timer. Its kernel measures the timer as it boots, fails if the host runs something else for
+// some 100 ms at this moment, and would hang for ever. Another VM can be booted instead.
+var ErrNoTimer = errors.New("the host was so busy that the guest's kernel could not measure its timer")
+
+// Boots is how often a VM should be booted that ends with ErrNoTimer.
+const Boots = 3
+
 // Config describes a VM. Paths are host paths, and the VM opens them before Start returns. Open
 // files stay the caller's: Start duplicates what it needs, and the caller closes its own.
 type Config struct {

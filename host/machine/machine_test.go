@@ -3,11 +3,13 @@ package machine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -133,6 +135,36 @@ func TestAgentThatIsNotMet(t *testing.T) {
 				t.Errorf("%v, want %q", err, tc.text)
 			}
 			wantEnded(t, starter, 1)
+		})
+	}
+}
+
+// TestStartWithoutTimer: a guest that has no timer boots once more, but not for ever.
+func TestStartWithoutTimer(t *testing.T) {
+	for failures, works := range map[int32]bool{1: true, hypervisor.Boots - 1: true, hypervisor.Boots: false} {
+		t.Run(fmt.Sprint(failures), func(t *testing.T) {
+			var boots atomic.Int32
+			starter := &fake.Starter{Guest: func(ctx context.Context, conn net.Conn, cfg hypervisor.Config) error {
+				if boots.Add(1) <= failures {
+					return hypervisor.ErrNoTimer
+				}
+				return answers(ctx, conn, cfg)
+			}}
+			m, err := Start(t.Context(), options(starter))
+			if works {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := m.Close(); err != nil {
+					t.Error(err)
+				}
+				wantEnded(t, starter, int(failures)+1)
+				return
+			}
+			if !errors.Is(err, hypervisor.ErrNoTimer) {
+				t.Errorf("error is %v, want %v", err, hypervisor.ErrNoTimer)
+			}
+			wantEnded(t, starter, hypervisor.Boots)
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 
@@ -21,14 +22,6 @@ import (
 // Boot sets the taps, the share directory and the template files of cfg.
 func Boot(starter hypervisor.Starter, cfg hypervisor.Config, nics int) func(ctx context.Context, ram, devices string) error {
 	return func(ctx context.Context, ram, devices string) (err error) {
-		// QEMU would make the file readable for everybody.
-		f, err := os.OpenFile(ram, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err == nil {
-			err = f.Close()
-		}
-		if err != nil {
-			return err
-		}
 		share, err := os.MkdirTemp("", "husk-template-")
 		if err != nil {
 			return err
@@ -46,8 +39,29 @@ func Boot(starter hypervisor.Starter, cfg hypervisor.Config, nics int) func(ctx 
 		cfg.ShareDir = share
 		cfg.Cmdline += " " + protocol.PrepareParam
 		cfg.RAMFile, cfg.DeviceState, cfg.RAMShared = ram, devices, true
-		return save(ctx, starter, cfg)
+		for range hypervisor.Boots {
+			if err = emptyFile(ram); err != nil {
+				return err
+			}
+			if err = save(ctx, starter, cfg); !errors.Is(err, hypervisor.ErrNoTimer) {
+				break
+			}
+		}
+		return err
 	}
+}
+
+// emptyFile makes the file for the RAM of a guest that is about to boot. QEMU would make the
+// file readable for everybody, and a guest must not boot in the RAM of another one.
+func emptyFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func save(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config) error {

@@ -3,6 +3,8 @@ package template
 import (
 	"context"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/huskvm/husk/hypervisor"
@@ -59,5 +61,22 @@ func TestTemplateIsToldNothing(t *testing.T) {
 	}
 	if n := s.vm.serial.bytes; n != 0 {
 		t.Errorf("the guest was told %d bytes", n)
+	}
+}
+
+// TestEmptyFile: a guest never boots in the RAM of the one before.
+func TestEmptyFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ram")
+	for range 2 {
+		if err := emptyFile(path); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil || info.Size() != 0 || info.Mode().Perm() != 0o600 {
+			t.Fatalf("%v, %v", info, err)
+		}
+		if err := os.WriteFile(path, []byte("RAM"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

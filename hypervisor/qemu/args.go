@@ -331,6 +331,10 @@ func kernelCmdline(cfg hypervisor.Config, tscKHz int) string {
 		// no more. The machine has none, and each template would hold these 64 MiB.
 		"swiotlb=noforce",
 	}
+	if cfg.Accel == hypervisor.TCG {
+		// The kernel prints its warnings, too, of which the VM looks for noTimerText.
+		params = append(params, "loglevel=5")
+	}
 	if cfg.Accel == hypervisor.TCG && tscKHz > 0 {
 		params = append(
 			params,

@@ -1,7 +1,9 @@
 package qemu
 
 import (
+	"bytes"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -70,14 +72,14 @@ func printable(b []byte) string {
 	return s.String()
 }
 
-// drain copies src into the ring until src ends, and then calls done.
-func (r *ring) drain(src io.Reader, done *sync.WaitGroup) {
+// drain copies src into dst, which never fails, until src ends, and then calls done.
+func drain(dst io.Writer, src io.Reader, done *sync.WaitGroup) {
 	defer done.Done()
 	buf := make([]byte, 4096)
 	for {
 		n, err := src.Read(buf)
-		//nolint:errcheck // a ring's Write never fails.
-		r.Write(buf[:n])
+		//nolint:errcheck // as above
+		dst.Write(buf[:n])
 		if err != nil {
 			return // end of file, or the deadline that is set when the vmm was reaped
 		}
@@ -111,4 +113,32 @@ func panicLine(text string) string {
 		line = strings.ToValidUTF8(line[:200], "")
 	}
 	return line
+}
+
+// noTimerText is what the guest's kernel prints when it has no timer: see hypervisor.ErrNoTimer.
+// It is a warning, and the kernel's command line asks for those.
+const noTimerText = "disabling apic timer"
+
+// finder calls found once, when the bytes written to it contain text.
+type finder struct {
+	text  string
+	found func()
+	end   []byte // of what was written so far, shorter than text
+	over  bool
+}
+
+// Write never fails.
+func (f *finder) Write(p []byte) (int, error) {
+	if f.over {
+		return len(p), nil
+	}
+	seen := append(f.end, p...)
+	if bytes.Contains(seen, []byte(f.text)) {
+		f.over = true
+		f.end = nil
+		f.found()
+		return len(p), nil
+	}
+	f.end = slices.Clone(seen[max(0, len(seen)-len(f.text)+1):])
+	return len(p), nil
 }

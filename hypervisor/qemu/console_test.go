@@ -81,3 +81,35 @@ func FuzzConsole(f *testing.F) {
 		}
 	})
 }
+
+// The text is found however the guest's output is cut, and once.
+func TestFinder(t *testing.T) {
+	for name, c := range map[string]struct {
+		writes []string
+		want   int
+	}{
+		"whole":        {[]string{"[    2.9] APIC frequency too slow, disabling apic timer\r\n"}, 1},
+		"cut":          {[]string{"APIC frequency too slow, disabl", "ing api", "c timer\r\n"}, 1},
+		"bytes":        {strings.Split("disabling apic timer", ""), 1},
+		"twice":        {[]string{"disabling apic timer, disabling apic timer", "disabling apic timer"}, 1},
+		"something":    {[]string{"disabling apic", " disabling timer"}, 0},
+		"nothing":      {[]string{"", ""}, 0},
+		"much, and it": {[]string{strings.Repeat("x", 10000) + "disabling apic", " timer"}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			found := 0
+			f := &finder{text: noTimerText, found: func() { found++ }}
+			for _, w := range c.writes {
+				if n, err := f.Write([]byte(w)); n != len(w) || err != nil {
+					t.Fatalf("%d, %v", n, err)
+				}
+				if len(f.end) >= len(noTimerText) {
+					t.Fatalf("%d bytes are kept", len(f.end))
+				}
+			}
+			if found != c.want {
+				t.Errorf("found %d times, want %d", found, c.want)
+			}
+		})
+	}
+}

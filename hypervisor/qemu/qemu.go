@@ -59,6 +59,7 @@ type vm struct {
 	watch   *watcher
 
 	stopping atomic.Bool
+	noTimer  atomic.Bool            // the guest's kernel has said so
 	shutdown atomic.Pointer[string] // reason of QMP's SHUTDOWN event
 	marks    marks
 	devices  string // path of the file that Save writes
@@ -195,7 +196,7 @@ func (s starter) launch(ctx context.Context, cfg hypervisor.Config) (_ *vm, err 
 		share: cfg.ShareDir,
 	}
 	v.qmp = newQMP(e.qmp, v.event)
-	v.read(e.console, e.output)
+	v.read(e.console, e.output, cfg.Accel == hypervisor.TCG && !isClone(cfg))
 	return v, nil
 }
 
@@ -266,13 +267,25 @@ func explainStart(err error) error {
 	return err
 }
 
-// read keeps the last of what the guest and QEMU say, until QEMU has ended.
-func (v *vm) read(console net.Conn, output *os.File) {
+// read keeps the last of what the guest and QEMU say, until QEMU has ended. If the guest boots
+// under emulation, read ends QEMU when the guest says that it has no timer. A guest that lies
+// ends nothing but itself.
+func (v *vm) read(console net.Conn, output *os.File, boots bool) {
 	var readers sync.WaitGroup
 	readers.Add(2)
-	go v.console.drain(console, &readers)
-	go v.stderr.drain(output, &readers)
+	said := io.Writer(v.console)
+	if boots {
+		said = io.MultiWriter(v.console, &finder{text: noTimerText, found: v.endWithoutTimer})
+	}
+	go drain(said, console, &readers)
+	go drain(v.stderr, output, &readers)
 	go v.reap(&readers, console, output)
+}
+
+func (v *vm) endWithoutTimer() {
+	v.noTimer.Store(true)
+	//nolint:errcheck // QEMU has ended then.
+	v.proc.kill()
 }
 
 // deadliner is implemented by connections and pipes.
@@ -329,6 +342,8 @@ func (v *vm) endError() error {
 		return err
 	}
 	switch {
+	case v.noTimer.Load():
+		return hypervisor.ErrNoTimer
 	case reason == "guest-reset":
 		// With -no-reboot and the kernel's panic=-1 a panic ends QEMU in this way.
 		if line := panicLine(v.console.text()); line != "" {
