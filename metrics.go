@@ -100,6 +100,9 @@ func sampleAll(ctx context.Context, root string, containers []*state.Container, 
 	asking.SetLimit(metricsAtOnce)
 	for i, container := range containers {
 		samples[i] = sample{id: container.ID, status: container.Status()}
+		if container.HandedTo != nil {
+			continue // another runtime has its figures
+		}
 		if state.Allowed(state.Events, container.ID, samples[i].status) != nil {
 			continue
 		}

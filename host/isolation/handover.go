@@ -32,7 +32,8 @@ func (c *Call) argv(h *state.Handed) []string {
 // Exec executes the runtime in place of this process. It returns only with an error.
 func (c *Call) Exec(h *state.Handed) error {
 	keep := c.KeepFDs
-	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 {
+	// sd_listen_fds(3): the variables of another process may have been inherited.
+	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
 		keep += n
 	}
 	for fd := firstFD; fd < firstFD+keep; fd++ {
@@ -49,8 +50,10 @@ const firstFD = 3 // after the standard streams
 // runtime's exit code.
 func (c *Call) Delete(ctx context.Context, h *state.Handed, root, id string) (code int, err error) {
 	// A signal that ends the runtime, by the terminal or by its pid, must not end this process
-	// before it has looked at what is left.
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	// before it has looked at what is left. The runtime would inherit ignored signals.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
 	cmd := exec.CommandContext(ctx, h.Runtime, c.argv(h)[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	err = cmd.Run()

@@ -355,8 +355,11 @@ func (n *Network) cutOff(cut bool) error {
 	for _, j := range n.joined {
 		errs = append(errs, j.links.Cut(cut))
 	}
-	n.cut = cut
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err == nil {
+		n.cut = cut // else the next change of the network tries again
+	}
+	return err
 }
 
 // freeTap returns a tap that is not joined now and not in next.

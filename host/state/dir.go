@@ -468,7 +468,12 @@ func (d *Dir) removeRest() error {
 }
 
 func (d *Dir) removeName(name string) error {
-	if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	remove := d.root.Remove
+	if name == HandedDir {
+		// The other runtime's: crun keeps compiled filters there. It mounts nothing there.
+		remove = d.root.RemoveAll
+	}
+	if err := remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove state directory %s: %w", d.Path, err)
 	}
 	return nil

@@ -89,7 +89,12 @@ func save(ctx context.Context, starter hypervisor.Starter, cfg hypervisor.Config
 	if err == nil {
 		err = saver.Save(ctx)
 	}
-	return errors.Join(err, vm.Stop())
+	stopErr := vm.Stop()
+	if err != nil && errors.Is(vm.Err(), hypervisor.ErrNoTimer) {
+		// The wait may have seen the end of the VM first by what it was waiting for.
+		return hypervisor.ErrNoTimer
+	}
+	return errors.Join(err, stopErr)
 }
 
 // tapsToNowhere makes taps in a new network namespace, which ends with them. They are needed

@@ -355,5 +355,11 @@ func kernelCmdline(cfg hypervisor.Config, tscKHz int) string {
 	if cfg.Cmdline != "" {
 		params = append(params, cfg.Cmdline)
 	}
+	if cfg.FreePageReporting {
+		// A page that a clone returns comes back with the template's content. A kernel that
+		// clears pages when they are freed would take such a page for cleared. By default it
+		// clears them when they are used.
+		params = append(params, "init_on_free=0")
+	}
 	return strings.Join(params, " ")
 }

@@ -69,21 +69,28 @@ func (l *listener) receive() (notification, error) {
 	}
 	var failure error
 	err = conn.Read(func(fd uintptr) bool {
-		// The ioctl blocks if there is no call to receive, even in non-blocking mode.
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if _, failure = unix.Poll(poll, 0); failure != nil {
-			return !errors.Is(failure, unix.EINTR)
+		for {
+			// The ioctl blocks if there is no call to receive, even in non-blocking mode.
+			poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			if _, failure = unix.Poll(poll, 0); failure == nil {
+				switch events := poll[0].Revents; {
+				case events&unix.POLLIN != 0:
+					n = notification{}
+					failure = control(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n))
+				case events&unix.POLLHUP != 0:
+					failure = io.EOF
+				case events&unix.POLLERR != 0:
+					failure = unix.EINTR // a signal has interrupted the kernel's look
+				default:
+					return false
+				}
+			}
+			// Look again at once: the poller tells of a call only once. ENOENT: the process that
+			// made the call has ended.
+			if !errors.Is(failure, unix.EINTR) && !errors.Is(failure, unix.ENOENT) {
+				return true
+			}
 		}
-		switch {
-		case poll[0].Revents&unix.POLLIN != 0:
-			n = notification{}
-			failure = control(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n))
-			return failure == nil || !errors.Is(failure, unix.ENOENT) && !errors.Is(failure, unix.EINTR)
-		case poll[0].Revents != 0:
-			failure = io.EOF
-			return true
-		}
-		return false
 	})
 	return n, errors.Join(err, failure)
 }

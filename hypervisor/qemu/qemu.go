@@ -310,7 +310,7 @@ func (v *vm) reap(readers *sync.WaitGroup, outputs ...deadliner) {
 		o.Close()
 	}
 	<-v.watch.ended
-	if !v.stopping.Load() {
+	if !v.stopping.Load() || v.noTimer.Load() {
 		v.err = v.endError()
 	}
 	close(v.done)

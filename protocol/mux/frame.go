@@ -68,6 +68,9 @@ func (c *frameConn) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if verr := c.guard.Follow(p[:n]); verr != nil {
+		// yamux passes over an error while it discards the data of a stream that it does not
+		// know. On a closed connection its next read fails, too.
+		_ = c.Close()
 		return 0, verr
 	}
 	return n, err
