@@ -22,11 +22,20 @@ func TestListeningProcess(t *testing.T) {
 	if path == "" {
 		t.Skip("started by other tests")
 	}
-	if _, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path}); err != nil {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+	if err != nil {
 		t.Fatal(err)
 	}
 	fmt.Println("listening")
-	select {}
+	// Not select {}: if nothing at all could wake this process, Go's runtime would end it.
+	var silent []net.Conn
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		silent = append(silent, conn)
+	}
 }
 
 // startListening starts a process that stands for a supervisor: it listens on a container's
@@ -188,7 +197,8 @@ func TestKillSupervisorThatIsStopped(t *testing.T) {
 	}
 	for end := time.Now().Add(10 * time.Second); !c.Supervisor.Suspended(); { // only the parent is told by the kernel
 		if time.Now().After(end) {
-			t.Fatal("the process is not stopped")
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+			t.Fatalf("the process is not stopped: %s, %v", stat, err)
 		}
 	}
 	if _, err := husk(root, "kill", "c1", "KILL"); err != nil {
