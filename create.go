@@ -5,6 +5,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/huskvm/husk/host/config"
 	"github.com/huskvm/husk/host/create"
 )
 
@@ -18,10 +19,10 @@ var createCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		if err := handOverNew(c); err != nil {
+		opts, err := createOptions(c)
+		if err != nil {
 			return fmt.Errorf("husk create failed: %w", err)
 		}
-		opts := createOptions(c)
 		opts.Detach = true
 		if _, _, err := create.New(c.Context, opts); err != nil {
 			return fmt.Errorf("husk create failed: %w", err)
@@ -41,11 +42,17 @@ var createFlags = []cli.Flag{
 	&cli.IntFlag{Name: "preserve-fds", Usage: "pass `N` of the caller's descriptors from 3 on to the process, which gets pipes and sockets of the guest in their place"},
 }
 
-// createOptions returns the options of createFlags and of the global flags.
-func createOptions(c *cli.Context) create.Options {
+// createOptions reads the settings and returns the options of createFlags and of the global
+// flags. For a container that chose to be another runtime's it does not return: husk is that
+// runtime then.
+func createOptions(c *cli.Context) (create.Options, error) {
+	settings, err := config.Load(c.String("config"))
+	if err == nil {
+		err = handOverNew(c, settings)
+	}
 	return create.Options{
-		ID: c.Args().First(), Root: c.String("root"), Bundle: c.String("bundle"), Config: c.String("config"),
+		ID: c.Args().First(), Root: c.String("root"), Bundle: c.String("bundle"), Settings: settings,
 		ConsoleSocket: c.String("console-socket"), PidfdSocket: c.String("pidfd-socket"), PidFile: c.String("pid-file"),
 		PreserveFDs: c.Int("preserve-fds"), SystemdCgroup: c.Bool("systemd-cgroup"), Debug: c.Bool("debug"), Build: build,
-	}
+	}, err
 }

@@ -169,13 +169,9 @@ func handOver(c *cli.Context) error {
 }
 
 // handOverNew is handOver for a container that is about to be created and may choose.
-func handOverNew(c *cli.Context) error {
+func handOverNew(c *cli.Context, settings *config.Config) error {
 	// Another runtime may have had a container with this id and have deleted it.
 	if _, err := isolation.Find(c.Context, c.String("root"), c.Args().First()); err != nil {
-		return err
-	}
-	settings, err := config.Load(c.String("config"))
-	if err != nil {
 		return err
 	}
 	runtime, err := isolation.Choose(settings, c.String("bundle"))

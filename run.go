@@ -26,10 +26,10 @@ var runCommand = &cli.Command{
 		if err := exactArgs(c, 1); err != nil {
 			return err
 		}
-		if err := handOverNew(c); err != nil {
+		opts, err := createOptions(c)
+		if err != nil {
 			return fmt.Errorf("husk run failed: %w", err)
 		}
-		opts := createOptions(c)
 		opts.Detach = c.Bool("detach")
 		code, err := run(c.Context, opts, c.Bool("keep"))
 		if err != nil {

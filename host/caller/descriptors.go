@@ -32,14 +32,24 @@ func Descriptors(n int) (kinds []byte, files []launch.NamedFile, err error) {
 	return kinds, files, nil
 }
 
-// Activate returns how many sockets a service manager has passed to this process
-// (sd_listen_fds(3)), and sets the variables by which the container's process finds them.
-func Activate(p *specs.Process) int {
-	if p == nil || os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
-		return 0
+// Sockets returns how many sockets a service manager has passed to this process
+// (sd_listen_fds(3)). They are the first descriptors from 3 on.
+func Sockets() int {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return 0 // the variables are another process's, and were inherited
 	}
 	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	if err != nil || n <= 0 {
+		return 0
+	}
+	return n
+}
+
+// Activate returns what Sockets returns, and sets the variables by which the container's
+// process finds these sockets.
+func Activate(p *specs.Process) int {
+	n := Sockets()
+	if p == nil || n == 0 {
 		return 0
 	}
 	// The pid in the container's own pid namespace. runc always sets 1, too.

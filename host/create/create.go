@@ -35,7 +35,8 @@ type Options struct {
 	ID     string
 	Root   string // absolute directory of the containers' state
 	Bundle string // directory of config.json; empty: the working directory
-	Config string // path of the settings file; empty: the default one, if it exists
+	// Settings are those of the host's settings file.
+	Settings *config.Config
 	// Detach: the caller does not wait for the container.
 	Detach bool
 	// ConsoleSocket is the path of the engine's unix socket that receives the pty's master. If
@@ -123,10 +124,7 @@ func (n *creation) takeFromCaller(activated int, process *specs.Process) (err er
 
 // decide decides what the plan leaves to the settings: the walls and the machine.
 func (n *creation) decide(ctx context.Context, spec *specs.Spec) error {
-	settings, err := config.Load(n.options.Config)
-	if err != nil {
-		return err
-	}
+	settings := n.options.Settings
 	walls, err := wallsOf(settings, n.plan)
 	if err != nil {
 		return err

@@ -7,11 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/huskvm/husk/host/caller"
 	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/protocol"
 )
 
 // Call is a verb as husk was called with it.
@@ -31,20 +32,13 @@ func (c *Call) argv(h *state.Handed) []string {
 
 // Exec executes the runtime in place of this process. It returns only with an error.
 func (c *Call) Exec(h *state.Handed) error {
-	keep := c.KeepFDs
-	// sd_listen_fds(3): the variables of another process may have been inherited.
-	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid()) {
-		keep += n
-	}
-	for fd := firstFD; fd < firstFD+keep; fd++ {
+	for fd := protocol.FirstDescriptor; fd < protocol.FirstDescriptor+c.KeepFDs+caller.Sockets(); fd++ {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
 			return fmt.Errorf("pass descriptor %d to %s: %w", fd, h.Runtime, err)
 		}
 	}
 	return fmt.Errorf("execute %s: %w", h.Runtime, unix.Exec(h.Runtime, c.argv(h), os.Environ()))
 }
-
-const firstFD = 3 // after the standard streams
 
 // Delete makes the runtime delete the container, and then removes the record. It returns the
 // runtime's exit code.
