@@ -194,8 +194,8 @@ func newMachine(cfg hypervisor.Config, h handles, tscKHz int) machine {
 			share = "on"
 		}
 		m.ram = with("memory-backend-file", append(ram, "mem-path", cfg.RAMFile, "share", share)...)
-		m.incoming = !cfg.RAMShared
 	}
+	m.incoming = isClone(cfg)
 
 	m.chardevs = []string{
 		with("socket", "id", "qmp", "fd", strconv.Itoa(h.qmp)),

@@ -161,9 +161,6 @@ var pretended = []allowedCall{
 	{"fallocate", []arguments{{{1, unix.FALLOC_FL_PUNCH_HOLE, unix.FALLOC_FL_PUNCH_HOLE}}}},
 }
 
-// isClone says whether the machine wakes up from a template.
-func isClone(cfg hypervisor.Config) bool { return cfg.RAMFile != "" && !cfg.RAMShared }
-
 // unanswered are calls that libraries and QEMU try and can do without. They fail with this
 // error.
 var unanswered = map[unix.Errno][]string{

@@ -149,7 +149,7 @@ func (s starter) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 // run starts the guest. Before it QEMU executes no instruction of the guest.
 func (v *vm) run(ctx context.Context, cfg hypervisor.Config) error {
 	v.watch.guestRuns.Store(true)
-	if cfg.RAMFile == "" || cfg.RAMShared {
+	if !isClone(cfg) {
 		return v.qmp.Execute(ctx, "cont", nil, nil)
 	}
 	defer timings.Lap(ctx, "restore")

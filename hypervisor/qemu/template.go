@@ -16,6 +16,9 @@ import (
 // devices in another. For QEMU both saving and waking up are a migration. The capability
 // x-ignore-shared leaves the RAM out of the migration stream, because the file has it.
 
+// isClone says whether the machine wakes up from a template.
+func isClone(cfg hypervisor.Config) bool { return cfg.RAMFile != "" && !cfg.RAMShared }
+
 func checkTemplate(cfg hypervisor.Config) error {
 	if (cfg.RAMFile == "") != (cfg.DeviceState == "") {
 		return errors.New("a template needs both a file for RAM and one for the device state")

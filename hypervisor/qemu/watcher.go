@@ -43,7 +43,7 @@ func watchFor(cfg hypervisor.Config, inherit func(*os.File) int) (*watcher, erro
 	var ram *ramFile
 	var special *specialFiles
 	var err error
-	if cfg.RAMFile != "" && !cfg.RAMShared {
+	if isClone(cfg) {
 		if ram, err = openRAMFile(cfg.RAMFile); err != nil {
 			return nil, err
 		}
