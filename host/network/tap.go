@@ -94,12 +94,7 @@ func removeUnheld(name string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return fmt.Errorf("name tap %s: %w", name, err)
-	}
-	req.SetUint16(tapFlags)
-	switch err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); {
+	switch _, err := attach(fd, name); {
 	case errors.Is(err, unix.EBUSY), isGone(err):
 		return nil
 	case err != nil:
@@ -175,21 +170,27 @@ func openTun() (int, error) {
 	return fd, nil
 }
 
-// tapFlags are the flags of each tap of husk's. Attaching to a tap needs the same flags.
-const tapFlags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+// attach makes fd the tap of this name, and makes the tap if there is none. It returns the
+// name, in which the kernel replaces %d.
+func attach(fd int, name string) (string, error) {
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return "", err
+	}
+	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+		return "", err
+	}
+	return req.Name(), nil
+}
 
 func setUpTap(fd int, mac string) (*Tap, error) {
 	// The kernel replaces %d by the first free number, atomically, so two supervisors in one
 	// namespace (a pod) never get the same tap.
-	req, err := unix.NewIfreq(tapPrefix + "%d")
+	name, err := attach(fd, tapPrefix+"%d")
 	if err != nil {
-		return nil, fmt.Errorf("name tap: %w", err)
-	}
-	req.SetUint16(tapFlags)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		return nil, fmt.Errorf("create tap: %w", err)
 	}
-	name := req.Name()
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("look up tap %s: %w", name, err)
