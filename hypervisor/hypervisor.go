@@ -43,8 +43,19 @@ var ErrTemplateUnsafe = errors.New("guests would not be isolated from each other
 // some 100 ms at this moment, and would hang for ever. Another VM can be booted instead.
 var ErrNoTimer = errors.New("the host was so busy that the guest's kernel could not measure its timer")
 
-// Boots is how often a VM should be booted that ends with ErrNoTimer.
-const Boots = 3
+// MaxBoots is how often Boot boots.
+const MaxBoots = 3
+
+// Boot calls boot, which boots a VM, and calls it again if it returns ErrNoTimer, at most
+// MaxBoots times in all.
+func Boot(boot func() error) (err error) {
+	for range MaxBoots {
+		if err = boot(); !errors.Is(err, ErrNoTimer) {
+			break
+		}
+	}
+	return err
+}
 
 // Config describes a VM. Paths are host paths, and the VM opens them before Start returns. Open
 // files stay the caller's: Start duplicates what it needs, and the caller closes its own.

@@ -89,7 +89,14 @@ func Start(ctx context.Context, o Options) (*Machine, error) {
 		cfg.NICs = append(cfg.NICs, hypervisor.NIC{MAC: t.MAC, Tap: t.File})
 	}
 	if !m.wakeUp(ctx, &o, cfg) {
-		if err := m.boot(ctx, &o, cfg); err != nil {
+		boot := func() error {
+			err := m.attempt(ctx, &o, cfg, o.Config.BootTimeout)
+			if errors.Is(err, hypervisor.ErrNoTimer) {
+				m.log.WithError(err).Info("the guest has to boot again")
+			}
+			return err
+		}
+		if err := hypervisor.Boot(boot); err != nil {
 			return nil, err
 		}
 	}
@@ -134,17 +141,6 @@ func (m *Machine) wakeUp(ctx context.Context, o *Options, cfg hypervisor.Config)
 		m.log.WithError(err).Warn("discard memory template")
 	}
 	return false
-}
-
-// boot starts the VM without a template. It boots another one if the guest has no timer.
-func (m *Machine) boot(ctx context.Context, o *Options, cfg hypervisor.Config) (err error) {
-	for range hypervisor.Boots {
-		if err = m.attempt(ctx, o, cfg, o.Config.BootTimeout); !errors.Is(err, hypervisor.ErrNoTimer) {
-			return err
-		}
-		m.log.WithError(err).Info("booting again")
-	}
-	return err
 }
 
 // attempt starts one VM and waits for its agent. After an error the VM has ended, so that

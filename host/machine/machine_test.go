@@ -141,7 +141,7 @@ func TestAgentThatIsNotMet(t *testing.T) {
 
 // TestStartWithoutTimer: a guest that has no timer boots once more, but not for ever.
 func TestStartWithoutTimer(t *testing.T) {
-	for failures, works := range map[int32]bool{1: true, hypervisor.Boots - 1: true, hypervisor.Boots: false} {
+	for failures, works := range map[int32]bool{1: true, hypervisor.MaxBoots - 1: true, hypervisor.MaxBoots: false} {
 		t.Run(fmt.Sprint(failures), func(t *testing.T) {
 			var boots atomic.Int32
 			starter := &fake.Starter{Guest: func(ctx context.Context, conn net.Conn, cfg hypervisor.Config) error {
@@ -164,7 +164,7 @@ func TestStartWithoutTimer(t *testing.T) {
 			if !errors.Is(err, hypervisor.ErrNoTimer) {
 				t.Errorf("error is %v, want %v", err, hypervisor.ErrNoTimer)
 			}
-			wantEnded(t, starter, hypervisor.Boots)
+			wantEnded(t, starter, hypervisor.MaxBoots)
 		})
 	}
 }

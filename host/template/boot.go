@@ -39,15 +39,12 @@ func Boot(starter hypervisor.Starter, cfg hypervisor.Config, nics int) func(ctx 
 		cfg.ShareDir = share
 		cfg.Cmdline += " " + protocol.PrepareParam
 		cfg.RAMFile, cfg.DeviceState, cfg.RAMShared = ram, devices, true
-		for range hypervisor.Boots {
-			if err = emptyFile(ram); err != nil {
+		return hypervisor.Boot(func() error {
+			if err := emptyFile(ram); err != nil {
 				return err
 			}
-			if err = save(ctx, starter, cfg); !errors.Is(err, hypervisor.ErrNoTimer) {
-				break
-			}
-		}
-		return err
+			return save(ctx, starter, cfg)
+		})
 	}
 }
 
