@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -45,17 +46,20 @@ func TestExecutionsAreNumbered(t *testing.T) {
 
 // The exec process has died before it could wait for its process.
 func TestOrphanedExecution(t *testing.T) {
+	synctest.Test(t, orphanedExecution)
+}
+
+func orphanedExecution(t *testing.T) {
 	g := &guest{exits: map[string]chan uint32{"exec-1": make(chan uint32, 1)}}
 	e := execs(g)
-	e.orphanAfter = time.Millisecond
 	id, err := e.start(t.Context(), &control.ExecRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(patience); len(e.hostPIDs()) > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("nobody has ended it")
-		}
+	time.Sleep(e.orphanAfter) // of the test's own clock, which does not wait
+	synctest.Wait()
+	if len(e.hostPIDs()) > 0 {
+		t.Fatal("nobody has ended it")
 	}
 	if want := []string{"exec exec-1", "kill exec-1 SIGKILL", "wait exec-1"}; !slices.Equal(g.called(), want) {
 		t.Errorf("the guest was asked for %v, want %v", g.called(), want)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/state/statetest"
 	"github.com/huskvm/husk/host/timings"
 	"github.com/huskvm/husk/protocol"
 )
@@ -36,36 +37,15 @@ func (supervisor) Kill(context.Context, *KillRequest) (*KillResponse, error) {
 // second.
 func listening(t *testing.T, streams func(net.Conn)) *state.Dir {
 	t.Helper()
-	dir, err := state.Create(t.TempDir(), &state.Container{ID: "c1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(dir.Close)
-	listen := func(name string) net.Listener {
-		l, err := net.Listen("unix", dir.FDPath(name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		return l
-	}
+	dir, control, stream := statetest.Listening(t)
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		t.Fatal(err)
 	}
 	RegisterSupervisorService(server, supervisor{})
-	control, stream := listen(state.ControlSocket), listen(state.StreamSocket)
 	go func() { _ = server.Serve(context.Background(), control) }()
 	t.Cleanup(func() { _ = server.Close() })
-	go func() {
-		for {
-			conn, err := stream.Accept()
-			if err != nil {
-				return
-			}
-			go streams(conn)
-		}
-	}()
+	go statetest.Accept(stream, streams)
 	return dir
 }
 

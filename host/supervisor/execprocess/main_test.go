@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,8 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/state"
+	"github.com/huskvm/husk/host/state/statetest"
 	"github.com/huskvm/husk/host/supervisor/control"
 	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/supervisor/launch/launchtest"
 	"github.com/huskvm/husk/protocol"
 )
 
@@ -43,8 +44,7 @@ type supervisor struct {
 	code    uint32
 	stop    context.CancelFunc // the supervisor's end
 
-	mu      sync.Mutex
-	signals []uint32
+	signals chan uint32 // that a process was sent
 
 	echoed chan struct{} // closed when stdin has ended
 }
@@ -72,53 +72,24 @@ func (s *supervisor) Wait(ctx context.Context, r *control.WaitRequest) (*control
 }
 
 func (s *supervisor) Kill(_ context.Context, r *control.KillRequest) (*control.KillResponse, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.signals = append(s.signals, r.Signal)
+	s.signals <- r.Signal
 	return &control.KillResponse{}, nil
-}
-
-func (s *supervisor) heard() []uint32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]uint32(nil), s.signals...)
 }
 
 // serve serves both sockets in a container's directory, which it returns.
 func (s *supervisor) serve(t *testing.T) *state.Dir {
 	t.Helper()
-	dir, err := state.Create(t.TempDir(), &state.Container{ID: "c1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(dir.Close)
-	listen := func(name string) net.Listener {
-		l, err := net.Listen("unix", dir.FDPath(name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { l.Close() })
-		return l
-	}
+	dir, calls, streams := statetest.Listening(t)
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		t.Fatal(err)
 	}
 	control.RegisterSupervisorService(server, s)
-	calls, streams := listen(state.ControlSocket), listen(state.StreamSocket)
 	s.stop = func() { _ = server.Close() }
 	t.Cleanup(s.stop)
 	go func() { _ = server.Serve(context.Background(), calls) }()
 	text, in := io.Pipe()
-	go func() {
-		for {
-			conn, err := streams.Accept()
-			if err != nil {
-				return
-			}
-			go s.stream(conn.(*net.UnixConn), text, in)
-		}
-	}()
+	go statetest.Accept(streams, func(conn net.Conn) { s.stream(conn.(*net.UnixConn), text, in) })
 	return dir
 }
 
@@ -151,6 +122,7 @@ func started(t *testing.T, s *supervisor) (child *launch.Child, stdin, stdout *o
 		t.Skip("with cgo, which the race detector brings, nothing can be done for all threads")
 	}
 	s.echoed = make(chan struct{})
+	s.signals = make(chan uint32, 16)
 	dir := s.serve(t)
 	theirs, stdin, err := os.Pipe()
 	if err != nil {
@@ -177,24 +149,6 @@ func started(t *testing.T, s *supervisor) (child *launch.Child, stdin, stdout *o
 	return child, stdin, stdout
 }
 
-func wantExit(t *testing.T, child *launch.Child, want int) {
-	t.Helper()
-	ended := make(chan *os.ProcessState, 1)
-	go func() {
-		st, _ := child.Process.Wait()
-		ended <- st
-	}()
-	select {
-	case st := <-ended:
-		if st.ExitCode() != want {
-			t.Errorf("%s, want exit code %d", st, want)
-		}
-	case <-time.After(patience):
-		child.Abort()
-		t.Error("it lives on")
-	}
-}
-
 // What is read and written, its signals and its exit code are those of the process.
 func TestExecProcess(t *testing.T) {
 	s := &supervisor{code: 7}
@@ -205,13 +159,13 @@ func TestExecProcess(t *testing.T) {
 	if err := child.Process.Signal(unix.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(patience); len(s.heard()) == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the signal has not reached the process")
+	select {
+	case got := <-s.signals:
+		if got != uint32(unix.SIGUSR1) {
+			t.Errorf("the process hears of signal %d", got)
 		}
-	}
-	if got := s.heard()[0]; got != uint32(unix.SIGUSR1) {
-		t.Errorf("the process hears of signal %d", got)
+	case <-time.After(patience):
+		t.Fatal("the signal has not reached the process")
 	}
 	if _, err := io.WriteString(stdin, "text"); err != nil {
 		t.Fatal(err)
@@ -220,7 +174,7 @@ func TestExecProcess(t *testing.T) {
 	if err := child.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	wantExit(t, child, 7)
+	launchtest.WantExit(t, child, 7)
 	if b, err := io.ReadAll(stdout); err != nil || string(b) != "text" {
 		t.Errorf("it has written %q, %v", b, err)
 	}
@@ -231,7 +185,7 @@ func TestExecThatIsRefused(t *testing.T) {
 	if _, err := child.Wait(); err == nil || !strings.Contains(err.Error(), "cannot exec in a stopped container") {
 		t.Errorf("report: %v", err)
 	}
-	wantExit(t, child, exitSetup)
+	launchtest.WantExit(t, child, exitSetup)
 }
 
 // To whoever waits, the process of a supervisor that has gone was killed.
@@ -245,5 +199,5 @@ func TestExecWhoseSupervisorEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.stop()
-	wantExit(t, child, exitLost)
+	launchtest.WantExit(t, child, exitLost)
 }

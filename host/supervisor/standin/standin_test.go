@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/huskvm/husk/host/supervisor/launch"
+	"github.com/huskvm/husk/host/supervisor/launch/launchtest"
 	"github.com/huskvm/husk/linux/syscalls"
 )
 
@@ -88,24 +89,6 @@ func started(t *testing.T) (*launch.Child, *net.UnixConn) {
 	return child, ours
 }
 
-func wantExit(t *testing.T, child *launch.Child, want int) {
-	t.Helper()
-	ended := make(chan *os.ProcessState, 1)
-	go func() {
-		st, _ := child.Process.Wait()
-		ended <- st
-	}()
-	select {
-	case st := <-ended:
-		if st.ExitCode() != want {
-			t.Errorf("%s, want exit code %d", st, want)
-		}
-	case <-time.After(patience):
-		child.Abort()
-		t.Error("it lives on")
-	}
-}
-
 // The exit code is the container's, and comes only when the supervisor has gone.
 func TestStandIn(t *testing.T) {
 	child, conn := started(t)
@@ -126,7 +109,7 @@ func TestStandIn(t *testing.T) {
 	}
 	p.End(7)
 	conn.Close()
-	wantExit(t, child, 7)
+	launchtest.WantExit(t, child, 7)
 }
 
 // resend sends a signal, which has no effect where nobody is set up for it, until one is
@@ -152,5 +135,5 @@ func resend(t *testing.T, child *launch.Child, received <-chan struct{}) {
 func TestStandInOfAKilledSupervisor(t *testing.T) {
 	child, conn := started(t)
 	conn.Close()
-	wantExit(t, child, exitLost)
+	launchtest.WantExit(t, child, exitLost)
 }
