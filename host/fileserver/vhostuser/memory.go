@@ -17,15 +17,6 @@ type Memory interface {
 	io.WriterAt
 }
 
-// NoMemory is that of a guest that will make no request: it is zero, and stays so.
-type NoMemory struct{}
-
-// ReadAt implements io.ReaderAt.
-func (NoMemory) ReadAt(p []byte, _ int64) (int, error) { clear(p); return len(p), nil }
-
-// WriteAt implements io.WriterAt.
-func (NoMemory) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
-
 // errGone is of a vmm that has no memory any more: it ends.
 var errGone = errors.New("the memory of the virtual machine is gone")
 
